@@ -1,0 +1,98 @@
+"""The nouns of an episode: messages, tasks, observations, step results.
+
+Pure data, frozen, JSON-friendly. Nothing here knows about tokens: tokens live in
+``rl.types`` (the token truth), messages are the view that environments work with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool", "developer"]
+
+
+class StopReason(StrEnum):
+    """Why an episode ended. The first is a termination; the rest are truncations or failures."""
+
+    ANSWERED = "answered"  # the environment says the episode is over (final answer, goal reached)
+    MAX_TURNS = "max_turns"  # the turn budget ran out
+    MAX_TOKENS = "max_tokens"  # one response hit its token limit before a stop token
+    CONTEXT = "context"  # the next prompt would not fit the context window
+    ENV_ERROR = "env_error"  # reset / step / score raised (infrastructure: sample is masked)
+    ENV_TIMEOUT = "env_timeout"  # reset / step / score missed its deadline (infrastructure)
+    ABORTED = "aborted"  # the worker died or the run was stopped
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool. ``arguments`` are JSON values as parsed from the model's text."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message. ``tools`` (function schemas) may stand on a system or developer message.
+
+    ``parse_error`` is set on an assistant message whose text could not be parsed (a malformed
+    tool call): it says what is wrong, in words meant for the policy.
+    """
+
+    role: Role
+    content: str = ""
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    parse_error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict without empty fields."""
+        raw = asdict(self)
+        raw["tool_calls"] = [{"name": c.name, "arguments": dict(c.arguments)} for c in self.tool_calls]
+        raw["tools"] = list(self.tools)
+        return {k: v for k, v in raw.items() if k in ("role", "content") or v}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem. ``id`` is unique within its taskset and names the split it is from."""
+
+    id: str
+    family: str
+    prompt: tuple[Message, ...]
+    answer: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came back for one assistant message: new messages, and whether the episode is over."""
+
+    messages: tuple[Message, ...] = ()
+    terminated: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode as the scorer sees it."""
+
+    task: Task
+    messages: tuple[Message, ...]
+    stop_reason: StopReason
+    turns: int
+    sampled_tokens: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)  # malformed_call, unknown_tool, bad_arguments, …
+
+    @property
+    def answer(self) -> str | None:
+        """Text of the last assistant message if it made no tool call, else None."""
+        for message in reversed(self.messages):
+            if message.role == "assistant":
+                return None if message.tool_calls or message.parse_error else message.content.strip()
+        return None

@@ -1,0 +1,88 @@
+"""The nouns of training, on one page: token truth, replay records, groups, batches.
+
+Shapes: T tokens of one segment, L MoE layers, K experts per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from envs.types import StopReason
+
+
+@dataclass
+class ReplayRecord:
+    """Discrete choices made while sampling, to be replayed by the learner (one row per token).
+
+    ``experts`` uint8/int16 [T, L, K]: row t holds the experts chosen in the forward pass that had
+    token t as its INPUT. The last sampled token was never an input, so its row is invalid.
+    ``valid`` bool [T]: rows that were really recorded.
+    """
+
+    experts: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass
+class Segment:
+    """One append-only token stream: a prompt, sampled spans and environment spans.
+
+    ``tokens`` int32 [T]; ``loss_mask`` bool [T], True where the policy sampled the token;
+    ``logprobs`` float32 [T], natural log under the SAMPLING distribution, 0 where the mask is
+    False; ``versions`` int32 [T], policy version that sampled the token, -1 elsewhere.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    logprobs: np.ndarray
+    versions: np.ndarray
+    replay: ReplayRecord | None = None
+    support: list[np.ndarray | None] | None = None  # kept token ids per sampled token when truncated
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass
+class Trajectory:
+    """One rollout of one task: segments (training samples), messages (the readable view), reward.
+
+    ``failure_kind`` is None for a valid sample; otherwise the sample is masked from the loss and
+    the advantage (infrastructure failures are never reward 0).
+    """
+
+    id: str
+    task_id: str
+    family: str
+    segments: list[Segment]
+    messages: list[dict[str, Any]]
+    stop_reason: StopReason
+    reward: float = 0.0
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    failure_kind: str | None = None
+    turns: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+    @property
+    def sampled_tokens(self) -> int:
+        return int(sum(s.loss_mask.sum() for s in self.segments))
+
+    @property
+    def total_tokens(self) -> int:
+        return int(sum(len(s) for s in self.segments))
+
+
+@dataclass
+class Group:
+    """The ``group_size`` trajectories of one task, admitted at policy version ``version``."""
+
+    id: int
+    task_index: int
+    task_id: str
+    family: str
+    version: int
+    trajectories: list[Trajectory] = field(default_factory=list)
