@@ -19,11 +19,13 @@ class ReplayRecord:
 
     ``experts`` uint8/int16 [T, L, K]: row t holds the experts chosen in the forward pass that had
     token t as its INPUT. The last sampled token was never an input, so its row is invalid.
-    ``valid`` bool [T]: rows that were really recorded.
+    ``valid`` bool [T]: rows that were really recorded. ``indexer`` int32 [T, layers, k], only when asked for:
+    positions the DSA indexer chose, -1 where fewer than k were visible.
     """
 
     experts: np.ndarray
     valid: np.ndarray
+    indexer: np.ndarray | None = None
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Trajectory:
     reward: float = 0.0
     reward_parts: dict[str, float] = field(default_factory=dict)
     failure_kind: str | None = None
+    failure_detail: str = ""  # what went wrong, with the traceback where there is one
     turns: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0

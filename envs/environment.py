@@ -1,0 +1,199 @@
+"""Environment: one episode that a policy acts in. Messages in, messages out; no tokens in sight.
+
+A new environment is a class with ``@tool`` methods; everything else has a default::
+
+    reset()  -> the task's prompt, with the tool schemas on the system message
+    step(m)  -> runs m's tool calls; a message without a call is the final answer and ends the episode
+    score(e) -> {"outcome": 1.0 or 0.0}, comparing the final answer with ``task.answer``
+    close()  -> release what was opened
+
+Whatever the policy does wrong (text that does not parse, a tool that does not exist, arguments of
+the wrong type, a call that makes the tool raise or hang) becomes an observation that says what was
+wrong, and is counted in ``StepResult.info["counts"]`` under one of ``COUNTS``. What the policy writes
+as code runs in ``envs.sandbox`` only, never here.
+
+``oracle`` and ``novice`` are demonstrators. The oracle proves that a task can be solved; the novice
+knows the format but makes doubtful decisions, which is what a cold start is to be taught from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from envs.tools import Tool, check_arguments, render_output, tool, tools_of
+from envs.types import Episode, Message, StepResult, Task, ToolCall
+
+__all__ = ["COUNTS", "Environment", "InfrastructureError", "ToolError", "normalise", "tool"]
+
+COUNTS = (
+    "malformed_call",  # the message could not be parsed
+    "unknown_tool",  # a call of a tool that does not exist
+    "bad_arguments",  # missing, unknown or wrongly typed arguments
+    "tool_error",  # the tool raised
+    "tool_timeout",  # the tool missed its deadline
+    "output_truncated",  # the tool's output was longer than the cap
+    "empty_output",  # the tool returned nothing
+)
+
+
+class ToolError(Exception):
+    """Raised by a tool to tell the policy, in its own words, why a call cannot be done."""
+
+
+class InfrastructureError(Exception):
+    """Raised by a tool when the machinery broke (no sandbox, disk full), through no fault of the policy.
+
+    step() lets it through: the sample is masked as an environment failure, not scored 0.
+    """
+
+
+class Environment:
+    """One episode of one task; made for it, never reused.
+
+    Keyword settings (class attributes give the defaults): ``max_output_chars`` caps one tool result.
+    ``tool_timeout_s`` is the deadline of one tool call in seconds: None runs tools in the caller's
+    thread, under the caller's deadline for the whole step; with a deadline every call has its own
+    thread, and one that is late is left behind there, the policy is told, and further calls are
+    refused until it is done.
+    """
+
+    max_output_chars: int = 2000
+    tool_timeout_s: float | None = None
+
+    def __init__(self, task: Task, **config: Any) -> None:
+        self.task = task
+        for key, value in config.items():
+            if key not in ("max_output_chars", "tool_timeout_s"):
+                raise TypeError(
+                    f"{type(self).__name__} has no setting {key!r} (value {value!r}); "
+                    "known: max_output_chars, tool_timeout_s"
+                )
+            setattr(self, key, value)
+        self.tools: dict[str, Tool] = tools_of(type(self))
+        self._left_behind: threading.Thread | None = None
+
+    # -- the four methods of an episode ------------------------------------------------------
+
+    def reset(self) -> tuple[Message, ...]:
+        """The first messages: the task's prompt with the tool schemas on its system message."""
+        prompt = self.task.prompt
+        schemas = tuple(t.schema for t in self.tools.values())
+        if not schemas:
+            return prompt
+        for position, message in enumerate(prompt):
+            if message.role in ("system", "developer"):
+                return (*prompt[:position], replace(message, tools=schemas), *prompt[position + 1 :])
+        return (Message("system", tools=schemas), *prompt)
+
+    def step(self, action: Message) -> StepResult:
+        """Answer one assistant message: one ``tool`` message per call, or the end when it calls nothing."""
+        if action.parse_error is not None:
+            text = f"Error: {action.parse_error}"
+            return StepResult((Message("tool", text),), info={"counts": {"malformed_call": 1}})
+        if not action.tool_calls:
+            return StepResult(terminated=True, info={"counts": {}})
+        counts: Counter[str] = Counter()
+        messages = tuple(Message("tool", self._run(call, counts)) for call in action.tool_calls)
+        return StepResult(messages, info={"counts": dict(counts)})
+
+    def score(self, episode: Episode) -> dict[str, float]:
+        """Named scores in [0, 1]; "outcome" is required. Default: the final answer equals ``task.answer``."""
+        if self.task.answer is None:
+            raise NotImplementedError(
+                f"{type(self).__name__}: task {self.task.id} has no answer: override score()"
+            )
+        answer = episode.answer
+        return {
+            "outcome": float(answer is not None and normalise(answer) == normalise(str(self.task.answer)))
+        }
+
+    def close(self) -> None:
+        """Release what reset() opened. Called once, also after errors."""
+
+    # -- demonstrators -----------------------------------------------------------------------
+
+    def oracle(self, history: Sequence[Message]) -> Message:
+        """The next right assistant message, a function of (task, history) alone."""
+        raise NotImplementedError(f"{type(self).__name__} has no oracle")
+
+    def novice(self, history: Sequence[Message], rng: random.Random) -> Message:
+        """The next message of an imperfect demonstrator. Default: the oracle's."""
+        return self.oracle(history)
+
+    # -- running a call ----------------------------------------------------------------------
+
+    def _run(self, call: ToolCall, counts: Counter[str]) -> str:
+        known = self.tools.get(call.name)
+        if known is None:
+            counts["unknown_tool"] += 1
+            return f'Error: there is no tool "{call.name}". Tools: {", ".join(self.tools) or "none"}.'
+        problem = check_arguments(known.schema, call.arguments)
+        if problem:
+            counts["bad_arguments"] += 1
+            return f"Error: {problem}"
+        if self._left_behind is not None and self._left_behind.is_alive():
+            counts["tool_timeout"] += 1
+            return "Error: an earlier call is still running."
+        done, result = self._call_with_deadline(known, call)
+        if not done or isinstance(result, TimeoutError):
+            counts["tool_timeout"] += 1
+            after = f" in {self.tool_timeout_s:g} seconds" if self.tool_timeout_s is not None else " in time"
+            return f"Error: {call.name} did not answer{after}."
+        if isinstance(result, InfrastructureError):
+            raise result
+        if isinstance(result, ToolError):
+            counts["tool_error"] += 1
+            return self._cap(f"Error: {result}", counts)
+        if isinstance(result, BaseException):
+            counts["tool_error"] += 1
+            return self._cap(f"Error: {call.name} failed: {type(result).__name__}: {result}", counts)
+        text = render_output(result)
+        if not text.strip():
+            counts["empty_output"] += 1
+            return "(no output)"
+        return self._cap(text, counts)
+
+    def _call_with_deadline(self, known: Tool, call: ToolCall) -> tuple[bool, Any]:
+        """(finished, value or the exception). A thread cannot be killed, so a late one is left behind."""
+        # an async tool has its own thread too: the caller's may have an event loop running already
+        method = getattr(self, known.method)
+        box: list[Any] = []
+
+        def target() -> None:
+            try:
+                value = method(**call.arguments)
+                box.append(asyncio.run(value) if inspect.iscoroutine(value) else value)
+            except (Exception, SystemExit) as error:
+                box.append(error)
+
+        if self.tool_timeout_s is None and not inspect.iscoroutinefunction(method):
+            target()
+            return True, box[0]
+        thread = threading.Thread(target=target, name=f"tool-{known.name}", daemon=True)
+        thread.start()
+        thread.join(self.tool_timeout_s)
+        if thread.is_alive():
+            self._left_behind = thread
+            return False, None
+        return True, box[0]
+
+    def _cap(self, text: str, counts: Counter[str]) -> str:
+        if len(text) <= self.max_output_chars:
+            return text
+        counts["output_truncated"] += 1
+        return (
+            f"{text[: self.max_output_chars]}\n[cut: {self.max_output_chars} of {len(text)} characters shown]"
+        )
+
+
+def normalise(answer: str) -> str:
+    """An answer for comparison: lower case, no quotes, no outer punctuation, single spaces."""
+    kept = "".join(" " if c in "\"'`“”‘’«»" else c for c in answer.casefold())
+    return " ".join(kept.split()).strip(" .,;:!?")

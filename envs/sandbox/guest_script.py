@@ -1,0 +1,45 @@
+"""Runs inside the sandbox: takes on the limits, then runs /main.py as the main program.
+
+Given to ``python -c`` as text; never imported by the toolkit. Standard library only, and little of it,
+because every import costs start-up time. One byte on standard output says that the program is about to start.
+"""
+
+import os
+import resource
+import sys
+
+
+def take_limits() -> None:
+    """Hard limits, so that nothing that runs later can raise them. Also drops every inherited descriptor."""
+    memory, cpu, processes, file_size, files = (int(n) for n in sys.argv[1:6])
+    os.closerange(3, 4096)
+    for kind, amount in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_FSIZE, file_size),
+        (resource.RLIMIT_NOFILE, files),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (amount, amount))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # a signal that has a name, then the kill
+
+
+def run_main() -> None:
+    """Run /main.py with the module namespace and the traceback a plain ``python main.py`` would give."""
+    sys.argv[:] = ["/main.py"]
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    main.__file__ = "/main.py"
+    with open("/main.py", encoding="utf-8") as file:
+        source = file.read()
+    os.write(1, b"\x02")
+    try:
+        exec(compile(source, "/main.py", "exec"), main.__dict__)
+    except Exception as error:
+        below = error.__traceback__.tb_next if error.__traceback__ else None
+        sys.excepthook(type(error), error.with_traceback(below), below)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    take_limits()
+    run_main()

@@ -1,0 +1,53 @@
+"""What sandboxed code may use. One frozen object, the same for a script and for a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one sandbox.
+
+    There is no memory cgroup (it would need root): the kernel bounds the address space of each process, so
+    the worst case of one sandbox is ``processes * memory_mb + disk_mb``.
+    """
+
+    wall_s: float = 10.0  # per run (script) or per call (session); the sandbox is killed after it
+    cpu_s: int = 5  # CPU seconds per run or per call, whole seconds because RLIMIT_CPU is
+    memory_mb: int = 256  # address space of each process
+    processes: int = 16  # processes and threads alive at once inside, the sandbox's own two included
+    disk_mb: int = 16  # size of the only writable folder, /tmp, in memory
+    file_mb: int = 8  # largest file; also what a session call may print before print() raises
+    open_files: int = 64
+    output_bytes: int = 20_000  # kept of stdout and of stderr each; a script that prints more is stopped
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("wall_s", 0.01),
+            ("cpu_s", 1),
+            ("memory_mb", 32),
+            ("processes", 3),
+            ("disk_mb", 1),
+            ("file_mb", 1),
+            ("open_files", 16),
+            ("output_bytes", 1),
+        ):
+            value = getattr(self, name)
+            if not value >= low:
+                raise ValueError(f"Limits.{name}={value!r} is too small; use at least {low}")
+
+    def guest_arguments(self) -> list[str]:
+        """The numbers the guest program turns into rlimits, in the order it reads them."""
+        mib = 1 << 20
+        return [
+            str(n)
+            for n in (
+                self.memory_mb * mib,
+                self.cpu_s,
+                self.processes,
+                self.file_mb * mib,
+                self.open_files,
+                self.output_bytes,
+            )
+        ]

@@ -1,0 +1,1 @@
+"""Search: questions whose answer stands in a text corpus, found with a real retrieval index."""

@@ -1,0 +1,104 @@
+"""Taskset: where tasks come from. ``task(i)`` depends on (split, seed, i) alone, in every process.
+
+Train and held-out never share a task: a task has a *key* (the fact, the function, the entity it is
+about), and ``split_of(key)`` puts every key into exactly one split by a stable hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, TypeVar
+
+from envs.environment import Environment
+from envs.types import Task
+
+Split = Literal["train", "heldout"]
+T = TypeVar("T")
+
+DEFAULT_SIZE: dict[str, int] = {"train": 100_000, "heldout": 256}
+_MAX_PROPOSALS = 10_000
+
+
+def split_of(key: str, heldout_share: float = 0.2) -> Split:
+    """The split a key belongs to: sha256(key) as a fraction of 1, held out when below the share."""
+    if not 0.0 <= heldout_share <= 1.0:
+        raise ValueError(f"heldout_share is {heldout_share}, must be between 0 and 1")
+    fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return "heldout" if fraction < heldout_share else "train"
+
+
+class Taskset(ABC):
+    """A deterministic, indexable, resumable source of tasks.
+
+    Subclasses set ``family`` and ``env_class`` and define ``task``. Keywords that a subclass does not
+    take itself are settings of its environment and go to ``env_class(task, **settings)``.
+    """
+
+    family: ClassVar[str]
+    env_class: ClassVar[type[Environment]]
+
+    def __init__(self, split: Split = "train", seed: int = 0, size: int | None = None, **config: Any) -> None:
+        if split not in DEFAULT_SIZE:
+            raise ValueError(f"split is {split!r}, must be one of {', '.join(DEFAULT_SIZE)}")
+        if size is not None and size < 1:
+            raise ValueError(f"size is {size}, must be at least 1 (or None for {DEFAULT_SIZE[split]})")
+        self.split: Split = split
+        self.seed = int(seed)
+        self.size = DEFAULT_SIZE[split] if size is None else int(size)
+        self.config = config
+        self.position = 0  # next index that iteration gives
+
+    @abstractmethod
+    def task(self, index: int) -> Task:
+        """Task number ``index``; the same for the same (split, seed, index)."""
+
+    def environment(self, task: Task) -> Environment:
+        """A fresh environment for one episode of ``task``."""
+        return self.env_class(task, **self.config)
+
+    # -- for subclasses ----------------------------------------------------------------------
+
+    def task_id(self, index: int) -> str:
+        return f"{self.family}/{self.split}/{self.seed}/{index}"
+
+    def rng(self, index: int) -> random.Random:
+        """The random stream of task ``index``: its own for every family, split and seed."""
+        # prefixed, so that nobody who seeds by a task's id draws the numbers that made the task
+        return random.Random(f"task {self.task_id(index)}")
+
+    def draw(self, index: int, propose: Callable[[random.Random], tuple[str, T]]) -> tuple[str, T]:
+        """The first proposal ``(key, payload)`` whose key belongs to this taskset's split."""
+        rng = self.rng(index)
+        for _ in range(_MAX_PROPOSALS):
+            key, payload = propose(rng)
+            if split_of(key) == self.split:
+                return key, payload
+        raise RuntimeError(
+            f"{type(self).__name__}: none of {_MAX_PROPOSALS} proposals is in split {self.split!r}; "
+            f"last key {key!r}: the keys are too few"
+        )
+
+    # -- iteration and resumption ------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Task]:
+        """From the current position to the end, then the position is 0 again."""
+        while self.position < self.size:
+            self.position += 1  # before the yield: a task that was handed out counts as used
+            yield self.task(self.position - 1)
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"family": self.family, "split": self.split, "seed": self.seed, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        mine = self.state_dict()
+        for key in ("family", "split", "seed"):
+            if state[key] != mine[key]:
+                raise ValueError(f"taskset state has {key}={state[key]!r}, this taskset has {mine[key]!r}")
+        self.position = int(state["position"])

@@ -1,0 +1,116 @@
+"""Building the parts of a run from its configuration: Ray, tasksets, rewards, renderer, rollout pool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configs.schema import EvalConfig, RayConfig
+    from envs.taskset import Taskset
+    from rewards.compose import RewardComposer
+
+    from .rollout.pool import RolloutPool
+
+TRAIN, HELDOUT = "train", "heldout"
+
+
+@contextmanager
+def cluster(config: RayConfig, workers: int) -> Iterator[None]:
+    """A Ray instance for the length of the block: a local one of our own, or a running cluster."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if config.address is not None:
+        ray.init(address=config.address, logging_level="warning", log_to_driver=False)
+    else:
+        cpus = config.num_cpus or max(os.cpu_count() or 1, workers + 1)
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=config.object_store_mb * 2**20,
+            logging_level="warning",
+            log_to_driver=False,
+            # Actors run this process's module path, so that a plug-in beside the user is found there too.
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_module_path())}},
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def open_tasksets(env: Mapping[str, Any], seed: int, evaluation: EvalConfig) -> dict[str, Taskset]:
+    """The training taskset, and the held-out one large enough for ``evaluation``."""
+    train = open_taskset(env, "train", seed)
+    families = len(getattr(train, "members", ())) or 1
+    heldout = open_taskset(env, "heldout", evaluation.seed, size=evaluation.n_tasks * families)
+    return {TRAIN: train, HELDOUT: heldout}
+
+
+def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -> Taskset:
+    """Instantiate ``env`` (a ``_target_`` plus arguments) for one split."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from envs.taskset import Taskset
+
+    if "_target_" not in env:
+        raise ValueError("env has no _target_: choose env=mix|search|code|interpreter|agent, or env._target_=module.Class")
+    try:
+        taskset = instantiate(dict(env), split=split, seed=seed, **kwargs)
+    except InstantiationException as error:
+        raise ValueError(f"env._target_={env['_target_']}: {error.__cause__ or error}") from error
+    if not isinstance(taskset, Taskset):
+        raise ValueError(f"env._target_={env['_target_']} made a {type(taskset).__name__}; it must be a Taskset")
+    return taskset
+
+
+def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
+    """The reward from its configured parts; a part set to null is left out."""
+    from hydra.utils import instantiate
+
+    from rewards.compose import RewardComposer
+
+    return RewardComposer([instantiate(dict(part)) for part in reward.values() if part is not None])
+
+
+def open_renderer(kind: str, directory: str) -> Any:
+    """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory."""
+    if kind == "v32":
+        from .chat.tokenizer import ChatTokenizer
+        from .chat.v32 import V32Renderer
+
+        return V32Renderer(ChatTokenizer.load(directory))
+    if kind == "hf":
+        from .chat.hf_template import HFTemplateRenderer
+
+        return HFTemplateRenderer.load(directory)
+    raise ValueError(f"rollout.renderer={kind!r}: use v32 or hf")
+
+
+def open_pool(cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset]) -> RolloutPool:
+    """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has rollout, reward and ray."""
+    from .rollout.pool import RolloutPool
+
+    return RolloutPool(
+        cfg.rollout,
+        model_dir,
+        partial(open_renderer, cfg.rollout.renderer, str(model_dir)),
+        tasksets,
+        open_composer(cfg.reward),
+        num_gpus=cfg.ray.worker_gpus,
+    )
+
+
+def _module_path() -> list[str]:
+    import sys
+
+    own = str(Path(__file__).resolve().parent.parent)
+    seen = [own, os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return [p for p in dict.fromkeys(seen) if p and (p in sys.path or p == own or p == os.getcwd())]

@@ -1,0 +1,284 @@
+"""Any Hugging Face chat template as a renderer, with the Hermes markup for tool calls.
+
+The template of the model's own tokenizer writes the text. Calls are read in the markup that Qwen,
+SmolLM and others write::
+
+    <tool_call>
+    {"name": "search", "arguments": {"query": "…"}}
+    </tool_call>
+
+What a template does is found out by rendering with it, not by the model's name. A template that shows
+tools and writes calls this way is used as it is. One that knows no tools (SmolLM2) gets them described
+in the system message, and reads results as user turns. One with another markup for calls is refused as
+soon as a dialogue has tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from envs.types import Message, ToolCall
+from rl.chat.renderer import RenderError, cut_off_error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+THINK, END_THINK = "<think>", "</think>"
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+
+_TOOLS_PROMPT = """\
+# Tools
+
+You may call one or more functions. Their signatures:
+<tools>
+{schemas}
+</tools>
+
+For each call write one JSON object between tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <object>}}
+</tool_call>"""
+
+ToolStyle = Literal["template", "prompt", "unreadable"]
+
+
+class HFTemplateRenderer:
+    """Renders with ``tokenizer.apply_chat_template``; ``stop_token_ids`` default to the tokenizer's EOS."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int] | None = None
+    ) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an instruct model, "
+                "or put a chat_template.jinja beside tokenizer.json"
+            )
+        if not isinstance(tokenizer.eos_token_id, int):
+            raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")
+        self.tokenizer = tokenizer
+        self._eos_id: int = tokenizer.eos_token_id
+        self.stop_token_ids = tuple(stop_token_ids) if stop_token_ids else (self._eos_id,)
+        self._opens: dict[bool, bool] = {}
+
+    @classmethod
+    def load(cls, directory: str | Path) -> HFTemplateRenderer:
+        """Tokenizer and template of a model's directory; stop tokens also from generation_config.json."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(directory))
+        stops = [tokenizer.eos_token_id]
+        generation = Path(directory) / "generation_config.json"
+        if generation.is_file():
+            ids = json.loads(generation.read_text()).get("eos_token_id")
+            stops += ids if isinstance(ids, list) else [ids]
+        return cls(tokenizer, [i for i in dict.fromkeys(stops) if i is not None])
+
+    # -- messages to tokens ------------------------------------------------------------------
+
+    def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
+        """The whole prompt, with the template's opening of the assistant's turn where it is due."""
+        text = self._text(messages, thinking)
+        bos = self.tokenizer.bos_token
+        return self._encode(text if add_bos or not isinstance(bos, str) else text.removeprefix(bos))
+
+    def render_after(
+        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
+    ) -> list[int] | None:
+        """Tokens for ``new`` after the stop token of ``messages_before``; None if the text before changes.
+
+        Many templates write a newline after the stop token: it was not sampled, so it comes here.
+        """
+        before = self._text(messages_before, thinking)
+        after = self._text([*messages_before, *new], thinking)
+        if messages_before[-1].role == "assistant":
+            ends = [before.rfind(stop) + len(stop) for stop in self._stop_texts if stop in before]
+            before = before[: max(ends, default=len(before))]
+        return self._encode(after[len(before) :]) if after.startswith(before) else None
+
+    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """The end of the reasoning if it is still open, then EOS."""
+        text = self._decode(tokens)
+        inside = (THINK in text or self._opens_reasoning(thinking)) and END_THINK not in text
+        return [*(self._encode(f"\n{END_THINK}\n\n") if inside else []), self._eos_id]
+
+    # -- tokens to a message -----------------------------------------------------------------
+
+    def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
+        """The assistant message in sampled ``tokens``; what is malformed sets ``parse_error``."""
+        body = tokens[:-1] if tokens and tokens[-1] in self.stop_token_ids else tokens
+        text = self._decode(body)
+        error = None if ended else cut_off_error(len(tokens))
+        reasoning: str | None = None
+        if text.lstrip().startswith(THINK) or self._opens_reasoning(thinking):
+            head, closed, tail = text.partition(END_THINK)
+            reasoning, text = head.lstrip().removeprefix(THINK).strip("\n"), tail.lstrip("\n")
+            if not closed:
+                error = error or f"the reasoning is not closed by {END_THINK}"
+        if error is None:
+            try:
+                content, calls = parse_hermes(text)
+                return Message("assistant", content, reasoning=reasoning, tool_calls=calls)
+            except ValueError as wrong:
+                error = str(wrong)
+        return Message("assistant", text, reasoning=reasoning, parse_error=error)
+
+    # -- the template ------------------------------------------------------------------------
+
+    @cached_property
+    def tool_style(self) -> ToolStyle:
+        """How this template deals with tools (see the module's docstring)."""
+        name = "probe_tool_name"
+        schema = {"name": name, "description": "Probe.", "parameters": {"type": "object", "properties": {}}}
+        user, call = Message("user", "Hi"), ToolCall(name, {"x": 1})
+        if name not in self._apply([_as_dict(user)], tools=[schema], generate=True, thinking=False):
+            return "prompt"
+        said = self._apply(
+            [_as_dict(user), _as_dict(Message("assistant", tool_calls=(call,)))],
+            tools=[schema],
+            generate=False,
+            thinking=False,
+        )
+        # the last occurrence: some templates show the markup in their instructions as well
+        start, end = said.rfind(CALL), said.rfind(END_CALL)
+        try:
+            read = parse_hermes(said[start : end + len(END_CALL)])[1] if 0 <= start < end else ()
+        except ValueError:
+            read = ()
+        return "template" if read == (call,) else "unreadable"
+
+    def _text(self, messages: Sequence[Message], thinking: bool) -> str:
+        tools = [tool for message in messages for tool in message.tools]
+        uses_tools = bool(tools) or any(m.role == "tool" or m.tool_calls for m in messages)
+        generate = messages[-1].role != "assistant"
+        for index, message in enumerate(messages):
+            if message.role == "developer":
+                raise RenderError(f"messages[{index}]: chat templates know no developer role; use system")
+        if uses_tools and self.tool_style == "unreadable":
+            raise RenderError(
+                f"the chat template of '{self.tokenizer.name_or_path}' writes tool calls in a markup other "
+                f"than {CALL}; use a model with Hermes-style calls, or an environment without tools"
+            )
+        if uses_tools and self.tool_style == "prompt":
+            return self._apply(_tools_as_prompt(messages), tools=[], generate=generate, thinking=thinking)
+        return self._apply([_as_dict(m) for m in messages], tools=tools, generate=generate, thinking=thinking)
+
+    def _apply(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]],
+        generate: bool,
+        thinking: bool,
+    ) -> str:
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            tools=[{"type": "function", "function": dict(tool)} for tool in tools] or None,
+            add_generation_prompt=generate,
+            tokenize=False,
+            enable_thinking=thinking,
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _opens_reasoning(self, thinking: bool) -> bool:
+        """Whether the template itself writes the opening ``<think>``, so that sampling starts inside."""
+        if thinking not in self._opens:
+            text = self._apply(
+                [{"role": "user", "content": "Hi"}], tools=[], generate=True, thinking=thinking
+            )
+            self._opens[thinking] = text.rstrip().endswith(THINK)
+        return self._opens[thinking]
+
+    @cached_property
+    def _stop_texts(self) -> list[str]:
+        return [self._decode([token]) for token in self.stop_token_ids]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _decode(self, tokens: list[int]) -> str:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+
+def parse_hermes(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """Content and calls of an answer. Raises ValueError, in words for the policy, when a call is wrong."""
+    content, opened, rest = text.partition(CALL)
+    if not opened:
+        if END_CALL in content:
+            raise ValueError(f"{END_CALL} without {CALL} before it")
+        return content, ()
+    calls: list[ToolCall] = []
+    while opened:
+        body, closed, rest = rest.partition(END_CALL)
+        if not closed or CALL in body:
+            raise ValueError(f"a tool call is not closed by {END_CALL}")
+        calls.append(_hermes_call(body.strip()))
+        between, opened, rest = rest.partition(CALL)
+        if between.strip():
+            raise ValueError(f"text after {END_CALL}: '{between.strip()[:40]}'; end the message there")
+    return content.rstrip("\n"), tuple(calls)
+
+
+def _hermes_call(body: str) -> ToolCall:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the text between {CALL} and {END_CALL} is not JSON: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError('a tool call must be a JSON object with "name" and "arguments"')
+    arguments = value.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of '{value['name']}' must be a JSON object")
+    return ToolCall(value["name"], arguments)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """A message in the form that chat templates read."""
+    raw: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        raw["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        raw["tool_calls"] = [
+            {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+            for c in message.tool_calls
+        ]
+    return raw
+
+
+def _tools_as_prompt(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The dialogue for a template without tools: schemas in the system message, results as user turns."""
+    schemas = [json.dumps(tool, ensure_ascii=False) for m in messages for tool in m.tools]
+    described = _TOOLS_PROMPT.format(schemas="\n".join(schemas)) if schemas else ""
+    result: list[dict[str, Any]] = []
+    previous = ""
+    for message in messages:
+        if message.role == "tool":
+            response = f"<tool_response>\n{message.content}\n</tool_response>"
+            if previous == "tool":  # results of one turn share one user turn
+                result[-1]["content"] += f"\n{response}"
+            else:
+                result.append({"role": "user", "content": response})
+        else:
+            raw = _as_dict(replace(message, tool_calls=()))
+            written = "\n".join(_write_call(call) for call in message.tool_calls)
+            raw["content"] = "\n".join(part for part in (message.content, written) if part)
+            result.append(raw)
+        previous = message.role
+    if described:
+        if result[0]["role"] == "system":
+            result[0]["content"] = f"{result[0]['content']}\n\n{described}".strip()
+        else:
+            result.insert(0, {"role": "system", "content": described})
+    return result
+
+
+def _write_call(call: ToolCall) -> str:
+    body = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
+    return f"{CALL}\n{body}\n{END_CALL}"

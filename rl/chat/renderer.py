@@ -1,0 +1,52 @@
+"""What every renderer offers: messages to prompt tokens, and sampled tokens to a message.
+
+A renderer is stateless. ``Session`` holds the token stream and asks the renderer two questions: which
+tokens come next, and did rendering the new messages change what stands already (then it must branch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from envs.types import Message
+
+
+class RenderError(ValueError):
+    """Messages that this chat format cannot express; the message names the index and the fix."""
+
+
+class Renderer(Protocol):
+    """Both directions between messages and tokens for one chat format."""
+
+    stop_token_ids: tuple[int, ...]
+
+    def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
+        """The whole prompt, with what opens the assistant's turn unless the last message is its own."""
+        ...
+
+    def render_after(
+        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
+    ) -> list[int] | None:
+        """Tokens that ``new`` adds after the stop token of ``messages_before``.
+
+        None when the text of ``messages_before`` itself would change (a new user turn drops the
+        reasoning before it): the caller must branch.
+        """
+        ...
+
+    def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
+        """The assistant message in sampled ``tokens``. What is malformed sets ``parse_error``.
+
+        ``ended`` is False when sampling hit its limit before a stop token; that too is a parse_error.
+        """
+        ...
+
+    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """Tokens that complete a response that was cut off, so that the dialogue can go on after it."""
+        ...
+
+
+def cut_off_error(n_tokens: int) -> str:
+    """The observation for a response that hit its token limit."""
+    return f"the response was cut off after {n_tokens} tokens; be shorter"

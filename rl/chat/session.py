@@ -1,0 +1,232 @@
+"""Session: the token stream of one dialogue. Tokens in, tokens out, append-only.
+
+What the engine sampled is stored as it came and never decoded and encoded again; what the environment
+says is rendered once, when it arrives. Each segment is one stream of training data::
+
+    tokens     prompt | sampled | environment | sampled | …
+    loss_mask    0    |    1    |      0      |    1    | …
+
+``prompt_tokens()`` is always a prefix of what the segment holds later, and the segment's tokens are
+exactly what the engine saw and said. Where the rendered history changes (in thinking mode a new user
+message drops the reasoning before it), the session branches: a new segment with its own prompt.
+
+A response that was cut off before its stop token stays open: either sampling goes on where it stopped
+(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from envs.types import Message
+from rl.chat.renderer import Renderer
+from rl.types import ReplayRecord, Segment
+
+
+class SessionError(RuntimeError):
+    """Calls in an order that a dialogue cannot have, or arrays that do not fit together."""
+
+
+class _Stream:
+    """The growing columns of one segment, one entry per token."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.tokens: list[int] = []
+        self.mask: list[bool] = []
+        self.logprobs: list[float] = []
+        self.versions: list[int] = []
+        self.support: list[np.ndarray | None] = []
+        self.experts: np.ndarray | None = None  # [rows, L, K], rows <= len(tokens)
+        self.valid = np.zeros(0, dtype=bool)
+        self.extend_context(prompt)
+
+    def extend_context(self, tokens: Sequence[int]) -> None:
+        n = len(tokens)
+        self.tokens += tokens
+        self.mask += [False] * n
+        self.logprobs += [0.0] * n
+        self.versions += [-1] * n
+        self.support += [None] * n
+
+    def extend_sampled(
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        versions: Sequence[int],
+        support: Sequence[np.ndarray | None] | None,
+    ) -> None:
+        self.tokens += tokens
+        self.mask += [True] * len(tokens)
+        self.logprobs += logprobs
+        self.versions += versions
+        self.support += [None] * len(tokens) if support is None else support
+
+    def check_replay(self, record: ReplayRecord, n_tokens: int) -> None:
+        """Raise SessionError unless ``record`` fits a stream of ``n_tokens``."""
+        rows, shape = len(record.valid), record.experts.shape
+        if shape[0] != rows or rows > n_tokens:
+            raise SessionError(
+                f"replay has {shape[0]} expert rows and {rows} valid flags for {n_tokens} tokens; "
+                "give one row per token from the segment's start"
+            )
+        if self.experts is not None and shape[1:] != self.experts.shape[1:]:
+            raise SessionError(
+                f"replay rows are {shape[1:]} [layers, experts per token], earlier ones "
+                f"{self.experts.shape[1:]}; one policy shape per session"
+            )
+
+    def merge_replay(self, record: ReplayRecord) -> None:
+        """Take the rows of ``record`` (from token 0 on) that are not known yet.
+
+        The first recording of a row wins: row t belongs to the forward pass that gave the log-prob of
+        token t+1, and a later pass over the same prefix (new weights, empty prefix cache) did not.
+        """
+        rows = len(record.valid)
+        if self.experts is None:
+            self.experts = np.zeros((0, *record.experts.shape[1:]), dtype=record.experts.dtype)
+        self._grow_replay(rows)
+        new = record.valid & ~self.valid[:rows]
+        self.experts[:rows][new] = record.experts[new]
+        self.valid[:rows] |= record.valid
+
+    def _grow_replay(self, rows: int) -> None:
+        assert self.experts is not None
+        missing = rows - len(self.valid)
+        if missing > 0:
+            pad = np.zeros((missing, *self.experts.shape[1:]), dtype=self.experts.dtype)
+            self.experts = np.concatenate([self.experts, pad])
+            self.valid = np.concatenate([self.valid, np.zeros(missing, dtype=bool)])
+
+    def segment(self) -> Segment:
+        replay = None
+        if self.experts is not None:
+            self._grow_replay(len(self.tokens))
+            replay = ReplayRecord(experts=self.experts.copy(), valid=self.valid.copy())
+        return Segment(
+            tokens=np.asarray(self.tokens, dtype=np.int32),
+            loss_mask=np.asarray(self.mask, dtype=bool),
+            logprobs=np.asarray(self.logprobs, dtype=np.float32),
+            versions=np.asarray(self.versions, dtype=np.int32),
+            replay=replay,
+            support=list(self.support) if any(s is not None for s in self.support) else None,
+        )
+
+
+class Session:
+    """One dialogue between an environment and a policy, as messages (a view) and as tokens (the truth).
+
+    ``prompt`` ends with a user, developer or tool message. ``max_context`` is in tokens, prompt and
+    response together.
+    """
+
+    def __init__(
+        self, renderer: Renderer, prompt: Sequence[Message], *, thinking: bool, max_context: int
+    ) -> None:
+        if not prompt or prompt[-1].role in ("assistant", "system"):
+            last = prompt[-1].role if prompt else "nothing"
+            raise SessionError(f"the prompt ends with {last}; it must end with a user or tool message")
+        self._renderer = renderer
+        self._thinking = thinking
+        self._max_context = max_context
+        self._messages: list[Message] = list(prompt)
+        self._streams = [_Stream(renderer.render(self._messages, thinking=thinking))]
+        self._open_from: int | None = None  # where a response without a stop token begins
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The dialogue so far, assistant messages as parsed."""
+        return tuple(self._messages)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True while the last response has no stop token."""
+        return self._open_from is not None
+
+    def prompt_tokens(self) -> list[int]:
+        """What the engine continues from now."""
+        if self._messages[-1].role == "assistant" and self._open_from is None:
+            raise SessionError("the assistant's turn is complete; append_messages before sampling again")
+        return list(self._streams[-1].tokens)
+
+    def room(self) -> int:
+        """Tokens left in the context window; at most this many may be sampled next (0: no more)."""
+        return max(0, self._max_context - len(self._streams[-1].tokens))
+
+    def append_sampled(
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        versions: int | Sequence[int],
+        replay: ReplayRecord | None = None,
+        support: Sequence[np.ndarray | None] | None = None,
+        *,
+        ended: bool,
+    ) -> Message:
+        """Append what the engine sampled after ``prompt_tokens()`` and return it as a message.
+
+        ``tokens`` holds the stop token when ``ended``; ``logprobs`` and ``versions`` (or one version for
+        all) are per token; ``replay`` rows count from the segment's first token. After a cut-off the
+        tokens continue the same response, and the message replaces the partial one.
+        """
+        tokens = [int(t) for t in tokens]
+        versions = [versions] * len(tokens) if isinstance(versions, int) else [int(v) for v in versions]
+        self._check_sampled(tokens, logprobs, versions, support, ended)
+        stream = self._streams[-1]
+        if replay is not None:
+            stream.check_replay(replay, len(stream.tokens) + len(tokens))
+        begin = len(stream.tokens) if self._open_from is None else self._open_from
+        if self._open_from is not None:
+            self._messages.pop()
+        stream.extend_sampled(tokens, [float(x) for x in logprobs], versions, support)
+        if replay is not None:
+            stream.merge_replay(replay)
+        self._open_from = None if ended else begin
+        message = self._renderer.parse(stream.tokens[begin:], thinking=self._thinking, ended=ended)
+        self._messages.append(message)
+        return message
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Append what the environment said: with loss mask 0, or as a new segment if history changes."""
+        if not messages:
+            return
+        if any(message.role == "assistant" for message in messages):
+            raise SessionError(
+                "append_messages takes the environment's messages; append_sampled the policy's"
+            )
+        stream = self._streams[-1]
+        added = self._renderer.render_after(self._messages, messages, thinking=self._thinking)
+        if added is None:
+            prompt = self._renderer.render([*self._messages, *messages], thinking=self._thinking)
+            self._streams.append(_Stream(prompt))
+        else:
+            if self._open_from is not None:
+                response = stream.tokens[self._open_from :]
+                stream.extend_context(self._renderer.close_tokens(response, thinking=self._thinking))
+            stream.extend_context(added)
+        self._messages += messages
+        self._open_from = None
+
+    def segments(self) -> list[Segment]:
+        """The training samples so far, copies; a segment without a sampled token is left out."""
+        return [stream.segment() for stream in self._streams if any(stream.mask)]
+
+    def _check_sampled(
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        versions: Sequence[int],
+        support: Sequence[np.ndarray | None] | None,
+        ended: bool,
+    ) -> None:
+        if self._messages[-1].role == "assistant" and self._open_from is None:
+            raise SessionError("append_sampled twice in a row: the assistant's turn was complete")
+        for name, column in (("logprobs", logprobs), ("versions", versions), ("support", support)):
+            if column is not None and len(column) != len(tokens):
+                raise SessionError(f"{name} has {len(column)} entries for {len(tokens)} sampled tokens")
+        if ended and (not tokens or tokens[-1] not in self._renderer.stop_token_ids):
+            raise SessionError(
+                f"ended=True but the last of {len(tokens)} sampled tokens is no stop token "
+                f"({self._renderer.stop_token_ids}); keep the stop token, or pass ended=False"
+            )

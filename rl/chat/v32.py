@@ -1,0 +1,179 @@
+"""DeepSeek-V3.2's chat format: messages to text and tokens, sampled tokens to a message.
+
+Follows the official encoder (recipe: sections 4.1-4.6)::
+
+    <BOS>system [TOOLS] <｜User｜>question<｜Assistant｜><think>
+    reasoning</think>content [calls]<EOS>
+    \\n\\n<function_results>\\n<result>…</result>\\n</function_results>\\n\\n<think>
+    reasoning</think>answer<EOS>
+
+Reasoning is kept inside a tool cycle and dropped when a new user message arrives; calls and results
+always stay. Chat mode (``thinking=False``) opens every assistant turn with ``</think>`` instead.
+
+Where the official encoder has no answer, here is ours: after an assistant message that could not be
+parsed, tool messages are rendered as function results (that is how the policy reads what it did wrong,
+without losing its reasoning); a developer turn does not delete earlier developer turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.types import Message
+from rl.chat import dsml
+from rl.chat.renderer import RenderError, cut_off_error
+from rl.chat.tokenizer import ChatTokenizer
+
+_CONTROL_TOKENS = (dsml.BOS, dsml.EOS, dsml.USER, dsml.ASSISTANT, dsml.THINK, dsml.END_THINK)
+
+
+class V32Renderer:
+    """The V3.2 renderer and parser over a tokenizer that has V3.2's special tokens."""
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        self.tokenizer = tokenizer
+        for token in (*_CONTROL_TOKENS, dsml.DSML):
+            tokenizer.token_id(token)  # raises KeyError with the token's name
+        self.stop_token_ids: tuple[int, ...] = (tokenizer.eos_id,)
+        self._end_think_id = tokenizer.token_id(dsml.END_THINK)
+
+    def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
+        """Prompt tokens of a dialogue; see ``render_text``."""
+        return self.tokenizer.encode(render_text(messages, thinking=thinking, add_bos=add_bos))
+
+    def render_after(
+        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
+    ) -> list[int] | None:
+        """Tokens to append for ``new``; None when it would change the text before it (see Renderer)."""
+        before = render_text(messages_before, thinking=thinking)
+        after = render_text([*messages_before, *new], thinking=thinking)
+        return self.tokenizer.encode(after[len(before) :]) if after.startswith(before) else None
+
+    def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
+        """The assistant message in sampled ``tokens`` (the stop token included when ``ended``)."""
+        body = tokens[:-1] if tokens and tokens[-1] in self.stop_token_ids else tokens
+        error = None if ended else cut_off_error(len(tokens))
+        return parse_text(self.tokenizer.decode(body), thinking=thinking, error=error)
+
+    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` if the response never left its reasoning, then EOS."""
+        closing = [self._end_think_id] if thinking and self._end_think_id not in tokens else []
+        return [*closing, self.tokenizer.eos_id]
+
+
+def render_text(messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> str:
+    """The text of a dialogue in V3.2's format. Raises RenderError for what the format cannot express."""
+    last_user = max((i for i, m in enumerate(messages) if m.role in ("user", "developer")), default=-1)
+    text = [dsml.BOS if add_bos else ""]
+    for index, message in enumerate(messages):
+        opening = dsml.THINK if thinking and index >= last_user else dsml.END_THINK
+        match message.role:
+            case "system":
+                text.append(message.content)
+                if message.tools:
+                    text.append(f"\n\n{dsml.tools_block(message.tools)}")
+            case "user":
+                _no_tools(index, message)
+                text.append(f"{dsml.USER}{message.content}{dsml.ASSISTANT}{opening}")
+            case "developer":
+                text.append(f"{dsml.USER}{_developer(index, message)}{dsml.ASSISTANT}{opening}")
+            case "assistant":
+                text.append(_assistant(index, message, keep_thinking=thinking and index > last_user))
+            case "tool":
+                text.append(_tool(index, messages, opening))
+            case _:
+                raise RenderError(
+                    f"messages[{index}]: unknown role '{message.role}'; "
+                    "use system, user, developer, assistant or tool"
+                )
+    return "".join(text)
+
+
+def _no_tools(index: int, message: Message) -> None:
+    if message.tools:
+        raise RenderError(
+            f"messages[{index}]: a {message.role} message has tools; put them on the system message"
+        )
+
+
+def _developer(index: int, message: Message) -> str:
+    if not message.content:
+        raise RenderError(f"messages[{index}]: a developer message needs content")
+    tools = f"\n\n{dsml.tools_block(message.tools)}" if message.tools else ""
+    return f"{tools}\n\n# The user's message is: {message.content}"
+
+
+def _assistant(index: int, message: Message, *, keep_thinking: bool) -> str:
+    _no_tools(index, message)
+    reasoning = ""
+    if keep_thinking:
+        if message.reasoning is None and not message.tool_calls and message.parse_error is None:
+            raise RenderError(
+                f"messages[{index}]: in thinking mode an assistant message after the last user message "
+                'needs reasoning ("" will do) or tool calls; set reasoning, or render with thinking=False'
+            )
+        reasoning = f"{message.reasoning or ''}{dsml.END_THINK}"
+    calls = f"\n\n{dsml.write_calls(message.tool_calls)}" if message.tool_calls else ""
+    return f"{reasoning}{message.content}{calls}{dsml.EOS}"
+
+
+def _tool(index: int, messages: Sequence[Message], opening: str) -> str:
+    """One result. The batch opens with the first and closes when every call has its result."""
+    caller = index - 1
+    while caller >= 0 and messages[caller].role == "tool":
+        caller -= 1
+    if caller < 0 or messages[caller].role != "assistant":
+        raise RenderError(f"messages[{index}]: a tool result needs an assistant message with calls before it")
+    order = index - caller
+    if messages[caller].parse_error is not None:
+        # no calls to count: the batch is every tool message in a row
+        last = index + 1 == len(messages) or messages[index + 1].role != "tool"
+    else:
+        calls = len(messages[caller].tool_calls)
+        if order > calls:
+            raise RenderError(
+                f"messages[{index}]: tool result {order} for {calls} call(s) of messages[{caller}]; "
+                "give one result for each call, in order"
+            )
+        last = order == calls
+    text = "\n\n<function_results>" if order == 1 else ""
+    text += f"\n<result>{messages[index].content}</result>"
+    return text + (f"\n</function_results>\n\n{opening}" if last else "")
+
+
+def parse_text(text: str, *, thinking: bool, error: str | None = None) -> Message:
+    """The assistant message in ``text`` (what was sampled, without EOS), or one with ``parse_error``.
+
+    ``error``: what is known to be wrong already (a response that was cut off). A message with a
+    parse_error keeps the raw text as its content, so that it can be shown and rendered again.
+    """
+    reasoning: str | None = None
+    content = text
+    if thinking:
+        head, closed, tail = text.partition(dsml.END_THINK)
+        reasoning, content = head, tail
+        if not closed:
+            error = error or (
+                f"the tool call stands inside the reasoning; write {dsml.END_THINK} before it"
+                if dsml.CALLS_OPEN in head
+                else f"the reasoning is not closed by {dsml.END_THINK}"
+            )
+    error = error or _stray_token(reasoning or "", "the reasoning") or _stray_token(content, "the answer")
+    before, opened, _ = content.partition(dsml.CALLS_OPEN)
+    if error is None and opened:
+        try:
+            calls = dsml.parse_calls(content[len(before) :])
+        except dsml.DSMLError as wrong:
+            error = str(wrong)
+        else:
+            return Message("assistant", before.removesuffix("\n\n"), reasoning=reasoning, tool_calls=calls)
+    elif error is None and dsml.DSML in content:
+        error = f"a call must stand between {dsml.CALLS_OPEN} and {dsml.CALLS_CLOSE}"
+    return Message("assistant", content, reasoning=reasoning, parse_error=error)
+
+
+def _stray_token(text: str, where: str) -> str | None:
+    for token in _CONTROL_TOKENS:
+        if token in text:
+            return f"{token} stands inside {where}; it may not"
+    return None

@@ -1,0 +1,53 @@
+"""What every console entry point shares: Hydra start-up, typed configuration, plain progress lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def hydra_main(config_name: str, run: Callable[[Any], None]) -> None:
+    """Compose ``configs/<config_name>.yaml`` with the command line, check it against its schema, call ``run``.
+
+    ``run`` receives the typed dataclass. The working directory is put on the module path, so that
+    ``env._target_=my_module.MyTaskset`` finds a file beside you.
+    """
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+
+    from configs.schema import register
+
+    register()
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+    @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
+    def entry(cfg: DictConfig) -> None:
+        try:
+            typed = OmegaConf.to_object(cfg)
+        except ValueError as error:  # raised by a config class that checks its fields
+            sys.exit(f"configuration error: {error}")
+        run(typed)
+
+    entry()
+
+
+def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:
+    """A progress callback that prints one line at most every ``every_s`` seconds (and at the end of each part)."""
+    started = time.monotonic()
+    last = [0.0]
+
+    def report(what: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - last[0] < every_s and done < total:
+            return
+        last[0] = now
+        spent = now - started
+        left = spent / max(done, 1) * (total - done)
+        shown = "  ".join(f"{k.removeprefix('sft/')} {v:.4g}" for k, v in metrics.items())
+        print(f"{what} {done}/{total}  {spent:.0f} s, about {left:.0f} s left  {shown}", flush=True)
+
+    return report

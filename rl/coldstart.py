@@ -1,0 +1,146 @@
+"""Cold start (recipe 4.2): supervised training on the environments' own demonstrations.
+
+As in DeepSeek-V3.2 the patterns it teaches are "not robust but occasionally right": the novice demonstrator has the
+right formats and doubtful decisions (guesses without the tool, wrong tool, no check). RL finds the good ones.
+The DSA indexer is trained beside by its KL loss; attention is sparse, as in rollouts.
+
+    rl-coldstart out=runs/start                 from the shipped base
+    rl-coldstart out=runs/start coldstart.novice_share=0      perfect demonstrations
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .pretrain import Report, active_parameters, examples
+
+if TYPE_CHECKING:
+    from configs.schema import ColdStartConfig
+    from envs.taskset import Taskset
+
+    from .corpus import Document
+    from .demos import Demo
+
+
+def coldstart(
+    base_dir: Path, config: ColdStartConfig, taskset: Taskset, seed: int, out: Path, report: Report, thinking: bool
+) -> dict[str, Any]:
+    """Train the policy of ``base_dir`` on demonstrations; policy, tokenizer and demonstrations go into ``out``.
+
+    Returns figures: outcome of the demonstrations per family, steps, tokens, seconds, last loss.
+    """
+    import torch
+
+    from .chat.tokenizer import ChatTokenizer
+    from .chat.v32 import V32Renderer
+    from .corpus import batches, encode
+    from .demos import demonstrations
+    from .learner.config import SFTConfig
+    from .learner.sft import SFTTrainer
+    from .policy.api import load_policy
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    started = time.perf_counter()
+    demos: list[Demo] = []
+    for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed, score=True):
+        demos.append(demo)
+        if len(demos) % 32 == 0 or len(demos) == config.demos:
+            report("demonstrations", len(demos), config.demos, {})
+    tokenizer = ChatTokenizer.load(base_dir)
+    documents = encode(V32Renderer(tokenizer), [(d.family, thinking, d.messages) for d in demos])
+    save_demos(out / "demos", demos, documents)
+
+    policy = load_policy(base_dir)
+    steps = max(1, math.ceil(config.epochs * sum(len(d) for d in documents) / config.tokens_per_step))
+    trainer = SFTTrainer(
+        policy,
+        SFTConfig(
+            lr=config.lr,
+            schedule="linear",
+            warmup_steps=min(10, steps // 4),
+            total_steps=steps,
+            final_lr_share=0.0,
+            indexer_kl_coef=config.indexer_kl_coef,
+            indexer_kl_every=config.indexer_kl_every,
+        ),
+    )
+    torch.manual_seed(seed)
+    stream = batches(documents, config.tokens_per_step, seed)
+    metrics: dict[str, float] = {}
+    for step in range(steps):
+        metrics = trainer.step(examples(next(stream)))
+        report("supervised", step + 1, steps, metrics)
+    policy.save(out)
+    for name in tokenizer.files:
+        shutil.copy2(base_dir / name, out / name)
+    figures = {
+        "demos": len(demos),
+        "demo_outcome": demo_outcomes(demos),
+        "steps": steps,
+        "trained_tokens": trainer.tokens,
+        "flops": 6 * active_parameters(policy) * trainer.tokens,
+        "final_loss": round(metrics["sft/loss"], 4),
+        "wall_s": round(time.perf_counter() - started, 1),
+    }
+    (out / "coldstart.json").write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def demo_outcomes(demos: Sequence[Demo]) -> dict[str, float]:
+    """Mean outcome of the demonstrations per family: how imperfect they are."""
+    families = sorted({d.family for d in demos})
+    means = {}
+    for family in families:
+        scores = [d.outcome for d in demos if d.family == family and d.outcome is not None]
+        means[family] = round(sum(scores) / len(scores), 3)
+    return means
+
+
+def save_demos(path: Path, demos: Sequence[Demo], documents: Sequence[Document]) -> None:
+    """The demonstrations as a ``datasets`` directory: readable messages, token truth and outcome of each."""
+    from datasets import Dataset
+
+    Dataset.from_list(
+        [
+            {
+                "task_id": demo.task_id,
+                "family": demo.family,
+                "outcome": demo.outcome,
+                "messages": json.dumps([m.to_json() for m in demo.messages], ensure_ascii=False),
+                "tokens": document.tokens,
+                "loss_mask": document.loss_mask,
+            }
+            for demo, document in zip(demos, documents, strict=True)
+        ]
+    ).save_to_disk(str(path))
+
+
+def main() -> None:
+    """Console entry point."""
+    from .cli import hydra_main
+
+    hydra_main("coldstart", _run)
+
+
+def _run(cfg: Any) -> None:
+    from .assemble import open_taskset
+    from .cli import line_reporter
+
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    taskset = open_taskset(cfg.env, "train", cfg.seed)
+    figures = coldstart(
+        Path(cfg.base.source), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), cfg.rollout.thinking
+    )
+    print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")
+
+
+if __name__ == "__main__":
+    main()

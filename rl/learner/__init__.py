@@ -1,0 +1,1 @@
+"""The learner: packing, optimiser steps, checkpoints."""

@@ -1,0 +1,147 @@
+"""Full-state checkpoints: what is needed to go on bit for bit.
+
+    <root>/step_000010/policy/      config.json + model.safetensors, loads in transformers and vLLM as it is
+                       reference/   the same for pi_ref, only when the KL term is on
+                       state.pt     optimiser, schedule, RNG of torch, numpy and python, counters, extra
+
+A checkpoint is written beside its place and renamed into it: one that can be seen is complete.
+``state.pt`` is a pickle: load only checkpoints that you trust.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.learner.learner import Learner
+from rl.policy.api import Policy, load_policy
+
+_NAME = re.compile(r"step_(\d{6,})")
+FORMAT = 1
+
+
+def save_checkpoint(
+    root: str | Path, learner: Learner, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2
+) -> Path:
+    """Write ``root/step_<step>`` and remove all but the last ``keep`` checkpoints. Returns its path.
+
+    ``extra``: what the caller needs to go on (taskset state, totals); picklable. Raises OSError (disk full,
+    no permission) with the older checkpoints untouched.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / f"step_{step:06d}"
+    partial, replaced = root / f".partial_{target.name}", root / f".replaced_{target.name}"
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    learner.policy.save(partial / "policy")
+    if learner.reference is not None:
+        learner.reference.save(partial / "reference")
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "learner": learner.state_dict(),
+        "rng": rng_state(),
+        "extra": dict(extra or {}),
+    }
+    torch.save(state, partial / "state.pt")
+    for path in (*partial.rglob("*"), partial):
+        _sync(path)
+    if target.exists():
+        target.rename(replaced)
+    partial.rename(target)
+    _sync(root)
+    shutil.rmtree(replaced, ignore_errors=True)
+    for old in checkpoints(root)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
+    """Restore ``learner`` and the process's RNGs from ``path``; returns ``extra`` with ``step`` added."""
+    path = Path(path)
+    if not (path / "state.pt").is_file():
+        raise FileNotFoundError(f"{path} is no checkpoint: state.pt is missing; see latest_checkpoint(root)")
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}"
+        )
+    _restore(learner.policy, path / "policy")
+    if learner.reference is not None:
+        if not (path / "reference").is_dir():
+            raise FileNotFoundError(
+                f"{path}/reference is missing: the run was started with objective.kl_coef=0; resume it with 0"
+            )
+        _restore(learner.reference, path / "reference")
+    learner.load_state_dict(state["learner"])
+    set_rng_state(state["rng"])
+    return {**state["extra"], "step": state["step"]}
+
+
+def checkpoints(root: str | Path) -> list[Path]:
+    """Complete checkpoints under ``root``, oldest first."""
+    found = [(int(m[1]), p) for p in Path(root).glob("step_*") if (m := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def latest_checkpoint(root: str | Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    found = checkpoints(root)
+    return found[-1] if found else None
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators of torch (CPU and every CUDA device), numpy and python."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Inverse of ``rng_state``."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
+@torch.no_grad()
+def _restore(policy: Policy, directory: Path) -> None:
+    """Copy the stored weights into ``policy`` in place (the optimiser holds its parameters)."""
+    stored = load_policy(directory).weights()
+    live = policy.weights()
+    if stored.keys() != live.keys():
+        raise ValueError(
+            f"{directory} holds other weights than this policy: {sorted(stored.keys() ^ live.keys())[:5]}"
+        )
+    for name, value in live.items():
+        if stored[name].shape != value.shape:
+            raise ValueError(
+                f"{directory}: {name} has shape {tuple(stored[name].shape)}; "
+                f"this policy's is {tuple(value.shape)}"
+            )
+        value.copy_(stored[name])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,288 @@
+"""The learner: groups of rollouts in, one or more optimiser steps, new weights out.
+
+    theta <- AdamW(theta, clip(grad loss)),   loss = rl.objective.loss over packed micro-batches
+
+The order of things in ``step``: advantages per group -> minibatches of groups -> loss weights -> packing ->
+forward, backward per micro-batch -> one optimiser step per minibatch. A minibatch whose loss or gradient is
+not finite changes nothing, is counted, and is kept on disk with everything needed to run it again.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import pickle
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.learner.config import LearnerConfig
+from rl.learner.forward import device_of, is_indexer, packed_scores, replay_of
+from rl.learner.optim import Optimizer, schedule
+from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.objective.advantage import group_advantages, token_weights
+from rl.objective.config import ObjectiveConfig
+from rl.objective.diagnostics import Diagnostics
+from rl.objective.loss import grpo_loss
+from rl.policy.api import Policy
+from rl.policy.replay import Record, Replay
+from rl.types import Group, ReplayRecord, Trajectory
+
+log = logging.getLogger(__name__)
+
+
+class Learner:
+    """Owns the policy that learns. ``version``: number of ``step`` calls so far; it names the weights."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: LearnerConfig,
+        objective: ObjectiveConfig,
+        run_dir: str | Path,
+        reference: Policy | None = None,
+    ) -> None:
+        """``reference``: pi_ref of the KL term; default a copy of ``policy`` as it is now, and only when
+        ``objective.kl_coef`` is above 0. ``run_dir/bad_batches`` receives batches that were skipped."""
+        torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+        self.policy, self.config, self.objective = policy, config, objective
+        self.bad_batches = Path(run_dir) / "bad_batches"
+        self.device = device_of(policy)
+        self.version = 0
+        self.skipped = 0
+        self.rng = np.random.default_rng(config.seed)
+        self.reference: Policy | None = None
+        if objective.kl_coef > 0:
+            self.reference = reference if reference is not None else copy.deepcopy(policy)
+            for _, parameter in self.reference.named_parameters():
+                parameter.requires_grad_(False)
+        named = list(policy.named_parameters())
+        self.train_indexer = config.train_indexer == "kl"
+        if self.train_indexer and not any(is_indexer(name) for name, _ in named):
+            raise ValueError("learner.train_indexer='kl', but this policy has no DSA indexer; use 'frozen'")
+        for name, parameter in named:
+            parameter.requires_grad_(self.train_indexer or not is_indexer(name))
+        self.optimizer = Optimizer(
+            named,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            grad_clip=config.grad_clip,
+            share=schedule("constant", config.warmup_steps),
+        )
+
+    def step(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Train on ``groups`` once; ``version`` goes up by one.
+
+        Returns metrics named as in ``rl.tracking.metrics``, means over the minibatches and their tokens.
+        Trajectories with a ``failure_kind`` are left out of advantage and loss. Raises ValueError for a
+        malformed trajectory (it names the trajectory), never for a bad number: those steps are skipped.
+        """
+        if not groups:
+            raise ValueError("Learner.step got no groups; collect at least one")
+        started = time.perf_counter()
+        diagnostics = Diagnostics()
+        totals: dict[str, float] = {}
+        advantages: list[float] = []
+        inputs = microbatches = 0
+        for index, part in enumerate(self._minibatches(groups)):
+            items = self._items(part, advantages)
+            batches = pack(items, self.config.max_tokens_per_microbatch, self.device)
+            inputs += sum(len(b.tokens_T) for b in batches)
+            microbatches += len(batches)
+            # Only before the first update are the weights those of the published version.
+            outcome = self._update(batches, diagnostics, first=index == 0)
+            if outcome.pop("applied") == 0.0:
+                self._keep_bad_batch(part, index, outcome)
+            for key, value in outcome.items():
+                totals.setdefault(key, 0.0)
+                totals[key] += value
+        count = min(self.config.minibatches, len(groups))
+        self.version += 1
+        seconds = time.perf_counter() - started
+        capacity = microbatches * self.config.max_tokens_per_microbatch
+        return {
+            **{key: value / count for key, value in totals.items()},
+            **diagnostics.summary(),
+            **_advantage_statistics(advantages),
+            "learner/skipped_steps": float(self.skipped),
+            "learner/microbatches": float(microbatches),
+            "learner/tokens": float(inputs),
+            "learner/tokens_per_s": inputs / seconds,
+            "learner/packing": inputs / capacity if capacity else 1.0,
+            "learner/seconds": seconds,
+        }
+
+    def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
+        """A copy of everything an engine needs, by name, on the host.
+
+        numpy arrays (zero-copy in Ray's object store), but tensors for bfloat16, which numpy lacks.
+        """
+        out: dict[str, np.ndarray | torch.Tensor] = {}
+        for name, value in self.policy.weights().items():
+            host = value.detach().to("cpu", copy=True)
+            out[name] = host if host.dtype == torch.bfloat16 else host.numpy()
+        return out
+
+    @torch.no_grad()
+    def probe_logprobs(
+        self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None
+    ) -> np.ndarray:
+        """float32 [T-1]: log-prob of tokens 1..T-1 at temperature 1, whole vocabulary; for the sync check.
+
+        ``replay`` forces the engine's experts and, when recorded, its indexer's choice, so that a near-tie
+        that flips is not taken for a failed sync. Rows the engine did not run are live.
+        """
+        ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=self.device)
+        forced: Replay | None = None
+        if replay is not None:
+            forced = Replay(
+                self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer)
+            )
+        logits_TV = self.policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
+        return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1).cpu().numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the weights: optimiser, schedule position, shuffle, counters."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "version": self.version,
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = state["rng"]
+        self.version, self.skipped = int(state["version"]), int(state["skipped"])
+
+    def _choices(self, recorded: np.ndarray | None) -> torch.Tensor | None:
+        if recorded is None:
+            return None
+        wide = recorded if recorded.dtype == bool else recorded.astype(np.int64)
+        return torch.tensor(wide, device=self.device)
+
+    def _minibatches(self, groups: Sequence[Group]) -> list[list[Group]]:
+        count = min(self.config.minibatches, len(groups))
+        if count == 1:
+            return [list(groups)]
+        order = self.rng.permutation(len(groups))
+        return [[groups[i] for i in part] for part in np.array_split(order, count)]
+
+    def _items(self, groups: Sequence[Group], advantages: list[float]) -> list[PackItem]:
+        """Segments with their advantage and token weight; appends the valid advantages to ``advantages``."""
+        lengths = [[_trainable_tokens(t) for t in g.trajectories] for g in groups]
+        weights = token_weights(lengths, self.objective.loss_aggregation)
+        items: list[PackItem] = []
+        for group, weight in zip(groups, weights, strict=True):
+            valid = [t.failure_kind is None for t in group.trajectories]
+            rewards = [t.reward for t in group.trajectories]
+            values = group_advantages(rewards, valid, self.objective.advantage_norm)
+            advantages.extend(a for a, ok in zip(values, valid, strict=True) if ok)
+            for trajectory, advantage, w in zip(group.trajectories, values, weight, strict=True):
+                if w == 0.0 or (advantage == 0.0 and self._skips_zero()):
+                    continue
+                items.extend(
+                    PackItem(
+                        s.tokens, s.loss_mask, w, advantage, s.logprobs, s.versions, s.replay, s.support,
+                        name=f"trajectory {trajectory.id} segment {i}",
+                    )
+                    for i, s in enumerate(trajectory.segments)
+                )  # fmt: skip
+        return items
+
+    def _skips_zero(self) -> bool:
+        # With a KL term or a learning indexer a zero advantage still has a gradient.
+        return self.config.skip_zero_advantage and not self.objective.kl_coef > 0 and not self.train_indexer
+
+    def _update(
+        self, batches: Sequence[MicroBatch], diagnostics: Diagnostics, first: bool
+    ) -> dict[str, float]:
+        """Forward and backward over ``batches``, then one optimiser step (or none, when a number is bad)."""
+        if not batches:  # every advantage is 0: no gradient, and momentum alone must not move the policy
+            return {"loss/total": 0.0, "loss/policy": 0.0, "applied": 1.0}
+        inputs = sum(len(b.tokens_T) for b in batches)
+        total = torch.zeros((), device=self.device)
+        policy_loss = torch.zeros((), device=self.device)
+        indexer_loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            replay = replay_of(batch)
+            record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
+            scores = packed_scores(
+                self.policy, batch, temperature=self.objective.temperature, replay=replay, record=record
+            )
+            terms = grpo_loss(
+                scores.logprobs_N,
+                batch.sampler_logprobs_N,
+                batch.advantages_N,
+                batch.weights_N,
+                batch.segment_N,
+                batch.segments,
+                self.objective,
+                self._reference_logprobs(batch),
+            )
+            loss = terms.loss
+            policy_loss += terms.policy_loss
+            if record is not None:
+                kl = record.indexer_kl / record.indexer_kl_tokens * (len(batch.tokens_T) / inputs)
+                indexer_loss += kl.detach()
+                loss = loss + self.config.indexer_kl_coef * kl
+            total += loss.detach()
+            same_N = (batch.versions_N == self.version) & first
+            diagnostics.add(terms, scores.logprobs_N, batch.sampler_logprobs_N, scores.entropy_N, same_N)
+            loss.backward()
+        outcome = self.optimizer.step(float(total))
+        metrics = {
+            "loss/total": float(total),
+            "loss/policy": float(policy_loss),
+            "learner/grad_norm": outcome["grad_norm"],
+            "learner/lr": outcome["lr"],
+            "applied": outcome["applied"],
+        }
+        if self.train_indexer:
+            metrics["loss/indexer"] = float(indexer_loss)
+        return metrics
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor | None:
+        # Routed live: the recorded experts are the sampler's choice, not pi_ref's. On the sampler's support.
+        if self.reference is None:
+            return None
+        return packed_scores(self.reference, batch, temperature=self.objective.temperature).logprobs_N
+
+    def _keep_bad_batch(self, groups: Sequence[Group], minibatch: int, outcome: dict[str, float]) -> None:
+        self.skipped += 1
+        self.bad_batches.mkdir(parents=True, exist_ok=True)
+        path = self.bad_batches / f"version_{self.version:06d}_minibatch_{minibatch}.pkl"
+        with path.open("wb") as file:
+            pickle.dump({"version": self.version, "metrics": outcome, "groups": list(groups)}, file)
+        log.warning(
+            "skipped an optimiser step: loss %s, gradient norm %s; its batch is in %s",
+            outcome["loss/total"],
+            outcome["learner/grad_norm"],
+            path,
+        )
+
+
+def _trainable_tokens(trajectory: Trajectory) -> int:
+    """|o_i|: sampled tokens over all segments; 0 for a failed (masked) trajectory."""
+    return 0 if trajectory.failure_kind is not None else trajectory.sampled_tokens
+
+
+def _advantage_statistics(advantages: Sequence[float]) -> dict[str, float]:
+    if not advantages:
+        return {}
+    values = np.asarray(advantages)
+    return {
+        "advantage/mean": float(values.mean()),
+        "advantage/std": float(values.std()),
+        "advantage/min": float(values.min()),
+        "advantage/max": float(values.max()),
+        "advantage/zero_share": float((values == 0.0).mean()),
+    }

@@ -1,0 +1,92 @@
+"""One optimiser step: norm of the gradient, clip, AdamW at the scheduled learning rate, or skip.
+
+A step whose loss or gradient is not finite changes nothing: no parameter, no moment, no schedule position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+Schedule = Callable[[int], float]
+
+
+def schedule(kind: str, warmup_steps: int, total_steps: int = 0, final_share: float = 0.0) -> Schedule:
+    """Share of the peak learning rate at optimiser step 0, 1, 2, ...
+
+    Warm-up is linear, (step + 1) / warmup_steps; then ``constant``, ``cosine`` or ``linear`` down to
+    ``final_share`` at ``total_steps``.
+    """
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if kind == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        left = 0.5 * (1.0 + math.cos(math.pi * done)) if kind == "cosine" else 1.0 - done
+        return final_share + (1.0 - final_share) * left
+
+    return share
+
+
+class Optimizer:
+    """AdamW over named parameters. ``steps``: optimiser steps applied so far.
+
+    Weight decay acts on matrices only (norm gains and biases are left alone).
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, torch.nn.Parameter]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        grad_clip: float,
+        share: Schedule,
+    ) -> None:
+        self.parameters = [p for _, p in named if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("no parameter requires a gradient: nothing to train")
+        self.lr, self.grad_clip, self.share, self.steps = lr, grad_clip, share, 0
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": weight_decay},
+                {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            fused=True,
+        )
+
+    def zero_grad(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
+
+    def step(self, loss: float) -> dict[str, float]:
+        """Apply the accumulated gradient of ``loss``; returns grad_norm, lr and applied (1.0 or 0.0).
+
+        The gradient is cleared either way.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip))
+        lr = self.lr * self.share(self.steps)
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if finite:
+            for group in self.adamw.param_groups:
+                group["lr"] = lr
+            self.adamw.step()
+            self.steps += 1
+        self.zero_grad()
+        return {"grad_norm": norm, "lr": lr, "applied": float(finite)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adamw": self.adamw.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adamw.load_state_dict(state["adamw"])
+        self.steps = int(state["steps"])

@@ -1,0 +1,171 @@
+"""Supervised training on packed token streams: pre-training, cold start, indexer warm-up.
+
+    loss = - 1/N sum_{t in targets} log pi_theta(x_t | x_<t)  +  c L_I
+
+L_I is the indexer's KL loss (mean over tokens and layers); its inputs and its target are detached, so the
+indexer learns from L_I alone and everything else from the cross-entropy alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.learner.config import SFTConfig
+from rl.learner.forward import device_of, is_indexer, packed_scores
+from rl.learner.optim import Optimizer, schedule
+from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.policy.api import Policy
+from rl.policy.replay import Record
+
+
+@dataclass
+class SFTExample:
+    """``tokens`` int [T]; ``loss_mask`` bool [T], True where the token is to be learned; never True at 0."""
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+
+    @classmethod
+    def language_modelling(cls, tokens: Sequence[int] | np.ndarray) -> SFTExample:
+        """Every token but the first is a target."""
+        array = np.asarray(tokens, dtype=np.int32)
+        mask = np.ones(len(array), dtype=bool)
+        mask[:1] = False
+        return cls(array, mask)
+
+
+class SFTTrainer:
+    """``step(examples)`` is one optimiser step on their mean token loss; ``evaluate`` only measures.
+
+    Sets ``requires_grad`` of the policy's parameters as the config says (indexer frozen, trained, or alone).
+    """
+
+    def __init__(self, policy: Policy, config: SFTConfig) -> None:
+        self.policy, self.config = policy, config
+        self.device = device_of(policy)
+        self.tokens = 0  # input tokens trained on so far
+        self.skipped = 0  # steps left out because loss or gradient was not finite
+        named = list(policy.named_parameters())
+        self.has_indexer = any(is_indexer(name) for name, _ in named)
+        if config.indexer_only and not self.has_indexer:
+            raise ValueError("sft.indexer_only=true, but this policy has no DSA indexer; set it to false")
+        if config.router_bias_gamma > 0 and not policy.num_moe_layers:
+            raise ValueError(
+                f"sft.router_bias_gamma={config.router_bias_gamma}, but this policy has no MoE layers; use 0"
+            )
+        self.train_indexer = self.has_indexer and config.indexer_kl_coef > 0
+        for name, parameter in named:
+            parameter.requires_grad_(self.train_indexer if is_indexer(name) else not config.indexer_only)
+        self.optimizer = Optimizer(
+            named,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            grad_clip=config.grad_clip,
+            share=schedule(config.schedule, config.warmup_steps, config.total_steps, config.final_lr_share),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps applied so far."""
+        return self.optimizer.steps
+
+    def step(self, examples: Sequence[SFTExample]) -> dict[str, float]:
+        """One optimiser step on ``examples``.
+
+        Returns ``sft/loss`` (nats per target), ``sft/accuracy`` (share of targets that are the arg-max),
+        ``sft/indexer_kl`` (nats per token and layer) when it was computed, ``sft/grad_norm``, ``sft/lr``,
+        ``sft/tokens`` (input tokens), ``sft/targets``, ``sft/tokens_per_s``, ``sft/skipped`` (so far).
+        Raises ValueError when no example has a target.
+        """
+        started = time.perf_counter()
+        config = self.config
+        batches = self._pack(examples)
+        inputs = sum(len(b.tokens_T) for b in batches)
+        totals = torch.zeros(3, device=self.device)  # loss, accuracy, indexer KL
+        counts: torch.Tensor | None = None
+        kl_now = self.train_indexer and self.steps % config.indexer_kl_every == 0
+        for batch in batches:
+            record = Record(
+                want_experts=config.router_bias_gamma > 0,
+                want_indexer_kl=self.policy.mode if kl_now else "off",
+            )
+            scores = packed_scores(self.policy, batch, record=record)
+            loss = -(batch.weights_N * scores.logprobs_N).sum()
+            totals[0] += loss.detach()
+            totals[1] += (batch.weights_N * scores.greedy_N).sum()
+            if kl_now:
+                kl = record.indexer_kl / record.indexer_kl_tokens * (len(batch.tokens_T) / inputs)
+                totals[2] += kl.detach()
+                kl = config.indexer_kl_coef * kl
+                loss = kl if config.indexer_only else loss + kl
+            loss.backward()
+            if config.router_bias_gamma > 0:
+                load = _expert_load(record.experts, self.policy.num_experts)
+                counts = load if counts is None else counts + load
+        loss_value, accuracy, kl_value = totals.tolist()
+        outcome = self.optimizer.step(loss_value + kl_value)
+        self.skipped += outcome["applied"] == 0.0
+        if counts is not None and outcome["applied"]:
+            self.policy.update_router_bias(counts, config.router_bias_gamma)
+        self.tokens += inputs
+        metrics = {
+            "sft/loss": loss_value,
+            "sft/accuracy": accuracy,
+            "sft/grad_norm": outcome["grad_norm"],
+            "sft/lr": outcome["lr"],
+            "sft/tokens": float(inputs),
+            "sft/targets": float(sum(len(b.targets_N) for b in batches)),
+            "sft/tokens_per_s": inputs / (time.perf_counter() - started),
+            "sft/skipped": float(self.skipped),
+        }
+        if kl_now:
+            metrics["sft/indexer_kl"] = kl_value
+        return metrics
+
+    @torch.no_grad()
+    def evaluate(self, examples: Sequence[SFTExample]) -> dict[str, float]:
+        """``sft/eval_loss`` (nats per target), ``sft/eval_accuracy`` (share of targets that are the arg-max)
+        and ``sft/eval_exact`` (share of examples whose targets all are), under teacher forcing."""
+        loss = accuracy = 0.0
+        exact = segments = 0
+        for batch in self._pack(examples):
+            scores = packed_scores(self.policy, batch)
+            loss -= float((batch.weights_N * scores.logprobs_N).sum())
+            accuracy += float((batch.weights_N * scores.greedy_N).sum())
+            wrong_N = (~scores.greedy_N).float()
+            wrong_S = torch.zeros(batch.segments, device=self.device).index_add_(0, batch.segment_N, wrong_N)
+            exact += int((wrong_S == 0).sum())
+            segments += batch.segments
+        return {"sft/eval_loss": loss, "sft/eval_accuracy": accuracy, "sft/eval_exact": exact / segments}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and counters; the policy's weights are saved beside it."""
+        return {"optimizer": self.optimizer.state_dict(), "tokens": self.tokens, "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.tokens, self.skipped = int(state["tokens"]), int(state["skipped"])
+
+    def _pack(self, examples: Sequence[SFTExample]) -> list[MicroBatch]:
+        targets = sum(int(e.loss_mask.sum()) for e in examples)
+        if targets == 0:
+            raise ValueError(f"none of the {len(examples)} examples has a target: every loss_mask is False")
+        items = [PackItem(e.tokens, e.loss_mask, weight=1.0 / targets) for e in examples]
+        return pack(items, self.config.max_tokens_per_microbatch, self.device)
+
+
+def _expert_load(experts_TLK: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """Tokens per expert [L, E] of one forward pass."""
+    layers = experts_TLK.shape[1]
+    offset = torch.arange(layers, device=experts_TLK.device)[None, :, None] * num_experts
+    return torch.bincount((experts_TLK + offset).flatten(), minlength=layers * num_experts).view(
+        layers, num_experts
+    )

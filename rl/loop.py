@@ -1,0 +1,131 @@
+"""GRPO for agents, the whole algorithm on one screen.
+
+    admit tasks → groups of rollouts → reward → advantage → learner step → weights v+1 → workers
+
+A group is admitted only when it will be at most ``max_staleness`` versions old once it is trained: with 0 rollouts
+and learner alternate (every batch is on-policy), with n the workers sample up to n batches ahead. Nothing that was
+finished is thrown away for age.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .rollout.pool import GroupSpec
+from .tracking.metrics import rollout_metrics
+from .tracking.rundir import RunDir, step_name
+from .tracking.summary import event_counts
+
+if TYPE_CHECKING:
+    from configs.schema import TrainConfig
+    from envs.taskset import Taskset
+
+    from .learner.handle import LearnerHandle
+    from .rollout.pool import RolloutPool
+    from .types import Group
+
+OnStep = Callable[[int, dict[str, float], "list[Group]"], None]
+
+
+@dataclass
+class LoopState:
+    """Where the loop is; stored in every checkpoint."""
+
+    step: int = 0  # finished steps; also the policy version
+    next_group: int = 0  # id of the next admitted group
+    taskset: dict[str, Any] = field(default_factory=dict)
+    tokens_sampled: int = 0
+    tokens_trained: int = 0
+    rollout_s: float = 0.0  # seconds the loop waited for rollouts
+    learner_s: float = 0.0
+    sync_s: float = 0.0
+    mismatch_max: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)  # task indices admitted but not trained: run again on resume
+
+    def summary(self) -> dict[str, Any]:
+        """The loop's part of summary.json."""
+        return {
+            "steps": self.step,
+            "tokens_sampled": self.tokens_sampled,
+            "tokens_trained": self.tokens_trained,
+            "rollout_tokens_per_s": round(self.tokens_sampled / max(self.rollout_s, 1e-9), 1),
+            "learner_tokens_per_s": round(self.tokens_trained / max(self.learner_s, 1e-9), 1),
+            "mismatch_max": self.mismatch_max,
+            "time_s": {"rollout": self.rollout_s, "learner": self.learner_s, "sync": self.sync_s},
+            "counts": self.counts,
+            "failures": self.failures,
+        }
+
+
+def grpo(cfg: TrainConfig, pool: RolloutPool, learner: LearnerHandle, taskset: Taskset, run: RunDir, state: LoopState, on_step: OnStep) -> None:
+    """Run GRPO from ``state.step`` to ``cfg.steps``. ``learner`` is the learner actor's handle (``rl.learner.actor``).
+
+    Every wait has a deadline. On return ``state`` is at the end and the workers hold the last weights.
+    """
+    pending: dict[int, int] = {}  # group id → task index, admitted and not yet trained
+    redo = list(state.waiting)
+    state.waiting = []
+    while state.step < cfg.steps:
+        # admit: a batch trained at step s is at most max_staleness behind when its groups start at s - max_staleness
+        ahead = min(1 + cfg.max_staleness, cfg.steps - state.step) * cfg.prompts_per_step
+        while len(pending) < ahead:
+            index = redo.pop(0) if redo else next_index(taskset)
+            pool.submit(GroupSpec(state.next_group, index, taskset.task(index), cfg.group_size, state.step))
+            pending[state.next_group] = index
+            state.next_group += 1
+        started = time.perf_counter()
+        groups = pool.collect(cfg.prompts_per_step, deadline_s=cfg.step_deadline_s)
+        sampled = time.perf_counter()
+        stats = learner.step(groups)
+        trained = time.perf_counter()
+        state.step += 1
+        report = learner.sync(pool, state.step)
+        synced = time.perf_counter()
+
+        for group in groups:
+            del pending[group.id]
+        trajectories = [t for g in groups for t in g.trajectories]
+        metrics = rollout_metrics(groups, state.step - 1) | stats
+        counts, failures = event_counts(trajectories)
+        add(state.counts, counts)
+        add(state.failures, failures)
+        state.tokens_sampled += int(metrics["tokens/sampled"])
+        state.tokens_trained += int(metrics["tokens/total"])
+        state.rollout_s += sampled - started
+        state.learner_s += trained - sampled
+        state.sync_s += synced - trained
+        state.mismatch_max = max(state.mismatch_max, metrics.get("mismatch/max", 0.0), report.mismatch)
+        metrics |= {
+            "time/rollout_s": sampled - started,
+            "time/train_s": trained - sampled,
+            "time/sync_s": synced - trained,
+            "time/step_s": synced - started,
+            "mismatch/probe_max": report.mismatch,
+            "tokens/sampled_total": float(state.tokens_sampled),
+            "rollout/tokens_per_s": metrics["tokens/sampled"] / max(sampled - started, 1e-9),
+        }
+        run.log_trajectories(step_name(state.step), trajectories)
+        run.log_metrics("grpo", state.step, metrics)
+        state.taskset = taskset.state_dict()
+        state.waiting = list(pending.values())
+        if state.step % cfg.checkpoint_every == 0 or state.step == cfg.steps:
+            learner.save(run.checkpoints, state.step, vars(state), cfg.keep_checkpoints)
+        on_step(state.step, metrics, groups)
+
+
+def next_index(taskset: Taskset) -> int:
+    """The next task index of an endless pass over the taskset."""
+    index = taskset.position
+    taskset.position = (index + 1) % len(taskset)
+    return index
+
+
+def add(total: dict[str, int], more: dict[str, int]) -> None:
+    """Add counts in place."""
+    for key, value in more.items():
+        total[key] = total.get(key, 0) + value

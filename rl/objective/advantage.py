@@ -1,0 +1,62 @@
+"""Group advantage and per-token loss weights.
+
+    A_i = R_i - mean(R_1..R_G)                       (V3.2: mean only, no division by std)
+    J   = 1/groups sum_groups 1/G sum_i 1/|o_i| sum_t (...)
+
+Trajectories that failed for reasons of infrastructure are no samples: they leave the mean, G and the loss.
+Plain Python on floats: there are G numbers in a group, and they live on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def group_advantages(rewards: Sequence[float], valid: Sequence[bool], norm: str = "mean") -> list[float]:
+    """Advantage of every trajectory of one group; 0.0 where ``valid`` is False.
+
+    ``norm="std"`` divides by the population standard deviation + 1e-6 (the older GRPO).
+    """
+    if len(rewards) != len(valid):
+        raise ValueError(
+            f"{len(rewards)} rewards for {len(valid)} valid flags: one flag per trajectory is needed"
+        )
+    kept = [r for r, ok in zip(rewards, valid, strict=True) if ok]
+    if not kept:
+        return [0.0] * len(rewards)
+    mean = sum(kept) / len(kept)
+    # sum/len of equal floats can miss the value by one ulp; equal rewards must give exactly 0.
+    if all(r == kept[0] for r in kept):
+        mean = kept[0]
+    scale = 1.0
+    if norm == "std":
+        scale = math.sqrt(sum((r - mean) ** 2 for r in kept) / len(kept)) + 1e-6
+    elif norm != "mean":
+        raise ValueError(f"advantage norm {norm!r}: use 'mean' or 'std'")
+    return [(r - mean) / scale if ok else 0.0 for r, ok in zip(rewards, valid, strict=True)]
+
+
+def token_weights(lengths: Sequence[Sequence[int]], aggregation: str = "sequence_mean") -> list[list[float]]:
+    """Weight of ONE sampled token of each trajectory in the batch loss (weights x tokens sum to 1).
+
+    ``lengths[g][i]``: sampled tokens |o_i| of trajectory i of group g, all its segments together; 0 for a
+    masked trajectory. Groups without a valid trajectory do not count.
+    """
+    out = [[0.0] * len(group) for group in lengths]
+    groups = sum(any(group) for group in lengths)
+    tokens = sum(sum(group) for group in lengths)
+    if tokens == 0:
+        return out
+    for g, group in enumerate(lengths):
+        valid = sum(n > 0 for n in group)
+        for i, n in enumerate(group):
+            if n == 0:
+                continue
+            if aggregation == "sequence_mean":
+                out[g][i] = 1.0 / (groups * valid * n)
+            elif aggregation == "token_mean":
+                out[g][i] = 1.0 / tokens
+            else:
+                raise ValueError(f"loss aggregation {aggregation!r}: use 'sequence_mean' or 'token_mean'")
+    return out

@@ -1,0 +1,77 @@
+"""What the objective looks like from outside: numbers for the log, computed on detached tensors.
+
+mismatch = | log pi_learner(o_t) - log pi_sampler(o_t) |   where both have the same weights
+approx_kl = mean( r - 1 - log r ),  r = pi_theta / pi_old  (K3 estimate of KL(pi_old || pi_theta))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from rl.objective.loss import LossTerms
+
+
+@dataclass
+class Diagnostics:
+    """Collects micro-batches of one learner step; ``summary`` gives means over tokens or segments."""
+
+    ratios: list[torch.Tensor] = field(default_factory=list)
+    clipped: list[torch.Tensor] = field(default_factory=list)
+    entropies: list[torch.Tensor] = field(default_factory=list)
+    drifts: list[torch.Tensor] = field(default_factory=list)
+    kept: list[torch.Tensor] = field(default_factory=list)
+    kls: list[torch.Tensor] = field(default_factory=list)
+    mismatches: list[torch.Tensor] = field(default_factory=list)
+
+    def add(
+        self,
+        terms: LossTerms,
+        logprobs_N: torch.Tensor,
+        sampler_logprobs_N: torch.Tensor,
+        entropy_N: torch.Tensor,
+        same_version_N: torch.Tensor,
+    ) -> None:
+        """``same_version_N`` bool: the sampler's weights are the weights of this forward pass."""
+        self.ratios.append(terms.ratio_N)
+        self.clipped.append(terms.clipped_N)
+        self.entropies.append(entropy_N)
+        self.drifts.append(terms.drift_S)
+        self.kept.append(terms.kept_S)
+        if terms.kl_N is not None:
+            self.kls.append(terms.kl_N)
+        self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[same_version_N])
+
+    def summary(self) -> dict[str, float]:
+        """Named as in ``rl.tracking.metrics``. Names without a single sample are left out."""
+        if not self.ratios:
+            return {}
+        ratio, kept = torch.cat(self.ratios), torch.cat(self.kept)
+        drift, mismatch = torch.cat(self.drifts), torch.cat(self.mismatches)
+        out = {
+            "policy/ratio_mean": float(ratio.mean()),
+            "policy/ratio_min": float(ratio.min()),
+            "policy/ratio_max": float(ratio.max()),
+            "policy/approx_kl": float((ratio - 1.0 - ratio.log()).mean()),
+            "policy/clip_fraction": float(torch.cat(self.clipped).float().mean()),
+            "policy/entropy": float(torch.cat(self.entropies).mean()),
+            "policy/masked_sequences": 1.0 - float(kept.float().mean()),
+            "policy/drift_mean": float(drift.mean()),
+            "policy/drift_p95": percentile(drift, 0.95),
+        }
+        if self.kls:
+            out["loss/kl"] = float(torch.cat(self.kls).mean())
+        if len(mismatch):
+            out |= {
+                "mismatch/mean": float(mismatch.mean()),
+                "mismatch/p99": percentile(mismatch, 0.99),
+                "mismatch/max": float(mismatch.max()),
+            }
+        return out
+
+
+def percentile(values: torch.Tensor, share: float) -> float:
+    """The smallest value with at least ``share`` of ``values`` at or below it (no interpolation)."""
+    index = max(0, min(len(values) - 1, int(-(-share * len(values) // 1)) - 1))
+    return float(values.sort().values[index])

@@ -1,0 +1,103 @@
+"""MLA in absorbed (MQA) mode with the DSA lightning indexer.
+
+    q_r = RMSNorm(W_qa x)            c = RMSNorm(W_kva x)[:C]       k_rope = RoPE(W_kva x)[C:]
+    q_abs[h] = W_UK[h]^T q_nope[h]   score = (q_abs . c + q_rope . k_rope) * scale
+    o[h] = W_UV[h] (sum_s p_s c_s)   u = W_o [o_1 .. o_H]
+    indexer: q_I = RoPE(W_Iq q_r), k_I = RoPE(LayerNorm(W_Ik x)), w = W_Iw x * Hi^-0.5 * di^-0.5
+
+The absorbed form is used by learner and engine alike (recipe 1.3), so both round the same way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rl.policy.context import AttentionContext, AttentionSpec, MLAQuery, MLARow
+from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, softmax_scale
+from rl.policy.replay import IndexerTap
+
+
+class Indexer(nn.Module):
+    """Lightning indexer (recipe 1.2). Hadamard rotation and FP8 are omitted: no-ops in fp32."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.index_n_heads, config.index_head_dim
+        self.wq_b = nn.Linear(config.q_lora_rank, self.n_heads * self.head_dim, bias=False)
+        self.wk = nn.Linear(config.hidden_size, self.head_dim, bias=False)
+        self.k_norm = nn.LayerNorm(self.head_dim, eps=1e-6)
+        self.weights_proj = nn.Linear(config.hidden_size, self.n_heads, bias=False)
+        self.score_scale = self.n_heads**-0.5 * self.head_dim**-0.5
+
+    def forward(self, x: Tensor, qr: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """index_q [T, Hi, di], scaled index_w [T, Hi], index_k [T, di]; x [T, hidden], qr [T, q_lora]."""
+        q = rope_half_split(self.wq_b(qr).view(-1, self.n_heads, self.head_dim), cos, sin)
+        k = self.wk(x)
+        k = F.layer_norm(
+            k.float(), (self.head_dim,), self.k_norm.weight.float(), self.k_norm.bias.float(), self.k_norm.eps
+        ).to(k.dtype)
+        w = (
+            F.linear(x.to(self.weights_proj.weight.dtype), self.weights_proj.weight).float()
+            * self.score_scale
+        )
+        return q, w, rope_half_split(k, cos, sin)
+
+
+class MLAttention(nn.Module):
+    """One attention layer; parameters carry Hugging Face's DeepseekV32 names."""
+
+    def __init__(self, config: Any, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = config.num_attention_heads
+        self.nope, self.rope, self.v_dim = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+        self.kv_lora = config.kv_lora_rank
+        self.q_a_proj = nn.Linear(config.hidden_size, config.q_lora_rank, bias=config.attention_bias)
+        self.q_a_layernorm = RMSNorm(config.q_lora_rank)
+        self.q_b_proj = nn.Linear(config.q_lora_rank, self.heads * (self.nope + self.rope), bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(
+            config.hidden_size, self.kv_lora + self.rope, bias=config.attention_bias
+        )
+        self.kv_a_layernorm = RMSNorm(self.kv_lora)
+        self.kv_b_proj = nn.Linear(self.kv_lora, self.heads * (self.nope + self.v_dim), bias=False)
+        self.o_proj = nn.Linear(self.heads * self.v_dim, config.hidden_size, bias=config.attention_bias)
+        self.indexer = Indexer(config)
+        self.spec = AttentionSpec(
+            scale=softmax_scale(config),
+            topk=config.index_topk,
+            latent_dim=self.kv_lora,
+            rope_dim=self.rope,
+            index_dim=config.index_head_dim,
+        )
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, ctx: AttentionContext, tap: IndexerTap | None = None
+    ) -> Tensor:
+        """x [T, hidden] -> [T, hidden]; cos, sin [T, rope/2]."""
+        tokens = x.shape[0]
+        qr = self.q_a_layernorm(self.q_a_proj(x))
+        q = self.q_b_proj(qr).view(tokens, self.heads, self.nope + self.rope)
+        q_nope, q_rope = q.split([self.nope, self.rope], dim=-1)
+        latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_lora, self.rope], dim=-1)
+        up = self.kv_b_proj.weight.view(self.heads, self.nope + self.v_dim, self.kv_lora)
+        w_uk, w_uv = up.split([self.nope, self.v_dim], dim=1)
+        q_abs = (q_nope.transpose(0, 1) @ w_uk).transpose(0, 1)  # [T, H, C]
+
+        # The indexer learns from L_I only (recipe 1.5), so its inputs are detached, and without L_I
+        # nothing of it needs a graph.
+        learns = tap is not None and tap.record is not None and tap.record.want_indexer_kl != "off"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            index_q, index_w, index_k = self.indexer(x.detach(), qr.detach(), cos, sin)
+
+        query = MLAQuery(q_abs, rope_interleaved(q_rope, cos, sin), index_q, index_w)
+        row = MLARow(self.kv_a_layernorm(latent), rope_interleaved(k_rope, cos, sin), index_k)
+        if tap is None:
+            mixed = ctx.attend(self.layer, query, row, self.spec)
+        else:
+            mixed = ctx.attend(self.layer, query, row, self.spec, tap)
+        out = mixed.transpose(0, 1) @ w_uv.transpose(1, 2)  # [H, T, v]
+        return self.o_proj(out.transpose(0, 1).reshape(tokens, self.heads * self.v_dim))

@@ -1,0 +1,104 @@
+"""Any dense Hugging Face causal LM (Llama, Qwen, SmolLM2 ...) behind the Policy protocol.
+
+Packed sequences become right-padded batches of similar length: under causal attention a real token
+never sees the padding after it, so no mask is needed and positions are a plain range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rl.policy.api import CuSeqlens
+from rl.policy.context import AttentionMode
+from rl.policy.replay import Record, Replay
+
+# Config fields by which some families change logits after lm_head; those are not supported.
+_LOGIT_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+class HFPolicy:
+    """``module`` is a transformers ``*ForCausalLM``; ``num_experts`` is 0: nothing to replay."""
+
+    def __init__(self, module: Any) -> None:
+        config = module.config
+        changed = [f for f in _LOGIT_FIELDS if getattr(config, f, None) not in (None, 1.0)]
+        if changed:
+            raise ValueError(
+                f"{config.model_type}: {changed} changes logits after lm_head, which is not supported"
+            )
+        if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
+            raise ValueError(f"{config.model_type} has experts; only dense Hugging Face models are supported")
+        self.module: nn.Module = module
+        self.vocab_size = config.vocab_size
+        self.mode: AttentionMode = "dense"
+        self.num_experts = self.num_moe_layers = 0
+
+    @classmethod
+    def load(cls, directory: str | Path) -> HFPolicy:
+        from transformers import AutoModelForCausalLM
+
+        return cls(AutoModelForCausalLM.from_pretrained(str(directory), attn_implementation="sdpa"))
+
+    def packed_logits(
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: CuSeqlens,
+        replay: Replay | None = None,
+        record: Record | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [T, V] (or [N, V] for ``rows``). A dense model has no choices to replay or record."""
+        if replay is not None or (
+            record is not None and (record.want_indexer or record.want_indexer_kl != "off")
+        ):
+            raise ValueError(f"{type(self.module).__name__} is dense: it has no expert or indexer choices")
+        bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
+        if bounds[-1] != len(tokens_T):
+            raise ValueError(f"cu_seqlens ends at {bounds[-1]} but there are {len(tokens_T)} tokens")
+        lengths = [b - a for a, b in pairwise(bounds)]
+        hidden_parts, index_parts = [], []
+        for bucket in length_buckets(lengths):
+            width = max(lengths[i] for i in bucket)
+            index = torch.arange(width, device=tokens_T.device) + torch.tensor(
+                [[bounds[i]] for i in bucket], device=tokens_T.device
+            )
+            real = index < torch.tensor([[bounds[i + 1]] for i in bucket], device=tokens_T.device)
+            batch = tokens_T[index.clamp_max(len(tokens_T) - 1)]
+            hidden = self.module.base_model(input_ids=batch, use_cache=False).last_hidden_state  # type: ignore[operator,union-attr]
+            hidden_parts.append(hidden[real])
+            index_parts.append(index[real])
+        order = torch.cat(index_parts).argsort()
+        hidden = torch.cat(hidden_parts)[order if rows is None else order[rows]]
+        return self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.module.named_parameters()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.module.state_dict().items()}
+
+    def update_router_bias(self, counts: Tensor, gamma: float) -> None:
+        raise ValueError(f"{type(self.module).__name__} is dense: set router_bias_gamma=0")
+
+    def save(self, directory: str | Path) -> None:
+        self.module.save_pretrained(str(directory))  # type: ignore[operator]
+
+
+def length_buckets(lengths: Sequence[int], waste: float = 0.15) -> list[list[int]]:
+    """Indices grouped so that padding each group to its longest member wastes at most ``waste`` of it."""
+    buckets: list[list[int]] = []
+    total = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if buckets and total + lengths[i] >= (1 - waste) * lengths[buckets[-1][0]] * (len(buckets[-1]) + 1):
+            buckets[-1].append(i)
+            total += lengths[i]
+        else:
+            buckets.append([i])
+            total = lengths[i]
+    return buckets

@@ -1,0 +1,419 @@
+"""The rollout engine: real vLLM in this process, stepped by its owner.
+
+``add`` requests, call ``step`` until they are finished, ``update_weights`` between steps. Because nothing
+else steps the engine, the policy version that sampled each token is known exactly. What comes back per
+sampled token is ``log pi_old(o_t | q, o_<t)`` under the SAMPLING distribution (temperature and truncation
+applied), the support when truncated, and the experts of every token whose forward pass ran (prefix-cache
+hits included).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from rl.rollout.vllm_plugin import ARCHITECTURE, BACKEND_VARIABLE, BACKENDS, dsa_backend_here
+from rl.types import ReplayRecord
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One continuation to sample. Temperature 0 is greedy (its log-probs are those of temperature 1)."""
+
+    request_id: str
+    prompt_tokens: list[int]
+    max_tokens: int
+    stop_token_ids: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether sampling drops part of the vocabulary (the support is then recorded)."""
+        return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0)
+
+
+@dataclass
+class Generation:
+    """What was sampled for one request: n tokens after a prompt of m.
+
+    ``logprobs`` [n] natural log under the sampling distribution; ``version_per_token`` [n]; ``version`` of
+    the last token; ``support`` per token the kept ids (int32, ascending), None when nothing is truncated;
+    ``replay`` rows for all m + n tokens, None for models without experts.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+    version: int
+    version_per_token: list[int]
+    support: list[np.ndarray] | None = None
+    replay: ReplayRecord | None = None
+
+
+@dataclass
+class _Running:
+    request: GenerateRequest
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    support: list[np.ndarray] = field(default_factory=list)
+    finish_reason: FinishReason = "abort"
+
+
+@dataclass
+class EngineStats:
+    """Totals since the engine started. ``busy_s`` is time inside ``step``."""
+
+    sampled_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0  # prompt tokens found in the prefix cache
+    finished: int = 0
+    steps: int = 0
+    busy_s: float = 0.0
+    start_s: float = 0.0
+    weight_updates: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Sampled tokens per second of stepping."""
+        return self.sampled_tokens / self.busy_s if self.busy_s else 0.0
+
+
+class Engine:
+    """vLLM, synchronous, owned by one thread.
+
+    Args:
+        model_dir: HF-format directory (config.json + safetensors).
+        max_model_len: prompt + sampled tokens of one request.
+        max_num_seqs: requests that decode together. max_num_batched_tokens: prefill budget of one step.
+        kv_cache_gib: size of the paged cache.
+        seed: of the sampler (vLLM seeds this process's torch, numpy and random generators with it).
+        threads: torch threads of this process, None leaves them; a Ray actor with num_cpus=1 starts with 1.
+        block_size: tokens per cache block, the grain of prefix hits; None: 16 for the torch DSA model, else
+            what vLLM's kernels want.
+        dsa_backend: who runs DeepSeek-V3.2 models: ``torch`` | ``native`` | ``auto`` (native on CUDA).
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        max_model_len: int = 1024,
+        max_num_seqs: int = 64,
+        max_num_batched_tokens: int = 8192,
+        kv_cache_gib: float = 1.0,
+        seed: int = 0,
+        threads: int | None = None,
+        dtype: str = "float32",
+        block_size: int | None = None,
+        dsa_backend: str = "auto",
+    ) -> None:
+        started = time.perf_counter()
+        if dsa_backend not in BACKENDS:
+            raise ValueError(f"dsa_backend={dsa_backend!r}: must be one of {', '.join(BACKENDS)}")
+        if not (Path(model_dir) / "config.json").is_file():
+            raise ValueError(f"model_dir={str(model_dir)!r}: no config.json there; save the policy first")
+        os.environ[BACKEND_VARIABLE] = dsa_backend
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the second runner needs Triton kernels that CPUs lack
+        os.environ.setdefault(
+            "VLLM_LOGGING_LEVEL", "ERROR"
+        )  # vLLM warns about tuning that does not apply here
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        set_num_threads = torch.set_num_threads
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from rl.rollout.vllm_sampler import install_sampler
+        from rl.rollout.vllm_weights import checkpoint_names, keep_weights_plain
+
+        keep_weights_plain()
+        args = EngineArgs(
+            model=str(model_dir),
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=dtype,  # type: ignore[arg-type]
+            seed=seed,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
+            block_size=block_size or _default_block_size(Path(model_dir)),
+            use_tqdm_on_load=False,
+            enable_prefix_caching=True,
+            enforce_eager=True,
+            logprobs_mode="processed_logprobs",
+            max_logprobs=1,
+            disable_log_stats=True,
+        )
+        self._llm = LLMEngine.from_engine_args(args)
+        torch.set_num_threads = set_num_threads  # vLLM's CPU worker replaces it by a warning
+        client: Any = self._llm.engine_core
+        self._core = client.engine_core
+        self._runner = self._core.model_executor.driver_worker.worker.model_runner
+        self._model = self._runner.model
+        self.max_model_len = max_model_len
+        self.vocab_size = self._runner.model_config.get_vocab_size()
+        self.version = 0
+        self._totals = EngineStats()
+        self._running: dict[str, _Running] = {}
+        self._finished_early: list[tuple[str, Generation]] = []
+        self._checkpoint_names = checkpoint_names(model_dir)
+        self._sampler = install_sampler(self._runner)
+        if self.has_experts:
+            self._model.make_experts_table()
+        self._totals.start_s = time.perf_counter() - started
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether generations carry a replay record (our torch DSA model with MoE layers)."""
+        return getattr(getattr(self._model, "dsa", None), "num_moe_layers", 0) > 0
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request. Errors: running id, empty or too long prompt, token outside the vocabulary."""
+        self._check(request)
+        self._submit(
+            request,
+            dict(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                min_p=request.min_p,
+                max_tokens=request.max_tokens,
+                stop_token_ids=list(request.stop_token_ids),
+                logprobs=0,
+            ),
+        )
+
+    def step(self) -> list[tuple[str, Generation]]:
+        """One engine step: a token, or a piece of the prompt, for each request. Returns the finished."""
+        finished, self._finished_early = self._finished_early, []
+        for request_id, _ in self._advance():
+            finished.append((request_id, self._generation(self._running.pop(request_id), request_id)))
+        return finished
+
+    def has_unfinished(self) -> bool:
+        """Whether ``step`` still has something to do or to return."""
+        return bool(self._running) or bool(self._finished_early)
+
+    def abort(self, request_id: str) -> Generation:
+        """Stop a request and return what it has (finish_reason "abort"). Errors: KeyError, unknown id."""
+        state = self._running.pop(request_id)
+        computed = self._core.scheduler.requests[request_id].num_computed_tokens
+        generation = self._generation(state, request_id, computed)
+        self._core.abort_requests([request_id])
+        if state.request.truncated:
+            self._sampler.truncated_requests -= 1
+        return generation
+
+    def update_weights(self, named: Mapping[str, torch.Tensor | np.ndarray], version: int) -> float:
+        """Copy new weights in place, between steps; returns the seconds it took.
+
+        ``named``: the learner's state dict (HF names). Requests in flight go on under the new weights and
+        keep their cache rows; the prefix cache is emptied and salted, so that new requests meet no row of
+        older weights.
+        Errors: missing, unknown or misshapen tensors, by name; nothing is changed then.
+        """
+        started = time.perf_counter()
+        import torch
+
+        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in named.items()}
+        if hasattr(self._model, "copy_weights"):
+            self._model.copy_weights(tensors)
+        else:
+            from rl.rollout.vllm_weights import load_plain_weights
+
+            load_plain_weights(self._model, tensors, self._checkpoint_names)
+        self._core.reset_prefix_cache()
+        self.version = version
+        self._totals.weight_updates += 1
+        return time.perf_counter() - started
+
+    def score(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None]:
+        """Log-probs of tokens[1:] at temperature 1 (float32 [T-1]) and the choices made on the way.
+
+        The record has the indexer's choices too, so that the learner can repeat this very forward pass: the
+        probe after a weight sync compares numerics, not near-ties. Requests in flight advance meanwhile.
+        Errors: fewer than 2 tokens, or T >= max_model_len.
+        """
+        if len(tokens) < 2:
+            raise ValueError(f"score: {len(tokens)} tokens; at least 2 are needed for one log-prob")
+        request_id = f"score-{self._totals.steps}"
+        request = GenerateRequest(request_id, list(tokens), max_tokens=1)
+        self._check(request)
+        log: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if self.has_experts:
+            self._model.indexer_log = log
+        try:
+            self._submit(request, dict(temperature=1.0, max_tokens=1, prompt_logprobs=0, logprobs=0))
+            while request_id in self._running:
+                for done, output in self._advance():
+                    state = self._running.pop(done)
+                    if done != request_id:
+                        self._finished_early.append((done, self._generation(state, done)))
+                        continue
+                    replay = self._replay(request_id, len(tokens), len(tokens))
+                    if replay is not None:
+                        replay.indexer = _lookup(log, self._slots(request_id, len(tokens)))
+                    logprobs = output.new_prompt_logprobs_tensors.logprobs[:, 0].numpy().copy()
+        finally:
+            if self.has_experts:
+                self._model.indexer_log = None
+        return logprobs, replay
+
+    def stats(self) -> EngineStats:
+        """Totals so far (a copy)."""
+        return replace(self._totals)
+
+    def close(self) -> None:
+        """Release vLLM's executor. The engine cannot be used afterwards."""
+        self._llm.engine_core.shutdown()
+
+    def _check(self, request: GenerateRequest) -> None:
+        prompt = request.prompt_tokens
+        if request.request_id in self._running:
+            raise ValueError(
+                f"request_id={request.request_id!r} is already running: give each request its own id"
+            )
+        if not 1 <= len(prompt) < self.max_model_len:
+            raise ValueError(
+                f"prompt_tokens of {request.request_id!r}: {len(prompt)} tokens; must be 1 to "
+                f"{self.max_model_len - 1} (max_model_len leaves room for one sampled token)"
+            )
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            raise ValueError(
+                f"prompt_tokens of {request.request_id!r} span {min(prompt)}..{max(prompt)}; the vocabulary "
+                f"is 0..{self.vocab_size - 1}: tokenizer and policy do not belong together"
+            )
+        if request.max_tokens < 1:
+            raise ValueError(f"max_tokens={request.max_tokens} of {request.request_id!r}: must be at least 1")
+
+    def _submit(self, request: GenerateRequest, params: dict[str, Any]) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine import EngineCoreRequest
+
+        sampling = SamplingParams(
+            **params, detokenize=False, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        core_request = EngineCoreRequest(
+            request_id=request.request_id,
+            prompt_token_ids=list(request.prompt_tokens),
+            mm_features=None,
+            sampling_params=sampling,
+            pooling_params=None,
+            arrival_time=time.time(),
+            lora_request=None,
+            cache_salt=str(self.version),
+            data_parallel_rank=None,
+        )
+        self._core.add_request(*self._core.preprocess_add_request(core_request))
+        self._running[request.request_id] = _Running(request)
+        if request.truncated:
+            self._sampler.truncated_requests += 1
+
+    def _advance(self) -> list[tuple[str, Any]]:
+        """One engine step; (id, vLLM output) of the requests that finished in it."""
+        started = time.perf_counter()
+        outputs, executed = self._core.step_fn()
+        self._core.post_step(model_executed=executed)
+        rows = self._runner.input_batch.req_id_to_index
+        totals, version, finished = self._totals, self.version, []
+        for output in outputs[0].outputs if outputs and 0 in outputs else ():
+            state = self._running.get(output.request_id)
+            if state is None:
+                continue  # aborted
+            if output.prefill_stats is not None:
+                totals.prompt_tokens += output.prefill_stats.num_prompt_tokens
+                totals.cached_prompt_tokens += output.prefill_stats.num_cached_tokens
+            if output.new_token_ids:
+                state.tokens += output.new_token_ids
+                state.logprobs.append(float(output.new_logprobs.logprobs[0, 0]))
+                state.versions.append(version)
+                totals.sampled_tokens += len(output.new_token_ids)
+                if state.request.truncated:
+                    state.support.append(self._sampler.support(rows[output.request_id]))
+            if output.finish_reason is not None:
+                reason = str(output.finish_reason)
+                if reason not in ("stop", "length"):
+                    raise RuntimeError(
+                        f"vLLM ended request {output.request_id!r} with finish_reason={reason!r}"
+                    )
+                state.finish_reason = cast(FinishReason, reason)
+                finished.append((output.request_id, output))
+                totals.finished += 1
+                if state.request.truncated:
+                    self._sampler.truncated_requests -= 1
+        totals.steps += 1
+        totals.busy_s += time.perf_counter() - started
+        return finished
+
+    def _generation(self, state: _Running, request_id: str, computed: int | None = None) -> Generation:
+        total = len(state.request.prompt_tokens) + len(state.tokens)
+        known = min(
+            total - 1, total if computed is None else computed
+        )  # the last sampled token was never an input
+        return Generation(
+            tokens=state.tokens,
+            logprobs=state.logprobs,
+            finish_reason=state.finish_reason,
+            version=state.versions[-1] if state.versions else self.version,
+            version_per_token=state.versions,
+            support=state.support if state.request.truncated else None,
+            replay=self._replay(request_id, total, known),
+        )
+
+    def _slots(self, request_id: str, count: int) -> torch.Tensor:
+        """Cache slots of the first ``count`` tokens of a request that ran in the last step."""
+        import torch
+
+        block_size = self._core.vllm_config.cache_config.block_size
+        blocks = torch.tensor(self._runner.requests[request_id].block_ids[0])
+        positions = torch.arange(count)
+        return blocks[positions // block_size] * block_size + positions % block_size
+
+    def _replay(self, request_id: str, total: int, known: int) -> ReplayRecord | None:
+        """Experts of the first ``known`` of ``total`` tokens; the next step may reuse their blocks."""
+        if not self.has_experts:
+            return None
+        table = self._model.experts_table
+        experts = np.zeros(
+            (total, *table.shape[1:]), dtype=np.uint8 if table.element_size() == 1 else np.int16
+        )
+        if known > 0:
+            experts[:known] = table[self._slots(request_id, known)].numpy()
+        return ReplayRecord(experts=experts, valid=np.arange(total) < known)
+
+
+def _default_block_size(model_dir: Path) -> int | None:
+    """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides."""
+    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures", [])
+    return 16 if ARCHITECTURE in architectures and dsa_backend_here() == "torch" else None
+
+
+def _lookup(log: list[tuple[torch.Tensor, torch.Tensor]], slots: torch.Tensor) -> np.ndarray:
+    """int32 [T, L, k]: indexer choices of T slots out of (slots, choice) steps; the latest wins."""
+    import torch
+
+    where = {slot: i for i, slot in enumerate(torch.cat([s for s, _ in log]).tolist())}
+    rows = torch.tensor([where[slot] for slot in slots.tolist()])
+    return torch.cat([choice for _, choice in log])[rows].to(torch.int32).numpy()

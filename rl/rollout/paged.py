@@ -1,0 +1,256 @@
+"""DSA over vLLM's paged cache: the attention context that the engine gives to the policy's own modules.
+
+One cache row per token and layer holds the MLA latent, the shared rope key and the indexer key
+(``c_s``, ``k^R_s``, ``k^I_s`` in the paper's symbols). ``PagedContext`` writes the rows of the tokens of this
+step at their slots, then answers, for every query t,
+
+    I[t, s] = sum_j w[t, j] ReLU(q^I[t, j] . k^I[s])
+    S_t = TopK_s I[t, s]        u_t = Attn(h_t, {c_s : s in S_t})
+
+with the same selection (and the same tie-break) as the learner.
+
+Memory layout: vLLM allocates one block of floats per layer; we cut it into two planes, indexer keys first,
+latents behind, because the indexer reads every key of a sequence while attention reads only the k selected
+latents.
+
+Queries are answered in buckets: requests with a similar number of new tokens form one padded batch (a
+decode step is one bucket with one query per request), so that a step costs a few kernels per layer whatever
+the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from rl.policy.sparse import NEG_INF, index_scores, mask_to_indices, masked_attention, select_topk
+
+if TYPE_CHECKING:
+    from rl.policy.context import AttentionSpec, MLAQuery, MLARow
+    from rl.policy.replay import IndexerTap
+
+MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills go in pieces
+MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split by request
+
+
+@dataclass
+class Bucket:
+    """R requests with up to Tq new tokens each, padded.
+
+    ``token`` long [R, Tq]: row of the query in the step's flat token list (padding repeats a real one).
+    ``query_pos`` long [R, Tq]: its position in its sequence. ``blocks`` long [R, N]: cache blocks.
+    ``context``: rows the longest member sees.
+    ``causal`` bool [R, Tq, S]: which of the S = N * block_size gathered rows the query may see.
+    ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
+    the bucket is exactly the run of token rows that begins at ``start``.
+    """
+
+    token: torch.Tensor
+    query_pos: torch.Tensor
+    blocks: torch.Tensor
+    causal: torch.Tensor
+    context: int
+    start: int
+    take: torch.Tensor | None = None
+    put: torch.Tensor | None = None
+
+
+def plan_buckets(
+    query_start: list[int], seq_lens: list[int], block_table: torch.Tensor, block_size: int, heads: int
+) -> list[Bucket]:
+    """Groups the queries of one step.
+
+    Args:
+        query_start: [R + 1] first token row of each request.
+        seq_lens: [R] tokens in each request's cache after this step.
+        block_table: int [R, >= blocks in use].
+        heads: the larger of attention and indexer heads (bounds the score tensor).
+    """
+    # by padded width: (request, token row, position, count)
+    pieces: dict[int, list[tuple[int, int, int, int]]] = {}
+    for r, seq_len in enumerate(seq_lens):
+        row, count = query_start[r], query_start[r + 1] - query_start[r]
+        position = seq_len - count
+        while count > 0:
+            n = min(count, MAX_QUERIES)
+            width = 1 if n == 1 else 1 << (n - 1).bit_length()
+            pieces.setdefault(width, []).append((r, row, position, n))
+            row, position, count = row + n, position + n, count - n
+    buckets = []
+    for width in sorted(pieces):
+        members = sorted(pieces[width], key=lambda p: p[2] + p[3]) if width > 1 else pieces[width]
+        while members:
+            size = len(members)
+            while size > 1 and size * width * heads * max(p[2] + p[3] for p in members[:size]) > MAX_SCORES:
+                size = (size + 1) // 2
+            buckets.append(_bucket(members[:size], block_table, block_size))
+            members = members[size:]
+    return buckets
+
+
+def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor, block_size: int) -> Bucket:
+    width = max(n for *_, n in members)
+    context = max(position + n for _, _, position, n in members)
+    blocks_needed = -(-context // block_size)
+    request = torch.tensor([r for r, *_ in members])
+    row = torch.tensor([p[1] for p in members])[:, None]
+    position = torch.tensor([p[2] for p in members])[:, None]
+    count = torch.tensor([p[3] for p in members])[:, None]
+    offset = torch.minimum(torch.arange(width)[None], count - 1)
+    token, query_pos = row + offset, position + offset
+    blocks = block_table[request, :blocks_needed].long()
+    used = -(-(position + count) // block_size)
+    # Entries behind a request's own blocks are left over from other requests: point them at a block
+    # of its own, which the mask hides.
+    blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
+    causal = torch.arange(blocks_needed * block_size)[None, None] <= query_pos[:, :, None]
+    full = torch.arange(width)[None] < count
+    flat = token.flatten()
+    start = int(flat[0])
+    if bool(full.all()) and torch.equal(flat, torch.arange(start, start + len(flat))):
+        return Bucket(token, query_pos, blocks, causal, context, start)
+    take = full.flatten().nonzero().squeeze(1)
+    return Bucket(token, query_pos, blocks, causal, context, start, take, flat[take])
+
+
+class LayerCache:
+    """The two planes of one layer: ``index`` [slots, d_I] and ``latent`` [slots, kv_lora + rope]."""
+
+    def __init__(self, kv_cache: torch.Tensor, index_dim: int) -> None:
+        num_blocks, heads, block_size, width = kv_cache.shape
+        if heads != 1 or not kv_cache.is_contiguous():
+            raise ValueError(
+                f"kv cache has shape {tuple(kv_cache.shape)} and strides {kv_cache.stride()}; "
+                "expected [blocks, 1, block_size, row], contiguous"
+            )
+        slots = num_blocks * block_size
+        flat = kv_cache.view(-1)
+        self.block_size = block_size
+        self.num_slots = slots
+        self.index = flat[: slots * index_dim].view(slots, index_dim)
+        self.latent = flat[slots * index_dim :].view(slots, width - index_dim)
+        self.index_blocks = self.index.view(num_blocks, block_size * index_dim)
+        self.latent_blocks = self.latent.view(num_blocks, block_size * (width - index_dim))
+
+
+class PagedContext:
+    """``AttentionContext`` of one engine step (see ``rl.policy.context``); always sparse.
+
+    Args:
+        positions: long [T]. slots: long [T], where each token's row goes. caches: one per layer.
+    """
+
+    def __init__(
+        self, positions: torch.Tensor, slots: torch.Tensor, buckets: list[Bucket], caches: list[LayerCache]
+    ) -> None:
+        self.positions = positions
+        self.slots = slots
+        self.buckets = buckets
+        self.caches = caches
+
+    def attend(
+        self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None
+    ) -> torch.Tensor:
+        """Latent attention output [T, H, C]. ``tap`` can record the indexer's choice, not force it."""
+        if tap is not None and (
+            tap.forced is not None or tap.record is None or tap.record.want_indexer_kl != "off"
+        ):
+            raise ValueError(
+                "a paged context records indexer choices only: replay and L_I belong to the learner"
+            )
+        cache = self.caches[layer]
+        cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1))
+        cache.index.index_copy_(0, self.slots, kv.index_k)
+        query = torch.cat((q.q_abs, q.q_rope), dim=-1)
+        choice = query.new_full((len(query), spec.topk), -1, dtype=torch.long) if tap is not None else None
+        whole = len(self.buckets) == 1 and self.buckets[0].put is None
+        out = query if whole else torch.empty_like(q.q_abs)
+        for bucket in self.buckets:
+            result, picked = _attend_bucket(bucket, cache, query, q, spec, want_choice=choice is not None)
+            if choice is not None and picked is not None:
+                choice[bucket.token.flatten()] = picked
+            if whole:
+                out = result
+            elif bucket.put is None or bucket.take is None:
+                out[bucket.start : bucket.start + len(result)] = result
+            else:
+                out.index_copy_(0, bucket.put, result.index_select(0, bucket.take))
+        if tap is not None and tap.record is not None and choice is not None:
+            tap.record.indexer_rows.append(choice)
+        return out
+
+
+def _attend_bucket(
+    bucket: Bucket,
+    cache: LayerCache,
+    query: torch.Tensor,
+    q: MLAQuery,
+    spec: AttentionSpec,
+    want_choice: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Latent output [R * Tq, H, C] and, if wanted, chosen positions long [R * Tq, k] (ascending, then -1)."""
+    requests, width = bucket.token.shape
+    heads, dim = query.shape[1:]
+    queries = _rows(query, bucket)
+    if bucket.context > spec.topk:
+        blocks = bucket.blocks.flatten()
+        keys = cache.index_blocks.index_select(0, blocks).view(requests, -1, spec.index_dim)
+        index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
+        index_w = _rows(q.index_w, bucket).view(requests, width, -1)
+        scores = index_scores(index_q, index_w, keys).masked_fill_(~bucket.causal, NEG_INF)
+        if width == 1:
+            return _attend_picked(
+                bucket, cache, queries, topk_indices(scores.squeeze(1), spec.topk), spec, want_choice
+            )
+        chosen = select_topk(scores, spec.topk)
+    else:
+        chosen = bucket.causal
+    rows = cache.latent_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
+    query_rhtd = queries.view(requests, width, heads, dim).transpose(1, 2)
+    out = masked_attention(query_rhtd, rows, chosen, spec.scale, spec.latent_dim)
+    choice = mask_to_indices(chosen.flatten(0, 1), spec.topk) if want_choice else None
+    return out.transpose(1, 2).reshape(requests * width, heads, -1), choice
+
+
+def _attend_picked(
+    bucket: Bucket,
+    cache: LayerCache,
+    queries: torch.Tensor,
+    picked: torch.Tensor,
+    spec: AttentionSpec,
+    want_choice: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One query per request reads only its k rows, whatever the context. ``picked`` long [R, k]."""
+    requests, _, dim = queries.shape
+    slots = bucket.blocks.gather(1, picked // cache.block_size) * cache.block_size + picked % cache.block_size
+    rows = cache.latent.index_select(0, slots.flatten()).view(requests, spec.topk, dim)
+    seen = picked <= bucket.query_pos  # fewer visible rows than k: the surplus picks are masked ones
+    # The heads of one token share their rows, so they are the queries of one fused call.
+    out = masked_attention(
+        queries.unsqueeze(1), rows, seen.unsqueeze(1), spec.scale, spec.latent_dim
+    ).squeeze(1)
+    if not want_choice:
+        return out, None
+    last = torch.iinfo(torch.long).max
+    ordered = picked.masked_fill(~seen, last).sort(dim=-1).values
+    return out, ordered.masked_fill(ordered == last, -1)
+
+
+def topk_indices(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """long [R, k], unordered: the choice of ``select_topk`` in scores [R, S], S >= k.
+
+    Score descending, then position ascending: an integer key holds the score's bits, made monotonic,
+    above the reversed position. Keys are unique, so ``topk`` has no tie to break.
+    """
+    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are the same score
+    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    key = (bits.long() << 32) | torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
+    return key.topk(k, dim=-1, sorted=False).indices
+
+
+def _rows(x: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+    if bucket.put is None:
+        return x[bucket.start : bucket.start + bucket.token.numel()]
+    return x.index_select(0, bucket.token.flatten())

@@ -1,0 +1,338 @@
+"""RolloutPool: the driver's side of the rollout workers. Submits groups, collects them as they finish, keeps
+every engine on the learner's weights, and replaces workers that die or hang.
+
+A group goes to the worker with the fewest episodes left. A replacement starts with the CURRENT weights and
+the groups of the dead worker run again, so no group is ever lost. Every wait has a deadline, and what it
+raises names the groups, tasks and episodes that are still out.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.taskset import Taskset
+from rl.rollout.config import RolloutConfig
+from rl.rollout.engine_thread import EngineDied
+from rl.rollout.rollout import Composer
+from rl.rollout.weights import pack, probe_mismatch
+from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
+from rl.tracking.stall import StallError
+from rl.types import Group, ReplayRecord
+
+if TYPE_CHECKING:
+    import torch
+
+LearnerLogprobs = Callable[[list[int], ReplayRecord | None], np.ndarray]  # float [T-1], of tokens[1:]
+
+
+class WorkerLost(RuntimeError):
+    """A worker could not start, or more of them died than ``rollout.max_restarts`` allows."""
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """``seconds`` to bring the weights to every engine; ``mismatch``: largest log-prob difference found."""
+
+    seconds: float
+    mismatch: float | None = None
+
+
+@dataclass
+class _Slot:
+    """One place for a worker; its actor changes when it has to be replaced."""
+
+    index: int
+    actor: Any
+    episodes: int = 0  # ordered and not back yet
+    last_back: float = 0.0  # when a group came back from it last
+
+
+@dataclass
+class _Order:
+    spec: GroupSpec
+    slot: _Slot
+    actor: Any
+    since: float
+
+
+class RolloutPool:
+    """``config.workers`` rollout workers. Ray must be initialised. Used by one thread.
+
+    Args:
+        model_dir: policy in HF format, from which the engines start.
+        open_renderer: makes the chat renderer; called in every worker (must be picklable).
+        tasksets: by the names that ``GroupSpec.taskset`` uses.
+        composer: the reward.
+        version: policy version of ``model_dir``.
+        tolerance: largest |log-prob difference| a probe may show after a weight sync.
+        num_cpus, num_gpus: what Ray reserves for each worker (the engine's threads are ``config.threads``).
+    Raises:
+        StallError: an engine was not up within ``config.start_s``.
+        WorkerLost: an engine could not start; says why.
+    """
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        model_dir: str | Path,
+        open_renderer: Callable[[], Any],
+        tasksets: Mapping[str, Taskset],
+        composer: Composer,
+        *,
+        version: int = 0,
+        tolerance: float = 1e-4,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+    ) -> None:
+        import ray
+
+        self._ray = ray
+        self.config, self.tolerance = config, tolerance
+        self._tasksets = sorted(tasksets)
+        setup = WorkerSetup(config, str(model_dir), open_renderer, dict(tasksets), composer)
+        self._setup = ray.cloudpickle.dumps(setup)
+        self._python_path = [str(Path(path or ".").resolve()) for path in sys.path]
+        self._actor_class = ray.remote(RolloutWorker).options(
+            num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_concurrency=10_000
+        )
+        self._weights: Any = None  # object reference of the packed weights of ``version``
+        self.version = version
+        self._reference: Reference | None = None
+        self._orders: dict[Any, _Order] = {}
+        self._finished: deque[Group] = deque()
+        self.counts: Counter[str] = Counter()  # workers_restarted, workers_hung, groups_resubmitted
+        self._slots = [_Slot(i, self._spawn(i)) for i in range(config.workers)]
+        try:
+            self._ask_all(
+                "start its engine", lambda actor: actor.ready.remote(), config.start_s, replace=False
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    # -- groups ------------------------------------------------------------------------------
+
+    def submit(self, spec: GroupSpec) -> None:
+        """Order a group from the worker with the fewest episodes left. Returns at once."""
+        if spec.taskset not in self._tasksets:
+            raise ValueError(
+                f"group {spec.id}: taskset {spec.taskset!r} is unknown; the pool has {self._tasksets}"
+            )
+        if spec.size < 1:
+            raise ValueError(f"group {spec.id}: size {spec.size}; must be at least 1")
+        slot = min(self._slots, key=lambda s: s.episodes)
+        slot.episodes += spec.size
+        ref = slot.actor.run_group.remote(spec)
+        self._orders[ref] = _Order(spec, slot, slot.actor, time.monotonic())
+
+    @property
+    def outstanding(self) -> int:
+        """Groups ordered and not collected yet."""
+        return len(self._orders) + len(self._finished)
+
+    def pending(self) -> list[GroupSpec]:
+        """Orders of the groups that are not finished."""
+        return [order.spec for order in self._orders.values()]
+
+    def collect(self, n: int, deadline_s: float) -> list[Group]:
+        """The next ``n`` finished groups, in the order of finishing.
+
+        Raises:
+            StallError: fewer finished within ``deadline_s``; names what is pending. Nothing is lost: finished
+                groups are kept for the next call.
+            WorkerLost: workers keep dying.
+            ValueError: more asked for than ordered.
+        """
+        if n > self.outstanding:
+            raise ValueError(f"collect({n}): only {self.outstanding} groups are out; submit more first")
+        ends = time.monotonic() + deadline_s
+        while len(self._finished) < n:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise StallError(self._pending_report(n), deadline_s)
+            ready, _ = self._ray.wait(list(self._orders), num_returns=1, timeout=min(left, 5.0))
+            for ref in ready:
+                self._receive(ref)
+            self._replace_hung()
+        return [self._finished.popleft() for _ in range(n)]
+
+    # -- weights -----------------------------------------------------------------------------
+
+    def sync(
+        self,
+        named: Mapping[str, torch.Tensor | np.ndarray],
+        version: int,
+        probe_tokens: list[int] | None = None,
+        learner_logprobs: LearnerLogprobs | None = None,
+    ) -> SyncReport:
+        """Bring ``named`` (the learner's state dict) to every engine as policy version ``version``, then
+        compare each engine's log-probs of ``probe_tokens`` with ``learner_logprobs(probe_tokens, choices)``.
+
+        Raises:
+            WeightSyncError: an engine differs from the learner by more than ``tolerance``.
+            StallError: a worker took longer than ``config.sync_s``.
+        """
+        started = time.monotonic()
+        self._weights, self.version, self._reference = self._ray.put(pack(named)), version, None
+        ref = self._weights
+        self._ask_all(
+            f"take the weights of version {version}",
+            lambda actor: actor.update_weights.remote(ref, version),
+            self.config.sync_s,
+        )
+        seconds = time.monotonic() - started
+        if probe_tokens is None or learner_logprobs is None:
+            return SyncReport(seconds)
+        probes = self._ask_all(
+            f"probe version {version}", lambda actor: actor.probe.remote(probe_tokens), self.config.sync_s
+        )
+        worst = 0.0
+        for index, (engine_logprobs, replay, engine_version) in enumerate(probes):
+            expected = np.asarray(learner_logprobs(probe_tokens, replay))
+            where = f"worker {index} (which says it is at version {engine_version})"
+            worst = max(worst, probe_mismatch(where, version, engine_logprobs, expected, self.tolerance))
+            self._reference = Reference(probe_tokens, expected, self.tolerance)
+        return SyncReport(seconds, worst)
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, float]:
+        """Sums over the workers of what ``RolloutWorker.stats`` gives (``start_s``: the slowest), and the
+        pool's own counts. Engine totals start again with a replaced worker."""
+        each = self._ask_all("give its statistics", lambda actor: actor.stats.remote(), self.config.sync_s)
+        total = {key: float(sum(one[key] for one in each)) for key in each[0]}
+        total["start_s"] = max(one["start_s"] for one in each)
+        for name in ("workers_restarted", "workers_hung", "groups_resubmitted"):
+            total[name] = float(self.counts[name])
+        return total
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers (for tests and for looking at them)."""
+        return self._ask_all("give its pid", lambda actor: actor.pid.remote(), self.config.start_s)
+
+    def close(self) -> None:
+        """Release the engines and end the workers; unfinished groups are dropped."""
+        closing = [slot.actor.close.remote() for slot in self._slots]
+        self._ray.wait(closing, num_returns=len(closing), timeout=15.0)
+        for slot in self._slots:
+            self._ray.kill(slot.actor, no_restart=True)
+        self._slots, self._orders = [], {}
+
+    # -- supervision -------------------------------------------------------------------------
+
+    def _spawn(self, index: int) -> Any:
+        return self._actor_class.remote(
+            index, self._python_path, self._setup, self._weights, self.version, self._reference
+        )
+
+    def _receive(self, ref: Any) -> None:
+        order = self._orders.get(ref)
+        if order is None:  # its worker was replaced while this round was handled
+            return
+        try:
+            group = self._ray.get(ref)
+        except Exception as error:
+            if not self._is_loss(error):
+                raise
+            self._replace(order.slot, order.actor, error)
+            return
+        del self._orders[ref]
+        order.slot.episodes -= order.spec.size
+        order.slot.last_back = time.monotonic()
+        self._finished.append(group)
+
+    def _is_loss(self, error: Exception) -> bool:
+        """Whether ``error`` means that the worker is gone (process or engine); else the call was wrong."""
+        if isinstance(error, self._ray.exceptions.RayTaskError):
+            return isinstance(error.cause, EngineDied)
+        return isinstance(error, (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError))
+
+    def _replace(self, slot: _Slot, actor: Any, error: Exception | str) -> None:
+        """A new worker in ``slot`` with the current weights; the groups of ``actor`` are ordered again."""
+        if slot.actor is not actor:
+            return  # replaced already
+        if self.counts["workers_restarted"] >= self.config.max_restarts:
+            raise WorkerLost(
+                f"worker {slot.index} is gone after {self.counts['workers_restarted']} replacements "
+                f"(rollout.max_restarts={self.config.max_restarts}); it had {self._orders_of(slot)}; "
+                f"last reason: {_reason(error)}"
+            ) from (error if isinstance(error, Exception) else None)
+        self.counts["workers_restarted"] += 1
+        self._ray.kill(actor, no_restart=True)
+        lost = [ref for ref, order in self._orders.items() if order.slot is slot]
+        specs = [self._orders.pop(ref).spec for ref in lost]
+        slot.actor, slot.episodes = self._spawn(slot.index), 0
+        for spec in specs:
+            self.counts["groups_resubmitted"] += 1
+            self.submit(spec)
+
+    def _replace_hung(self) -> None:
+        for order in list(self._orders.values()):
+            waited = time.monotonic() - max(order.since, order.slot.last_back)
+            if waited > self.config.group_s and order.slot.actor is order.actor:
+                self.counts["workers_hung"] += 1
+                reason = (
+                    f"nothing came back for {waited:.0f} s (rollout.group_s={self.config.group_s:g}); it has "
+                    f"{self._orders_of(order.slot)}; {self._doing(order.slot)}"
+                )
+                self._replace(order.slot, order.actor, reason)
+
+    def _ask_all(
+        self, what: str, call: Callable[[Any], Any], seconds: float, *, replace: bool = True
+    ) -> list[Any]:
+        """``call`` on every worker, answers by index. A worker found dead is replaced and asked again; it may
+        take ``start_s`` longer then."""
+        asked = [(slot, slot.actor, call(slot.actor)) for slot in self._slots]
+        ends = time.monotonic() + seconds
+        answers = []
+        for slot, actor, ref in asked:
+            while True:
+                try:
+                    answers.append(self._ray.get(ref, timeout=max(ends - time.monotonic(), 0.01)))
+                    break
+                except self._ray.exceptions.GetTimeoutError:
+                    raise StallError(f"worker {slot.index} to {what}; {self._doing(slot)}", seconds) from None
+                except Exception as error:
+                    if not self._is_loss(error):
+                        raise
+                    if not replace:
+                        raise WorkerLost(f"worker {slot.index} could not {what}: {_reason(error)}") from error
+                    self._replace(slot, actor, error)
+                    actor, ref = slot.actor, call(slot.actor)
+                    ends = time.monotonic() + self.config.start_s + seconds
+        return answers
+
+    def _pending_report(self, wanted: int) -> str:
+        now = time.monotonic()
+        out = "; ".join(
+            f"group {o.spec.id} (task {o.spec.task.id}, worker {o.slot.index}, {now - o.since:.0f} s)"
+            for o in sorted(self._orders.values(), key=lambda o: o.since)[:16]
+        )
+        doing = "; ".join(self._doing(slot) for slot in self._slots)
+        have = f"{wanted} rollout groups, {len(self._finished)} are here"
+        return f"{have}, {len(self._orders)} pending: {out}. {doing}"
+
+    def _orders_of(self, slot: _Slot) -> str:
+        specs = [order.spec for order in self._orders.values() if order.slot is slot]
+        return ", ".join(f"group {s.id} (task {s.task.id})" for s in specs[:16]) or "no groups"
+
+    def _doing(self, slot: _Slot) -> str:
+        try:
+            doing = self._ray.get(slot.actor.doing.remote(), timeout=5.0)
+        except Exception as error:  # dead or its event loop is stuck: that is the answer
+            return f"worker {slot.index} does not answer ({type(error).__name__})"
+        episodes = ", ".join(f"{name}: {what}" for name, what in list(doing.items())[:8])
+        return f"worker {slot.index}: {episodes or 'no episode running'}"
+
+
+def _reason(error: Exception | str) -> str:
+    """What the worker said, without Ray's copy of its stack (that one is in the chained exception)."""
+    return str(getattr(error, "cause", None) or error)

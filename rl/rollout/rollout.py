@@ -1,0 +1,230 @@
+"""One episode: the policy and an environment take turns until something ends it.
+
+reset → prompt tokens → generate → parse → step → append → … → score → reward. Tokens stay as the
+engine sampled them (``Session`` only appends). The policy's mistakes are part of the episode: they
+become observations. Failures of the environment are not: such a trajectory carries a
+``failure_kind``, is masked from loss and advantage, and is never scored 0. Everything that went
+wrong is counted in ``Trajectory.counts``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from envs.types import Episode, Message, StepResult, StopReason, Task
+from rewards.part import RewardError
+from rl.rollout.config import RolloutConfig
+from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
+from rl.types import Trajectory
+
+if TYPE_CHECKING:
+    from envs.environment import Environment
+    from rewards.compose import Reward
+    from rl.chat.session import Session
+    from rl.rollout.engine import Generation
+
+Composer = Callable[[Episode, Mapping[str, float]], "Reward"]
+
+
+class Generate(Protocol):
+    """Samples from the policy: at most ``max_tokens`` tokens after ``prompt_tokens``."""
+
+    def __call__(self, prompt_tokens: list[int], max_tokens: int) -> Awaitable[Generation]: ...
+
+
+class EpisodeTimeout(Exception):
+    """The whole episode ran out of ``rollout.episode_s``."""
+
+
+async def rollout(
+    task: Task,
+    open_env: Callable[[Task], Environment],
+    open_session: Callable[[Sequence[Message]], Session],
+    generate: Generate,
+    composer: Composer,
+    config: RolloutConfig,
+    trajectory_id: str,
+    watch: Callable[[str], None] = lambda what: None,
+) -> Trajectory:
+    """Play ``task`` once.
+
+    Args:
+        open_env: makes the environment; called on the environment's own thread, under ``config.reset_s``.
+        open_session: makes the token stream for the prompt that ``reset`` returned.
+        watch: told what the episode begins to wait for, so that a stall can be named.
+        generate: the engine. What it raises is not caught: without an engine there is no episode.
+    Returns:
+        The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``episode_timeout``,
+        ``aborted`` (engine gave the request up), ``reward_error`` or what a reward part masks for.
+    """
+    started = time.monotonic()
+    counts: Counter[str] = Counter()
+    session: Session | None = None
+    stop: StopReason | None = None
+    last: tuple[Message, ...] = ()  # messages of the final step: seen by the scorer, never by the policy
+    turns = sampled_tokens = 0
+    reward: Reward | None = None
+    failure, detail = None, ""
+    env = _Env(trajectory_id, task, config, started, watch)
+    try:
+        session = _checked("reset's prompt", open_session, await env.reset(open_env))
+        while stop is None:
+            if (budget := min(config.max_tokens, session.room())) < 1:
+                stop = StopReason.CONTEXT
+                break
+            sampled = await env.within("generate", generate(session.prompt_tokens(), budget))
+            turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
+            action = session.append_sampled(
+                sampled.tokens,
+                sampled.logprobs,
+                sampled.version_per_token,
+                sampled.replay,
+                support=sampled.support,
+                ended=sampled.finish_reason == "stop",
+            )
+            if sampled.finish_reason == "abort":
+                stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
+            elif sampled.finish_reason == "length":
+                stop = StopReason.MAX_TOKENS if budget == config.max_tokens else StopReason.CONTEXT
+            else:
+                result = await env.step(action)
+                counts.update(result.info.get("counts", {}))
+                if result.terminated or turns >= config.max_turns:
+                    stop = StopReason.ANSWERED if result.terminated else StopReason.MAX_TURNS
+                    last = result.messages
+                else:
+                    _checked("step's messages", session.append_messages, result.messages)
+        if failure is None:
+            counts[stop.value] += stop is not StopReason.ANSWERED
+            messages = (*session.messages, *last)
+            episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts))
+            scores = await env.score(episode)
+            reward = await env.run("reward", config.score_s, composer, episode, scores)
+            failure = reward.masked
+    except EnvError as error:
+        if isinstance(error.cause, RewardError):
+            failure, stop = "reward_error", stop or StopReason.ENV_ERROR
+        else:
+            failure, stop = "env_error", StopReason.ENV_ERROR
+        detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
+    except EnvTimeout as error:
+        failure, stop, detail = "env_timeout", StopReason.ENV_TIMEOUT, str(error)
+    except EpisodeTimeout as error:
+        failure, stop, detail = "episode_timeout", StopReason.ABORTED, str(error)
+    finally:
+        closed = await env.close()
+    counts["env_close_failed"] += not closed
+    if failure is not None:
+        counts[failure] += 1
+    return Trajectory(
+        id=trajectory_id,
+        task_id=task.id,
+        family=task.family,
+        segments=session.segments() if session is not None else [],
+        messages=[m.to_json() for m in (*(session.messages if session is not None else task.prompt), *last)],
+        stop_reason=stop,
+        reward=reward.total if reward is not None else 0.0,
+        reward_parts=dict(reward.parts) if reward is not None else {},
+        failure_kind=failure,
+        failure_detail=detail,
+        turns=turns,
+        counts={name: n for name, n in counts.items() if n},
+        wall_s=time.monotonic() - started,
+    )
+
+
+class _Env:
+    """The environment as the episode loop sees it: typed results, deadlines, one thread."""
+
+    def __init__(
+        self, name: str, task: Task, config: RolloutConfig, started: float, watch: Callable[[str], None]
+    ) -> None:
+        self._runner = EnvRunner(f"{name} ({task.family}, task {task.id})")
+        self._name, self._task, self._config = name, task, config
+        self._watch = watch
+        self._ends = started + config.episode_s
+        self._env: Environment | None = None
+
+    async def reset(self, open_env: Callable[[Task], Environment]) -> tuple[Message, ...]:
+        def open_and_reset() -> Any:
+            self._env = open_env(self._task)
+            self._runner.closer = self._env.close
+            return self._env.reset()
+
+        prompt = await self.run("reset", self._config.reset_s, open_and_reset)
+        return _checked("reset", _messages, prompt)
+
+    async def step(self, action: Message) -> StepResult:
+        assert self._env is not None
+        result = await self.run("step", self._config.step_s, self._env.step, action)
+        return _checked("step", _step_result, result)
+
+    async def score(self, episode: Episode) -> dict[str, float]:
+        assert self._env is not None
+        scores = await self.run("score", self._config.score_s, self._env.score, episode)
+        return _checked("score", _scores, scores)
+
+    async def run(self, what: str, seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+        return await self.within(what, self._runner.run(what, seconds, function, *args))
+
+    async def within(self, what: str, waiting: Awaitable[Any]) -> Any:
+        """``waiting``, but never beyond the end of the episode."""
+        self._watch(f"task {self._task.id}: {what}")
+        try:
+            async with asyncio.timeout(self._ends - time.monotonic()) as timer:
+                return await waiting
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise EpisodeTimeout(
+                f"{self._name}: task {self._task.id} was in {what} when "
+                f"rollout.episode_s={self._config.episode_s:g} ran out"
+            ) from None
+
+    async def close(self) -> bool:
+        """Close the environment; False when it raised or hangs. Never raises."""
+        try:
+            if self._env is not None:
+                await self._runner.run("close", self._config.close_s, self._env.close)
+            return True
+        except (EnvError, EnvTimeout):
+            return False
+        finally:
+            self._runner.stop()
+
+
+def _checked(what: str, function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` on something an environment made: its errors are the environment's."""
+    try:
+        return function(*args)
+    except Exception as cause:
+        raise EnvError(f"{what}: {type(cause).__name__}: {cause}", cause) from cause
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(m, Message) for m in value):
+        raise TypeError(f"expected a tuple of envs.types.Message, got {value!r:.200}")
+    return tuple(value)
+
+
+def _step_result(value: Any) -> StepResult:
+    if not isinstance(value, StepResult):
+        raise TypeError(f"expected envs.types.StepResult, got {value!r:.200}")
+    _messages(value.messages)
+    counts = value.info.get("counts", {})
+    if not isinstance(counts, Mapping) or not all(isinstance(n, int) for n in counts.values()):
+        raise TypeError(f"info['counts'] must map names to integers, got {counts!r:.200}")
+    if not value.terminated and not value.messages:
+        raise ValueError("no messages although the episode goes on: return what the policy sees next")
+    return value
+
+
+def _scores(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected a dict of named scores, got {value!r:.200}")
+    return dict(value)

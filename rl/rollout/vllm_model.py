@@ -1,0 +1,237 @@
+"""vLLM's side of the DSA policy: the policy's own torch modules, driven over vLLM's paged cache.
+
+``DSAForVLLM`` is what vLLM instantiates for ``DeepseekV32ForCausalLM``. All its weights are plain
+parameters of ``rl.policy.model.DSAForCausalLM`` (embedding and head included), so a weight update is
+``param.copy_`` and nothing else. Each layer hands vLLM a cache specification (one row of latent + rope key
++ indexer key per token) and an attention backend whose only work is to turn vLLM's batch description into
+``PagedContext`` buckets.
+
+Experts are kept in a side table indexed by cache slot, so that a prefix-cache hit finds the routes
+of the tokens it did not compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import nn
+from transformers import DeepseekV32Config
+from vllm.config import VllmConfig
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionMetadataBuilder,
+    CommonAttentionMetadata,
+    MultipleOf,
+)
+from vllm.v1.kv_cache_interface import KVCacheLayout, KVCacheSpec, MLAAttentionSpec
+
+from rl.policy.model import DSAForCausalLM
+from rl.policy.replay import Record
+from rl.rollout.paged import Bucket, LayerCache, PagedContext, plan_buckets
+
+
+@dataclass
+class PagedMetadata:
+    """One step: the slots its T tokens go to (long [T]) and the buckets of its queries."""
+
+    slots: torch.Tensor
+    buckets: list[Bucket]
+
+
+class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
+    """vLLM's batch description -> ``PagedMetadata``, once a step for all layers."""
+
+    reorder_batch_threshold: int | None = 1  # decodes first: they are then one contiguous bucket
+
+    def __init__(
+        self,
+        kv_cache_spec: KVCacheSpec,
+        layer_names: list[str],
+        vllm_config: VllmConfig,
+        device: torch.device,
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        config = vllm_config.model_config.hf_config
+        self.heads = max(config.num_attention_heads, config.index_n_heads)
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> PagedMetadata:
+        batch = common_attn_metadata
+        n, tokens = batch.num_reqs, batch.num_actual_tokens
+        buckets = plan_buckets(
+            batch.query_start_loc_cpu[: n + 1].tolist(),
+            batch.seq_lens[:n].tolist(),
+            batch.block_table_tensor[:n],
+            self.kv_cache_spec.block_size,
+            self.heads,
+        )
+        return PagedMetadata(batch.slot_mapping[:tokens].long(), buckets)
+
+
+class PagedBackend(AttentionBackend):
+    """Names the metadata builder to vLLM. There is no attention impl: ``PagedContext`` attends."""
+
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float32, torch.bfloat16, torch.float16]
+
+    @staticmethod
+    def get_name() -> str:
+        return "SPECIALE_DSA"
+
+    @staticmethod
+    def get_impl_cls() -> type:
+        raise NotImplementedError("DSA layers attend through rl.rollout.paged.PagedContext")
+
+    @staticmethod
+    def get_builder_cls() -> type[PagedMetadataBuilder]:
+        return PagedMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
+        return [MultipleOf(1)]
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        return (KVCacheLayout.LBHNC,)
+
+
+class PagedLayer(AttentionLayerBase):
+    """One layer as vLLM's cache manager sees it: a name and a cache row size."""
+
+    def __init__(self, name: str, config: DeepseekV32Config, vllm_config: VllmConfig) -> None:
+        self.index_dim = config.index_head_dim
+        self.row = config.kv_lora_rank + config.qk_rope_head_dim + config.index_head_dim
+        self.cache: LayerCache  # set by bind_kv_cache, before the first step
+        context = vllm_config.compilation_config.static_forward_context
+        if name in context:
+            raise ValueError(f"attention layer {name!r} is registered twice in this vLLM configuration")
+        context[name] = self
+
+    def get_attn_backend(self) -> type[AttentionBackend]:
+        return PagedBackend
+
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec:
+        return MLAAttentionSpec(
+            block_size=vllm_config.cache_config.block_size,
+            num_kv_heads=1,
+            head_size=self.row,
+            dtype=cast(torch.dtype, vllm_config.model_config.dtype),
+        )
+
+    def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:
+        self.kv_cache = kv_cache
+        self.cache = LayerCache(kv_cache, self.index_dim)
+
+
+class DSAForVLLM(nn.Module):
+    """``DSAForCausalLM`` behind vLLM's model interface.
+
+    ``experts_table`` [slots, L_moe, K] uint8 (int16 above 256 experts): experts that the forward pass of
+    the token now at that cache slot chose. ``indexer_log``: set it to a list to collect (slots [T], chosen
+    positions long [T, L, k]) of each following step.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        # vLLM parses this model type with DeepSeek-V3's config class; ours has the indexer's defaults.
+        self.config = DeepseekV32Config.from_pretrained(vllm_config.model_config.model)
+        parallel = vllm_config.parallel_config
+        if parallel.tensor_parallel_size * parallel.pipeline_parallel_size != 1:
+            raise ValueError(
+                f"tensor_parallel_size={parallel.tensor_parallel_size}, "
+                f"pipeline_parallel_size={parallel.pipeline_parallel_size}: the torch DSA backend runs "
+                "on one rank; add rollout workers instead, or use the native backend"
+            )
+        self.dsa = DSAForCausalLM(self.config).requires_grad_(False)
+        self.layers = [
+            PagedLayer(f"model.layers.{i}.self_attn", self.config, vllm_config)
+            for i in range(self.config.num_hidden_layers)
+        ]
+        self.experts_table: torch.Tensor  # set by make_experts_table, before the first step
+        self.indexer_log: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.dsa.model.embed_tokens(input_ids)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Hidden states [T, hidden] of the step's tokens; outside a step (profiling) zeros."""
+        metadata = get_forward_context().attn_metadata
+        if metadata is None:
+            return self.dsa.lm_head.weight.new_zeros(len(input_ids), self.config.hidden_size)
+        step = cast(PagedMetadata, next(iter(cast(dict[str, Any], metadata).values())))
+        tokens = len(step.slots)
+        context = PagedContext(
+            positions[:tokens].long(), step.slots, step.buckets, [x.cache for x in self.layers]
+        )
+        record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.indexer_log is not None)
+        hidden = self.dsa.hidden(input_ids[:tokens].long(), context, record=record)
+        if record.want_experts:
+            self.experts_table[step.slots] = record.experts.to(self.experts_table.dtype)
+        if self.indexer_log is not None:
+            self.indexer_log.append((step.slots.clone(), record.indexer))
+        if tokens < len(input_ids):
+            hidden = torch.cat((hidden, hidden.new_zeros(len(input_ids) - tokens, hidden.shape[1])))
+        return hidden
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dsa.logits(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Checkpoint tensors (experts stacked or one by one) -> parameters; returns their names."""
+        self.copy_weights(stack_experts(weights, self.config.n_routed_experts))
+        return {name for name, _ in self.named_parameters()}
+
+    @torch.no_grad()
+    def copy_weights(self, named: Mapping[str, torch.Tensor]) -> None:
+        """In place, all or nothing by name. Errors: missing, unknown and misshapen tensors, by name."""
+        own = self.dsa.state_dict()
+        tied = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
+        missing, unknown = sorted(own.keys() - named.keys() - tied), sorted(named.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"weights do not fit the policy: missing {missing[:5]} ({len(missing)}), "
+                f"unknown {unknown[:5]} ({len(unknown)}); publish the state dict of the same configuration"
+            )
+        for name, target in own.items():
+            if name in tied and name not in named:
+                continue
+            if named[name].shape != target.shape:
+                raise ValueError(
+                    f"{name}: shape {tuple(named[name].shape)}, the engine has {tuple(target.shape)}"
+                )
+        for name, target in own.items():
+            if name in named:
+                target.copy_(named[name])
+
+    def make_experts_table(self) -> None:
+        """Once the cache is allocated."""
+        dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
+        slots = self.layers[0].cache.num_slots
+        self.experts_table = torch.zeros(
+            slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok, dtype=dtype
+        )
+
+
+def stack_experts(weights: Iterable[tuple[str, torch.Tensor]], experts: int) -> dict[str, torch.Tensor]:
+    """Hub checkpoints hold one matrix per expert; the model holds them stacked (gate above up)."""
+    named = dict(weights)
+    for prefix in sorted({k.split(".0.gate_proj")[0] for k in named if ".experts.0.gate_proj" in k}):
+        parts = {
+            kind: torch.stack([named.pop(f"{prefix}.{e}.{kind}.weight") for e in range(experts)])
+            for kind in ("gate_proj", "up_proj", "down_proj")
+        }
+        named[f"{prefix}.gate_up_proj"] = torch.cat((parts["gate_proj"], parts["up_proj"]), dim=1)
+        named[f"{prefix}.down_proj"] = parts["down_proj"]
+    return named

@@ -1,0 +1,231 @@
+"""RolloutWorker: a Ray actor with one vLLM engine, many episodes at once, weights updated between steps.
+
+All episodes are coroutines of one event loop; the engine runs in its own thread, each environment in its own.
+There is no barrier: whenever an episode ends the next waiting one takes its place, and whatever prompts are
+pending share the next engine step. The engine's numbers of threads are set here on purpose: Ray starts an
+actor of one CPU with one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.taskset import Taskset
+from envs.types import Message, Task
+from rl.rollout.config import RolloutConfig
+from rl.rollout.engine_thread import EngineThread
+from rl.rollout.env_runner import EnvRunner
+from rl.rollout.rollout import Composer, rollout
+from rl.rollout.weights import Packed, probe_mismatch, unpack
+from rl.types import Group, ReplayRecord, Trajectory
+
+if TYPE_CHECKING:
+    from rl.chat.session import Session
+    from rl.rollout.engine import Engine, Generation
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """An order for ``size`` rollouts of one task, admitted at policy version ``version``.
+
+    ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
+    configured one (evaluation).
+    """
+
+    id: int
+    task: Task
+    task_index: int
+    size: int
+    version: int
+    taskset: str = "train"
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker is made from; sent to every new actor (pickled, see ``RolloutWorker``).
+
+    ``open_renderer`` runs in the worker and makes the chat renderer (with its tokenizer).
+    """
+
+    config: RolloutConfig
+    model_dir: str
+    open_renderer: Callable[[], Any]
+    tasksets: Mapping[str, Taskset]
+    composer: Composer
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the learner computes on probe tokens at the current version: log-probs float32 [T-1]."""
+
+    tokens: list[int]
+    logprobs: np.ndarray
+    tolerance: float
+
+
+class RolloutWorker:
+    """See the module. All methods are coroutines; calls may overlap.
+
+    Args:
+        python_path: the driver's ``sys.path``, so that an environment's module is found here as it is there.
+        setup: a pickled ``WorkerSetup``.
+        weights: packed weights of policy version ``version``; None keeps those of ``model_dir``.
+        reference: checked once, right after ``weights`` were applied (a replacement in the middle of a run).
+    """
+
+    def __init__(
+        self,
+        index: int,
+        python_path: Sequence[str],
+        setup: bytes,
+        weights: Packed | None = None,
+        version: int = 0,
+        reference: Reference | None = None,
+    ) -> None:
+        sys.path += [path for path in python_path if path not in sys.path]
+        self.index, self.setup = index, _unpickled(setup)
+        self.config = self.setup.config
+        self._initial: tuple[Packed | None, int, Reference | None] = (weights, version, reference)
+        self._thread: EngineThread | None = None
+        self._renderer = self.setup.open_renderer()
+        self._slots = asyncio.Semaphore(self.config.max_concurrency)
+        self._serial = itertools.count()
+        self._doing: dict[str, tuple[str, float]] = {}  # trajectory id → what it waits for, since when
+        self._episodes_done = 0
+        self._failures = 0
+
+    async def ready(self) -> dict[str, float]:
+        """Return when the engine is up and holds its weights. Raises EngineDied when it cannot start."""
+        return asdict(await self._engine.call(lambda engine: engine.stats()))
+
+    async def run_group(self, spec: GroupSpec) -> Group:
+        """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
+        trajectories = await asyncio.gather(*(self._episode(spec, i) for i in range(spec.size)))
+        return Group(
+            spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, list(trajectories)
+        )
+
+    async def update_weights(self, weights: Packed, version: int) -> float:
+        """Copy the weights in place between two engine steps; seconds it took. Episodes go on."""
+        return await self._engine.call(lambda engine: engine.update_weights(unpack(weights), version))
+
+    async def probe(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None, int]:
+        """The engine's log-probs of tokens[1:], the choices it made, and its policy version."""
+        return await self._engine.call(lambda engine: (*engine.score(tokens), engine.version))
+
+    async def stats(self) -> dict[str, float]:
+        """Engine totals since its start, and what this worker is busy with."""
+        engine = await self._engine.call(lambda engine: engine.stats())
+        return asdict(engine) | {
+            "episodes_done": self._episodes_done,
+            "episodes_failed": self._failures,
+            "episodes_running": len(self._doing),
+            "env_calls_abandoned": EnvRunner.abandoned_alive(),
+        }
+
+    async def doing(self) -> dict[str, str]:
+        """What each running episode waits for, and for how long. Answers even when the engine hangs."""
+        now = time.monotonic()
+        return {name: f"{what} for {now - since:.0f} s" for name, (what, since) in self._doing.items()}
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def close(self) -> None:
+        """Release the engine (vLLM's executor) before the actor is killed."""
+        if self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
+
+    @property
+    def _engine(self) -> EngineThread:
+        if self._thread is None:  # made on first use: Ray's event loop is not running in __init__ yet
+            self._thread = EngineThread(self._open_engine)
+        return self._thread
+
+    def _open_engine(self) -> Engine:
+        from rl.rollout.engine import Engine  # vLLM and torch are imported in the engine's thread
+
+        config = self.config
+        engine = Engine(
+            Path(self.setup.model_dir),
+            max_model_len=config.max_context,
+            max_num_seqs=config.max_concurrency,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            kv_cache_gib=config.kv_cache_gib,
+            seed=config.seed + self.index,
+            threads=config.threads,
+            dtype=config.dtype,
+            dsa_backend=config.dsa_backend,
+        )
+        weights, version, reference = self._initial
+        self._initial = (None, 0, None)
+        if weights is not None:
+            engine.update_weights(unpack(weights), version)
+        if reference is not None:
+            logprobs, _ = engine.score(reference.tokens)
+            where = f"the new worker {self.index}"
+            probe_mismatch(where, version, logprobs, reference.logprobs, reference.tolerance)
+        return engine
+
+    async def _episode(self, spec: GroupSpec, position: int) -> Trajectory:
+        name = f"{spec.taskset}-{spec.id}-{position}"
+        async with self._slots:
+            try:
+                trajectory = await rollout(
+                    spec.task,
+                    self.setup.tasksets[spec.taskset].environment,
+                    self._open_session,
+                    partial(self._generate, spec),
+                    self.setup.composer,
+                    self.config,
+                    name,
+                    watch=lambda what: self._doing.__setitem__(name, (what, time.monotonic())),
+                )
+            finally:
+                self._doing.pop(name, None)
+        self._episodes_done += 1
+        self._failures += trajectory.failure_kind is not None
+        return trajectory
+
+    def _open_session(self, prompt: Sequence[Message]) -> Session:
+        from rl.chat.session import Session
+
+        return Session(
+            self._renderer, prompt, thinking=self.config.thinking, max_context=self.config.max_context
+        )
+
+    async def _generate(self, spec: GroupSpec, prompt_tokens: list[int], max_tokens: int) -> Generation:
+        from rl.rollout.engine import GenerateRequest
+
+        config = self.config
+        return await self._engine.generate(
+            GenerateRequest(
+                request_id=str(next(self._serial)),
+                prompt_tokens=prompt_tokens,
+                max_tokens=max_tokens,
+                stop_token_ids=tuple(self._renderer.stop_token_ids),
+                temperature=config.temperature if spec.temperature is None else spec.temperature,
+                top_p=config.top_p,
+                top_k=config.top_k,
+                min_p=config.min_p,
+            )
+        )
+
+
+def _unpickled(setup: bytes) -> WorkerSetup:
+    loaded = pickle.loads(setup)
+    assert isinstance(loaded, WorkerSetup)
+    return loaded

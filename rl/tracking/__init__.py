@@ -1,0 +1,1 @@
+"""What a run leaves behind: metrics, trajectories, summary, report, and the progress shown meanwhile."""

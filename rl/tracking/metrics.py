@@ -1,0 +1,240 @@
+"""The names of all metrics, what each means, and how rollouts become numbers.
+
+``METRICS`` is the one list: ``python -m rl.tracking.metrics docs/metrics.md`` makes the page from it, and a
+name that is not in it is reported by ``undocumented``. Names are ``group/what``; ``{family}``, ``{part}``
+and the like stand for any one word.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl.types import Group, Trajectory
+
+METRICS: dict[str, str] = {
+    # rewards
+    "reward/mean": "Mean reward of the step's valid trajectories.",
+    "reward/std": "Standard deviation of the reward over valid trajectories.",
+    "reward/family/{family}": "Mean reward of one family.",
+    "reward/part/{part}": "Mean weighted term of one reward part (they sum to reward/mean).",
+    "score/{score}": "Mean raw score from the environments, unweighted; score/outcome is the success rate.",
+    "outcome/family/{family}": "Mean raw outcome score of one family.",
+    # groups
+    "group/count": "Groups trained on in this step.",
+    "group/zero_variance": "Share of groups whose valid rewards are all equal: they give no gradient.",
+    # episodes
+    "episode/count": "Trajectories collected for this step.",
+    "episode/turns": "Assistant turns per episode, mean.",
+    "episode/wall_s": "Seconds per episode, mean.",
+    "episode/wall_s_max": "Seconds of the slowest episode.",
+    "length/sampled_mean": "Sampled tokens per episode, mean.",
+    "length/sampled_p90": "Sampled tokens per episode, 90th percentile.",
+    "length/sampled_max": "Sampled tokens of the longest episode.",
+    "length/context_mean": "All tokens per episode (prompt, sampled, environment), mean.",
+    "length/family/{family}": "Sampled tokens per episode of one family, mean.",
+    "stop/{reason}": "Share of episodes that ended for this StopReason.",
+    "failure/total": "Trajectories masked from training, whatever the reason.",
+    "failure/{kind}": "Trajectories masked for this failure_kind.",
+    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …",
+    # tokens and versions
+    "tokens/sampled": "Tokens the policy sampled in this step.",
+    "tokens/total": "All tokens of the step's trajectories.",
+    "tokens/sampled_total": "Tokens sampled since the run began.",
+    "staleness/mean": "Policy versions between sampling and training, mean over sampled tokens.",
+    "staleness/max": "Largest such distance in the step.",
+    # objective
+    "loss/total": "The loss that was differentiated.",
+    "loss/policy": "Clipped surrogate term.",
+    "loss/kl": "KL term against the reference policy, before its coefficient.",
+    "loss/indexer": "Indexer KL loss L_I of DSA, before its coefficient.",
+    "policy/clip_fraction": "Share of sampled tokens where the clip was active.",
+    "policy/entropy": "Entropy of the policy at sampled positions, nats per token.",
+    "policy/approx_kl": "Estimated KL from the sampling policy to the current one, nats per token.",
+    "policy/ratio_mean": "Importance ratio pi_theta / pi_old, mean.",
+    "policy/ratio_min": "Smallest importance ratio.",
+    "policy/ratio_max": "Largest importance ratio.",
+    "policy/masked_sequences": "Share of sequences taken out by the off-policy sequence mask.",
+    "policy/drift_mean": "Mean over sequences of the sequence's mean log(pi_old / pi_theta), nats.",
+    "policy/drift_p95": "The same, 95th percentile: what a threshold delta of that mask is compared with.",
+    "advantage/mean": "Group advantage, mean over sequences.",
+    "advantage/std": "Group advantage, standard deviation.",
+    "advantage/min": "Smallest group advantage.",
+    "advantage/max": "Largest group advantage.",
+    "advantage/zero_share": "Share of sequences whose advantage is exactly 0.",
+    "mismatch/mean": "|learner log-prob − sampler log-prob| at the same weights, mean over tokens, nats.",
+    "mismatch/p99": "The same, 99th percentile.",
+    "mismatch/max": "The same, maximum.",
+    "mismatch/probe_max": "Largest log-prob difference of the probe after the weight sync, nats.",
+    # optimiser
+    "learner/grad_norm": "Gradient norm before clipping.",
+    "learner/lr": "Learning rate of the step.",
+    "learner/skipped_steps": "Optimiser steps skipped so far because of a NaN or infinite loss or gradient.",
+    "learner/microbatches": "Packed micro-batches of the step.",
+    "learner/tokens": "Trained tokens (all positions) of the step.",
+    "learner/seconds": "Seconds inside the learner's step.",
+    "learner/tokens_per_s": "Trained tokens (all positions of the packed batch) per second.",
+    "learner/packing": "Real tokens divided by allocated tokens in the packed micro-batches.",
+    # supervised stages
+    "sft/loss": "Cross-entropy per target token, nats.",
+    "sft/accuracy": "Share of target tokens that are the arg-max.",
+    "sft/grad_norm": "Gradient norm before clipping.",
+    "sft/lr": "Learning rate of the step.",
+    "sft/tokens": "Input tokens of the step.",
+    "sft/targets": "Target tokens of the step.",
+    "sft/tokens_per_s": "Trained tokens per second.",
+    "sft/skipped": "Steps skipped so far because of a NaN or infinite loss or gradient.",
+    "sft/indexer_kl": "Indexer KL loss L_I of DSA, nats per token and layer.",
+    "sft/eval_loss": "Cross-entropy per target token on held-out examples, nats.",
+    "sft/eval_accuracy": "Share of held-out target tokens that are the arg-max.",
+    "sft/eval_exact": "Share of held-out segments with every target token right.",
+    # rollout engine
+    "rollout/tokens_per_s": "Sampled tokens per second of rollout time, all workers together.",
+    "rollout/prefix_hit_rate": "Share of prompt tokens found in the prefix cache.",
+    "rollout/restarted_workers": "Rollout workers restarted so far.",
+    "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
+    # time
+    "time/step_s": "Seconds of the whole step.",
+    "time/rollout_s": "Seconds waiting for rollouts.",
+    "time/learner_s": "Seconds waiting for the learner's step.",
+    "time/sync_s": "Seconds of the weight sync, probe included.",
+    # evaluation
+    "eval/overall": "avg@k of the raw outcome over all held-out tasks.",
+    "eval/family/{family}": "avg@k of one family.",
+}
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """``{"loss": {"total": 1}}`` → ``{"loss/total": 1.0}``. Values must be numbers (or 0-d arrays).
+
+    Raises:
+        TypeError: a value is no number.
+    """
+    flat: dict[str, float] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, name + "/")
+        else:
+            try:
+                flat[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"metric '{name}' is {value!r}; log numbers only") from error
+    return flat
+
+
+def undocumented(names: Iterable[str]) -> list[str]:
+    """The names that no entry of ``METRICS`` describes."""
+    return sorted(name for name in names if not _PATTERN.fullmatch(name))
+
+
+def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict[str, float]:
+    """Numbers of one step's rollouts, overall and per family.
+
+    Masked trajectories (``failure_kind``) are counted, and left out of every mean of rewards and lengths.
+    ``version`` is the policy version about to be trained; with it staleness is measured, token by token.
+    """
+    every = [t for group in groups for t in group.trajectories]
+    valid = [t for t in every if t.failure_kind is None]
+    out: dict[str, float] = {"group/count": len(groups), "episode/count": len(every)}
+    out["failure/total"] = len(every) - len(valid)
+    for kind, n in Counter(t.failure_kind for t in every if t.failure_kind is not None).items():
+        out[f"failure/{kind}"] = n
+    events: Counter[str] = Counter()
+    for t in every:
+        events.update(t.counts)
+    out |= {f"count/{event}": n for event, n in events.items()}
+    if every:
+        stops = Counter(t.stop_reason.value for t in every)
+        out |= {f"stop/{reason}": n / len(every) for reason, n in stops.items()}
+    out["tokens/sampled"] = sum(t.sampled_tokens for t in every)
+    out["tokens/total"] = sum(t.total_tokens for t in every)
+    if version is not None:
+        out |= _staleness(every, version)
+    if not valid:
+        return out
+
+    rewards = np.array([t.reward for t in valid])
+    sampled = np.array([t.sampled_tokens for t in valid])
+    out["reward/mean"] = float(rewards.mean())
+    out["reward/std"] = float(rewards.std())
+    out["group/zero_variance"] = _zero_variance(groups)
+    out["episode/turns"] = float(np.mean([t.turns for t in valid]))
+    out["episode/wall_s"] = float(np.mean([t.wall_s for t in valid]))
+    out["episode/wall_s_max"] = max(t.wall_s for t in valid)
+    out["length/sampled_mean"] = float(sampled.mean())
+    out["length/sampled_p90"] = float(np.percentile(sampled, 90))
+    out["length/sampled_max"] = float(sampled.max())
+    out["length/context_mean"] = float(np.mean([t.total_tokens for t in valid]))
+    for part, values in _parts(valid).items():
+        name = part if part.startswith("score/") else f"reward/part/{part}"
+        out[name] = float(np.mean(values))
+    for family, members in by_family(valid).items():
+        out[f"reward/family/{family}"] = float(np.mean([t.reward for t in members]))
+        out[f"length/family/{family}"] = float(np.mean([t.sampled_tokens for t in members]))
+        outcomes = [t.reward_parts["score/outcome"] for t in members if "score/outcome" in t.reward_parts]
+        if outcomes:
+            out[f"outcome/family/{family}"] = float(np.mean(outcomes))
+    return out
+
+
+def by_family(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Trajectories by family, families in alphabetical order."""
+    families: dict[str, list[Trajectory]] = defaultdict(list)
+    for t in trajectories:
+        families[t.family].append(t)
+    return dict(sorted(families.items()))
+
+
+def metrics_markdown() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every number of `metrics.jsonl` and of wandb, by name. `{…}` stands for any one name. In",
+        "`metrics.jsonl` the column `stage` says where a row comes from; in wandb the rows of other stages",
+        "than `grpo` have the stage as prefix. Made from `rl/tracking/metrics.py` by",
+        "`python -m rl.tracking.metrics docs/metrics.md`.",
+        "",
+        "| name | what it is |",
+        "| --- | --- |",
+    ]
+    lines += [f"| `{name}` | {text.replace('|', chr(92) + '|')} |" for name, text in METRICS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _pattern() -> re.Pattern[str]:
+    names = [re.sub(r"\\\{\w+\\\}", r"[\\w.@+-]+", re.escape(name)) for name in METRICS]
+    return re.compile("|".join(names))
+
+
+def _parts(trajectories: Iterable[Trajectory]) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for t in trajectories:
+        for part, value in t.reward_parts.items():
+            values[part].append(value)
+    return values
+
+
+def _zero_variance(groups: Sequence[Group]) -> float:
+    rewards = [[t.reward for t in g.trajectories if t.failure_kind is None] for g in groups]
+    return float(np.mean([max(r) == min(r) for r in rewards if r]))
+
+
+def _staleness(trajectories: Iterable[Trajectory], version: int) -> dict[str, float]:
+    ages = [version - s.versions[s.loss_mask] for t in trajectories for s in t.segments]
+    flat = np.concatenate(ages) if ages else np.empty(0)
+    return {"staleness/mean": float(flat.mean()), "staleness/max": float(flat.max())} if flat.size else {}
+
+
+_PATTERN = _pattern()
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(metrics_markdown())

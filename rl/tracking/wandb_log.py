@@ -1,0 +1,144 @@
+"""Weights & Biases: the run's numbers once more, for people who look there. Offline unless asked otherwise.
+
+Scalars go by step under their own names. Trajectories go as one table per logged step under its own key
+(``trajectories/step_000012``): a table logged again under one key is overwritten in the interface.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+from rl.tracking.config import TrackingConfig
+from rl.tracking.rundir import RunDir
+from rl.types import Trajectory
+
+MODES = ("offline", "online", "disabled")
+COLUMNS = (
+    "id",
+    "task_id",
+    "family",
+    "reward",
+    "reward_parts",
+    "stop_reason",
+    "failure_kind",
+    "turns",
+    "sampled_tokens",
+    "version",
+    "transcript",
+)
+
+
+class WandbLog:
+    """One wandb run. With mode ``disabled`` wandb is not imported and every call does nothing.
+
+    Args:
+        config: the tracking group.
+        run_dir: files go to ``runs/<name>/wandb``.
+        resolved: the whole resolved config, as plain values.
+
+    Raises:
+        ValueError: unknown mode.
+    """
+
+    def __init__(self, config: TrackingConfig, run_dir: RunDir, resolved: Mapping[str, Any]) -> None:
+        if config.wandb not in MODES:
+            raise ValueError(f"tracking.wandb={config.wandb!r}: choose one of {', '.join(MODES)}")
+        self._config = config
+        self._run: Any = None
+        if config.wandb == "disabled":
+            return
+        import wandb  # 1 s to import: only when it is used
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=config.project,
+            name=run_dir.name,
+            group=config.group,
+            tags=list(config.tags) or None,
+            mode=cast(Literal["offline", "online"], config.wandb),
+            dir=str(run_dir.path),
+            config=dict(resolved),
+            # Our own trajectories and tables say what ran; a console log or a code copy adds only weight.
+            settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True),
+        )
+        # One x axis for every stage: resume may log a step again, which wandb's own counter refuses.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Scalars of one step. Stages other than grpo carry their name as prefix, since steps restart."""
+        if self._run is None:
+            return
+        prefix = "" if stage == "grpo" else f"{stage}/"
+        self._run.log({"step": step} | {prefix + key: value for key, value in metrics.items()})
+
+    def log_trajectories(self, name: str, step: int, trajectories: Sequence[Trajectory]) -> None:
+        """A table of up to ``table_rows`` trajectories under the key ``trajectories/<name>``, every
+        ``table_every`` steps. The rows are spread over families, best and worst of each first."""
+        every = self._config.table_every
+        if self._run is None or every == 0 or step % every:
+            return
+        rows = [_row(t) for t in spread(trajectories, self._config.table_rows)]
+        table = self._wandb.Table(columns=list(COLUMNS), data=rows)
+        self._run.log({"step": step, f"trajectories/{name}": table})
+
+    def log_summary(self, summary: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.summary.update(json.loads(json.dumps(summary)))
+
+    def finish(self) -> None:
+        """Close the run and flush its files. Safe to call twice."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def spread(trajectories: Iterable[Trajectory], n: int) -> list[Trajectory]:
+    """At most ``n`` trajectories, taking turns between families, and in each between best and worst."""
+    families: dict[str, list[Trajectory]] = {}
+    for t in trajectories:
+        families.setdefault(t.family, []).append(t)
+    queues = []
+    for _, members in sorted(families.items()):
+        ordered = sorted(members, key=lambda t: (-t.reward, t.id))
+        queues.append([ordered.pop(0 if i % 2 == 0 else -1) for i in range(len(ordered))])
+    picked: list[Trajectory] = []
+    for rank in range(max(map(len, queues), default=0)):
+        picked += [queue[rank] for queue in queues if rank < len(queue)]
+    return picked[:n]
+
+
+def transcript(messages: Iterable[Mapping[str, Any]]) -> str:
+    """Messages (``Message.to_json``) as readable text."""
+    blocks: list[str] = []
+    for message in messages:
+        lines = [f"[{message['role']}]"]
+        if message.get("reasoning"):
+            lines.append(f"<think>{message['reasoning']}</think>")
+        if message.get("content"):
+            lines.append(message["content"])
+        for call in message.get("tool_calls", ()):
+            lines.append(f"-> {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})")
+        if message.get("parse_error"):
+            lines.append(f"!! {message['parse_error']}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _row(t: Trajectory) -> list[Any]:
+    versions = [int(s.versions[s.loss_mask].max()) for s in t.segments if s.loss_mask.any()]
+    return [
+        t.id,
+        t.task_id,
+        t.family,
+        t.reward,
+        json.dumps(t.reward_parts),
+        t.stop_reason.value,
+        t.failure_kind or "",
+        t.turns,
+        t.sampled_tokens,
+        max(versions, default=-1),
+        transcript(t.messages),
+    ]

@@ -1,0 +1,146 @@
+"""Chat templates of other models: with tools, without tools, with another markup."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from chat_fixtures import SEARCH
+
+from envs.types import Message, ToolCall
+from rl.chat.hf_template import HFTemplateRenderer, parse_hermes
+from rl.chat.renderer import RenderError
+from rl.chat.session import Session
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# tools in the prompt, Hermes calls, reasoning of the last cycle only: what Qwen's templates do
+HERMES = (
+    "{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}"
+    "<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content and loop.index0 > ns.last %}"
+    "<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OTHER = HERMES.replace("tool_call>", "function>")
+
+PROMPT = (Message("system", "S", tools=(SEARCH,)), Message("user", "Which metal?"))
+CALL = ToolCall("search", {"query": "tin"})
+CALL_TEXT = '<tool_call>\n{"name": "search", "arguments": {"query": "tin"}}\n</tool_call>'
+
+
+@cache
+def chat_renderer(template: str) -> HFTemplateRenderer:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", chat_template=template
+    )
+    return HFTemplateRenderer(tokenizer)
+
+
+def text_of(chat: HFTemplateRenderer, tokens: list[int]) -> str:
+    return chat.tokenizer.decode(tokens)
+
+
+def test_tool_styles_are_found_by_rendering() -> None:
+    assert chat_renderer(CHATML).tool_style == "prompt"
+    assert chat_renderer(HERMES).tool_style == "template"
+    assert chat_renderer(OTHER).tool_style == "unreadable"
+    with pytest.raises(RenderError, match="markup other than"):
+        chat_renderer(OTHER).render(PROMPT, thinking=False)
+    chat_renderer(OTHER).render([Message("user", "hi")], thinking=False)  # without tools it is fine
+
+
+def test_plain_dialogue() -> None:
+    chat = chat_renderer(CHATML)
+    tokens = chat.render([Message("system", "S"), Message("user", "hi")], thinking=False)
+    expected = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert text_of(chat, tokens) == expected
+
+
+@pytest.mark.parametrize("template", [CHATML, HERMES])
+def test_a_tool_cycle_appends(template: str) -> None:
+    chat = chat_renderer(template)
+    session = Session(chat, PROMPT, thinking=False, max_context=10_000)
+    assert '"search"' in text_of(chat, session.prompt_tokens())
+    said = [*chat.tokenizer.encode(CALL_TEXT), *chat.stop_token_ids]
+    message = session.append_sampled(said, [-1.0] * len(said), 0, ended=True)
+    assert message == Message("assistant", tool_calls=(CALL,))
+    before = session.segments()[0].tokens.tolist()
+    session.append_messages([Message("tool", "tin is a metal")])
+    after = session.prompt_tokens()
+    assert after[: len(before)] == before
+    added = text_of(chat, after[len(before) :])
+    assert added.startswith("\n<|im_start|>")  # the newline that the template writes after the stop token
+    assert "tin is a metal" in added
+    assert added.endswith("<|im_start|>assistant\n")
+    if template == HERMES:
+        whole = text_of(chat, chat.render(session.messages, thinking=False))
+        assert text_of(chat, after) == whole
+
+
+def test_reasoning_that_the_template_drops_branches() -> None:
+    chat = chat_renderer(HERMES)
+    session = Session(chat, PROMPT, thinking=True, max_context=10_000)
+    said = [*chat.tokenizer.encode("<think>\nhm\n</think>\n\ntin"), *chat.stop_token_ids]
+    message = session.append_sampled(said, [-1.0] * len(said), 0, ended=True)
+    assert message == Message("assistant", "tin", reasoning="hm")
+    session.append_messages([Message("user", "why?")])
+    assert "hm" not in text_of(chat, session.prompt_tokens())
+    session.append_sampled(said, [-1.0] * len(said), 0, ended=True)
+    assert len(session.segments()) == 2
+
+
+def test_cut_off_inside_the_reasoning() -> None:
+    chat = chat_renderer(HERMES)
+    tokens = chat.tokenizer.encode("<think>\nhm")
+    message = chat.parse(tokens, thinking=True, ended=False)
+    assert message.parse_error is not None
+    assert message.parse_error.startswith(f"the response was cut off after {len(tokens)} tokens")
+    assert text_of(chat, chat.close_tokens(tokens, thinking=True)) == "\n</think>\n\n<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (CALL_TEXT.replace("</tool_call>", ""), "not closed by </tool_call>"),
+        (CALL_TEXT.replace("{", "", 1), "is not JSON"),
+        (CALL_TEXT.replace("name", "nome"), '"name" and "arguments"'),
+        (CALL_TEXT.replace('{"query": "tin"}', "3"), "must be a JSON object"),
+        (CALL_TEXT + " so", "text after </tool_call>: 'so'"),
+        ("so </tool_call>", "without <tool_call>"),
+    ],
+)
+def test_malformed_calls(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_hermes(text)
+
+
+def test_two_calls() -> None:
+    assert parse_hermes(f"I look.\n{CALL_TEXT}\n{CALL_TEXT}") == ("I look.", (CALL, CALL))
+
+
+def test_no_template_is_named() -> None:
+    chat = chat_renderer(CHATML)
+    chat.tokenizer.chat_template, kept = None, chat.tokenizer.chat_template
+    try:
+        with pytest.raises(ValueError, match="no chat template"):
+            HFTemplateRenderer(chat.tokenizer)
+    finally:
+        chat.tokenizer.chat_template = kept

@@ -1,0 +1,192 @@
+"""envs-check finds broken promises, envs-play lets a person act, and the documented example works."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envs import check, play
+from envs.check import check_taskset, parse_settings
+from envs.environment import Environment, tool
+from envs.taskset import Taskset
+from envs.types import Episode, Message, Task, ToolCall
+
+DOC = Path(__file__).parents[2] / "docs" / "environments.md"
+
+
+class Numbers(Environment):
+    @tool
+    def secret(self) -> str:
+        """Tell the number."""
+        return str(self.task.answer)
+
+    def oracle(self, history: Sequence[Message]) -> Message:
+        if history[-1].role == "tool":
+            return Message("assistant", history[-1].content)
+        return Message("assistant", tool_calls=(ToolCall("secret"),))
+
+
+class NumbersTaskset(Taskset):
+    family, env_class = "numbers", Numbers
+
+    def task(self, index: int) -> Task:
+        key, number = self.draw(index, lambda rng: (f"No. {rng.randint(0, 10**6)}", rng.randint(0, 9**9)))
+        return Task(
+            self.task_id(index), self.family, (Message("user", f"{key}?"),), str(number), {"key": key}
+        )
+
+
+def failed(cls: type[Taskset], **settings: Any) -> dict[str, str]:
+    findings = check_taskset(lambda split: cls(split=split), tasks=5)
+    assert len({f.check for f in findings}) == len(findings) == 10
+    return {f.check: f.detail for f in findings if f.status == "FAILED"}
+
+
+def broken(environment: type[Environment] = Numbers, **members: Any) -> type[Taskset]:
+    return type("Broken", (NumbersTaskset,), {"env_class": environment, **members})
+
+
+def test_a_good_taskset_passes() -> None:
+    assert failed(NumbersTaskset) == {}
+
+
+def test_broken_promises_are_found() -> None:
+    class NoOutcome(Numbers):
+        def score(self, episode: Episode) -> dict[str, float]:
+            return {"right": 1.0}
+
+    class NotANumber(Numbers):
+        def score(self, episode: Episode) -> dict[str, float]:
+            return {"outcome": float("nan")}
+
+    class Generous(Numbers):
+        def score(self, episode: Episode) -> dict[str, float]:
+            return {"outcome": 1.0}
+
+    class WrongOracle(Numbers):
+        def oracle(self, history: Sequence[Message]) -> Message:
+            return Message("assistant", "42")
+
+    class RandomTool(Numbers):
+        @tool
+        def secret(self) -> str:
+            """Tell the number, or not."""
+            return str(random.random())
+
+    assert '"outcome" is required' in failed(broken(NoOutcome))["oracle"]
+    assert "must be a finite number" in failed(broken(NotANumber))["oracle"]
+    assert "then giving up" in failed(broken(Generous))["bad behaviour"]
+    assert "outcome 0.0" in failed(broken(WrongOracle))["oracle"]
+    assert "outcome 0.0" in failed(broken(RandomTool))["oracle"]
+
+    def leaking(self: Taskset, index: int) -> Task:
+        return Task(f"{self.split}/{index}", "numbers", (Message("user", f"Is it {index}?"),), "1")
+
+    assert "stand in both splits" in failed(broken(task=leaking))["splits"]
+
+    def random_task(self: Taskset, index: int) -> Task:
+        return Task(f"{index}", "numbers", (Message("user", f"{random.random()}?"),), "1")
+
+    assert "differs" in failed(broken(task=random_task))["determinism"]
+
+    def one_id(self: Taskset, index: int) -> Task:
+        return Task("same", "numbers", (Message("user", f"{self.split} {index}?"),), "1")
+
+    assert "is used 5 times" in failed(broken(task=one_id))["tasks"]
+
+
+def test_slow_and_hanging_environments_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Numbers):
+        def score(self, episode: Episode) -> dict[str, float]:
+            time.sleep(0.1)
+            return super().score(episode)
+
+    def findings() -> dict[str, str]:
+        cls = broken(Slow)
+        found = check_taskset(lambda split: cls(split=split), tasks=1, step_s=0.01)
+        return {f.check: f.detail for f in found if f.status == "FAILED"}
+
+    monkeypatch.setattr(check, "HANGS_AFTER", 1000.0)
+    assert list(findings()) == ["time", "pickle"]  # the class was made in this function: it cannot pickle
+    monkeypatch.setattr(check, "HANGS_AFTER", 2.0)
+    assert "it hangs" in findings()["oracle"]
+
+
+@pytest.mark.parametrize("name", ["search", "agent"])
+def test_families_pass_the_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([name, "tasks=20"]) == 0
+    assert "FAILED" not in capsys.readouterr().out
+
+
+def test_command_says_what_is_wrong_with_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["serch"]) == 2
+    assert "give one of search" in capsys.readouterr().err
+    assert check.main(["search", "two_hop"]) == 2
+    assert "not key=value" in capsys.readouterr().err
+    assert check.main(["search", "two_hop=3"]) == 2
+    assert "two_hop is 3" in capsys.readouterr().err
+    assert parse_settings(["a=1", 'b={"c": 2}', "d=text", "e=x=y"]) == {
+        "a": 1,
+        "b": {"c": 2},
+        "d": "text",
+        "e": "x=y",
+    }
+
+
+def typed(*lines: str) -> Any:
+    waiting: Iterator[str] = iter(lines)
+
+    def read(prompt: str) -> str:
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    return read
+
+
+def test_a_person_solves_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = typed(
+        ":tools", "", 'search {"query": "x"', "search {}", "shout {}", ":oracle", ":oracle", ":oracle"
+    )
+    assert play.main(["search", "two_hop=0", "index=3"], lines) == 0
+    out = capsys.readouterr().out
+    assert "search(query: string)" in out
+    assert "the arguments are not JSON" in out
+    assert 'needs the argument "query"' in out
+    assert 'there is no tool "shout"' in out
+    assert "outcome 1" in out
+    assert "malformed_call 1" in out
+
+
+def test_a_person_answers_wrongly_or_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert play.main(["agent"], typed("Done.")) == 0
+    assert "outcome 0" in capsys.readouterr().out
+    assert play.main(["agent"], typed()) == 1
+    assert play.main(["agent"], typed(":quit")) == 1
+    assert play.main(["nothing"], typed()) == 2
+
+
+def test_the_documented_environment_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snippet = re.search(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)
+    assert snippet is not None
+    lines = [line for line in snippet.group(1).splitlines() if line.strip()]
+    assert len(lines) <= 20
+    (tmp_path / "my_documented_module.py").write_text(snippet.group(1))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert check.main(["my_documented_module.MyTaskset"]) == 0, capsys.readouterr().out
+    assert play.main(["my_documented_module.MyTaskset"], typed(":oracle", ":oracle")) == 0
+    assert "outcome 1" in capsys.readouterr().out
+    module = importlib.import_module("my_documented_module")
+    mix = {"search": 1, "my_documented_module.MyTaskset": 1}
+    assert module.MyTaskset("train").task(0) == module.MyTaskset("train").task(0)
+    assert check.main(["mix", f"families={mix}".replace("'", '"'), "tasks=10"]) == 0

@@ -1,0 +1,43 @@
+"""The learner inside a real Ray actor: step, publish, probe, checkpoint, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from rl.learner.actor import start_learner
+from rl.learner.config import LearnerConfig
+from rl.objective.config import ObjectiveConfig
+from rl.types import Group
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_learner_actor(
+    local_ray: None, policy_config: dict, make_groups: Callable[..., list[Group]], tmp_path: Path
+) -> None:
+    config = LearnerConfig(lr=1e-3, threads=1)
+    actor = start_learner(policy_config, config, ObjectiveConfig(), tmp_path)
+    groups = make_groups()
+    metrics: Any = ray.get(actor.step.remote(groups), timeout=120)
+    assert metrics["mismatch/max"] < 1e-5
+    assert ray.get(actor.version.remote(), timeout=60) == 1
+    weights = ray.get(actor.weights.remote(), timeout=60)
+    assert all(isinstance(value, np.ndarray) for value in weights.values())
+    segment = groups[0].trajectories[0].segments[0]
+    probe = ray.get(actor.probe_logprobs.remote(segment.tokens, segment.replay), timeout=60)
+    assert probe.shape == (len(segment) - 1,)
+    path = ray.get(actor.save_checkpoint.remote(str(tmp_path / "c"), 1, {"note": 7}), timeout=60)
+    assert ray.get(actor.load_checkpoint.remote(str(path)), timeout=60) == {"note": 7, "step": 1}
+    ray.get(actor.save_policy.remote(str(tmp_path / "p")), timeout=60)
+    assert (tmp_path / "p" / "model.safetensors").is_file()

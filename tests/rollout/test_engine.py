@@ -1,0 +1,274 @@
+"""The real vLLM engine against the learner's model: log-probs, experts, supports, versions, updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rl.policy.context import PackedContext
+from rl.policy.model import DSAForCausalLM
+from rl.policy.presets import tiny_dsa
+from rl.policy.replay import Replay
+from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.types import ReplayRecord
+
+VOCAB, STOP = 256, 7
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import DeepseekV32ForCausalLM
+
+    torch.manual_seed(0)
+    config = tiny_dsa(VOCAB, num_hidden_layers=3, index_topk=48, initializer_range=0.1)
+    target = tmp_path_factory.mktemp("dsa")
+    DeepseekV32ForCausalLM(config).save_pretrained(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def engine(model_dir: Path) -> Iterator[Engine]:
+    engine = Engine(
+        model_dir,
+        max_model_len=320,
+        max_num_seqs=16,
+        max_num_batched_tokens=128,
+        kv_cache_gib=0.05,
+        block_size=16,
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def learner(engine: Engine) -> DSAForCausalLM:
+    """The learner's own copy of what the engine serves."""
+    model = DSAForCausalLM(engine._model.config)
+    model.load_state_dict(engine._model.dsa.state_dict())
+    return model.requires_grad_(False)
+
+
+def tokens(n: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(8, VOCAB, n).tolist()
+
+
+def run(engine: Engine) -> dict[str, Generation]:
+    done: dict[str, Generation] = {}
+    while engine.has_unfinished():
+        done.update(engine.step())
+    return done
+
+
+def all_logprobs(model: DSAForCausalLM, ids: list[int], replay: ReplayRecord | None) -> torch.Tensor:
+    """[T-1, V] log-probs of the positions that predict ids[1:], with the engine's choices forced."""
+    forced = None
+    if replay is not None:
+        indexer = None if replay.indexer is None else torch.from_numpy(replay.indexer).long()
+        forced = Replay(torch.from_numpy(replay.experts).long(), torch.from_numpy(replay.valid), indexer)
+    return model(torch.tensor(ids), PackedContext([0, len(ids)]), forced).log_softmax(-1)[:-1]
+
+
+def chosen(logprobs: torch.Tensor, ids: list[int]) -> np.ndarray:
+    return logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
+def test_score_equals_learner_over_chunked_prefill(engine: Engine, learner: DSAForCausalLM) -> None:
+    ids = tokens(300, 1)  # 300 tokens in steps of at most 128, index_topk 48
+    logprobs, replay = engine.score(ids)
+    assert replay is not None
+    assert replay.valid.all()
+    assert replay.indexer is not None
+    assert replay.indexer.shape == (300, 3, 48)
+    assert np.abs(chosen(all_logprobs(learner, ids, replay), ids) - logprobs).max() < 1e-4
+    # positions are real positions: ascending, visible, as many as the query can see
+    assert replay.indexer[10, 0, :12].tolist() == [*range(11), -1]
+    assert all((row[row >= 0] <= t).all() for t, row in enumerate(replay.indexer[:, 1]))
+
+
+def test_sampled_logprobs_experts_and_prefix_hits(engine: Engine, learner: DSAForCausalLM) -> None:
+    before = engine.stats()
+    prompts = {f"p{i}": tokens(100, 20 + i % 2) for i in range(8)}  # two prompts, four samples of each
+    for name, prompt in prompts.items():
+        engine.add(GenerateRequest(name, prompt, max_tokens=30, stop_token_ids=(STOP,)))
+    first = run(engine)
+    assert set(first) == set(prompts)
+    assert engine.stats().cached_prompt_tokens - before.cached_prompt_tokens >= 6 * 96
+    for name, g in first.items():
+        ids = prompts[name] + g.tokens
+        assert g.finish_reason == ("stop" if g.tokens[-1] == STOP else "length")
+        assert g.version == engine.version
+        assert g.replay is not None
+        assert g.replay.valid.tolist() == [True] * (len(ids) - 1) + [False]
+        expected = chosen(all_logprobs(learner, ids, g.replay), ids)[len(prompts[name]) - 1 :]
+        assert np.abs(expected - g.logprobs).max() < 1e-4
+    assert first["p0"].tokens != first["p2"].tokens
+
+    # second turn: the first turn's rows come back out of the prefix cache with the same experts
+    turn = {n: prompts[n] + g.tokens + tokens(9, 99) for n, g in first.items()}
+    for name, prompt in turn.items():
+        engine.add(GenerateRequest(name, prompt, max_tokens=5))
+    for name, g in run(engine).items():
+        old, ids = first[name].replay, turn[name] + g.tokens
+        assert old is not None
+        assert g.replay is not None
+        cached = (len(prompts[name]) + len(first[name].tokens) - 1) // 16 * 16
+        assert np.array_equal(g.replay.experts[:cached], old.experts[:cached])
+        expected = chosen(all_logprobs(learner, ids, g.replay), ids)[len(turn[name]) - 1 :]
+        assert np.abs(expected - g.logprobs).max() < 1e-4
+
+
+def test_truncated_support_renormalises(engine: Engine, learner: DSAForCausalLM) -> None:
+    prompt = tokens(60, 3)
+    knobs = {
+        "k": {"top_k": 5},
+        "p": {"top_p": 0.7},
+        "m": {"min_p": 0.2},
+        "kp": {"top_k": 9, "top_p": 0.9},
+        "all": {},
+    }
+    for name, knob in knobs.items():
+        engine.add(GenerateRequest(name, prompt, 12, temperature=0.8, **knob))  # type: ignore[arg-type]
+    done = run(engine)
+    assert done["all"].support is None
+    for name in ("k", "p", "m", "kp"):
+        g = done[name]
+        assert g.support is not None
+        assert len(g.support) == len(g.tokens)
+        ids = prompt + g.tokens
+        full = (all_logprobs(learner, ids, g.replay)[len(prompt) - 1 :] / 0.8).log_softmax(-1)
+        for row, kept, token, logprob in zip(full, g.support, g.tokens, g.logprobs, strict=True):
+            assert token in kept
+            normaliser = row[torch.from_numpy(kept).long()].logsumexp(0)
+            assert abs(float(row[token] - normaliser) - logprob) < 1e-4
+            if name == "k":
+                assert len(kept) == 5
+            if name == "m":
+                assert torch.equal(
+                    (row.exp() >= 0.2 * row.exp().max()).nonzero()[:, 0], torch.from_numpy(kept).long()
+                )
+
+
+def test_greedy_is_argmax(engine: Engine, learner: DSAForCausalLM) -> None:
+    prompt = tokens(40, 4)
+    engine.add(GenerateRequest("g", prompt, max_tokens=6, temperature=0.0))
+    g = run(engine)["g"]
+    best = all_logprobs(learner, prompt + g.tokens, g.replay)[len(prompt) - 1 :].argmax(-1)
+    assert best.tolist() == g.tokens
+
+
+def test_weight_update_in_flight(engine: Engine, learner: DSAForCausalLM) -> None:
+    ids, old_version = tokens(120, 5), engine.version
+    old, _ = engine.score(ids)
+    engine.add(GenerateRequest("flight", ids, max_tokens=20))
+    for _ in range(8):
+        assert engine.step() == []
+    generator = torch.Generator().manual_seed(1)
+    for parameter in learner.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    learner.moe_layers[0].gate.e_score_correction_bias.fill_(0.5)
+    seconds = engine.update_weights(learner.state_dict(), old_version + 1)
+    assert seconds < 1.0
+    new, replay = engine.score(ids)  # nothing of the old weights' cache may be met here
+    assert np.abs(new - old).max() > 1e-2
+    assert np.abs(chosen(all_logprobs(learner, ids, replay), ids) - new).max() < 1e-4
+    g = run(engine)["flight"]
+    assert sorted(set(g.version_per_token)) == [old_version, old_version + 1]
+    assert g.version_per_token == sorted(g.version_per_token)
+    assert g.version == old_version + 1
+    assert len(g.version_per_token) == len(g.tokens) == len(g.logprobs) == 20
+
+
+def test_update_errors_change_nothing(engine: Engine, learner: DSAForCausalLM) -> None:
+    ids = tokens(30, 6)
+    before, _ = engine.score(ids)
+    state = {k: v * 2 for k, v in learner.state_dict().items()}
+    wrong = dict(state)
+    wrong["model.norm.scale"] = wrong.pop("model.norm.weight")
+    with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\].*unknown \['model.norm.scale'\]"):
+        engine.update_weights(wrong, 99)
+    state["lm_head.weight"] = state["lm_head.weight"][:-1]
+    with pytest.raises(ValueError, match=r"lm_head.weight: shape \(255, 128\), the engine has \(256, 128\)"):
+        engine.update_weights(state, 99)
+    assert engine.version != 99
+    assert np.array_equal(engine.score(ids)[0], before)
+
+
+def test_abort_returns_what_there_is(engine: Engine) -> None:
+    engine.add(GenerateRequest("a", tokens(50, 8), max_tokens=100))
+    engine.add(GenerateRequest("b", tokens(50, 9), max_tokens=3))
+    for _ in range(2):
+        engine.step()
+    assert engine.has_unfinished()
+    g = engine.abort("a")
+    assert g.finish_reason == "abort"
+    assert len(g.tokens) == 2
+    assert g.replay is not None
+    assert g.replay.valid.tolist() == [True] * 51 + [False]
+    assert list(run(engine)) == ["b"]
+    with pytest.raises(KeyError):
+        engine.abort("a")
+
+
+def test_context_end_is_length(engine: Engine) -> None:
+    engine.add(GenerateRequest("edge", tokens(310, 10), max_tokens=50))
+    g = run(engine)["edge"]
+    assert g.finish_reason == "length"
+    assert len(g.tokens) == 10
+
+
+def test_bad_requests_say_what_is_wrong(engine: Engine) -> None:
+    for prompt, message in (
+        ([], "0 tokens"),
+        (tokens(320, 0), "320 tokens"),
+        ([1, VOCAB], "vocabulary is 0..255"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.add(GenerateRequest("x", prompt, max_tokens=1))
+    with pytest.raises(ValueError, match="max_tokens=0"):
+        engine.add(GenerateRequest("x", [1], max_tokens=0))
+    engine.add(GenerateRequest("x", [1, 2], max_tokens=2))
+    with pytest.raises(ValueError, match="already running"):
+        engine.add(GenerateRequest("x", [1, 2], max_tokens=2))
+    run(engine)
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        Engine("/nonexistent")
+
+
+def test_dense_model_update_by_logprobs(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.1,
+        tie_word_embeddings=True,  # embedding and head share a weight that vLLM would pack separately
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    model.save_pretrained(tmp_path)
+    engine = Engine(tmp_path, max_model_len=128, max_num_seqs=4, kv_cache_gib=0.05)
+    ids = tokens(100, 11)
+
+    def mismatch() -> float:
+        reference = model(torch.tensor([ids])).logits[0].log_softmax(-1)[:-1]
+        return float(np.abs(chosen(reference, ids) - engine.score(ids)[0]).max())
+
+    assert mismatch() < 1e-4
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    assert mismatch() > 1e-2
+    engine.update_weights(dict(model.named_parameters()), 1)
+    assert mismatch() < 1e-4
+    assert engine.score(ids)[1] is None
+    partial = {k: v for k, v in model.named_parameters() if "layers.1.mlp.up_proj" not in k}
+    with pytest.raises(ValueError, match=r"missing \['model.layers.1.mlp.up_proj.weight'\]"):
+        engine.update_weights(partial, 2)
+    engine.close()

@@ -1,0 +1,155 @@
+"""The paged context answers like the learner's packed one, however the tokens and blocks come."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl.policy.context import AttentionSpec, MLAQuery, MLARow, PackedContext
+from rl.policy.replay import IndexerTap, Record
+from rl.policy.sparse import select_topk
+from rl.rollout import paged
+from rl.rollout.paged import LayerCache, PagedContext, plan_buckets, topk_indices
+
+SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6)
+HEADS, INDEX_HEADS, BLOCK = 3, 2, 4
+
+
+def random_rows(tokens: int, seed: int) -> tuple[MLAQuery, MLARow]:
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g)
+
+    query = MLAQuery(
+        draw(tokens, HEADS, 8),
+        draw(tokens, HEADS, 4),
+        draw(tokens, INDEX_HEADS, 6),
+        draw(tokens, INDEX_HEADS),
+    )
+    return query, MLARow(draw(tokens, 8), draw(tokens, 4), draw(tokens, 6))
+
+
+def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLARow]:
+    return (
+        MLAQuery(q.q_abs[index], q.q_rope[index], q.index_q[index], q.index_w[index]),
+        MLARow(kv.latent[index], kv.k_rope[index], kv.index_k[index]),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 10_000))
+def test_any_split_into_steps_equals_packed(lengths: list[int], seed: int) -> None:
+    q, kv = random_rows(sum(lengths), seed)
+    bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    record = Record(want_indexer=True)
+    expected = PackedContext(bounds).attend(0, q, kv, SPEC, IndexerTap(None, None, record))
+
+    rng = random.Random(seed)
+    per_request = max(-(-n // BLOCK) for n in lengths)
+    free = list(range(1, 1 + per_request * len(lengths)))
+    rng.shuffle(free)
+    table = torch.tensor([free[i * per_request : (i + 1) * per_request] for i in range(len(lengths))])
+    storage = torch.randn(1 + len(free), 1, BLOCK, SPEC.row_dim)  # garbage, as a used cache holds
+    cache = LayerCache(storage, SPEC.index_dim)
+    done = [0] * len(lengths)
+    actual, choice = torch.zeros_like(expected), torch.zeros(sum(lengths), SPEC.topk, dtype=torch.long)
+    while any(d < n for d, n in zip(done, lengths, strict=True)):
+        order = [i for i, n in enumerate(lengths) if done[i] < n and rng.random() < 0.8]
+        counts = [rng.choice([1, rng.randint(1, lengths[i] - done[i])]) for i in order]
+        if not order:
+            continue
+        flat = torch.cat(
+            [torch.arange(done[i], done[i] + c) + bounds[i] for i, c in zip(order, counts, strict=True)]
+        )
+        positions = torch.cat(
+            [torch.arange(done[i], done[i] + c) for i, c in zip(order, counts, strict=True)]
+        )
+        request = torch.repeat_interleave(torch.tensor(order), torch.tensor(counts))
+        slots = table[request, positions // BLOCK] * BLOCK + positions % BLOCK
+        start = [sum(counts[:j]) for j in range(len(counts) + 1)]
+        seq_lens = [done[i] + c for i, c in zip(order, counts, strict=True)]
+        context = PagedContext(
+            positions, slots, plan_buckets(start, seq_lens, table[order], BLOCK, HEADS), [cache]
+        )
+        step_record = Record(want_indexer=True)
+        actual[flat] = context.attend(0, *rows_of(q, kv, flat), SPEC, IndexerTap(None, None, step_record))
+        choice[flat] = step_record.indexer_rows[0]
+        for i, c in zip(order, counts, strict=True):
+            done[i] += c
+    assert torch.allclose(actual, expected, atol=2e-6)
+    assert torch.equal(choice, record.indexer_rows[0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    scores=st.lists(
+        st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-30, -1e-30, 3e38, -torch.inf]), min_size=3, max_size=30
+    ),
+    k=st.integers(1, 3),
+)
+def test_topk_indices_is_select_topk(scores: list[float], k: int) -> None:
+    row = torch.tensor([scores])
+    visible = int((row > -torch.inf).sum())
+    picked = {i for i in topk_indices(row, k)[0].tolist() if scores[i] > -torch.inf}
+    assert picked == set(select_topk(row, k)[0].nonzero()[:, 0].tolist())
+    assert len(picked) == min(k, visible)
+
+
+def test_ties_go_to_the_earlier_position() -> None:
+    q, kv = random_rows(12, 0)
+    q.index_q.zero_()  # every score is 0: the first topk rows win
+    record = Record(want_indexer=True)
+    cache = LayerCache(torch.zeros(4, 1, BLOCK, SPEC.row_dim), SPEC.index_dim)
+    table = torch.tensor([[3, 1, 2]])
+    positions = torch.arange(12)
+    slots = table[0, positions // BLOCK] * BLOCK + positions % BLOCK
+    buckets = plan_buckets([0, 12], [12], table, BLOCK, HEADS)
+    PagedContext(positions, slots, buckets, [cache]).attend(0, q, kv, SPEC, IndexerTap(None, None, record))
+    assert record.indexer_rows[0][11].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert record.indexer_rows[0][2].tolist() == [0, 1, 2, -1, -1, -1, -1]
+
+
+def test_negative_zero_ties_with_zero_in_a_decode_step() -> None:
+    # relu(0) times a negative weight is -0.0: it must tie with +0.0, in one-token steps as in prefills
+    q, kv = random_rows(12, 0)
+    q.index_q.zero_()
+    q.index_w.copy_(-q.index_w.abs())
+    cache = LayerCache(torch.zeros(4, 1, BLOCK, SPEC.row_dim), SPEC.index_dim)
+    table = torch.tensor([[3, 1, 2]])
+    positions = torch.arange(12)
+    slots = table[0, positions // BLOCK] * BLOCK + positions % BLOCK
+    choices = []
+    for lo, hi in ((0, 11), (11, 12)):
+        record = Record(want_indexer=True)
+        buckets = plan_buckets([0, hi - lo], [hi], table, BLOCK, HEADS)
+        part = torch.arange(lo, hi)
+        PagedContext(positions[lo:hi], slots[lo:hi], buckets, [cache]).attend(
+            0, *rows_of(q, kv, part), SPEC, IndexerTap(None, None, record)
+        )
+        choices.append(record.indexer_rows[0])
+    assert choices[1][0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_long_queries_and_large_buckets_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "MAX_QUERIES", 8)
+    monkeypatch.setattr(paged, "MAX_SCORES", 8 * 3 * 24)  # one request of 24 rows at a time
+    buckets = plan_buckets([0, 20, 40, 41], [20, 24, 9], torch.arange(1, 19).view(3, 6), BLOCK, HEADS)
+    assert all(b.token.shape[1] <= 8 for b in buckets)
+    covered = sorted(t for b in buckets for t in b.token.unique().tolist())
+    assert covered == list(range(41))
+    assert all(b.token.shape[0] * b.token.shape[1] * HEADS * b.context <= paged.MAX_SCORES for b in buckets)
+
+
+def test_recording_only() -> None:
+    with pytest.raises(ValueError, match="records indexer choices only"):
+        PagedContext(torch.zeros(1), torch.zeros(1), [], []).attend(
+            0,
+            *random_rows(1, 0),
+            SPEC,
+            IndexerTap(torch.zeros(1, 7), torch.ones(1, dtype=torch.bool), Record()),
+        )

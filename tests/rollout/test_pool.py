@@ -1,0 +1,200 @@
+"""Real Ray, real vLLM, a tiny random policy: groups, weight sync and probe, a killed worker, deadlines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rollout_doubles
+import torch
+from rollout_doubles import AddTaskset, tokenizer
+
+from envs.types import StopReason
+from rewards.compose import default_composer
+from rl.chat.tokenizer import ChatTokenizer
+from rl.chat.v32 import V32Renderer
+from rl.policy.api import Policy, build_policy
+from rl.rollout.config import RolloutConfig
+from rl.rollout.pool import RolloutPool, WorkerLost
+from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack
+from rl.rollout.worker import GroupSpec
+from rl.tracking.stall import StallError
+from rl.types import ReplayRecord
+
+CONFIG = RolloutConfig(
+    threads=1, max_concurrency=8, max_tokens=24, max_context=512, kv_cache_gib=0.05, max_turns=2
+)
+
+
+def open_renderer(directory: Path) -> V32Renderer:
+    return V32Renderer(ChatTokenizer.load(directory))
+
+
+def spec(number: int, size: int = 2, version: int = 0) -> GroupSpec:
+    return GroupSpec(number, AddTaskset().task(number), number, size, version)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    cfg = {"preset": "tiny_dsa", "vocab_size": tokenizer().vocab_size, "overrides": {"num_hidden_layers": 2}}
+    return build_policy(cfg)
+
+
+@pytest.fixture(scope="module")
+def model_dir(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("policy")
+    policy.save(directory)
+    tokenizer().save(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pool(model_dir: Path) -> Iterator[RolloutPool]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    pool = RolloutPool(
+        CONFIG, model_dir, partial(open_renderer, model_dir), {"train": AddTaskset()}, default_composer()
+    )
+    yield pool
+    pool.close()
+    ray.shutdown()
+
+
+def learner_logprobs(policy: Policy, tokens: list[int], replay: ReplayRecord | None) -> np.ndarray:
+    """Log-probs of tokens[1:] with the engine's choices forced, as the learner computes them."""
+    from rl.policy.replay import Replay
+
+    assert replay is not None
+    experts, valid = replay.experts.copy(), replay.valid.copy()  # what Ray delivers is read-only
+    forced = Replay(
+        torch.from_numpy(experts).long(),
+        torch.from_numpy(valid),
+        None if replay.indexer is None else torch.tensor(replay.indexer).long(),
+    )
+    with torch.no_grad():
+        logits = policy.packed_logits(torch.tensor(tokens), [0, len(tokens)], forced)
+    return logits.log_softmax(-1)[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].numpy()
+
+
+def probe_tokens() -> list[int]:
+    return np.random.default_rng(0).integers(8, tokenizer().vocab_size, 200).tolist()
+
+
+def test_groups_come_back_complete(pool: RolloutPool) -> None:
+    for number in range(5):
+        pool.submit(spec(number, size=3))
+    assert pool.outstanding == 5
+    groups = pool.collect(2, 60) + pool.collect(3, 60)
+    assert pool.outstanding == 0
+    assert sorted(g.id for g in groups) == list(range(5))
+    for group in groups:
+        assert (group.family, group.task_id) == ("add", f"add/train/0/{group.id}")
+        assert len({t.id for t in group.trajectories}) == 3
+        for t in group.trajectories:
+            assert t.failure_kind is None
+            assert t.stop_reason in (StopReason.MAX_TOKENS, StopReason.ANSWERED, StopReason.MAX_TURNS)
+            (segment,) = t.segments
+            assert 1 <= t.sampled_tokens <= 48
+            assert (segment.logprobs[segment.loss_mask] < 0).all()
+            assert set(segment.versions[segment.loss_mask]) == {0}
+            assert segment.replay is not None
+            assert segment.replay.valid[:-1].all()
+    stats = pool.stats()
+    assert stats["episodes_done"] == 15
+    assert stats["sampled_tokens"] == sum(t.sampled_tokens for g in groups for t in g.trajectories)
+
+
+def test_asking_for_more_than_was_ordered(pool: RolloutPool) -> None:
+    with pytest.raises(ValueError, match="only 0 groups are out"):
+        pool.collect(1, 5)
+    with pytest.raises(ValueError, match="taskset 'other' is unknown"):
+        pool.submit(GroupSpec(0, AddTaskset().task(0), 0, 1, 0, taskset="other"))
+
+
+def test_sync_is_proved_by_the_probe(pool: RolloutPool, policy: Policy) -> None:
+    with torch.no_grad():
+        for parameter in policy.module.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    report = pool.sync(policy.weights(), 1, probe_tokens(), partial(learner_logprobs, policy))
+    assert report.mismatch is not None
+    assert report.mismatch < 1e-4
+    pool.submit(spec(7, version=1))
+    (group,) = pool.collect(1, 60)
+    assert {int(v) for t in group.trajectories for s in t.segments for v in s.versions[s.loss_mask]} == {1}
+    # Sampling log-probs are the learner's at the same version, the recorded experts replayed.
+    segment = group.trajectories[0].segments[0]
+    expected = learner_logprobs(policy, segment.tokens.tolist(), segment.replay)
+    mask = segment.loss_mask[1:]
+    assert np.abs(expected - segment.logprobs[1:])[mask].max() < 1e-4
+
+
+def test_an_engine_that_differs_stops_the_run(pool: RolloutPool, policy: Policy) -> None:
+    stale = {name: value.clone() for name, value in policy.weights().items()}
+    stale["lm_head.weight"] += 0.05 * torch.randn_like(stale["lm_head.weight"])
+    with pytest.raises(WeightSyncError, match=r"worker 0 .* to version 2"):
+        pool.sync(stale, 2, probe_tokens(), partial(learner_logprobs, policy))
+    pool.sync(policy.weights(), 3, probe_tokens(), partial(learner_logprobs, policy))
+
+
+def test_a_stall_names_what_is_pending_and_loses_nothing(pool: RolloutPool) -> None:
+    pool.submit(spec(30, size=8))
+    with pytest.raises(StallError, match=r"group 30 \(task add/train/0/30, worker 0, 0 s\)"):
+        pool.collect(1, 0.001)
+    assert [g.id for g in pool.collect(1, 60)] == [30]
+
+
+def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy: Policy) -> None:
+    for number in range(40, 46):
+        pool.submit(spec(number, size=4, version=3))
+    (pid,) = pool.pids()
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    groups = pool.collect(6, 200)
+    assert sorted(g.id for g in groups) == list(range(40, 46))
+    assert all(len(g.trajectories) == 4 for g in groups)
+    assert pool.counts["workers_restarted"] == 1
+    assert pool.counts["groups_resubmitted"] >= 1
+    assert pool.pids() != [pid]
+    after = groups[-1].trajectories[0].segments[0]
+    assert set(after.versions[after.loss_mask]) == {3}
+    expected = learner_logprobs(policy, after.tokens.tolist(), after.replay)
+    assert np.abs(expected - after.logprobs[1:])[after.loss_mask[1:]].max() < 1e-4
+
+
+def test_an_engine_that_cannot_start_says_why(pool: RolloutPool, tmp_path: Path) -> None:
+    with pytest.raises(
+        WorkerLost,
+        match=r"worker 0 could not start its engine: the engine failed: ValueError.*no config.json",
+    ):
+        RolloutPool(CONFIG, tmp_path, rollout_doubles.renderer, {"train": AddTaskset()}, default_composer())
+
+
+def test_weights_travel_bit_by_bit() -> None:
+    named = {
+        "a": torch.randn(3, 4).bfloat16(),
+        "b": torch.randn(5, 2).t(),
+        "c": torch.arange(3),
+        "d": torch.tensor(2.5),
+    }
+    back = unpack(pack(named))
+    for name, value in named.items():
+        assert back[name].dtype is value.dtype
+        assert torch.equal(back[name], value)
+
+
+def test_probe_mismatch_by_hand() -> None:
+    ours, theirs = np.array([-1.0, -2.0, -3.0]), np.array([-1.0, -2.00005, -3.0])
+    assert probe_mismatch("w", 1, ours, theirs, 1e-4) == pytest.approx(5e-5)
+    with pytest.raises(WeightSyncError, match=r"probe token 2 is -2\.000000"):
+        probe_mismatch("w", 1, ours, theirs, 1e-5)
+    with pytest.raises(WeightSyncError, match="probe token 3"):
+        probe_mismatch("w", 1, ours, np.array([-1.0, -2.0, np.nan]), 1e-4)
+    with pytest.raises(WeightSyncError, match="both must cover"):
+        probe_mismatch("w", 1, ours, theirs[:2], 1e-4)

@@ -1,0 +1,170 @@
+"""The episode loop: order of things, stop reasons, deadlines, what the trajectory records."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from rollout_doubles import AddEnv, Script, answer, call, play, renderer, spy, tokenizer
+
+from envs.types import Episode, Message, StepResult, StopReason
+from rl.rollout.config import RolloutConfig
+
+
+def test_a_two_turn_episode():
+    script = Script([call("add", a=3, b=2), answer("5")])
+    t = play([], generate=script)
+    assert (t.stop_reason, t.failure_kind, t.turns, t.counts) == (StopReason.ANSWERED, None, 2, {})
+    assert t.reward == 1.0
+    assert t.reward_parts["outcome"] == 1.0
+    assert (t.id, t.task_id, t.family) == ("t-0-0", "add/train/0/17", "add")
+    assert [m["role"] for m in t.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert t.messages[3]["content"] == "5"
+    (segment,) = t.segments
+    # The stream is what the engine saw: each prompt is a prefix of it, and the sampled spans are untouched.
+    tokens = segment.tokens.tolist()
+    for prompt in script.prompts:
+        assert tokens[: len(prompt)] == prompt
+    sampled = [*tokenizer().encode(call("add", a=3, b=2)), tokenizer().eos_id]
+    start = len(script.prompts[0])
+    assert tokens[start : start + len(sampled)] == sampled
+    assert segment.loss_mask[start : start + len(sampled)].all()
+    assert not segment.loss_mask[:start].any()
+    assert t.sampled_tokens == segment.loss_mask.sum()
+    assert set(segment.versions[segment.loss_mask]) == {3}
+    assert set(segment.versions[~segment.loss_mask]) == {-1}
+    assert tokens == renderer().render([*_messages(t)], thinking=True)
+
+
+def _messages(t):
+    from envs.types import ToolCall
+
+    for raw in t.messages:
+        calls = tuple(ToolCall(**c) for c in raw.pop("tool_calls", []))
+        yield Message(**{**raw, "tools": tuple(raw.get("tools", ())), "tool_calls": calls})
+
+
+def test_wrong_answer_is_reward_zero_and_no_failure():
+    t = play([answer("6")])
+    assert (t.reward, t.failure_kind, t.stop_reason) == (0.0, None, StopReason.ANSWERED)
+
+
+def test_turn_budget():
+    seen: list[Episode] = []
+    t = play([call("add", a=1, b=1)] * 3, spy(seen), max_turns=2)
+    assert (t.stop_reason, t.turns, t.counts) == (StopReason.MAX_TURNS, 2, {"max_turns": 1})
+    assert seen[0].stop_reason is StopReason.MAX_TURNS
+    # The last result is in the view, not in the tokens: no turn is left to read it.
+    assert t.messages[-1] == {"role": "tool", "content": "2"}
+    assert t.segments[0].loss_mask[-1]
+    assert t.failure_kind is None
+
+
+def test_response_cut_off_at_max_tokens():
+    seen: list[Episode] = []
+    t = play([200], spy(seen), max_tokens=20)
+    assert (t.stop_reason, t.turns, t.sampled_tokens) == (StopReason.MAX_TOKENS, 1, 20)
+    assert t.counts == {"max_tokens": 1}
+    assert (t.failure_kind, t.reward) == (None, 0.0)
+    assert seen[0].answer is None
+    assert seen[0].sampled_tokens == 20
+
+
+def test_several_versions_are_kept_per_token():
+    class Changing(Script):
+        async def __call__(self, prompt_tokens, max_tokens):
+            generation = await super().__call__(prompt_tokens, max_tokens)
+            generation.version_per_token[0] = 2
+            return generation
+
+    (segment,) = play([], generate=Changing([answer("5")])).segments
+    assert segment.versions[segment.loss_mask].tolist()[:2] == [2, 3]
+
+
+def test_engine_abort_is_a_masked_sample():
+    class Aborting(Script):
+        async def __call__(self, prompt_tokens, max_tokens):
+            generation = await super().__call__(prompt_tokens, max_tokens)
+            generation.finish_reason = "abort"
+            return generation
+
+    t = play([], generate=Aborting([answer("5")]))
+    assert (t.stop_reason, t.failure_kind, t.counts) == (StopReason.ABORTED, "aborted", {"aborted": 1})
+    assert t.reward_parts == {}
+
+
+def test_an_engine_that_fails_is_not_swallowed():
+    async def dead(prompt_tokens, max_tokens):
+        raise RuntimeError("no engine")
+
+    with pytest.raises(RuntimeError, match="no engine"):
+        play([], generate=dead)
+
+
+def test_episode_deadline_names_what_it_waited_for():
+    async def slow(prompt_tokens, max_tokens):
+        await asyncio.sleep(30)
+
+    t = play([], generate=slow, episode_s=0.3)
+    assert (t.stop_reason, t.failure_kind) == (StopReason.ABORTED, "episode_timeout")
+    assert "was in generate when rollout.episode_s=0.3" in t.failure_detail
+    assert t.counts == {"episode_timeout": 1}
+
+
+def test_async_environments_are_accepted():
+    class AsyncEnv(AddEnv):
+        async def reset(self):
+            await asyncio.sleep(0)
+            return super().reset()
+
+        async def step(self, action):
+            await asyncio.sleep(0)
+            return super().step(action)
+
+        async def score(self, episode):
+            return super().score(episode)
+
+        async def close(self):
+            self.closed = True
+
+    t = play([call("add", a=3, b=2), answer("5")], AsyncEnv)
+    assert (t.reward, t.failure_kind, t.counts) == (1.0, None, {})
+
+
+def test_a_new_user_turn_branches_into_a_second_segment():
+    class TwoQuestions(AddEnv):
+        asked = False
+
+        def step(self, action):
+            if self.asked:
+                return super().step(action)
+            self.asked = True
+            return StepResult((Message("user", "Sure?"),))
+
+    script = Script([answer("6"), answer("5")])
+    t = play([], TwoQuestions, generate=script)
+    assert t.reward == 1.0
+    assert len(t.segments) == 2
+    assert t.segments[1].tokens.tolist()[: len(script.prompts[1])] == script.prompts[1]
+
+
+def test_close_runs_once_and_its_failure_is_counted_not_masked():
+    closed = []
+
+    class Leaky(AddEnv):
+        def close(self):
+            closed.append(1)
+            raise OSError("still busy")
+
+    t = play([answer("5")], Leaky)
+    assert (closed, t.failure_kind, t.reward) == ([1], None, 1.0)
+    assert t.counts == {"env_close_failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("top_p", 0.0), ("max_turns", 0), ("temperature", -1.0), ("step_s", 0), ("min_p", 1.0)],
+)
+def test_config_errors_name_the_field(field: str, value: float):
+    with pytest.raises(ValueError, match=f"rollout.{field}={value!r}"):
+        RolloutConfig(**{field: value})
