@@ -22,9 +22,10 @@ from rl.tracking.config import TrackingConfig
 class PolicyConfig:
     """Which model. Group ``policy``: tiny_dsa, deepseek_v32, hf."""
 
-    preset: str = "tiny_dsa"  # tiny_dsa | deepseek_v32 (our DSA/MLA/MoE model) | hf (any AutoModelForCausalLM)
+    preset: str = "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
     path: str | None = None  # a directory in Hugging Face format; required for preset=hf, optional otherwise
-    overrides: dict[str, Any] = field(default_factory=dict)  # DeepseekV32Config fields changed when built from scratch
+    renderer: str = "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
+    overrides: dict[str, Any] = field(default_factory=dict)  # DeepseekV32Config fields, when built from scratch
 
 
 @dataclass
@@ -103,6 +104,7 @@ class TrainConfig:
     prompts_per_step: int = 8  # groups (tasks) per step
     group_size: int = 8  # rollouts per task; the advantage is relative to their mean
     max_staleness: int = 0  # a group is admitted only if it is at most this many versions old when trained
+    failed_steps: int = 3  # steps in a row without one valid rollout before the run stops and says why
     step_deadline_s: float = 600.0  # a step that waits longer stops the run and says what it waits for
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
@@ -155,6 +157,7 @@ class EvaluateConfig:
     reward: dict[str, Any] = field(default_factory=dict)
     eval: EvalConfig = field(default_factory=EvalConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"
     out: str | None = None  # directory for summary.json and trajectories; null: <run>/eval or <path>/eval
 

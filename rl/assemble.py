@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,17 +28,16 @@ def cluster(config: RayConfig, workers: int) -> Iterator[None]:
     import ray
 
     if config.address is not None:
-        ray.init(address=config.address, logging_level="warning", log_to_driver=False)
+        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         cpus = config.num_cpus or max(os.cpu_count() or 1, workers + 1)
         ray.init(
             num_cpus=cpus,
             include_dashboard=False,
+            _node_ip_address="127.0.0.1",  # nothing of a local run listens beyond this machine
             object_store_memory=config.object_store_mb * 2**20,
-            logging_level="warning",
+            logging_level=logging.ERROR,
             log_to_driver=False,
-            # Actors run this process's module path, so that a plug-in beside the user is found there too.
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_module_path())}},
         )
     try:
         yield
@@ -61,7 +61,9 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
     from envs.taskset import Taskset
 
     if "_target_" not in env:
-        raise ValueError("env has no _target_: choose env=mix|search|code|interpreter|agent, or env._target_=module.Class")
+        raise ValueError(
+            "env has no _target_: choose env=mix|search|code|interpreter|agent, or env._target_=module.Class"
+        )
     try:
         taskset = instantiate(dict(env), split=split, seed=seed, **kwargs)
     except InstantiationException as error:
@@ -91,26 +93,18 @@ def open_renderer(kind: str, directory: str) -> Any:
         from .chat.hf_template import HFTemplateRenderer
 
         return HFTemplateRenderer.load(directory)
-    raise ValueError(f"rollout.renderer={kind!r}: use v32 or hf")
+    raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
 
 
 def open_pool(cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset]) -> RolloutPool:
-    """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has rollout, reward and ray."""
+    """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has policy, rollout, reward and ray."""
     from .rollout.pool import RolloutPool
 
     return RolloutPool(
         cfg.rollout,
         model_dir,
-        partial(open_renderer, cfg.rollout.renderer, str(model_dir)),
+        partial(open_renderer, cfg.policy.renderer, str(model_dir)),
         tasksets,
         open_composer(cfg.reward),
         num_gpus=cfg.ray.worker_gpus,
     )
-
-
-def _module_path() -> list[str]:
-    import sys
-
-    own = str(Path(__file__).resolve().parent.parent)
-    seen = [own, os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return [p for p in dict.fromkeys(seen) if p and (p in sys.path or p == own or p == os.getcwd())]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def hydra_main(config_name: str, run: Callable[[Any], None]) -> None:
+def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     """Compose ``configs/<config_name>.yaml`` with the command line, check it against its schema, call ``run``.
 
     ``run`` receives the typed dataclass. The working directory is put on the module path, so that

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,13 @@ if TYPE_CHECKING:
 
 
 def coldstart(
-    base_dir: Path, config: ColdStartConfig, taskset: Taskset, seed: int, out: Path, report: Report, thinking: bool
+    base_dir: Path,
+    config: ColdStartConfig,
+    taskset: Taskset,
+    seed: int,
+    out: Path,
+    report: Report,
+    thinking: bool,
 ) -> dict[str, Any]:
     """Train the policy of ``base_dir`` on demonstrations; policy, tokenizer and demonstrations go into ``out``.
 
@@ -49,7 +54,7 @@ def coldstart(
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     demos: list[Demo] = []
-    for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed, score=True):
+    for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed):
         demos.append(demo)
         if len(demos) % 32 == 0 or len(demos) == config.demos:
             report("demonstrations", len(demos), config.demos, {})
@@ -78,8 +83,7 @@ def coldstart(
         metrics = trainer.step(examples(next(stream)))
         report("supervised", step + 1, steps, metrics)
     policy.save(out)
-    for name in tokenizer.files:
-        shutil.copy2(base_dir / name, out / name)
+    tokenizer.save(out)
     figures = {
         "demos": len(demos),
         "demo_outcome": demo_outcomes(demos),
@@ -98,7 +102,7 @@ def demo_outcomes(demos: Sequence[Demo]) -> dict[str, float]:
     families = sorted({d.family for d in demos})
     means = {}
     for family in families:
-        scores = [d.outcome for d in demos if d.family == family and d.outcome is not None]
+        scores = [d.outcome for d in demos if d.family == family]
         means[family] = round(sum(scores) / len(scores), 3)
     return means
 

@@ -38,7 +38,13 @@ class Document:
 
 
 def dialogues(
-    taskset: Taskset, demos: int, novice_share: float, drills: int, max_facts: int, seed: int, tick: Tick = lambda n: None
+    taskset: Taskset,
+    demos: int,
+    novice_share: float,
+    drills: int,
+    max_facts: int,
+    seed: int,
+    tick: Tick = lambda n: None,
 ) -> Iterator[tuple[str, bool, tuple[Message, ...]]]:
     """(source, thinking, messages) of every document: ``demos`` demonstrations, then ``drills`` drills."""
     if taskset.split != "train":

@@ -8,87 +8,54 @@ demonstration is what the tool answered.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.environment import Environment
-from envs.types import Episode, Message, StopReason, Task
+from envs.episode import play_episode
+from envs.types import Message
 
 if TYPE_CHECKING:
     from envs.taskset import Taskset
 
     from .chat.v32 import V32Renderer
 
-Actor = Callable[[Environment, Sequence[Message], random.Random], Message]
-
-
-def oracle(env: Environment, history: Sequence[Message], rng: random.Random) -> Message:
-    """The right next message."""
-    return env.oracle(history)
-
-
-def novice(env: Environment, history: Sequence[Message], rng: random.Random) -> Message:
-    """The imperfect demonstrator's next message."""
-    return env.novice(history, rng)
+MAX_TURNS = 8  # of one demonstration
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One demonstrated episode. ``outcome`` is the environment's score of it, None when not scored."""
+    """One demonstrated episode; ``outcome`` is the environment's score of it."""
 
     task_id: str
     family: str
     messages: tuple[Message, ...]
-    outcome: float | None
-
-
-def demonstrate(env: Environment, task: Task, actor: Actor, seed: int, *, score: bool, max_turns: int = 8) -> Demo:
-    """Let ``actor`` act in ``env`` until the episode ends or ``max_turns`` assistant messages were made."""
-    rng = random.Random(f"{task.id}/{seed}")
-    try:
-        history = list(env.reset())
-        stop = StopReason.MAX_TURNS
-        turns = 0
-        while turns < max_turns:
-            action = actor(env, tuple(history), rng)
-            history.append(action)
-            turns += 1
-            result = env.step(action)
-            history.extend(result.messages)
-            if result.terminated:
-                stop = StopReason.ANSWERED
-                break
-        outcome = None
-        if score:
-            outcome = float(env.score(Episode(task, tuple(history), stop, turns))["outcome"])
-        return Demo(task.id, task.family, tuple(history), outcome)
-    finally:
-        env.close()
+    outcome: float
 
 
 def demonstrations(
-    taskset: Taskset,
-    indices: Iterable[int],
-    novice_share: float,
-    seed: int,
-    *,
-    score: bool = False,
-    threads: int = 4,
+    taskset: Taskset, indices: Iterable[int], novice_share: float, seed: int, *, threads: int = 4
 ) -> Iterator[Demo]:
     """Demonstrations of the tasks at ``indices``, in order; deterministic in all arguments.
 
-    Threads overlap the waiting for sandboxed processes; the order of the results does not depend on them.
+    A share ``novice_share`` is by the imperfect demonstrator, the others by the oracle. Threads overlap the
+    waiting for sandboxed processes; the order of the results does not depend on them.
     """
 
     def one(index: int) -> Demo:
         task = taskset.task(index)
-        choose = random.Random(f"demo/{seed}/{index}")
-        actor = novice if choose.random() < novice_share else oracle
-        return demonstrate(taskset.environment(task), task, actor, seed, score=score)
+        env = taskset.environment(task)
+        rng = random.Random(f"demo/{seed}/{task.id}")
+        imperfect = rng.random() < novice_share
+
+        def act(history: Sequence[Message]) -> Message:
+            return env.novice(history, rng) if imperfect else env.oracle(history)
+
+        episode, scores = play_episode(task, env, act, MAX_TURNS)
+        return Demo(task.id, task.family, episode.messages, float(scores["outcome"]))
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(one, indices)

@@ -1,7 +1,7 @@
 """Held-out evaluation: avg@k over n tasks a family, and `rl-eval`, which does it for any policy.
 
-    rl-eval run=demo                     the last policy of a run
-    rl-eval path=assets/tiny_dsa_base env=search eval.n_tasks=16
+rl-eval run=demo                     the last policy of a run
+rl-eval path=assets/tiny_dsa_base env=search eval.n_tasks=16
 """
 
 from __future__ import annotations

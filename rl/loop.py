@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .learner.handle import LearnerHandle
     from .rollout.pool import RolloutPool
-    from .types import Group
+    from .types import Group, Trajectory
 
 OnStep = Callable[[int, dict[str, float], "list[Group]"], None]
 
@@ -62,20 +62,29 @@ class LoopState:
         }
 
 
-def grpo(cfg: TrainConfig, pool: RolloutPool, learner: LearnerHandle, taskset: Taskset, run: RunDir, state: LoopState, on_step: OnStep) -> None:
+def grpo(
+    cfg: TrainConfig,
+    pool: RolloutPool,
+    learner: LearnerHandle,
+    taskset: Taskset,
+    run: RunDir,
+    state: LoopState,
+    on_step: OnStep,
+) -> None:
     """Run GRPO from ``state.step`` to ``cfg.steps``. ``learner`` is the learner actor's handle (``rl.learner.actor``).
 
     Every wait has a deadline. On return ``state`` is at the end and the workers hold the last weights.
     """
     pending: dict[int, int] = {}  # group id → task index, admitted and not yet trained
     redo = list(state.waiting)
+    failed_in_a_row = 0
     state.waiting = []
     while state.step < cfg.steps:
         # admit: a batch trained at step s is at most max_staleness behind when its groups start at s - max_staleness
         ahead = min(1 + cfg.max_staleness, cfg.steps - state.step) * cfg.prompts_per_step
         while len(pending) < ahead:
             index = redo.pop(0) if redo else next_index(taskset)
-            pool.submit(GroupSpec(state.next_group, index, taskset.task(index), cfg.group_size, state.step))
+            pool.submit(GroupSpec(state.next_group, taskset.task(index), index, cfg.group_size, state.step))
             pending[state.next_group] = index
             state.next_group += 1
         started = time.perf_counter()
@@ -84,12 +93,13 @@ def grpo(cfg: TrainConfig, pool: RolloutPool, learner: LearnerHandle, taskset: T
         stats = learner.step(groups)
         trained = time.perf_counter()
         state.step += 1
-        report = learner.sync(pool, state.step)
+        probe = learner.sync(pool, state.step)
         synced = time.perf_counter()
 
         for group in groups:
             del pending[group.id]
         trajectories = [t for g in groups for t in g.trajectories]
+        failed_in_a_row = _count_failed(failed_in_a_row, trajectories, cfg.failed_steps)
         metrics = rollout_metrics(groups, state.step - 1) | stats
         counts, failures = event_counts(trajectories)
         add(state.counts, counts)
@@ -99,23 +109,36 @@ def grpo(cfg: TrainConfig, pool: RolloutPool, learner: LearnerHandle, taskset: T
         state.rollout_s += sampled - started
         state.learner_s += trained - sampled
         state.sync_s += synced - trained
-        state.mismatch_max = max(state.mismatch_max, metrics.get("mismatch/max", 0.0), report.mismatch)
+        state.mismatch_max = max(state.mismatch_max, metrics.get("mismatch/max", 0.0), probe)
         metrics |= {
             "time/rollout_s": sampled - started,
             "time/train_s": trained - sampled,
             "time/sync_s": synced - trained,
             "time/step_s": synced - started,
-            "mismatch/probe_max": report.mismatch,
+            "mismatch/probe_max": probe,
             "tokens/sampled_total": float(state.tokens_sampled),
             "rollout/tokens_per_s": metrics["tokens/sampled"] / max(sampled - started, 1e-9),
         }
-        run.log_trajectories(step_name(state.step), trajectories)
+        run.log_trajectories(step_name(state.step), trajectories, tokens=cfg.tracking.save_tokens)
         run.log_metrics("grpo", state.step, metrics)
         state.taskset = taskset.state_dict()
         state.waiting = list(pending.values())
         if state.step % cfg.checkpoint_every == 0 or state.step == cfg.steps:
             learner.save(run.checkpoints, state.step, vars(state), cfg.keep_checkpoints)
         on_step(state.step, metrics, groups)
+
+
+def _count_failed(so_far: int, trajectories: list[Trajectory], limit: int) -> int:
+    """Steps in a row without a valid rollout; stops the run at ``limit`` of them with the reason."""
+    if any(t.failure_kind is None for t in trajectories):
+        return 0
+    if so_far + 1 >= limit:
+        t = trajectories[-1]
+        raise RuntimeError(
+            f"no valid rollout in {limit} steps (failed_steps={limit}); the last one, of task {t.task_id}, "
+            f"failed with {t.failure_kind}: {t.failure_detail}"
+        )
+    return so_far + 1
 
 
 def next_index(taskset: Taskset) -> int:

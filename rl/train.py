@@ -32,7 +32,15 @@ BASE, COLD, BEFORE, GRPO, AFTER, REPORT = (
 )  # fmt: skip
 # What each cached stage runs; a change in these files makes the stage run again.
 _ENV_CODE = ("envs",)
-_BASE_CODE = ("rl/pretrain.py", "rl/corpus.py", "rl/drills.py", "rl/demos.py", "rl/policy", "rl/learner/sft.py", "rl/chat")
+_BASE_CODE = (
+    "rl/pretrain.py",
+    "rl/corpus.py",
+    "rl/drills.py",
+    "rl/demos.py",
+    "rl/policy",
+    "rl/learner/sft.py",
+    "rl/chat",
+)
 _COLD_CODE = ("rl/coldstart.py", "rl/demos.py", "rl/policy", "rl/learner/sft.py", "rl/chat", "rl/corpus.py")
 _EVAL_CODE = ("rl/evaluate.py", "rl/rollout", "rl/policy", "rl/chat", "rewards")
 
@@ -112,7 +120,7 @@ def base_stage(cfg: TrainConfig, progress: Progress) -> StageResult:
     """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
     from .assemble import open_taskset
     from .pretrain import pretrain
-    from .stages import StageResult, run_stage, source_hash, tree_hash
+    from .stages import StageResult, source_hash, tree_hash
 
     if cfg.policy.path is not None:
         progress.reused(BASE, cfg.policy.path)
@@ -127,7 +135,12 @@ def base_stage(cfg: TrainConfig, progress: Progress) -> StageResult:
         "code": source_hash(*_BASE_CODE, *_ENV_CODE),
     }  # fmt: skip
     return _cached(
-        BASE, "base", inputs, cfg, progress, lambda out, report: pretrain(cfg.policy, cfg.base, taskset, out, report)
+        BASE,
+        "base",
+        inputs,
+        cfg,
+        progress,
+        lambda out, report: pretrain(cfg.policy, cfg.base, taskset, out, report),
     )
 
 
@@ -149,7 +162,9 @@ def coldstart_stage(cfg: TrainConfig, base: StageResult, taskset: Taskset, progr
     )  # fmt: skip
 
 
-def _cached(title: str, name: str, inputs: dict[str, Any], cfg: TrainConfig, progress: Progress, produce: Any) -> StageResult:
+def _cached(
+    title: str, name: str, inputs: dict[str, Any], cfg: TrainConfig, progress: Progress, produce: Any
+) -> StageResult:
     """Run a training stage through the cache with its progress shown."""
     from .stages import StageResult, run_stage, stage_key
 
@@ -186,7 +201,9 @@ def _with_workers(
     learner = LearnerHandle(cfg, start.path, rundir.path)
     try:
         learner.sync(pool, 0)
-        summary["eval_before"] = _evaluation(BEFORE, cfg, start.key, pool, tasksets, rundir, progress, wandb_log, cache=True)
+        summary["eval_before"] = _evaluation(
+            BEFORE, cfg, start.key, pool, tasksets, rundir, progress, wandb_log, cache=True
+        )
         rundir.write_summary(summary)
         state = LoopState()
         checkpoint = latest_checkpoint(rundir.checkpoints)
@@ -197,7 +214,9 @@ def _with_workers(
         with progress.stage(GRPO, total=cfg.steps) as stage:
 
             def on_step(step: int, metrics: dict[str, float], groups: list[Group]) -> None:
-                families = {k.removeprefix("outcome/family/"): v for k, v in metrics.items() if k.startswith("outcome/family/")}
+                families = {
+                    k.removeprefix("outcome/family/"): v for k, v in metrics.items() if k.startswith("outcome/family/")
+                }
                 stage.update(
                     step,
                     reward=metrics.get("reward/mean"),
@@ -254,7 +273,9 @@ def _evaluation(
     return result
 
 
-def _run_evaluation(cfg: TrainConfig, pool: RolloutPool, tasksets: dict[str, Taskset], stage: Stage) -> list[Trajectory]:
+def _run_evaluation(
+    cfg: TrainConfig, pool: RolloutPool, tasksets: dict[str, Taskset], stage: Stage
+) -> list[Trajectory]:
     from .evaluate import HELDOUT, evaluate
     from .tracking.metrics import by_family
 

@@ -42,7 +42,7 @@ class Segment:
     logprobs: np.ndarray
     versions: np.ndarray
     replay: ReplayRecord | None = None
-    support: list[np.ndarray | None] | None = None  # kept token ids per sampled token when truncated
+    support: list[np.ndarray | None] | None = None  # [T] kept token ids, None where nothing was cut
 
     def __len__(self) -> int:
         return len(self.tokens)

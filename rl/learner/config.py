@@ -27,8 +27,8 @@ class LearnerConfig:
     train_indexer: str = "frozen"
     # Coefficient of that KL loss (mean over tokens and layers).
     indexer_kl_coef: float = 1.0
-    # False: trajectories whose advantage is exactly 0 are run too. Same gradient, slower; their tokens are then
-    # part of the diagnostics.
+    # False: trajectories whose advantage is exactly 0 are run too: the same gradient, slower, but all tokens
+    # count in the diagnostics.
     skip_zero_advantage: bool = True
     # Torch threads of the learner's process; 0 = all its cores. (Ray sets OMP_NUM_THREADS=1: it must be set.)
     threads: int = 0

@@ -14,7 +14,7 @@ from rl.types import Group, ReplayRecord
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
-    from rl.rollout.pool import RolloutPool, SyncReport
+    from rl.rollout.pool import RolloutPool
 
 
 class LearnerHandle:
@@ -38,10 +38,15 @@ class LearnerHandle:
         """``Learner.step`` in the actor."""
         return self._get("the learner's step", self._actor.step.remote(list(groups)))
 
-    def sync(self, pool: RolloutPool, version: int) -> SyncReport:
-        """Publish the weights to every engine as ``version`` and compare log-probs on the probe."""
+    def sync(self, pool: RolloutPool, version: int) -> float:
+        """Publish the weights to every engine as ``version``; returns the largest log-prob difference on the probe.
+
+        Raises WeightSyncError when an engine does not compute what the learner computes.
+        """
         weights = self._get("the learner's weights", self._actor.weights.remote())
-        return pool.sync(weights, version, self._probe_tokens, self.probe)
+        mismatch = pool.sync(weights, version, self._probe_tokens, self.probe).mismatch
+        assert mismatch is not None  # a probe was given
+        return mismatch
 
     def probe(self, tokens: list[int], replay: ReplayRecord | None) -> np.ndarray:
         """The learner's log-probs of ``tokens[1:]``."""

@@ -24,7 +24,8 @@ class PackItem:
 
     ``tokens`` int [T]; ``loss_mask`` bool [T], True where the token is a target (never at 0: nothing
     predicts it). The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
-    one target token; ``advantage`` the one of its trajectory. ``support``: kept ids per target, or None.
+    one target token; ``advantage`` the one of its trajectory. ``support`` [T]: token ids the sampler kept at
+    that position, None where it kept all.
     """
 
     tokens: np.ndarray
@@ -39,7 +40,7 @@ class PackItem:
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
-        for field in ("loss_mask", "logprobs", "versions"):
+        for field in ("loss_mask", "logprobs", "versions", "support"):
             value = getattr(self, field)
             if value is not None and len(value) != length:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {length} tokens")
@@ -47,11 +48,6 @@ class PackItem:
             raise ValueError(
                 f"{self.name}: loss_mask[0] is True, but nothing predicts the first token; "
                 "start the segment with its prompt (at least BOS)"
-            )
-        if self.support is not None and len(self.support) != int(self.loss_mask.sum()):
-            raise ValueError(
-                f"{self.name}: support has {len(self.support)} rows for "
-                f"{int(self.loss_mask.sum())} sampled tokens; give one entry per sampled token"
             )
 
     @property
@@ -148,8 +144,8 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
     support: list[np.ndarray | None] | None = None
     if any(item.support is not None for item in items):
         support = []
-        for item, count in zip(items, counts, strict=True):
-            support.extend(item.support if item.support is not None else [None] * count)
+        for item, at in zip(items, targets, strict=True):
+            support.extend([None] * len(at) if item.support is None else [item.support[t] for t in at])
     return MicroBatch(
         tokens_T=device_tensor(
             np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long

@@ -120,9 +120,7 @@ def build_policy(cfg: Mapping[str, Any]) -> Policy:
 
     preset = cfg.get("preset")
     if preset not in PRESETS:
-        raise ValueError(
-            f"policy.preset is {preset!r}; expected one of {sorted(PRESETS)}, or set policy.path"
-        )
+        raise ValueError(f"policy.preset is {preset!r}; expected one of {sorted(PRESETS)}, or set policy.path")
     if not cfg.get("vocab_size"):
         raise ValueError("policy.vocab_size is missing; set it to the tokenizer's size")
     config = PRESETS[preset](vocab_size=int(cfg["vocab_size"]), **dict(cfg.get("overrides") or {}))

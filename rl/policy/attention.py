@@ -40,10 +40,7 @@ class Indexer(nn.Module):
         k = F.layer_norm(
             k.float(), (self.head_dim,), self.k_norm.weight.float(), self.k_norm.bias.float(), self.k_norm.eps
         ).to(k.dtype)
-        w = (
-            F.linear(x.to(self.weights_proj.weight.dtype), self.weights_proj.weight).float()
-            * self.score_scale
-        )
+        w = F.linear(x.to(self.weights_proj.weight.dtype), self.weights_proj.weight).float() * self.score_scale
         return q, w, rope_half_split(k, cos, sin)
 
 
@@ -59,9 +56,7 @@ class MLAttention(nn.Module):
         self.q_a_proj = nn.Linear(config.hidden_size, config.q_lora_rank, bias=config.attention_bias)
         self.q_a_layernorm = RMSNorm(config.q_lora_rank)
         self.q_b_proj = nn.Linear(config.q_lora_rank, self.heads * (self.nope + self.rope), bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(
-            config.hidden_size, self.kv_lora + self.rope, bias=config.attention_bias
-        )
+        self.kv_a_proj_with_mqa = nn.Linear(config.hidden_size, self.kv_lora + self.rope, bias=config.attention_bias)
         self.kv_a_layernorm = RMSNorm(self.kv_lora)
         self.kv_b_proj = nn.Linear(self.kv_lora, self.heads * (self.nope + self.v_dim), bias=False)
         self.o_proj = nn.Linear(self.heads * self.v_dim, config.hidden_size, bias=config.attention_bias)

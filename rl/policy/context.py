@@ -75,9 +75,7 @@ class AttentionContext(Protocol):
 
     positions: Tensor
 
-    def attend(
-        self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         """Latent output [T, H, C]. ``tap`` is given only when the indexer is replayed or recorded."""
         ...
 
@@ -124,9 +122,7 @@ class PackedContext:
         self._futures: dict[tuple[int, int], Tensor] = {}
         self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
 
-    def attend(
-        self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None
-    ) -> Tensor:
+    def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)  # [T, H, C+R]
         rows = torch.cat([kv.latent, kv.k_rope], dim=-1)  # [T, C+R]
         blocks = self._blocks(spec.topk, tap is not None)
@@ -150,11 +146,7 @@ class PackedContext:
                 out = row_attention(part.transpose(0, 1)[None], seen[None], chosen[None], spec.scale)
                 outs.append(out[0].transpose(0, 1))
             else:
-                outs.append(
-                    _recomputed(
-                        gathered_attention, part, seen, mask_to_indices(chosen, spec.topk), spec.scale
-                    )
-                )
+                outs.append(_recomputed(gathered_attention, part, seen, mask_to_indices(chosen, spec.topk), spec.scale))
         if tap is not None and tap.record is not None and tap.record.want_indexer:
             if self.mode == "dense":
                 raise ValueError("want_indexer=True needs mode='sparse': a dense context makes no choice")
@@ -184,9 +176,7 @@ class PackedContext:
         """bool [block, block.end], True where a row lies after the query; shared by all layers."""
         key = block.begin, block.end
         if key not in self._futures:
-            ones = torch.ones(
-                block.end - block.begin, block.end, dtype=torch.bool, device=self.positions.device
-            )
+            ones = torch.ones(block.end - block.begin, block.end, dtype=torch.bool, device=self.positions.device)
             self._futures[key] = ones.triu_(block.begin + 1)
         return self._futures[key]
 

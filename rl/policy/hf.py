@@ -29,9 +29,7 @@ class HFPolicy:
         config = module.config
         changed = [f for f in _LOGIT_FIELDS if getattr(config, f, None) not in (None, 1.0)]
         if changed:
-            raise ValueError(
-                f"{config.model_type}: {changed} changes logits after lm_head, which is not supported"
-            )
+            raise ValueError(f"{config.model_type}: {changed} changes logits after lm_head, which is not supported")
         if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
             raise ValueError(f"{config.model_type} has experts; only dense Hugging Face models are supported")
         self.module: nn.Module = module
@@ -54,9 +52,7 @@ class HFPolicy:
         rows: Tensor | None = None,
     ) -> Tensor:
         """Logits [T, V] (or [N, V] for ``rows``). A dense model has no choices to replay or record."""
-        if replay is not None or (
-            record is not None and (record.want_indexer or record.want_indexer_kl != "off")
-        ):
+        if replay is not None or (record is not None and (record.want_indexer or record.want_indexer_kl != "off")):
             raise ValueError(f"{type(self.module).__name__} is dense: it has no expert or indexer choices")
         bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
         if bounds[-1] != len(tokens_T):

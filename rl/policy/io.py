@@ -53,13 +53,9 @@ def stack_experts(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Te
             pending.setdefault(stem, {})[part, expert] = value
     for stem, parts in pending.items():
         count = 1 + max(e for _, e in parts)
-        missing = [
-            (p, e) for p in ("gate_proj", "up_proj", "down_proj") for e in range(count) if (p, e) not in parts
-        ]
+        missing = [(p, e) for p in ("gate_proj", "up_proj", "down_proj") for e in range(count) if (p, e) not in parts]
         if missing:
-            raise ValueError(
-                f"{stem}: {len(missing)} expert tensors are missing, e.g. {missing[0]}; file incomplete"
-            )
+            raise ValueError(f"{stem}: {len(missing)} expert tensors are missing, e.g. {missing[0]}; file incomplete")
         yield (
             f"{stem}.gate_up_proj",
             torch.stack([torch.cat([parts["gate_proj", e], parts["up_proj", e]]) for e in range(count)]),

@@ -71,9 +71,7 @@ class Router(nn.Module):
     def update_bias(self, counts: Tensor, gamma: float) -> None:
         """b_i += gamma for experts below the mean of ``counts`` [E], -= gamma above it."""
         if counts.shape != (self.experts,):
-            raise ValueError(
-                f"counts has shape {tuple(counts.shape)}; expected [{self.experts}], tokens per expert"
-            )
+            raise ValueError(f"counts has shape {tuple(counts.shape)}; expected [{self.experts}], tokens per expert")
         load = counts.to(self.e_score_correction_bias)
         self.e_score_correction_bias += gamma * torch.sign(load.mean() - load)
 
@@ -145,9 +143,7 @@ class Experts(nn.Module):
         return self._grouped(x, gates, experts)
 
     def _dense(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
-        weights = torch.zeros(x.shape[0], self.n, dtype=gates.dtype, device=x.device).scatter(
-            1, experts, gates
-        )
+        weights = torch.zeros(x.shape[0], self.n, dtype=gates.dtype, device=x.device).scatter(1, experts, gates)
         gate, up = (x @ self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)  # [E, T, I]
         inner = F.silu(gate) * up * weights.t().unsqueeze(-1).to(x.dtype)
         return (inner @ self.down_proj.transpose(1, 2)).sum(0)
@@ -165,8 +161,6 @@ class MoE(nn.Module):
         self.experts = Experts(config)
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
-    def forward(
-        self, x: Tensor, forced: Tensor | None = None, valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, forced: Tensor | None = None, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         gates, experts = self.gate(x, forced, valid)
         return self.experts(x, gates, experts) + self.shared_experts(x), experts

@@ -71,9 +71,7 @@ class Record:
     @property
     def indexer_kl(self) -> torch.Tensor:
         if not self.kl_terms:
-            raise ValueError(
-                "Record.indexer_kl is empty: no layer ran with want_indexer_kl 'dense' or 'sparse'"
-            )
+            raise ValueError("Record.indexer_kl is empty: no layer ran with want_indexer_kl 'dense' or 'sparse'")
         return torch.stack(self.kl_terms).sum()
 
 

@@ -81,9 +81,7 @@ def row_attention(query: Tensor, rows: Tensor, mask: Tensor | None, scale: float
     return F.scaled_dot_product_attention(query, kv, kv, attn_mask=mask, is_causal=mask is None, scale=scale)
 
 
-def masked_attention(
-    query: Tensor, rows: Tensor, mask: Tensor | None, scale: float, latent_dim: int
-) -> Tensor:
+def masked_attention(query: Tensor, rows: Tensor, mask: Tensor | None, scale: float, latent_dim: int) -> Tensor:
     """Latent output [..., H, Q, C]: ``row_attention`` without the rope part of its values."""
     return row_attention(query, rows, mask, scale)[..., :latent_dim]
 

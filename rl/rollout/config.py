@@ -19,7 +19,7 @@ class RolloutConfig:
     """
 
     workers: int = 1  # Ray actors, one vLLM engine each
-    threads: int = 2  # torch threads of each engine
+    threads: int = 1  # torch threads of each engine; more only pays for policies larger than the tiny one
     max_concurrency: int = 64  # episodes at once per worker (also the engine's max_num_seqs)
     max_num_batched_tokens: int = 8192  # prefill budget of one engine step
     kv_cache_gib: float = 1.0  # paged cache of each engine, GiB
@@ -44,9 +44,7 @@ class RolloutConfig:
     episode_s: float = 600.0  # a whole episode, generation included
     start_s: float = 300.0  # a worker's engine must be up within this time
     sync_s: float = 120.0  # a weight update plus its probe, per worker
-    group_s: float = (
-        1200.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
-    )
+    group_s: float = 1200.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
     max_restarts: int = 5  # workers replaced in one run before it stops
 
     def __post_init__(self) -> None:
@@ -61,9 +59,7 @@ class RolloutConfig:
         self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
         self._require("top_k", self.top_k >= 0, "0 (all) or more")
         self._require("min_p", 0 <= self.min_p < 1, "in [0, 1)")
-        self._require(
-            "max_context", self.max_context > self.max_tokens, f"more than max_tokens={self.max_tokens}"
-        )
+        self._require("max_context", self.max_context > self.max_tokens, f"more than max_tokens={self.max_tokens}")
 
     def _require(self, name: str, ok: bool, wanted: str) -> None:
         if not ok:

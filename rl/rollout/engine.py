@@ -131,10 +131,11 @@ class Engine:
         os.environ[BACKEND_VARIABLE] = dsa_backend
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the second runner needs Triton kernels that CPUs lack
-        os.environ.setdefault(
-            "VLLM_LOGGING_LEVEL", "ERROR"
-        )  # vLLM warns about tuning that does not apply here
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM warns about tuning that does not apply here
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # Idle OpenMP threads must sleep, not spin: with a learner on the same cores spinning made two threads
+        # over 20 times slower. Read when torch is first imported, so launchers set it for actors too.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         if threads is not None:
@@ -291,9 +292,7 @@ class Engine:
     def _check(self, request: GenerateRequest) -> None:
         prompt = request.prompt_tokens
         if request.request_id in self._running:
-            raise ValueError(
-                f"request_id={request.request_id!r} is already running: give each request its own id"
-            )
+            raise ValueError(f"request_id={request.request_id!r} is already running: give each request its own id")
         if not 1 <= len(prompt) < self.max_model_len:
             raise ValueError(
                 f"prompt_tokens of {request.request_id!r}: {len(prompt)} tokens; must be 1 to "
@@ -312,9 +311,7 @@ class Engine:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine import EngineCoreRequest
 
-        sampling = SamplingParams(
-            **params, detokenize=False, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY
-        )
+        sampling = SamplingParams(**params, detokenize=False, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY)
         core_request = EngineCoreRequest(
             request_id=request.request_id,
             prompt_token_ids=list(request.prompt_tokens),
@@ -355,9 +352,7 @@ class Engine:
             if output.finish_reason is not None:
                 reason = str(output.finish_reason)
                 if reason not in ("stop", "length"):
-                    raise RuntimeError(
-                        f"vLLM ended request {output.request_id!r} with finish_reason={reason!r}"
-                    )
+                    raise RuntimeError(f"vLLM ended request {output.request_id!r} with finish_reason={reason!r}")
                 state.finish_reason = cast(FinishReason, reason)
                 finished.append((output.request_id, output))
                 totals.finished += 1
@@ -369,9 +364,7 @@ class Engine:
 
     def _generation(self, state: _Running, request_id: str, computed: int | None = None) -> Generation:
         total = len(state.request.prompt_tokens) + len(state.tokens)
-        known = min(
-            total - 1, total if computed is None else computed
-        )  # the last sampled token was never an input
+        known = min(total - 1, total if computed is None else computed)  # the last sampled token was never an input
         return Generation(
             tokens=state.tokens,
             logprobs=state.logprobs,
@@ -396,9 +389,7 @@ class Engine:
         if not self.has_experts:
             return None
         table = self._model.experts_table
-        experts = np.zeros(
-            (total, *table.shape[1:]), dtype=np.uint8 if table.element_size() == 1 else np.int16
-        )
+        experts = np.zeros((total, *table.shape[1:]), dtype=np.uint8 if table.element_size() == 1 else np.int16)
         if known > 0:
             experts[:known] = table[self._slots(request_id, known)].numpy()
         return ReplayRecord(experts=experts, valid=np.arange(total) < known)

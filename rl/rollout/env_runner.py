@@ -48,9 +48,7 @@ class EnvRunner:
     def __init__(self, name: str) -> None:
         self.name = name
         self.closer: Callable[[], Any] | None = None  # called after an abandoned call came back at last
-        self._inbox: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Any] | None] = (
-            queue.SimpleQueue()
-        )
+        self._inbox: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # of the environment's thread, for async methods
         self._lock = threading.Lock()  # orders "the call returned" against "the call was abandoned"
@@ -118,9 +116,7 @@ class EnvRunner:
             if loop is not None:  # an async method: cancel it
                 loop.call_soon_threadsafe(_cancel_all, loop)
             elif thread is not None and thread.ident is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread.ident), ctypes.py_object(_Abandoned)
-                )
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Abandoned))
 
     def _serve(self) -> None:
         own_loop: asyncio.AbstractEventLoop | None = None

@@ -154,12 +154,8 @@ class PagedContext:
         self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None
     ) -> torch.Tensor:
         """Latent attention output [T, H, C]. ``tap`` can record the indexer's choice, not force it."""
-        if tap is not None and (
-            tap.forced is not None or tap.record is None or tap.record.want_indexer_kl != "off"
-        ):
-            raise ValueError(
-                "a paged context records indexer choices only: replay and L_I belong to the learner"
-            )
+        if tap is not None and (tap.forced is not None or tap.record is None or tap.record.want_indexer_kl != "off"):
+            raise ValueError("a paged context records indexer choices only: replay and L_I belong to the learner")
         cache = self.caches[layer]
         cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1))
         cache.index.index_copy_(0, self.slots, kv.index_k)
@@ -201,9 +197,7 @@ def _attend_bucket(
         index_w = _rows(q.index_w, bucket).view(requests, width, -1)
         scores = index_scores(index_q, index_w, keys).masked_fill_(~bucket.causal, NEG_INF)
         if width == 1:
-            return _attend_picked(
-                bucket, cache, queries, topk_indices(scores.squeeze(1), spec.topk), spec, want_choice
-            )
+            return _attend_picked(bucket, cache, queries, topk_indices(scores.squeeze(1), spec.topk), spec, want_choice)
         chosen = select_topk(scores, spec.topk)
     else:
         chosen = bucket.causal
@@ -228,9 +222,7 @@ def _attend_picked(
     rows = cache.latent.index_select(0, slots.flatten()).view(requests, spec.topk, dim)
     seen = picked <= bucket.query_pos  # fewer visible rows than k: the surplus picks are masked ones
     # The heads of one token share their rows, so they are the queries of one fused call.
-    out = masked_attention(
-        queries.unsqueeze(1), rows, seen.unsqueeze(1), spec.scale, spec.latent_dim
-    ).squeeze(1)
+    out = masked_attention(queries.unsqueeze(1), rows, seen.unsqueeze(1), spec.scale, spec.latent_dim).squeeze(1)
     if not want_choice:
         return out, None
     last = torch.iinfo(torch.long).max

@@ -111,9 +111,7 @@ class RolloutPool:
         self.counts: Counter[str] = Counter()  # workers_restarted, workers_hung, groups_resubmitted
         self._slots = [_Slot(i, self._spawn(i)) for i in range(config.workers)]
         try:
-            self._ask_all(
-                "start its engine", lambda actor: actor.ready.remote(), config.start_s, replace=False
-            )
+            self._ask_all("start its engine", lambda actor: actor.ready.remote(), config.start_s, replace=False)
         except BaseException:
             self.close()
             raise
@@ -123,9 +121,7 @@ class RolloutPool:
     def submit(self, spec: GroupSpec) -> None:
         """Order a group from the worker with the fewest episodes left. Returns at once."""
         if spec.taskset not in self._tasksets:
-            raise ValueError(
-                f"group {spec.id}: taskset {spec.taskset!r} is unknown; the pool has {self._tasksets}"
-            )
+            raise ValueError(f"group {spec.id}: taskset {spec.taskset!r} is unknown; the pool has {self._tasksets}")
         if spec.size < 1:
             raise ValueError(f"group {spec.id}: size {spec.size}; must be at least 1")
         slot = min(self._slots, key=lambda s: s.episodes)
@@ -285,9 +281,7 @@ class RolloutPool:
                 )
                 self._replace(order.slot, order.actor, reason)
 
-    def _ask_all(
-        self, what: str, call: Callable[[Any], Any], seconds: float, *, replace: bool = True
-    ) -> list[Any]:
+    def _ask_all(self, what: str, call: Callable[[Any], Any], seconds: float, *, replace: bool = True) -> list[Any]:
         """``call`` on every worker, answers by index. A worker found dead is replaced and asked again; it may
         take ``start_s`` longer then."""
         asked = [(slot, slot.actor, call(slot.actor)) for slot in self._slots]

@@ -172,9 +172,7 @@ class DSAForVLLM(nn.Module):
             return self.dsa.lm_head.weight.new_zeros(len(input_ids), self.config.hidden_size)
         step = cast(PagedMetadata, next(iter(cast(dict[str, Any], metadata).values())))
         tokens = len(step.slots)
-        context = PagedContext(
-            positions[:tokens].long(), step.slots, step.buckets, [x.cache for x in self.layers]
-        )
+        context = PagedContext(positions[:tokens].long(), step.slots, step.buckets, [x.cache for x in self.layers])
         record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.indexer_log is not None)
         hidden = self.dsa.hidden(input_ids[:tokens].long(), context, record=record)
         if record.want_experts:
@@ -208,9 +206,7 @@ class DSAForVLLM(nn.Module):
             if name in tied and name not in named:
                 continue
             if named[name].shape != target.shape:
-                raise ValueError(
-                    f"{name}: shape {tuple(named[name].shape)}, the engine has {tuple(target.shape)}"
-                )
+                raise ValueError(f"{name}: shape {tuple(named[name].shape)}, the engine has {tuple(target.shape)}")
         for name, target in own.items():
             if name in named:
                 target.copy_(named[name])
@@ -219,9 +215,7 @@ class DSAForVLLM(nn.Module):
         """Once the cache is allocated."""
         dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
         slots = self.layers[0].cache.num_slots
-        self.experts_table = torch.zeros(
-            slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok, dtype=dtype
-        )
+        self.experts_table = torch.zeros(slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok, dtype=dtype)
 
 
 def stack_experts(weights: Iterable[tuple[str, torch.Tensor]], experts: int) -> dict[str, torch.Tensor]:

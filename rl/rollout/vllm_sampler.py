@@ -35,14 +35,10 @@ class RecordingSampler(Sampler):
         return self._kept[row].nonzero().squeeze(1).to(torch.int32).numpy()
 
     @staticmethod
-    def gather_logprobs(
-        logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor
-    ) -> LogprobsTensors:
+    def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> LogprobsTensors:
         """Log-prob of the given token per row; ``num_logprobs`` (of other tokens) must be 0."""
         if num_logprobs != 0:
-            raise ValueError(
-                f"num_logprobs={num_logprobs}: this engine returns the sampled token's log-prob only"
-            )
+            raise ValueError(f"num_logprobs={num_logprobs}: this engine returns the sampled token's log-prob only")
         ids = token_ids.unsqueeze(-1)
         ranks = torch.zeros(len(token_ids), dtype=torch.int32, device=logprobs.device)
         return LogprobsTensors(ids.to(torch.int32), logprobs.gather(-1, ids), ranks)

@@ -55,6 +55,5 @@ def load_plain_weights(model: Any, named: Mapping[str, torch.Tensor], expected: 
     moved = sorted(n for n, p in model.named_parameters() if p.data_ptr() != before[n])
     if untouched or moved:
         raise RuntimeError(
-            f"weight update did not fill the engine's parameters: untouched {untouched[:5]}, "
-            f"replaced {moved[:5]}"
+            f"weight update did not fill the engine's parameters: untouched {untouched[:5]}, replaced {moved[:5]}"
         )

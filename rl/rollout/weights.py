@@ -40,10 +40,7 @@ def unpack(packed: Packed) -> dict[str, torch.Tensor]:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {
-            name: torch.from_numpy(array).view(getattr(torch, dtype))
-            for name, (array, dtype) in packed.items()
-        }
+        return {name: torch.from_numpy(array).view(getattr(torch, dtype)) for name, (array, dtype) in packed.items()}
 
 
 class WeightSyncError(RuntimeError):

@@ -47,7 +47,9 @@ def items(draw: st.DrawFn) -> list[PackItem]:
                 logprobs=-tokens.astype(np.float32),
                 versions=tokens % 5,
                 replay=replay if draw(st.booleans()) else None,
-                support=[np.array([t]) for t in tokens[mask]] if draw(st.booleans()) else None,
+                support=[np.array([t]) if m else None for t, m in zip(tokens, mask, strict=True)]
+                if draw(st.booleans())
+                else None,
             )
         )
     return out
@@ -101,7 +103,7 @@ def test_tail_behind_the_last_target_is_not_run() -> None:
     [
         ({"loss_mask": np.array([True, True])}, r"loss_mask\[0\] is True"),
         ({"logprobs": np.zeros(3)}, "logprobs has 3 rows for 2 tokens"),
-        ({"support": [None, None]}, "support has 2 rows for 1 sampled tokens"),
+        ({"support": [None]}, "support has 1 rows for 2 tokens"),
     ],
 )
 def test_malformed_items_say_what_is_wrong(change: dict, message: str) -> None:

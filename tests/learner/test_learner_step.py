@@ -178,7 +178,7 @@ def test_support_restricts_the_logprob(policy: Policy, make_groups: Groups, tmp_
     groups = make_groups(count=1)
     for t in groups[0].trajectories:
         s = t.segments[0]
-        s.support = [np.array([token]) for token in s.tokens[s.loss_mask]]
+        s.support = [np.array([token]) for token in s.tokens]
         s.logprobs[:] = 0.0  # one token kept: probability 1 on both sides
     metrics = learner(policy, tmp_path).step(groups)
     assert metrics["mismatch/max"] == 0.0

@@ -18,9 +18,7 @@ VOCAB = 64
 def make(**overrides: object) -> DSAForCausalLM:
     torch.manual_seed(0)
     small = {"num_hidden_layers": 2, "hidden_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16}
-    return DSAForCausalLM(
-        tiny_dsa(VOCAB, **{**small, "initializer_range": 0.2, "index_topk": 8, **overrides})
-    )
+    return DSAForCausalLM(tiny_dsa(VOCAB, **{**small, "initializer_range": 0.2, "index_topk": 8, **overrides}))
 
 
 MODEL = make()
@@ -49,9 +47,7 @@ def test_gather_path_equals_masked_path_with_gradients(chunk: int) -> None:
         MODEL.zero_grad()
         out = MODEL(ids, PackedContext(bounds, gather_from=gather_from, chunk=chunk))
         out.square().mean().backward()
-        results.append(
-            (out.detach(), {n: p.grad.clone() for n, p in MODEL.named_parameters() if p.grad is not None})
-        )
+        results.append((out.detach(), {n: p.grad.clone() for n, p in MODEL.named_parameters() if p.grad is not None}))
     (masked, masked_grads), (gathered, gathered_grads) = results
     torch.testing.assert_close(masked, gathered, atol=1e-5, rtol=1e-4)
     assert masked_grads.keys() == gathered_grads.keys()

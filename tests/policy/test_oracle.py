@@ -73,9 +73,7 @@ def test_sparse_logits_and_gradients_match_transformers_without_ties() -> None:
 
 
 def test_checkpoints_load_both_ways(tmp_path: Path) -> None:
-    policy = build_policy(
-        {"preset": "tiny_dsa", "vocab_size": 128, "seed": 1, "overrides": {"num_hidden_layers": 2}}
-    )
+    policy = build_policy({"preset": "tiny_dsa", "vocab_size": 128, "seed": 1, "overrides": {"num_hidden_layers": 2}})
     ids = torch.randint(0, 128, (30,))
     expected = policy.packed_logits(ids, [0, 30])
     policy.save(tmp_path / "ours")
@@ -149,9 +147,7 @@ def test_dense_hugging_face_model_packs() -> None:
     alone = torch.cat([model(ids[None, a:b]).logits[0] for a, b in pairwise(bounds)])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
     rows = torch.tensor([40, 2])
-    torch.testing.assert_close(
-        policy.packed_logits(ids, bounds, rows=rows), alone[rows], atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(policy.packed_logits(ids, bounds, rows=rows), alone[rows], atol=1e-5, rtol=1e-4)
     packed.sum().backward()
     with pytest.raises(ValueError, match="dense"):
         policy.packed_logits(ids, bounds, Replay())

@@ -24,9 +24,7 @@ def observation(t) -> str:
 
 def recovered(t) -> bool:
     """The episode went on after the mistake and was scored."""
-    return (
-        t.failure_kind is None and t.stop_reason is StopReason.ANSWERED and t.reward_parts["outcome"] == 1.0
-    )
+    return t.failure_kind is None and t.stop_reason is StopReason.ANSWERED and t.reward_parts["outcome"] == 1.0
 
 
 # -- 1 to 3: the policy writes something wrong ---------------------------------------------------
@@ -48,9 +46,7 @@ def test_2_unknown_tool():
     assert 'no tool "multiply"' in observation(t)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"a": "three", "b": 2}, {"a": 3}, {"a": 3, "b": 2, "c": 1}, {"a": None, "b": 1}]
-)
+@pytest.mark.parametrize("arguments", [{"a": "three", "b": 2}, {"a": 3}, {"a": 3, "b": 2, "c": 1}, {"a": None, "b": 1}])
 def test_3_wrong_arguments(arguments):
     t = play([call("add", **arguments), GOOD])
     assert recovered(t)

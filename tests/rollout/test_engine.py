@@ -147,9 +147,7 @@ def test_truncated_support_renormalises(engine: Engine, learner: DSAForCausalLM)
             if name == "k":
                 assert len(kept) == 5
             if name == "m":
-                assert torch.equal(
-                    (row.exp() >= 0.2 * row.exp().max()).nonzero()[:, 0], torch.from_numpy(kept).long()
-                )
+                assert torch.equal((row.exp() >= 0.2 * row.exp().max()).nonzero()[:, 0], torch.from_numpy(kept).long())
 
 
 def test_greedy_is_argmax(engine: Engine, learner: DSAForCausalLM) -> None:

@@ -63,19 +63,13 @@ def test_any_split_into_steps_equals_packed(lengths: list[int], seed: int) -> No
         counts = [rng.choice([1, rng.randint(1, lengths[i] - done[i])]) for i in order]
         if not order:
             continue
-        flat = torch.cat(
-            [torch.arange(done[i], done[i] + c) + bounds[i] for i, c in zip(order, counts, strict=True)]
-        )
-        positions = torch.cat(
-            [torch.arange(done[i], done[i] + c) for i, c in zip(order, counts, strict=True)]
-        )
+        flat = torch.cat([torch.arange(done[i], done[i] + c) + bounds[i] for i, c in zip(order, counts, strict=True)])
+        positions = torch.cat([torch.arange(done[i], done[i] + c) for i, c in zip(order, counts, strict=True)])
         request = torch.repeat_interleave(torch.tensor(order), torch.tensor(counts))
         slots = table[request, positions // BLOCK] * BLOCK + positions % BLOCK
         start = [sum(counts[:j]) for j in range(len(counts) + 1)]
         seq_lens = [done[i] + c for i, c in zip(order, counts, strict=True)]
-        context = PagedContext(
-            positions, slots, plan_buckets(start, seq_lens, table[order], BLOCK, HEADS), [cache]
-        )
+        context = PagedContext(positions, slots, plan_buckets(start, seq_lens, table[order], BLOCK, HEADS), [cache])
         step_record = Record(want_indexer=True)
         actual[flat] = context.attend(0, *rows_of(q, kv, flat), SPEC, IndexerTap(None, None, step_record))
         choice[flat] = step_record.indexer_rows[0]
@@ -87,9 +81,7 @@ def test_any_split_into_steps_equals_packed(lengths: list[int], seed: int) -> No
 
 @settings(max_examples=100, deadline=None)
 @given(
-    scores=st.lists(
-        st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-30, -1e-30, 3e38, -torch.inf]), min_size=3, max_size=30
-    ),
+    scores=st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-30, -1e-30, 3e38, -torch.inf]), min_size=3, max_size=30),
     k=st.integers(1, 3),
 )
 def test_topk_indices_is_select_topk(scores: list[float], k: int) -> None:

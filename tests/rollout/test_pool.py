@@ -27,9 +27,7 @@ from rl.rollout.worker import GroupSpec
 from rl.tracking.stall import StallError
 from rl.types import ReplayRecord
 
-CONFIG = RolloutConfig(
-    threads=1, max_concurrency=8, max_tokens=24, max_context=512, kv_cache_gib=0.05, max_turns=2
-)
+CONFIG = RolloutConfig(threads=1, max_concurrency=8, max_tokens=24, max_context=512, kv_cache_gib=0.05, max_turns=2)
 
 
 def open_renderer(directory: Path) -> V32Renderer:

@@ -1,0 +1,199 @@
+"""The field tables of docs/configuration.md, made from the dataclasses that are the schema.
+
+``python -m configs.reference docs/configuration.md`` rewrites what stands between the page's two markers; the
+prose around them is written by hand. Name and default come from the dataclass, the meaning from the comments in
+its source, so that there is one place to change.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import sys
+import textwrap
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from configs.schema import (
+    BaseConfig,
+    ColdStartConfig,
+    ColdStartRunConfig,
+    CorpusConfig,
+    EvalConfig,
+    EvaluateConfig,
+    PolicyConfig,
+    PretrainConfig,
+    RayConfig,
+    TrainConfig,
+)
+from rewards.format import FormatPenalty
+from rewards.length import Length
+from rewards.outcome import Outcome
+from rl.learner.config import LearnerConfig
+from rl.objective.config import ObjectiveConfig
+from rl.rollout.config import RolloutConfig
+from rl.tracking.config import TrackingConfig
+
+BEGIN = "<!-- fields: made by `python -m configs.reference docs/configuration.md`; do not edit below -->"
+END = "<!-- end of fields -->"
+
+# (heading or group name, the class)
+COMMANDS: tuple[tuple[str, type], ...] = (
+    ("`rl-train`", TrainConfig),
+    ("`rl-eval`", EvaluateConfig),
+    ("`rl-coldstart`", ColdStartRunConfig),
+    ("`rl-pretrain`", PretrainConfig),
+)
+GROUPS: tuple[tuple[str, type], ...] = (
+    ("policy", PolicyConfig),
+    ("base", BaseConfig),
+    ("base.corpus", CorpusConfig),
+    ("coldstart", ColdStartConfig),
+    ("rollout", RolloutConfig),
+    ("objective", ObjectiveConfig),
+    ("learner", LearnerConfig),
+    ("eval", EvalConfig),
+    ("tracking", TrackingConfig),
+    ("ray", RayConfig),
+    ("reward.outcome", Outcome),
+    ("reward.format", FormatPenalty),
+    ("reward.length", Length),
+)
+OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
+
+
+def comments(cls: type) -> dict[str, str]:
+    """Meaning of every field that ``cls`` itself defines, from its source.
+
+    A comment on the field's own lines counts; else the comment lines right above it, which then also hold for the
+    uncommented fields that follow without a blank line (``# AdamW.`` above five settings).
+    """
+    source = textwrap.dedent(inspect.getsource(cls))
+    by_line: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            by_line[token.start[0]] = token.string.lstrip("# ").rstrip()
+    lines = source.splitlines()
+    (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    found: dict[str, str] = {}
+    shared, expected = "", 0  # the last comment from above, and the line on which it still holds
+    for node in body:
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+            continue
+        last = node.end_lineno or node.lineno
+        own = " ".join(by_line[n] for n in range(node.lineno, last + 1) if n in by_line)
+        first = node.lineno
+        while first > 1 and lines[first - 2].lstrip().startswith("#"):
+            first -= 1
+        above = " ".join(by_line[n] for n in range(first, node.lineno))
+        if not own:
+            if above:
+                shared = above
+            elif node.lineno != expected:
+                shared = ""
+            expected = last + 1
+        found[node.target.id] = own or shared
+    return found
+
+
+def meaning(cls: type, name: str) -> str:
+    """The comment of the most derived class that has one for the field ``name``."""
+    for owner in cls.__mro__:
+        if is_dataclass(owner) and name in inspect.get_annotations(owner):
+            text = comments(owner).get(name, "")
+            if text:
+                return text
+    return ""
+
+
+def default(item: Field[Any]) -> Any:
+    """The field's default value; ``MISSING`` when it must be given."""
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is MISSING:
+        return "required"
+    if value is None or isinstance(value, bool):
+        return f"`{'null' if value is None else str(value).lower()}`"
+    if isinstance(value, (list, tuple)):
+        return f"`[{','.join(map(str, value))}]`"
+    return f"`{value}`"
+
+
+def overlay() -> dict[str, Any]:
+    """Values that the default experiment overlay sets, by dotted name."""
+    text = files("configs").joinpath("experiment", f"{OVERLAY}.yaml").read_text()
+    return dict(_flat(OmegaConf.to_container(OmegaConf.create(text)), ""))
+
+
+def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key != "defaults":
+                yield from _flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), node
+
+
+def table(cls: type, prefix: str = "", overlaid: Mapping[str, Any] | None = None) -> list[str]:
+    """Markdown rows of one class; members that are config classes themselves have tables of their own."""
+    rows = ["| field | default | meaning |", "|---|---|---|"]
+    for item in fields(cls):
+        value = default(item)
+        if is_dataclass(value):
+            continue
+        name = f"{prefix}{item.name}"
+        cell = shown(value)
+        if overlaid and name in overlaid and overlaid[name] != value:
+            cell += f" ({OVERLAY}: {shown(overlaid[name])})"
+        text = meaning(cls, item.name).replace("|", "\\|").replace("<", "&lt;")
+        rows.append(f"| `{name}` | {cell} | {text} |")
+    return rows
+
+
+def reference() -> str:
+    """Everything between the markers, markers included."""
+    overlaid = overlay()
+    out = [BEGIN, "", "## Commands", ""]
+    for title, cls in COMMANDS:
+        groups = [item.name for item in fields(cls) if is_dataclass(default(item))]
+        links = ", ".join(f"[{name}](#{name})" for name in groups)
+        out += [f"### {title}", "", _purpose(cls), "", f"Groups: {links}. Fields of its own:", ""]
+        out += [*table(cls, overlaid=overlaid if cls is TrainConfig else None), ""]
+    out += ["## Groups", ""]
+    for name, cls in GROUPS:
+        out += [f"### {name}", "", _purpose(cls), "", *table(cls, f"{name}.", overlaid), ""]
+    return "\n".join([*out, END])
+
+
+def _purpose(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
+
+
+def updated(page: str) -> str:
+    """``page`` with fresh tables. Raises ValueError when a marker is missing."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"the page needs each of these lines once: {BEGIN!r}, {END!r}")
+    head, rest = page.split(BEGIN)
+    return head + reference() + rest.split(END)[1]
+
+
+def main() -> None:
+    """Rewrite the page named on the command line."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m configs.reference docs/configuration.md")
+    path = Path(sys.argv[1])
+    path.write_text(updated(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

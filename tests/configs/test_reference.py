@@ -1,0 +1,115 @@
+"""docs/configuration.md is current, wrong keys are refused, and every command the documentation shows composes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from configs.reference import BEGIN, END, comments, meaning, shown, table, updated
+from configs.schema import TrainConfig, register
+
+ROOT = Path(__file__).parents[2]
+PAGES = [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if p.exists()]
+CONFIG_OF = {"rl-train": "train", "rl-eval": "evaluate", "rl-coldstart": "coldstart", "rl-pretrain": "pretrain"}
+
+
+def composed(command: str, overrides: list[str]) -> DictConfig:
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        return compose(CONFIG_OF[command], overrides)
+
+
+@dataclass
+class _Style:
+    """For the test below."""
+
+    beside: int = 1  # beside it
+    below: dict[str, int] = field(default_factory=dict)  # after the closing bracket
+    # Above two of them,
+    # on two lines.
+    first: float = 0.5
+    second: float | None = None
+
+    bare: str = ""
+
+
+def test_comments_of_every_style() -> None:
+    both = "Above two of them, on two lines."
+    expected = {"beside": "beside it", "below": "after the closing bracket", "first": both, "second": both, "bare": ""}
+    assert comments(_Style) == expected
+    assert table(_Style, "x.")[2:4] == [
+        "| `x.beside` | `1` | beside it |",
+        "| `x.below` | `{}` | after the closing bracket |",
+    ]
+    assert meaning(_Style, "second") == both
+
+
+def test_values_as_on_the_command_line() -> None:
+    values = [None, True, 1, 0, 2e-4, "mean", ("a", "b")]
+    assert [shown(v).strip("`") for v in values] == ["null", "true", "1", "0", "0.0002", "mean", "[a,b]"]
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == updated(page), "run: python -m configs.reference docs/configuration.md"
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="each of these lines once"):
+        updated(f"{BEGIN}\n{END}\n{END}\n")
+
+
+@pytest.mark.parametrize("override", ["objective.clpi=0.1", "rollout.n_workers=2", "batch_size=8", "env=chess"])
+def test_unknown_keys_are_errors(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        composed("rl-train", [override])
+
+
+def test_wrong_types_and_values_are_errors() -> None:
+    with pytest.raises(ConfigCompositionException, match="objective.clip"):
+        composed("rl-train", ["objective.clip=wide"])
+    with pytest.raises(ValueError, match="objective.clip=-1.0: must be above 0"):
+        OmegaConf.to_object(composed("rl-train", ["objective.clip=-1"]))
+
+
+def test_the_readme_example_changes_what_it_says() -> None:
+    cfg = OmegaConf.to_object(
+        composed("rl-train", ["policy=tiny_dsa", "env=search", "objective.clip=0.1", "rollout.workers=2"])
+    )
+    assert isinstance(cfg, TrainConfig)
+    assert (cfg.objective.clip, cfg.rollout.workers) == (0.1, 2)
+    assert cfg.env == {"_target_": "envs.search.taskset.SearchTaskset"}
+
+
+def shown_commands() -> list[str]:
+    """Command lines in the code blocks of the documentation, ``make train ARGS=...`` as ``rl-train ...``."""
+    lines: list[str] = []
+    for page in PAGES:
+        for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.M | re.S):
+            for line in block.splitlines():
+                line = re.sub(r'^make train ARGS="(.*?)"', r"rl-train \1", line.removeprefix("$ "))
+                words = shlex.split(line, comments=True) if line.split(" ")[0] in CONFIG_OF else []
+                # Hydra's own options, and lines with a gap for the reader to fill, do not compose
+                if words and not any(w.startswith("-") or "…" in w or w.startswith("<") for w in words):
+                    lines.append(shlex.join(words))
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_shown_commands_compose(line: str) -> None:
+    command, *overrides = shlex.split(line)
+    composed(command, overrides)
+
+
+@pytest.mark.parametrize("group", sorted(p.name for p in (ROOT / "configs").iterdir() if list(p.glob("*.yaml"))))
+def test_every_group_file_composes(group: str) -> None:
+    for file in (ROOT / "configs" / group).glob("*.yaml"):
+        path = ["policy.path=somewhere"] if group == "policy" else []
+        composed("rl-train", [f"{group}={file.stem}", *path])
