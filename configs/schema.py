@@ -139,6 +139,7 @@ class ColdStartRunConfig:
 
     out: str = "runs/coldstart"  # directory for policy, tokenizer and demonstrations
     seed: int = 0
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     env: dict[str, Any] = field(default_factory=dict)
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)

@@ -167,9 +167,7 @@ class _Checker:
             shown.append(f"{family} {mean:.2f}")
             # one task is no statistics: only a flat 0 or 1 over many says that the novice is no novice
             if len(values) >= 10 and mean in (0.0, 1.0):
-                raise CheckFailed(
-                    f"{family}: mean outcome {mean} over {len(values)} tasks, wanted in between"
-                )
+                raise CheckFailed(f"{family}: mean outcome {mean} over {len(values)} tasks, wanted in between")
         return "mean outcome " + ", ".join(shown)
 
     def bad_behaviour_is_survived(self) -> str:

@@ -106,13 +106,9 @@ class Environment:
     def score(self, episode: Episode) -> dict[str, float]:
         """Named scores in [0, 1]; "outcome" is required. Default: the final answer equals ``task.answer``."""
         if self.task.answer is None:
-            raise NotImplementedError(
-                f"{type(self).__name__}: task {self.task.id} has no answer: override score()"
-            )
+            raise NotImplementedError(f"{type(self).__name__}: task {self.task.id} has no answer: override score()")
         answer = episode.answer
-        return {
-            "outcome": float(answer is not None and normalise(answer) == normalise(str(self.task.answer)))
-        }
+        return {"outcome": float(answer is not None and normalise(answer) == normalise(str(self.task.answer)))}
 
     def close(self) -> None:
         """Release what reset() opened. Called once, also after errors."""
@@ -188,9 +184,7 @@ class Environment:
         if len(text) <= self.max_output_chars:
             return text
         counts["output_truncated"] += 1
-        return (
-            f"{text[: self.max_output_chars]}\n[cut: {self.max_output_chars} of {len(text)} characters shown]"
-        )
+        return f"{text[: self.max_output_chars]}\n[cut: {self.max_output_chars} of {len(text)} characters shown]"
 
 
 def normalise(answer: str) -> str:

@@ -26,9 +26,7 @@ def taskset_class(name: str) -> type[Taskset]:
     path = FAMILIES.get(name, name).replace(":", ".")
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
-        raise ValueError(
-            f"no taskset {name!r}: give one of {', '.join(FAMILIES)}, or package.module.ClassName"
-        )
+        raise ValueError(f"no taskset {name!r}: give one of {', '.join(FAMILIES)}, or package.module.ClassName")
     try:
         found: Any = getattr(importlib.import_module(module_name), class_name, None)
     except ModuleNotFoundError as error:

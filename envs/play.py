@@ -59,9 +59,7 @@ def parse_line(line: str, tools: Sequence[str]) -> Message:
     return Message("assistant", tool_calls=(ToolCall(name, arguments),))
 
 
-def play(
-    task: Task, environment: Environment, read: Callable[[str], str], console: Console
-) -> dict[str, float]:
+def play(task: Task, environment: Environment, read: Callable[[str], str], console: Console) -> dict[str, float]:
     """One episode with a person. ``read(prompt)`` gives a line and raises EOFError at the end of input."""
 
     def act(history: Sequence[Message]) -> Message:
@@ -105,9 +103,7 @@ def _show_tools(environment: Environment, console: Console) -> None:
     for known in environment.tools.values():
         properties = known.schema["parameters"]["properties"]
         arguments = ", ".join(f"{key}: {value.get('type', 'any')}" for key, value in properties.items())
-        console.print(
-            f"[dim]     tool  {escape(known.name)}({escape(arguments)})  {known.schema['description']}[/]"
-        )
+        console.print(f"[dim]     tool  {escape(known.name)}({escape(arguments)})  {known.schema['description']}[/]")
 
 
 def main(argv: Sequence[str] | None = None, read: Callable[[str], str] = input) -> int:
@@ -133,9 +129,7 @@ def main(argv: Sequence[str] | None = None, read: Callable[[str], str] = input) 
         print(f"envs-play: {error}", file=sys.stderr)
         return 2
     console.print(
-        f"[bold]{escape(task.id)}[/]   a call is: tool_name "
-        + r'{"argument": value}'
-        + "   :oracle :tools :quit"
+        f"[bold]{escape(task.id)}[/]   a call is: tool_name " + r'{"argument": value}' + "   :oracle :tools :quit"
     )
     try:
         play(task, taskset.environment(task), read, console)

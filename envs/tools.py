@@ -160,9 +160,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
 
 def _mismatch(schema: Mapping[str, Any], value: Any) -> str | None:
     """None when ``value`` fits, else "<what was wanted>, got <what came>"."""
-    wrong = (
-        f"{_describe(schema)}, got {_kind(value)} {json.dumps(value, ensure_ascii=False, default=str)[:80]}"
-    )
+    wrong = f"{_describe(schema)}, got {_kind(value)} {json.dumps(value, ensure_ascii=False, default=str)[:80]}"
     if "anyOf" in schema:
         return None if any(_mismatch(option, value) is None for option in schema["anyOf"]) else wrong
     if "enum" in schema:

@@ -37,9 +37,7 @@ class Length(RewardPart):
         if self.policy not in POLICIES:
             raise ValueError(f"length.policy={self.policy!r}: choose one of {', '.join(POLICIES)}")
         if self.policy in ("linear", "soft_overlong") and self.max_tokens <= 0:
-            raise ValueError(
-                f"length.max_tokens={self.max_tokens}: policy '{self.policy}' needs a budget > 0"
-            )
+            raise ValueError(f"length.max_tokens={self.max_tokens}: policy '{self.policy}' needs a budget > 0")
         if self.policy == "soft_overlong" and not 0 < self.buffer_tokens <= self.max_tokens:
             raise ValueError(
                 f"length.buffer_tokens={self.buffer_tokens}: policy 'soft_overlong' needs "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from configs.schema import ColdStartConfig
     from envs.taskset import Taskset
 
+    from .chat.renderer import Renderer
     from .corpus import Document
     from .demos import Demo
 
@@ -34,6 +35,7 @@ def coldstart(
     seed: int,
     out: Path,
     report: Report,
+    renderer: Renderer,
     thinking: bool,
 ) -> dict[str, Any]:
     """Train the policy of ``base_dir`` on demonstrations; policy, tokenizer and demonstrations go into ``out``.
@@ -42,8 +44,7 @@ def coldstart(
     """
     import torch
 
-    from .chat.tokenizer import ChatTokenizer
-    from .chat.v32 import V32Renderer
+    from .chat.tokenizer import copy_tokenizer
     from .corpus import batches, encode
     from .demos import demonstrations
     from .learner.config import SFTConfig
@@ -58,8 +59,7 @@ def coldstart(
         demos.append(demo)
         if len(demos) % 32 == 0 or len(demos) == config.demos:
             report("demonstrations", len(demos), config.demos, {})
-    tokenizer = ChatTokenizer.load(base_dir)
-    documents = encode(V32Renderer(tokenizer), [(d.family, thinking, d.messages) for d in demos])
+    documents = encode(renderer, [(d.family, thinking, d.messages) for d in demos])
     save_demos(out / "demos", demos, documents)
 
     policy = load_policy(base_dir)
@@ -83,7 +83,7 @@ def coldstart(
         metrics = trainer.step(examples(next(stream)))
         report("supervised", step + 1, steps, metrics)
     policy.save(out)
-    tokenizer.save(out)
+    copy_tokenizer(base_dir, out)
     figures = {
         "demos": len(demos),
         "demo_outcome": demo_outcomes(demos),
@@ -134,14 +134,16 @@ def main() -> None:
 
 
 def _run(cfg: Any) -> None:
-    from .assemble import open_taskset
+    from .assemble import open_renderer, open_taskset
     from .cli import line_reporter
 
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     taskset = open_taskset(cfg.env, "train", cfg.seed)
+    base = cfg.policy.path or cfg.base.source
+    renderer = open_renderer(cfg.policy.renderer, base)
     figures = coldstart(
-        Path(cfg.base.source), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), cfg.rollout.thinking
+        Path(base), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout.thinking
     )
     print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")
 

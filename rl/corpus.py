@@ -20,7 +20,7 @@ from .drills import WORDS, drill
 if TYPE_CHECKING:
     from envs.taskset import Taskset
 
-    from .chat.v32 import V32Renderer
+    from .chat.renderer import Renderer
 
 Tick = Callable[[int], None]
 
@@ -58,7 +58,7 @@ def dialogues(
         yield kind, False, tuple(messages)
 
 
-def encode(renderer: V32Renderer, items: Sequence[tuple[str, bool, tuple[Message, ...]]]) -> list[Document]:
+def encode(renderer: Renderer, items: Sequence[tuple[str, bool, tuple[Message, ...]]]) -> list[Document]:
     """Token streams of ``dialogues``, in order."""
     documents = []
     for source, thinking, messages in items:

@@ -21,7 +21,7 @@ from envs.types import Message
 if TYPE_CHECKING:
     from envs.taskset import Taskset
 
-    from .chat.v32 import V32Renderer
+    from .chat.renderer import Renderer
 
 MAX_TURNS = 8  # of one demonstration
 
@@ -61,7 +61,7 @@ def demonstrations(
         yield from pool.map(one, indices)
 
 
-def tokenise(renderer: V32Renderer, messages: Sequence[Message], *, thinking: bool) -> tuple[np.ndarray, np.ndarray]:
+def tokenise(renderer: Renderer, messages: Sequence[Message], *, thinking: bool) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int32 [T] and loss mask bool [T] (True on what the assistant wrote) of one demonstrated episode.
 
     Built as a rollout builds it: the prompt ends with the generation prefix, each assistant message is the span that a

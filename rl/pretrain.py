@@ -163,9 +163,9 @@ def write_card(out: Path, figures: dict[str, Any]) -> None:
     exact = "\n".join(f"| {k} | {v:.3f} |" for k, v in figures["validation_exact"].items())
     (out / "README.md").write_text(
         "# The tiny base policy\n\n"
-        "Made by `rl-pretrain` of this repository from a synthetic corpus (training-split demonstrations of the\n"
-        "environments, recall, copying and arithmetic drills); held-out evaluation tasks are not in it. Run the command again to\n"
-        "make it again.\n\n"
+        "Made by `rl-pretrain` of this repository from a synthetic corpus (training-split demonstrations of\n"
+        "the environments, recall, copying and arithmetic drills). Held-out evaluation tasks are not in it.\n"
+        "Run the command again to make it again.\n\n"
         f"| what | value |\n|---|---|\n{rows}\n\n"
         "Share of validation documents (same generators, not trained on) whose every assistant token is the\n"
         "greedy choice under teacher forcing. Demonstrations hold random decisions, so 1.0 is not to be had there:\n\n"

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from .tracking.wandb_log import WandbLog
     from .types import Group, Trajectory
 
-BASE, COLD, BEFORE, GRPO, AFTER, REPORT = (
-    "base policy", "cold start", "evaluation before", "GRPO", "evaluation after", "report",
+BASE, COLD, WORKERS, BEFORE, GRPO, AFTER, REPORT = STAGES = (
+    "base policy", "cold start", "workers", "evaluation before", "GRPO", "evaluation after", "report",
 )  # fmt: skip
 # What each cached stage runs; a change in these files makes the stage run again.
 _ENV_CODE = ("envs",)
@@ -56,22 +58,25 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rich.console import Console
 
-    from .assemble import cluster, open_tasksets
+    from .assemble import cluster, open_pool, open_tasksets
     from .tracking.progress import Progress
     from .tracking.wandb_log import WandbLog
 
     cfg, rundir = open_run(cfg)
-    console = Console()
+    # A log file has no width: give the tables room instead of rich's 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(f"run [bold]{rundir.name}[/bold] · {rundir.path} · {describe(cfg)}", highlight=False)
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
     wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))
     summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed}
     try:
-        with Progress([BASE, COLD, BEFORE, GRPO, AFTER, REPORT], plain_every_s=cfg.tracking.plain_every_s) as progress:
+        with Progress(STAGES, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
             base = base_stage(cfg, progress)
-            start = coldstart_stage(cfg, base, tasksets["train"], progress)
-            with cluster(cfg.ray, cfg.rollout.workers):
-                _with_workers(cfg, rundir, start, tasksets, progress, wandb_log, summary)
+            with cluster(cfg.ray, cfg.rollout.workers), ThreadPoolExecutor(1) as background:
+                # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
+                pool = background.submit(open_pool, cfg, base.path, tasksets)
+                start = coldstart_stage(cfg, base, tasksets["train"], progress)
+                _with_workers(cfg, rundir, start, pool, tasksets, progress, wandb_log, summary)
             with progress.stage(REPORT):
                 _finish(rundir, summary, progress, wandb_log)
     finally:
@@ -146,6 +151,7 @@ def base_stage(cfg: TrainConfig, progress: Progress) -> StageResult:
 
 def coldstart_stage(cfg: TrainConfig, base: StageResult, taskset: Taskset, progress: Progress) -> StageResult:
     """The cold-started policy, or the base itself when ``coldstart.enabled=false``."""
+    from .assemble import open_renderer
     from .coldstart import coldstart
     from .stages import source_hash
 
@@ -154,12 +160,15 @@ def coldstart_stage(cfg: TrainConfig, base: StageResult, taskset: Taskset, progr
         return base
     inputs = {
         "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env, "seed": cfg.seed,
-        "thinking": cfg.rollout.thinking, "code": source_hash(*_COLD_CODE, *_ENV_CODE),
+        "thinking": cfg.rollout.thinking, "renderer": cfg.policy.renderer,
+        "code": source_hash(*_COLD_CODE, *_ENV_CODE),
     }  # fmt: skip
-    return _cached(
-        COLD, "coldstart", inputs, cfg, progress,
-        lambda out, report: coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, cfg.rollout.thinking),
-    )  # fmt: skip
+
+    def produce(out: Path, report: Report) -> None:
+        renderer = open_renderer(cfg.policy.renderer, str(base.path))
+        coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout.thinking)
+
+    return _cached(COLD, "coldstart", inputs, cfg, progress, produce)
 
 
 def _cached(
@@ -188,17 +197,17 @@ def _reporter(stage: Stage) -> Report:
 
 
 def _with_workers(
-    cfg: TrainConfig, rundir: RunDir, start: StageResult, tasksets: dict[str, Taskset], progress: Progress,
-    wandb_log: WandbLog, summary: dict[str, Any],
+    cfg: TrainConfig, rundir: RunDir, start: StageResult, opening: Future[RolloutPool], tasksets: dict[str, Taskset],
+    progress: Progress, wandb_log: WandbLog, summary: dict[str, Any],
 ) -> None:  # fmt: skip
     """Everything that needs rollout workers: both evaluations and GRPO."""
-    from .assemble import open_pool
     from .learner.checkpoint import latest_checkpoint
     from .learner.handle import LearnerHandle
     from .loop import LoopState, grpo
 
-    pool = open_pool(cfg, start.path, tasksets)
-    learner = LearnerHandle(cfg, start.path, rundir.path)
+    with progress.stage(WORKERS):
+        learner = LearnerHandle(cfg, start.path, rundir.path)
+        pool = opening.result()
     try:
         learner.sync(pool, 0)
         summary["eval_before"] = _evaluation(

@@ -52,9 +52,7 @@ class AgentEnvironment(Environment):
     @tool
     def find_customer(self, name: str) -> str:
         """Find a customer by name."""
-        row = self._db.execute(
-            "SELECT id FROM customers WHERE name = ?", (name.strip().strip('"'),)
-        ).fetchone()
+        row = self._db.execute("SELECT id FROM customers WHERE name = ?", (name.strip().strip('"'),)).fetchone()
         if row is None:
             raise ToolError("there is no customer of that name.")
         return f"customer_id {row[0]}"
@@ -155,9 +153,7 @@ class AgentEnvironment(Environment):
     def _without_lookup(self, rng: random.Random) -> Message:
         number = rng.randint(FIRST_ID, LAST_ID)
         if self.task.metadata["errand"] == MOVE:
-            return _call(
-                "I change the city.", "set_city", customer_id=number, city=self.task.metadata["city"]
-            )
+            return _call("I change the city.", "set_city", customer_id=number, city=self.task.metadata["city"])
         return self._act(number)
 
     def _act(self, order_id: int) -> Message:

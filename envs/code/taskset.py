@@ -33,9 +33,7 @@ class CodeEnvironment(Environment):
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
-        self._visible: list[tuple[tuple[int, ...], int]] = [
-            (tuple(x), y) for x, y in task.metadata["visible"]
-        ]
+        self._visible: list[tuple[tuple[int, ...], int]] = [(tuple(x), y) for x, y in task.metadata["visible"]]
         self._hidden: list[tuple[tuple[int, ...], int]] = [(tuple(x), y) for x, y in task.metadata["hidden"]]
         self._solved = False
         self._submissions = 0
@@ -114,9 +112,7 @@ class CodeTaskset(Taskset):
         given = ""
         if rng.random() < self.repair_share:
             given = _telling_mistake(spec, inputs, rng).code()
-        question = (
-            f"Fix f(a, b): {spec.english()}.\n{given}" if given else f"Write f(a, b): {spec.english()}."
-        )
+        question = f"Fix f(a, b): {spec.english()}.\n{given}" if given else f"Write f(a, b): {spec.english()}."
         return Task(
             id=self.task_id(index),
             family=self.family,

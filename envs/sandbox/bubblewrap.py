@@ -193,9 +193,7 @@ def _spawn_thread() -> ThreadPoolExecutor:
         return _spawner
 
 
-def start(
-    limits: Limits, program: Sequence[str], files: Sequence[tuple[str, bytes]] = ()
-) -> subprocess.Popen[bytes]:
+def start(limits: Limits, program: Sequence[str], files: Sequence[tuple[str, bytes]] = ()) -> subprocess.Popen[bytes]:
     """Start ``program`` (absolute path inside, then its arguments) behind the walls, with pipes to all three
     standard streams. ``files`` are (path inside, content), read-only.
 
@@ -223,9 +221,7 @@ def start(
             .result()
         )
     except OSError as error:
-        raise SandboxUnavailableError(
-            f"cannot start a process ({error}); too many processes or files?"
-        ) from error
+        raise SandboxUnavailableError(f"cannot start a process ({error}); too many processes or files?") from error
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -45,14 +45,10 @@ class SearchIndex:
         words = list(dict.fromkeys(_WORD.findall(query.lower())))[:_MAX_QUERY_WORDS]
         if not words:
             return []
-        clauses = [
-            (tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word)) for word in words
-        ]
+        clauses = [(tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word)) for word in words]
         # a few more than asked, so that ties at the cut are settled by us
         hits = self._searcher.search(tantivy.Query.boolean_query(clauses), limit=top_k + 16).hits
-        ranked = sorted(
-            ((-round(score, 5), self._searcher.doc(address)["number"][0]) for score, address in hits)
-        )
+        ranked = sorted(((-round(score, 5), self._searcher.doc(address)["number"][0]) for score, address in hits))
         return [self.passages[number] for _, number in ranked[:top_k]]
 
 

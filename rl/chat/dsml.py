@@ -100,9 +100,7 @@ def _write_invoke(call: ToolCall) -> str:
     for key, value in call.arguments.items():
         is_string = isinstance(value, str)
         text = value if is_string else json_text(value)
-        parameters.append(
-            f'{PARAMETER_OPEN}{key}" string="{"true" if is_string else "false"}">{text}{PARAMETER_CLOSE}'
-        )
+        parameters.append(f'{PARAMETER_OPEN}{key}" string="{"true" if is_string else "false"}">{text}{PARAMETER_CLOSE}')
     # no parameters: an empty line between the tags, as the official encoder leaves it
     return f'{INVOKE_OPEN}{call.name}">\n' + "\n".join(parameters) + f"\n{INVOKE_CLOSE}"
 
@@ -155,8 +153,7 @@ def _parse_invoke(block: str, opened: re.Match[str]) -> tuple[ToolCall, int]:
         attributes = _NAME_STRING.fullmatch(parameter["attributes"])
         if attributes is None:
             raise DSMLError(
-                f'bad parameter tag \'{parameter[0]}\'; write {PARAMETER_OPEN}NAME" string="true"> '
-                'or string="false"'
+                f'bad parameter tag \'{parameter[0]}\'; write {PARAMETER_OPEN}NAME" string="true"> or string="false"'
             )
         key, is_string = attributes[1], attributes[2] == "true"
         if key in arguments:
@@ -176,8 +173,7 @@ def _json_value(key: str, text: str) -> Any:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DSMLError(
-            f"parameter '{key}' has string=\"false\" but '{_short(text)}' is not JSON; "
-            'write string="true" for text'
+            f"parameter '{key}' has string=\"false\" but '{_short(text)}' is not JSON; write string=\"true\" for text"
         ) from error
 
 

@@ -50,9 +50,7 @@ ToolStyle = Literal["template", "prompt", "unreadable"]
 class HFTemplateRenderer:
     """Renders with ``tokenizer.apply_chat_template``; ``stop_token_ids`` default to the tokenizer's EOS."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int] | None = None) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an instruct model, "
@@ -188,9 +186,7 @@ class HFTemplateRenderer:
     def _opens_reasoning(self, thinking: bool) -> bool:
         """Whether the template itself writes the opening ``<think>``, so that sampling starts inside."""
         if thinking not in self._opens:
-            text = self._apply(
-                [{"role": "user", "content": "Hi"}], tools=[], generate=True, thinking=thinking
-            )
+            text = self._apply([{"role": "user", "content": "Hi"}], tools=[], generate=True, thinking=thinking)
             self._opens[thinking] = text.rstrip().endswith(THINK)
         return self._opens[thinking]
 

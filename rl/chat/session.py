@@ -121,9 +121,7 @@ class Session:
     response together.
     """
 
-    def __init__(
-        self, renderer: Renderer, prompt: Sequence[Message], *, thinking: bool, max_context: int
-    ) -> None:
+    def __init__(self, renderer: Renderer, prompt: Sequence[Message], *, thinking: bool, max_context: int) -> None:
         if not prompt or prompt[-1].role in ("assistant", "system"):
             last = prompt[-1].role if prompt else "nothing"
             raise SessionError(f"the prompt ends with {last}; it must end with a user or tool message")
@@ -192,9 +190,7 @@ class Session:
         if not messages:
             return
         if any(message.role == "assistant" for message in messages):
-            raise SessionError(
-                "append_messages takes the environment's messages; append_sampled the policy's"
-            )
+            raise SessionError("append_messages takes the environment's messages; append_sampled the policy's")
         stream = self._streams[-1]
         added = self._renderer.render_after(self._messages, messages, thinking=self._thinking)
         if added is None:

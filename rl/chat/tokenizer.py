@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -88,6 +89,27 @@ def protocol_strings() -> tuple[str, ...]:
     hidden = head.replace(quoted, "\0")
     pieces = [piece.replace("\0", quoted) for piece in prose.split(hidden)]
     return tuple(dict.fromkeys((*_CALL_TOKENS, *_SCHEMA_TOKENS, *(p for p in pieces if len(p) > 2))))
+
+
+# Everything a policy directory holds for text, in this project's and in transformers' layouts.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def copy_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Copy the tokenizer and chat template of one policy directory into another."""
+    for name in _TOKENIZER_FILES:
+        if (Path(source) / name).is_file():
+            shutil.copy2(Path(source) / name, Path(target) / name)
 
 
 class ChatTokenizer:

@@ -83,17 +83,14 @@ def render_text(messages: Sequence[Message], *, thinking: bool, add_bos: bool = 
                 text.append(_tool(index, messages, opening))
             case _:
                 raise RenderError(
-                    f"messages[{index}]: unknown role '{message.role}'; "
-                    "use system, user, developer, assistant or tool"
+                    f"messages[{index}]: unknown role '{message.role}'; use system, user, developer, assistant or tool"
                 )
     return "".join(text)
 
 
 def _no_tools(index: int, message: Message) -> None:
     if message.tools:
-        raise RenderError(
-            f"messages[{index}]: a {message.role} message has tools; put them on the system message"
-        )
+        raise RenderError(f"messages[{index}]: a {message.role} message has tools; put them on the system message")
 
 
 def _developer(index: int, message: Message) -> str:

@@ -48,9 +48,7 @@ class LearnerProcess:
         """Version of the weights that ``weights`` returns."""
         return self.learner.version
 
-    def probe_logprobs(
-        self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None
-    ) -> np.ndarray:
+    def probe_logprobs(self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None) -> np.ndarray:
         """``Learner.probe_logprobs``: float32 [T-1]."""
         return self.learner.probe_logprobs(tokens, replay)
 
@@ -58,9 +56,7 @@ class LearnerProcess:
         """The policy alone, in the hub's layout (what an engine or transformers loads)."""
         self.learner.policy.save(directory)
 
-    def save_checkpoint(
-        self, root: str, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2
-    ) -> Path:
+    def save_checkpoint(self, root: str, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2) -> Path:
         """``rl.learner.checkpoint.save_checkpoint``."""
         return save_checkpoint(root, self.learner, step, extra, keep)
 

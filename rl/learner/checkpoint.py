@@ -75,9 +75,7 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is no checkpoint: state.pt is missing; see latest_checkpoint(root)")
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
     if state["format"] != FORMAT:
-        raise ValueError(
-            f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}"
-        )
+        raise ValueError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}")
     _restore(learner.policy, path / "policy")
     if learner.reference is not None:
         if not (path / "reference").is_dir():
@@ -127,14 +125,11 @@ def _restore(policy: Policy, directory: Path) -> None:
     stored = load_policy(directory).weights()
     live = policy.weights()
     if stored.keys() != live.keys():
-        raise ValueError(
-            f"{directory} holds other weights than this policy: {sorted(stored.keys() ^ live.keys())[:5]}"
-        )
+        raise ValueError(f"{directory} holds other weights than this policy: {sorted(stored.keys() ^ live.keys())[:5]}")
     for name, value in live.items():
         if stored[name].shape != value.shape:
             raise ValueError(
-                f"{directory}: {name} has shape {tuple(stored[name].shape)}; "
-                f"this policy's is {tuple(value.shape)}"
+                f"{directory}: {name} has shape {tuple(stored[name].shape)}; this policy's is {tuple(value.shape)}"
             )
         value.copy_(stored[name])
 

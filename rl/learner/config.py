@@ -46,8 +46,7 @@ class LearnerConfig:
                 raise ValueError(f"learner.{name}={getattr(self, name)}: must be at least 1")
         if self.warmup_steps < 0 or self.threads < 0:
             raise ValueError(
-                f"learner.warmup_steps={self.warmup_steps}, learner.threads={self.threads}: "
-                "must be 0 or above"
+                f"learner.warmup_steps={self.warmup_steps}, learner.threads={self.threads}: must be 0 or above"
             )
 
 
@@ -84,9 +83,7 @@ class SFTConfig:
         if self.schedule not in ("constant", "cosine", "linear"):
             raise ValueError(f"sft.schedule={self.schedule!r}: use 'constant', 'cosine' or 'linear'")
         if self.indexer_only and not self.indexer_kl_coef > 0:
-            raise ValueError(
-                "sft.indexer_only=true needs sft.indexer_kl_coef above 0: nothing would be trained"
-            )
+            raise ValueError("sft.indexer_only=true needs sft.indexer_kl_coef above 0: nothing would be trained")
         if self.indexer_kl_every < 1 or (self.indexer_only and self.indexer_kl_every > 1):
             raise ValueError(
                 f"sft.indexer_kl_every={self.indexer_kl_every}: must be at least 1, and exactly 1 with "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl.chat.tokenizer import copy_tokenizer
 from rl.tracking.stall import StallError
 from rl.types import Group, ReplayRecord
 
@@ -23,13 +24,12 @@ class LearnerHandle:
     def __init__(self, cfg: TrainConfig, policy_dir: Path, run_dir: Path) -> None:
         import ray
 
-        from rl.chat.tokenizer import ChatTokenizer
         from rl.learner.actor import start_learner
 
         self._ray = ray
         self._deadline_s = cfg.step_deadline_s
         self._policy_dir = policy_dir
-        self._probe_tokens = probe_tokens(ChatTokenizer.load(policy_dir).vocab_size, cfg.seed)
+        self._probe_tokens = probe_tokens(policy_dir, cfg.seed)
         self._actor = start_learner(
             {"path": str(policy_dir)}, cfg.learner, cfg.objective, run_dir, num_gpus=cfg.ray.learner_gpus
         )
@@ -63,9 +63,7 @@ class LearnerHandle:
     def save_policy(self, directory: Path) -> None:
         """The policy with its tokenizer, as transformers and vLLM load it."""
         self._get("the policy to be saved", self._actor.save_policy.remote(str(directory)))
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            if (self._policy_dir / name).is_file():
-                shutil.copy2(self._policy_dir / name, directory / name)
+        copy_tokenizer(self._policy_dir, directory)
 
     def close(self) -> None:
         """End the actor."""
@@ -78,6 +76,7 @@ class LearnerHandle:
             raise StallError(f"{what} (step_deadline_s)", self._deadline_s) from None
 
 
-def probe_tokens(vocab_size: int, seed: int, length: int = 192) -> list[int]:
+def probe_tokens(policy_dir: Path, seed: int, length: int = 192) -> list[int]:
     """Random token ids: a probe longer than the tiny policy's index_topk, so that the sparse path is compared."""
+    vocab_size = json.loads((policy_dir / "config.json").read_text())["vocab_size"]
     return np.random.default_rng(seed).integers(0, vocab_size, length).tolist()

@@ -131,9 +131,7 @@ class Learner:
         return out
 
     @torch.no_grad()
-    def probe_logprobs(
-        self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None
-    ) -> np.ndarray:
+    def probe_logprobs(self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None) -> np.ndarray:
         """float32 [T-1]: log-prob of tokens 1..T-1 at temperature 1, whole vocabulary; for the sync check.
 
         ``replay`` forces the engine's experts and, when recorded, its indexer's choice, so that a near-tie
@@ -142,9 +140,7 @@ class Learner:
         ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=self.device)
         forced: Replay | None = None
         if replay is not None:
-            forced = Replay(
-                self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer)
-            )
+            forced = Replay(self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer))
         logits_TV = self.policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
         return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1).cpu().numpy()
 
@@ -201,9 +197,7 @@ class Learner:
         # With a KL term or a learning indexer a zero advantage still has a gradient.
         return self.config.skip_zero_advantage and not self.objective.kl_coef > 0 and not self.train_indexer
 
-    def _update(
-        self, batches: Sequence[MicroBatch], diagnostics: Diagnostics, first: bool
-    ) -> dict[str, float]:
+    def _update(self, batches: Sequence[MicroBatch], diagnostics: Diagnostics, first: bool) -> dict[str, float]:
         """Forward and backward over ``batches``, then one optimiser step (or none, when a number is bad)."""
         if not batches:  # every advantage is 0: no gradient, and momentum alone must not move the policy
             return {"loss/total": 0.0, "loss/policy": 0.0, "applied": 1.0}

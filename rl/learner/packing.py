@@ -147,9 +147,7 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
         for item, at in zip(items, targets, strict=True):
             support.extend([None] * len(at) if item.support is None else [item.support[t] for t in at])
     return MicroBatch(
-        tokens_T=device_tensor(
-            np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long
-        ),
+        tokens_T=device_tensor(np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long),
         cu_seqlens=[int(s) for s in starts],
         predict_N=device_tensor(
             np.concatenate([at - 1 + s for at, s in zip(targets, starts[:-1], strict=True)]), torch.long
@@ -168,17 +166,13 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
     )
 
 
-def _pack_replay(
-    items: Sequence[PackItem], lengths: Sequence[int]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _pack_replay(items: Sequence[PackItem], lengths: Sequence[int]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(experts [T, L, K], valid [T]); rows of segments without a record are invalid: live routing there."""
     shapes = {item.replay.experts.shape[1:] for item in items if item.replay is not None}
     if not shapes:
         return None, None
     if len(shapes) > 1:
-        raise ValueError(
-            f"replay records of different [layers, experts] shapes in one batch: {sorted(shapes)}"
-        )
+        raise ValueError(f"replay records of different [layers, experts] shapes in one batch: {sorted(shapes)}")
     total = sum(lengths)
     experts = np.zeros((total, *shapes.pop()), dtype=np.int64)
     valid = np.zeros(total, dtype=bool)
@@ -186,9 +180,7 @@ def _pack_replay(
     for item, length in zip(items, lengths, strict=True):
         if item.replay is not None:
             if len(item.replay.valid) < length or len(item.replay.experts) < length:
-                raise ValueError(
-                    f"{item.name}: replay has {len(item.replay.valid)} rows for {length} input tokens"
-                )
+                raise ValueError(f"{item.name}: replay has {len(item.replay.valid)} rows for {length} input tokens")
             experts[at : at + length] = item.replay.experts[:length]
             valid[at : at + length] = item.replay.valid[:length]
         at += length

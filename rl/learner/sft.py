@@ -166,6 +166,4 @@ def _expert_load(experts_TLK: torch.Tensor, num_experts: int) -> torch.Tensor:
     """Tokens per expert [L, E] of one forward pass."""
     layers = experts_TLK.shape[1]
     offset = torch.arange(layers, device=experts_TLK.device)[None, :, None] * num_experts
-    return torch.bincount((experts_TLK + offset).flatten(), minlength=layers * num_experts).view(
-        layers, num_experts
-    )
+    return torch.bincount((experts_TLK + offset).flatten(), minlength=layers * num_experts).view(layers, num_experts)

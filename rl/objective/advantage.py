@@ -19,9 +19,7 @@ def group_advantages(rewards: Sequence[float], valid: Sequence[bool], norm: str 
     ``norm="std"`` divides by the population standard deviation + 1e-6 (the older GRPO).
     """
     if len(rewards) != len(valid):
-        raise ValueError(
-            f"{len(rewards)} rewards for {len(valid)} valid flags: one flag per trajectory is needed"
-        )
+        raise ValueError(f"{len(rewards)} rewards for {len(valid)} valid flags: one flag per trajectory is needed")
     kept = [r for r, ok in zip(rewards, valid, strict=True) if ok]
     if not kept:
         return [0.0] * len(rewards)

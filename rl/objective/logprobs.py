@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 
 
-def support_mask(
-    support_N: Sequence[np.ndarray | None], targets_N: torch.Tensor, vocab: int
-) -> torch.Tensor | None:
+def support_mask(support_N: Sequence[np.ndarray | None], targets_N: torch.Tensor, vocab: int) -> torch.Tensor | None:
     """bool [N, V], True where the sampler could have drawn the token; None when no row was truncated.
 
     The sampled token is always kept: engines draw the nucleus boundary differently by one token.

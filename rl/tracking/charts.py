@@ -22,15 +22,11 @@ def families(rows: Rows, prefix: str) -> list[str]:
 
 
 def reward_chart(rows: Rows, offset: tuple[int, int] = (0, 0)) -> str:
-    return _by_family(
-        "Reward in training, by family", rows, "reward/family/", "reward/mean", offset, y_range=(0, 1)
-    )
+    return _by_family("Reward in training, by family", rows, "reward/family/", "reward/mean", offset, y_range=(0, 1))
 
 
 def length_chart(rows: Rows, offset: tuple[int, int] = (0, 0)) -> str:
-    return _by_family(
-        "Sampled tokens per episode", rows, "length/family/", "length/sampled_mean", offset, y_range=None
-    )
+    return _by_family("Sampled tokens per episode", rows, "length/family/", "length/sampled_mean", offset, y_range=None)
 
 
 def mismatch_chart(rows: Rows, offset: tuple[int, int] = (0, 0)) -> str:

@@ -90,9 +90,7 @@ def _evaluation(summary: Mapping[str, Any]) -> str:
 def _curves(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     charts = [before_after_chart(summary)]
     if rows:
-        charts += [
-            chart(rows) for chart in (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart)
-        ]
+        charts += [chart(rows) for chart in (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart)]
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
     return f'<h2>Curves</h2><div class="charts">{figures}</div>' if figures else ""
 

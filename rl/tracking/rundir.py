@@ -274,7 +274,5 @@ def _explained(path: Path) -> Iterator[None]:
                 "run's folder on another disk, then go on with resume"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
-            raise RunDirError(
-                f"no permission to write {path}: {error.strerror}; choose another run folder"
-            ) from error
+            raise RunDirError(f"no permission to write {path}: {error.strerror}; choose another run folder") from error
         raise

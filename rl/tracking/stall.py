@@ -58,9 +58,7 @@ def deadline(what: What, seconds: float) -> Iterator[None]:
     """
     global _previous_handler
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError(
-            f"deadline({_text(what)!r}) works in the main thread only; in async code use within()"
-        )
+        raise RuntimeError(f"deadline({_text(what)!r}) works in the main thread only; in async code use within()")
     wait = _Wait(what, seconds)
     if not _waits:
         _previous_handler = signal.signal(signal.SIGALRM, _on_alarm)

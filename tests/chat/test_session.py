@@ -18,9 +18,7 @@ CALL = Message("assistant", reasoning="look", tool_calls=(ToolCall("search", {"q
 ANSWER = Message("assistant", "Silver", reasoning="found")
 
 
-def open_session(
-    *, thinking: bool = True, prompt: tuple[Message, ...] = PROMPT, room: int = 10_000
-) -> Session:
+def open_session(*, thinking: bool = True, prompt: tuple[Message, ...] = PROMPT, room: int = 10_000) -> Session:
     return Session(renderer(), prompt, thinking=thinking, max_context=room)
 
 
@@ -45,10 +43,7 @@ def test_a_tool_cycle_is_one_segment() -> None:
 
     (segment,) = session.segments()
     n_call, n_answer = len(tokens_of(CALL)), len(tokens_of(ANSWER))
-    assert (
-        len(segment)
-        == len(prompt) + n_call + n_answer + (segment.versions[len(prompt) + n_call :] == -1).sum()
-    )
+    assert len(segment) == len(prompt) + n_call + n_answer + (segment.versions[len(prompt) + n_call :] == -1).sum()
     assert segment.loss_mask.sum() == n_call + n_answer
     assert segment.versions[segment.loss_mask].tolist() == [3] * n_call + [4] * n_answer
     assert (segment.logprobs[segment.loss_mask] == -0.5).all()
@@ -86,9 +81,7 @@ def test_invariants(thinking: bool, data: st.DataObject) -> None:
         assert stream == prompt + tokens
         match data.draw(st.sampled_from(["tool", "user", "nothing"])):
             case "tool" if message.tool_calls or message.parse_error:
-                session.append_messages(
-                    [Message("tool", data.draw(plain)) for _ in message.tool_calls or (1,)]
-                )
+                session.append_messages([Message("tool", data.draw(plain)) for _ in message.tool_calls or (1,)])
             case "nothing" if not ended:
                 assert session.prompt_tokens() == stream
                 continue

@@ -155,9 +155,7 @@ def _openai(message: Message) -> dict[str, Any]:
 
 @st.composite
 def dialogues(draw: st.DrawFn, thinking: bool) -> list[Message]:
-    messages = [
-        Message("system", draw(plain), tools=draw(st.sampled_from([(), (SEARCH,), (SEARCH, SEARCH)])))
-    ]
+    messages = [Message("system", draw(plain), tools=draw(st.sampled_from([(), (SEARCH,), (SEARCH, SEARCH)])))]
     for _ in range(draw(st.integers(1, 3))):
         messages.append(Message("user", draw(plain)))
         for _ in range(draw(st.integers(0, 3))):
@@ -215,9 +213,7 @@ def test_parse_inverts_render(thinking: bool, data: st.DataObject) -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(
-            [*CALL_TEXT.splitlines(keepends=True), "</think>", "<think>", "\n\n", "text", dsml.DSML, ">"]
-        ),
+        st.sampled_from([*CALL_TEXT.splitlines(keepends=True), "</think>", "<think>", "\n\n", "text", dsml.DSML, ">"]),
         max_size=10,
     ).map("".join),
     st.booleans(),

@@ -31,7 +31,12 @@ class _Style:
     """For the test below."""
 
     beside: int = 1  # beside it
-    below: dict[str, int] = field(default_factory=dict)  # after the closing bracket
+    # fmt: off
+    below: dict[str, int] = field(
+        default_factory=dict
+    )  # after the closing bracket
+    # fmt: on
+
     # Above two of them,
     # on two lines.
     first: float = 0.5
@@ -73,9 +78,9 @@ def test_unknown_keys_are_errors(override: str) -> None:
 
 
 def test_wrong_types_and_values_are_errors() -> None:
-    with pytest.raises(ConfigCompositionException, match="objective.clip"):
+    with pytest.raises(ConfigCompositionException, match=r"objective\.clip"):
         composed("rl-train", ["objective.clip=wide"])
-    with pytest.raises(ValueError, match="objective.clip=-1.0: must be above 0"):
+    with pytest.raises(ValueError, match=r"objective\.clip=-1\.0: must be above 0"):
         OmegaConf.to_object(composed("rl-train", ["objective.clip=-1"]))
 
 

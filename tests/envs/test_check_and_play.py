@@ -38,9 +38,7 @@ class NumbersTaskset(Taskset):
 
     def task(self, index: int) -> Task:
         key, number = self.draw(index, lambda rng: (f"No. {rng.randint(0, 10**6)}", rng.randint(0, 9**9)))
-        return Task(
-            self.task_id(index), self.family, (Message("user", f"{key}?"),), str(number), {"key": key}
-        )
+        return Task(self.task_id(index), self.family, (Message("user", f"{key}?"),), str(number), {"key": key})
 
 
 def failed(cls: type[Taskset], **settings: Any) -> dict[str, str]:
@@ -153,9 +151,7 @@ def typed(*lines: str) -> Any:
 
 
 def test_a_person_solves_a_task(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = typed(
-        ":tools", "", 'search {"query": "x"', "search {}", "shout {}", ":oracle", ":oracle", ":oracle"
-    )
+    lines = typed(":tools", "", 'search {"query": "x"', "search {}", "shout {}", ":oracle", ":oracle", ":oracle")
     assert play.main(["search", "two_hop=0", "index=3"], lines) == 0
     out = capsys.readouterr().out
     assert "search(query: string)" in out

@@ -171,9 +171,7 @@ def test_reset_shows_the_tools_on_the_system_message() -> None:
         (Message("assistant", parse_error="not closed."), "Error: not closed.", {"malformed_call": 1}),
     ],
 )
-def test_every_outcome_of_a_call_is_an_observation(
-    action: Message, text: str, counts: dict[str, int]
-) -> None:
+def test_every_outcome_of_a_call_is_an_observation(action: Message, text: str, counts: dict[str, int]) -> None:
     result = Toolbox(TASK).step(action)
     assert [(m.role, m.content) for m in result.messages] == [("tool", text)]
     assert result.info["counts"] == counts
@@ -188,9 +186,7 @@ def test_unknown_tool_names_the_known_ones() -> None:
 
 
 def test_several_calls_give_several_messages_in_order() -> None:
-    action = Message(
-        "assistant", tool_calls=(ToolCall("echo", {"text": "a"}), ToolCall("nope"), ToolCall("fail"))
-    )
+    action = Message("assistant", tool_calls=(ToolCall("echo", {"text": "a"}), ToolCall("nope"), ToolCall("fail")))
     result = Toolbox(TASK).step(action)
     assert result.messages[0].content == "a"
     assert len(result.messages) == 3

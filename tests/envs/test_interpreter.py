@@ -99,8 +99,7 @@ def test_errors_are_observations_and_are_counted():
         assert result.info["counts"] == {"tool_error": 1}
         result = call(environment, "print(5)\n1 / 0")
         assert (
-            result.messages[0].content
-            == "Error: ZeroDivisionError: division by zero (line 2)\nPrinted before it:\n5"
+            result.messages[0].content == "Error: ZeroDivisionError: division by zero (line 2)\nPrinted before it:\n5"
         )
         assert call(environment, "x = 1").info["counts"] == {"empty_output": 1}
         result = call(environment, "'y' * 5000")
@@ -134,9 +133,7 @@ def test_no_session_is_started_by_a_guess():
     environment.close()
 
 
-@pytest.mark.parametrize(
-    ("answer", "outcome"), [("{}", 1.0), (" {} \n", 1.0), ("about {}", 0.0), ("1{}", 0.0)]
-)
+@pytest.mark.parametrize(("answer", "outcome"), [("{}", 1.0), (" {} \n", 1.0), ("about {}", 0.0), ("1{}", 0.0)])
 def test_scoring_is_exact_after_trimming(answer: str, outcome: float):
     taskset = InterpreterTaskset()
     task = taskset.task(0)

@@ -58,9 +58,7 @@ def test_keeps_the_last_n_and_replaces(policy: Policy, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["step_000002", "step_000003"]
 
 
-def test_an_interrupted_write_is_invisible(
-    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_is_invisible(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = learner(policy, tmp_path)
     save_checkpoint(tmp_path / "c", trainer, 1)
 

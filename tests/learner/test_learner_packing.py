@@ -71,9 +71,7 @@ def test_every_target_once_with_its_own_data(given_items: list[PackItem], budget
         assert (batch.weights_N.numpy() == 1.0 + source).all()
         assert (batch.advantages_N.numpy() == -source).all()
         starts = np.array(batch.cu_seqlens)
-        assert (
-            np.searchsorted(starts, batch.predict_N.numpy(), side="right") - 1 == batch.segment_N.numpy()
-        ).all()
+        assert (np.searchsorted(starts, batch.predict_N.numpy(), side="right") - 1 == batch.segment_N.numpy()).all()
         if batch.experts_TLK is not None:
             assert batch.replay_valid_T is not None
             valid = batch.replay_valid_T.numpy()

@@ -23,8 +23,7 @@ def examples(count: int = 8, seed: int = 0) -> list[SFTExample]:
     """Sequences that count upwards: the next token is certain from the second on."""
     rng = np.random.default_rng(seed)
     return [
-        SFTExample.language_modelling((rng.integers(32) + np.arange(rng.integers(16, 28))) % 32)
-        for _ in range(count)
+        SFTExample.language_modelling((rng.integers(32) + np.arange(rng.integers(16, 28))) % 32) for _ in range(count)
     ]
 
 

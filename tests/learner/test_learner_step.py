@@ -19,9 +19,7 @@ from rl.types import Group, Segment
 Groups = Callable[..., list[Group]]
 
 
-def learner(
-    policy: Policy, run_dir: Path, objective: ObjectiveConfig | None = None, **config: object
-) -> Learner:
+def learner(policy: Policy, run_dir: Path, objective: ObjectiveConfig | None = None, **config: object) -> Learner:
     settings = LearnerConfig(**{"lr": 1e-3, "threads": 1, "max_tokens_per_microbatch": 64, **config})  # type: ignore[arg-type]
     return Learner(policy, settings, objective or ObjectiveConfig(), run_dir)
 
@@ -60,9 +58,7 @@ def test_gradient_does_not_depend_on_the_packing(policy: Policy, make_groups: Gr
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
 
 
-def test_steps_raise_the_probability_of_rewarded_tokens(
-    policy: Policy, make_groups: Groups, tmp_path: Path
-) -> None:
+def test_steps_raise_the_probability_of_rewarded_tokens(policy: Policy, make_groups: Groups, tmp_path: Path) -> None:
     trainer, groups = learner(policy, tmp_path, lr=3e-3), make_groups()
 
     def mean_logprob(good: bool) -> float:
@@ -109,9 +105,7 @@ def test_zero_advantage_groups_are_skipped_with_the_same_gradient(
     assert skipping["advantage/zero_share"] == 0.5
 
 
-def test_all_rewards_equal_leaves_the_policy_alone(
-    policy: Policy, make_groups: Groups, tmp_path: Path
-) -> None:
+def test_all_rewards_equal_leaves_the_policy_alone(policy: Policy, make_groups: Groups, tmp_path: Path) -> None:
     groups, before = make_groups(), parameters(policy)
     for group in groups:
         for t in group.trajectories:
@@ -199,9 +193,7 @@ def test_no_reference_without_kl(policy: Policy, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["frozen", "kl"])
-def test_indexer_moves_only_by_its_own_loss(
-    policy: Policy, make_groups: Groups, tmp_path: Path, mode: str
-) -> None:
+def test_indexer_moves_only_by_its_own_loss(policy: Policy, make_groups: Groups, tmp_path: Path, mode: str) -> None:
     before = parameters(policy)
     metrics = learner(policy, tmp_path, train_indexer=mode).step(make_groups())
     moved = {name for name, value in parameters(policy).items() if not torch.equal(before[name], value)}

@@ -55,9 +55,7 @@ def test_unbiased_kl_expectation_is_the_true_kl_and_its_gradient() -> None:
     logits = torch.randn(6, dtype=torch.float64, requires_grad=True)
     old, ref = (torch.randn(6, dtype=torch.float64).log_softmax(0) for _ in range(2))
     theta = logits.log_softmax(0)
-    (estimate,) = torch.autograd.grad(
-        (old.exp() * unbiased_kl(theta, old, ref)).sum(), logits, retain_graph=True
-    )
+    (estimate,) = torch.autograd.grad((old.exp() * unbiased_kl(theta, old, ref)).sum(), logits, retain_graph=True)
     true_kl = (theta.exp() * (theta - ref)).sum()
     (exact,) = torch.autograd.grad(true_kl, logits)
     assert (old.exp() * unbiased_kl(theta, old, ref)).sum().item() == pytest.approx(true_kl.item(), abs=1e-12)

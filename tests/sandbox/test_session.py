@@ -79,9 +79,7 @@ def test_timeout_restarts_with_setup_and_says_so():
         assert session.run("sum(data)").output == "7\n"
 
 
-@pytest.mark.parametrize(
-    "code", ["import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-)
+@pytest.mark.parametrize("code", ["import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_a_session_that_kills_itself(session: PythonSession, code: str):
     result = session.run(code)
     assert result.restarted

@@ -24,9 +24,7 @@ def run(code: str, stdin: str = "", **limits: float):
 def attempt(code: str) -> str:
     """Name of the exception that the attempt ends in, or "through"."""
     indented = "\n".join("    " + line for line in code.splitlines())
-    program = (
-        f"try:\n{indented}\n    print('through')\nexcept BaseException as error: print(type(error).__name__)"
-    )
+    program = f"try:\n{indented}\n    print('through')\nexcept BaseException as error: print(type(error).__name__)"
     result = run(program)
     assert result.exit_code == 0, result
     return result.stdout.strip()

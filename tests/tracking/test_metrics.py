@@ -69,9 +69,7 @@ def test_flatten() -> None:
 def test_names_are_documented() -> None:
     names = ["reward/family/search", "stop/max_turns", "mismatch/max", "rewards/mean", "stop/a/b", "step"]
     assert undocumented(names) == ["rewards/mean", "step", "stop/a/b"]
-    assert all(
-        text.endswith(".") or text.endswith("…") or text.endswith("nats.") for text in METRICS.values()
-    )
+    assert all(text.endswith(".") or text.endswith("…") or text.endswith("nats.") for text in METRICS.values())
 
 
 def test_the_page_is_up_to_date() -> None:
