@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from rl.learner.config import LearnerConfig
 from rl.objective.config import ObjectiveConfig
@@ -54,19 +55,19 @@ class BaseConfig:
     indexer_kl_every: int = 4  # L_I on every n-th step only: it costs as much as the attention itself
     router_bias_gamma: float = 1e-3  # aux-loss-free balancing step (V3 report); frozen in RL
     threads: int = 0  # torch threads, 0 = all cores
-    seed: int = 0
+    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
 
 
 @dataclass
 class ColdStartConfig:
     """Supervised start on the environments' own demonstrations (recipe 4.2): imperfect on purpose."""
 
-    enabled: bool = True
+    enabled: bool = True  # false: RL starts from the base policy
     demos: int = 1536  # demonstrations over all families (training split)
     novice_share: float = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
-    epochs: float = 2.0
+    epochs: float = 2.0  # passes over the demonstrations
     lr: float = 1e-3  # peak, warm-up then linear decay to zero
-    tokens_per_step: int = 8192
+    tokens_per_step: int = 8192  # packed tokens per optimiser step
     indexer_kl_coef: float = 1.0  # the DSA indexer is trained beside, by its KL loss
     indexer_kl_every: int = 4  # on every n-th step
     threads: int = 0  # torch threads, 0 = all cores
@@ -77,8 +78,7 @@ class EvalConfig:
     """Held-out evaluation: avg@k over n_tasks tasks a family."""
 
     n_tasks: int = 64  # held-out tasks per family
-    k: int = 4  # samples per task (avg@k; pass@k is logged too)
-    every: int = 0  # also evaluate every N steps during RL (0 = only before and after)
+    k: int = 4  # samples per task; their mean is avg@k
     seed: int = 1234  # of the held-out task list
 
 
@@ -97,9 +97,9 @@ class RayConfig:
 class TrainConfig:
     """`rl-train`: cold start → held-out evaluation → GRPO → held-out evaluation → report."""
 
-    name: str | None = None  # the run's directory under runs_dir; null: <experiment>-<seed>, numbered when taken
+    name: str | None = None  # the run's directory under runs_dir; null: demo-<seed>, numbered when taken
     resume: str | None = None  # name of a run to continue from its last checkpoint
-    seed: int = 0
+    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
     steps: int = 60  # GRPO steps
     prompts_per_step: int = 8  # groups (tasks) per step
     group_size: int = 8  # rollouts per task; the advantage is relative to their mean
@@ -130,7 +130,7 @@ class PretrainConfig:
     out: str = "assets/tiny_dsa_base"  # directory for tokenizer, weights and card
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
-    env: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
 
 
 @dataclass
@@ -138,10 +138,10 @@ class ColdStartRunConfig:
     """`rl-coldstart`: the supervised start alone."""
 
     out: str = "runs/coldstart"  # directory for policy, tokenizer and demonstrations
-    seed: int = 0
+    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
-    env: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -150,23 +150,32 @@ class ColdStartRunConfig:
 class EvaluateConfig:
     """`rl-eval`: held-out evaluation of any policy directory or run."""
 
-    run: str | None = None  # evaluate this run's last policy, with its own configuration of rollouts
+    run: str | None = None  # evaluate this run's last policy, with the settings stored in the run
     path: str | None = None  # or a policy directory in Hugging Face format
-    seed: int = 0
-    env: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
+    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    reward: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part
     eval: EvalConfig = field(default_factory=EvalConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    runs_dir: str = "runs"
+    runs_dir: str = "runs"  # where `run` is looked up
     out: str | None = None  # directory for summary.json and trajectories; null: <run>/eval or <path>/eval
 
 
 def register() -> None:
     """Make the schema known to Hydra; called by every entry point before ``hydra.main``."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="pretrain_schema", node=PretrainConfig)
-    store.store(name="coldstart_schema", node=ColdStartRunConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="train_schema", node=_open(TrainConfig))
+    store.store(name="pretrain_schema", node=_open(PretrainConfig))
+    store.store(name="coldstart_schema", node=_open(ColdStartRunConfig))
+    store.store(name="evaluate_schema", node=_open(EvaluateConfig))
+
+
+def _open(schema: type) -> DictConfig:
+    """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
+    config: DictConfig = OmegaConf.structured(schema)
+    for path in ("env", "reward", "policy.overrides"):
+        if (mapping := OmegaConf.select(config, path)) is not None:
+            OmegaConf.set_struct(mapping, False)
+    return config

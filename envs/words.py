@@ -7,6 +7,9 @@ lists: a retrieved passage never matches a question by accident.
 
 from __future__ import annotations
 
+import random
+from typing import Literal, get_args
+
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
@@ -44,19 +47,29 @@ NOUNS: tuple[str, ...] = _words(
 )
 
 CITIES: tuple[str, ...] = _words(
-    "Athens Bern Bonn Boston Cairo Chicago Dallas Delhi Denver Dublin Geneva Glasgow Hamburg Hanoi "
-    "Havana Houston Kiel Lagos Leeds Leipzig Lima Lisbon London Lyon Madrid Malmo Miami Milan Munich "
-    "Nairobi Naples Oslo Ottawa Paris Perth Porto Prague Quito Riga Rome Seattle Seoul Sydney Tunis "
-    "Tokyo Toronto Turin Vienna Warsaw Zagreb"
+    "Athens Boston Cairo Denver Geneva Havana Lima London Madrid Oslo Paris Prague Rome Seoul Tokyo Vienna"
 )
 
 COLORS: tuple[str, ...] = _words("amber black blue brown gold green grey orange pink purple red white")
 
-JOBS: tuple[str, ...] = _words(
-    "actor barber brewer builder chef clerk dentist doctor driver farmer gardener judge lawyer miner "
-    "nurse painter pilot plumber sailor singer tailor teacher waiter welder"
-)
+JOBS: tuple[str, ...] = _words("actor barber chef doctor driver farmer judge lawyer nurse painter pilot teacher")
 
-INSTRUMENTS: tuple[str, ...] = _words(
-    "banjo cello clarinet drum fiddle flute guitar harp horn lute organ piano trumpet tuba viola violin"
-)
+INSTRUMENTS: tuple[str, ...] = _words("banjo cello drum flute guitar harp horn lute organ piano trumpet violin")
+
+# How the entities of a world are called. "numbers": ``book 472``, ten digits that a small policy learns to copy in
+# minutes. "words": ``Silver Harbor``, hundreds of words, each of which has to be learnt; a harder tier.
+Naming = Literal["numbers", "words"]
+FIRST_NUMBER, LAST_NUMBER = 100, 999
+
+
+def check_naming(naming: str) -> None:
+    """Raise ValueError unless ``naming`` is one that the worlds know."""
+    if naming not in get_args(Naming):
+        raise ValueError(f"naming is {naming!r}, must be one of {', '.join(get_args(Naming))}")
+
+
+def person_name(rng: random.Random, naming: Naming, kind: str) -> str:
+    """A random person: ``<kind> 318`` or ``Mara Lind``."""
+    if naming == "numbers":
+        return f"{kind} {rng.randint(FIRST_NUMBER, LAST_NUMBER)}"
+    return f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,7 @@ def cluster(config: RayConfig, workers: int) -> Iterator[None]:
     else:
         cpus = config.num_cpus or max(os.cpu_count() or 1, workers + 1)
         ray.init(
+            address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
             num_cpus=cpus,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",  # nothing of a local run listens beyond this machine
@@ -108,3 +111,16 @@ def open_pool(cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset]) -> Rol
         open_composer(cfg.reward),
         num_gpus=cfg.ray.worker_gpus,
     )
+
+
+def env_source(taskset: Taskset) -> str:
+    """SHA-256 over the source files of a taskset and its environment, members of a mixture included.
+
+    What is cached depends on them, wherever they live: a plug-in beside the user counts too.
+    """
+    members = (taskset, *getattr(taskset, "members", {}).values())
+    classes = {c for m in members for c in (type(m), m.env_class)}
+    digest = hashlib.sha256()
+    for file in sorted({inspect.getsourcefile(c) or "" for c in classes} - {""}):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()

@@ -38,7 +38,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
 def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:
     """A progress callback that prints one line at most every ``every_s`` seconds (and at the end of each part)."""
     started = time.monotonic()
-    last = [0.0]
+    last = [-float("inf")]
 
     def report(what: str, done: int, total: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()

@@ -109,8 +109,9 @@ def demo_outcomes(demos: Sequence[Demo]) -> dict[str, float]:
 
 def save_demos(path: Path, demos: Sequence[Demo], documents: Sequence[Document]) -> None:
     """The demonstrations as a ``datasets`` directory: readable messages, token truth and outcome of each."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
 
+    disable_progress_bars()  # the run shows its own
     Dataset.from_list(
         [
             {

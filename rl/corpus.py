@@ -15,7 +15,7 @@ import numpy as np
 from envs.types import Message
 
 from .demos import demonstrations, tokenise
-from .drills import WORDS, drill
+from .drills import drill
 
 if TYPE_CHECKING:
     from envs.taskset import Taskset
@@ -53,7 +53,7 @@ def dialogues(
         tick(1)
         yield demo.family, True, demo.messages
     for i in range(drills):
-        kind, messages = drill(WORDS, seed, i, max_facts)
+        kind, messages = drill(seed, i, max_facts)
         tick(1)
         yield kind, False, tuple(messages)
 

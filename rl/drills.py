@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 
 from envs.types import Message
-from envs.words import ADJECTIVES, CITIES, FIRST_NAMES, LAST_NAMES, NOUNS
+from envs.words import CITIES, COLORS, FIRST_NUMBER, INSTRUMENTS, JOBS, LAST_NUMBER
 
-WORDS: list[str] = sorted({*ADJECTIVES, *CITIES, *FIRST_NAMES, *LAST_NAMES, *NOUNS})
+_WORDS = (*CITIES, *COLORS, *INSTRUMENTS, *JOBS)
+_KINDS = ("book", "person", "account", "order", "customer")
 
 _SYSTEM = {
     "recall": "Answer from the facts.",
@@ -21,20 +22,20 @@ _SYSTEM = {
 }
 
 
-def _entity(words: list[str], rng: random.Random) -> str:
-    return f"{rng.choice(words)} {rng.choice(words)}"
+def _entity(rng: random.Random) -> str:
+    return f"{rng.choice(_KINDS)} {rng.randint(FIRST_NUMBER, LAST_NUMBER)}"
 
 
-def recall(words: list[str], rng: random.Random, max_facts: int) -> list[Message]:
-    """``n`` facts, then a question about one of them after the other: ``"Silver Harbor" is "Mara Lind".``"""
+def recall(rng: random.Random, max_facts: int) -> list[Message]:
+    """``n`` facts, then a question about one of them after the other: ``"book 472" is "Oslo".``"""
     n = rng.randint(1, max_facts)
     keys: list[str] = []
     while len(keys) < n:
-        key = _entity(words, rng)
+        key = _entity(rng)
         if key not in keys:
             keys.append(key)
-    as_number = rng.random() < 0.4
-    values = [str(rng.randint(100, 999)) if as_number else _entity(words, rng) for _ in keys]
+    as_number = rng.random() < 0.5
+    values = [str(rng.randint(FIRST_NUMBER, LAST_NUMBER)) if as_number else rng.choice(_WORDS) for _ in keys]
     facts = "\n".join(f'"{k}" is "{v}".' for k, v in zip(keys, values, strict=True))
     order = rng.sample(range(n), min(n, 4))
     messages = [Message("system", _SYSTEM["recall"])]
@@ -45,9 +46,9 @@ def recall(words: list[str], rng: random.Random, max_facts: int) -> list[Message
     return messages
 
 
-def copying(words: list[str], rng: random.Random) -> list[Message]:
+def copying(rng: random.Random) -> list[Message]:
     """A phrase in quotes is repeated: words, numbers, or both."""
-    parts = [rng.choice(words) if rng.random() < 0.7 else str(rng.randint(0, 9999)) for _ in range(rng.randint(1, 6))]
+    parts = [rng.choice(_WORDS) if rng.random() < 0.5 else str(rng.randint(0, 9999)) for _ in range(rng.randint(1, 6))]
     phrase = " ".join(parts)
     return [Message("system", _SYSTEM["copy"]), Message("user", f'"{phrase}"'), Message("assistant", phrase)]
 
@@ -62,12 +63,12 @@ def arithmetic(rng: random.Random) -> list[Message]:
     return messages
 
 
-def drill(words: list[str], seed: int, index: int, max_facts: int) -> tuple[str, list[Message]]:
+def drill(seed: int, index: int, max_facts: int) -> tuple[str, list[Message]]:
     """Drill number ``index``: its kind and its messages; deterministic in (seed, index)."""
     rng = random.Random(f"drill/{seed}/{index}")
     kind = rng.choices(["recall", "copy", "arithmetic"], [0.6, 0.25, 0.15])[0]
     if kind == "recall":
-        return kind, recall(words, rng, max_facts)
+        return kind, recall(rng, max_facts)
     if kind == "copy":
-        return kind, copying(words, rng)
+        return kind, copying(rng)
     return kind, arithmetic(rng)

@@ -74,10 +74,11 @@ def _run(cfg: EvaluateConfig) -> None:
     from rich.console import Console
 
     from .assemble import cluster, open_pool, open_tasksets
-    from .tracking.rundir import write_atomic
+    from .tracking.rundir import trajectory_json, write_atomic
     from .tracking.summary import eval_summary, event_counts, summary_table
 
     directory = _policy_directory(cfg)
+    _like_the_run(cfg)
     out = Path(cfg.out) if cfg.out else directory / "eval"
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -106,8 +107,23 @@ def _run(cfg: EvaluateConfig) -> None:
         "counts": dict(counts),
         "failures": dict(failures),
     }
+    lines = (json.dumps(trajectory_json(t), ensure_ascii=False) + "\n" for t in trajectories)
+    write_atomic(out / "trajectories.jsonl", "".join(lines))
     write_atomic(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     console.print(summary_table(summary, str(out / "summary.json")))
+
+
+def _like_the_run(cfg: EvaluateConfig) -> None:
+    """A run is evaluated as it was trained: its own policy format, environments, rewards and rollout settings."""
+    if cfg.run is None:
+        return
+    from omegaconf import OmegaConf
+
+    from configs.schema import TrainConfig
+
+    stored = OmegaConf.load(Path(cfg.runs_dir) / cfg.run / "config.yaml")
+    run: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+    cfg.policy, cfg.env, cfg.reward, cfg.rollout = run.policy, run.env, run.reward, run.rollout
 
 
 def _policy_directory(cfg: EvaluateConfig) -> Path:

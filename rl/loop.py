@@ -2,9 +2,10 @@
 
     admit tasks → groups of rollouts → reward → advantage → learner step → weights v+1 → workers
 
-A group is admitted only when it will be at most ``max_staleness`` versions old once it is trained: with 0 rollouts
-and learner alternate (every batch is on-policy), with n the workers sample up to n batches ahead. Nothing that was
-finished is thrown away for age.
+Groups are admitted ahead by at most ``max_staleness`` batches and trained in the order of their admission, so a
+group is at most that many versions old when it is trained: with 0 rollouts and learner alternate (every batch is
+on-policy), with n the workers sample up to n batches ahead. Nothing that was finished is thrown away for age, and slow
+tasks are trained on as much as quick ones.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ def grpo(
     Every wait has a deadline. On return ``state`` is at the end and the workers hold the last weights.
     """
     pending: dict[int, int] = {}  # group id → task index, admitted and not yet trained
+    finished: dict[int, Group] = {}  # collected, not yet trained
     redo = list(state.waiting)
     failed_in_a_row = 0
     state.waiting = []
     while state.step < cfg.steps:
-        # admit: a batch trained at step s is at most max_staleness behind when its groups start at s - max_staleness
         ahead = min(1 + cfg.max_staleness, cfg.steps - state.step) * cfg.prompts_per_step
         while len(pending) < ahead:
             index = redo.pop(0) if redo else next_index(taskset)
@@ -88,7 +89,10 @@ def grpo(
             pending[state.next_group] = index
             state.next_group += 1
         started = time.perf_counter()
-        groups = pool.collect(cfg.prompts_per_step, deadline_s=cfg.step_deadline_s)
+        oldest = sorted(pending)[: cfg.prompts_per_step]
+        while not finished.keys() >= set(oldest):
+            finished |= {g.id: g for g in pool.collect(1, deadline_s=cfg.step_deadline_s)}
+        groups = [finished.pop(i) for i in oldest]
         sampled = time.perf_counter()
         stats = learner.step(groups)
         trained = time.perf_counter()
@@ -99,28 +103,31 @@ def grpo(
         for group in groups:
             del pending[group.id]
         trajectories = [t for g in groups for t in g.trajectories]
-        failed_in_a_row = _count_failed(failed_in_a_row, trajectories, cfg.failed_steps)
         metrics = rollout_metrics(groups, state.step - 1) | stats
         counts, failures = event_counts(trajectories)
         add(state.counts, counts)
         add(state.failures, failures)
         state.tokens_sampled += int(metrics["tokens/sampled"])
-        state.tokens_trained += int(metrics["tokens/total"])
+        state.tokens_trained += int(metrics["learner/tokens"])
         state.rollout_s += sampled - started
         state.learner_s += trained - sampled
         state.sync_s += synced - trained
         state.mismatch_max = max(state.mismatch_max, metrics.get("mismatch/max", 0.0), probe)
         metrics |= {
             "time/rollout_s": sampled - started,
-            "time/train_s": trained - sampled,
+            "time/learner_s": trained - sampled,
             "time/sync_s": synced - trained,
             "time/step_s": synced - started,
             "mismatch/probe_max": probe,
             "tokens/sampled_total": float(state.tokens_sampled),
             "rollout/tokens_per_s": metrics["tokens/sampled"] / max(sampled - started, 1e-9),
+            "rollout/prefix_hit_rate": _prefix_hit_rate(pool),
+            "rollout/restarted_workers": float(pool.counts["workers_restarted"]),
+            "rollout/resubmitted_groups": float(pool.counts["groups_resubmitted"]),
         }
         run.log_trajectories(step_name(state.step), trajectories, tokens=cfg.tracking.save_tokens)
         run.log_metrics("grpo", state.step, metrics)
+        failed_in_a_row = _count_failed(failed_in_a_row, trajectories, cfg.failed_steps)
         state.taskset = taskset.state_dict()
         state.waiting = list(pending.values())
         if state.step % cfg.checkpoint_every == 0 or state.step == cfg.steps:
@@ -139,6 +146,11 @@ def _count_failed(so_far: int, trajectories: list[Trajectory], limit: int) -> in
             f"failed with {t.failure_kind}: {t.failure_detail}"
         )
     return so_far + 1
+
+
+def _prefix_hit_rate(pool: RolloutPool) -> float:
+    stats = pool.stats()
+    return stats["cached_prompt_tokens"] / max(stats["prompt_tokens"], 1.0)
 
 
 def next_index(taskset: Taskset) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .corpus import Document
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # (what, done, total, metrics)
-_VALIDATION_SHARE = 0.02
+_VALIDATION_EVERY = 53
 
 
 def pretrain(
@@ -127,8 +127,11 @@ def examples(documents: Sequence[Document]) -> list[Any]:
 
 
 def split_validation(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """(train, validation): every 50th document is kept for validation."""
-    every = round(1 / _VALIDATION_SHARE)
+    """(train, validation): every 53rd document is kept for validation.
+
+    A prime, so that it does not beat with the period in which a mixture deals its families.
+    """
+    every = _VALIDATION_EVERY
     train = [d for i, d in enumerate(documents) if i % every]
     return train, [d for i, d in enumerate(documents) if i % every == 0]
 

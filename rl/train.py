@@ -34,16 +34,17 @@ BASE, COLD, WORKERS, BEFORE, GRPO, AFTER, REPORT = STAGES = (
 )  # fmt: skip
 # What each cached stage runs; a change in these files makes the stage run again.
 _ENV_CODE = ("envs",)
-_BASE_CODE = (
+_SFT_CODE = (
     "rl/pretrain.py",
     "rl/corpus.py",
-    "rl/drills.py",
     "rl/demos.py",
     "rl/policy",
-    "rl/learner/sft.py",
+    "rl/learner",
+    "rl/objective/logprobs.py",
     "rl/chat",
 )
-_COLD_CODE = ("rl/coldstart.py", "rl/demos.py", "rl/policy", "rl/learner/sft.py", "rl/chat", "rl/corpus.py")
+_BASE_CODE = (*_SFT_CODE, "rl/drills.py")
+_COLD_CODE = (*_SFT_CODE, "rl/coldstart.py")
 _EVAL_CODE = ("rl/evaluate.py", "rl/rollout", "rl/policy", "rl/chat", "rewards")
 
 
@@ -71,11 +72,11 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed}
     try:
         with Progress(STAGES, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
-            base = base_stage(cfg, progress)
+            base = base_stage(cfg, rundir, progress)
             with cluster(cfg.ray, cfg.rollout.workers), ThreadPoolExecutor(1) as background:
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 pool = background.submit(open_pool, cfg, base.path, tasksets)
-                start = coldstart_stage(cfg, base, tasksets["train"], progress)
+                start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress)
                 _with_workers(cfg, rundir, start, pool, tasksets, progress, wandb_log, summary)
             with progress.stage(REPORT):
                 _finish(rundir, summary, progress, wandb_log)
@@ -97,6 +98,7 @@ def open_run(cfg: TrainConfig) -> tuple[TrainConfig, RunDir]:
 
     runs = Path(cfg.runs_dir)
     if cfg.resume is not None:
+        _reject_overrides(cfg.resume)
         rundir = RunDir.existing(runs / cfg.resume)
         stored: Any = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(rundir.config))
@@ -113,6 +115,15 @@ def open_run(cfg: TrainConfig) -> tuple[TrainConfig, RunDir]:
     return cfg, rundir
 
 
+def _reject_overrides(name: str) -> None:
+    """A resumed run keeps its own configuration: other overrides would be dropped without a word."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    if others := [o for o in given if o.partition("=")[0] not in ("resume", "runs_dir")]:
+        sys.exit(f"resume={name} goes on with the configuration in its config.yaml: leave out {' '.join(others)}")
+
+
 def describe(cfg: TrainConfig) -> str:
     """The plan in one line, in the four words of batch size."""
     return (
@@ -121,9 +132,9 @@ def describe(cfg: TrainConfig) -> str:
     )
 
 
-def base_stage(cfg: TrainConfig, progress: Progress) -> StageResult:
+def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageResult:
     """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
-    from .assemble import open_taskset
+    from .assemble import env_source, open_taskset
     from .pretrain import pretrain
     from .stages import StageResult, source_hash, tree_hash
 
@@ -136,7 +147,7 @@ def base_stage(cfg: TrainConfig, progress: Progress) -> StageResult:
         return StageResult(Path(cfg.base.source), key, reused=True)
     taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     inputs = {
-        "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": cfg.env,
+        "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": cfg.env, "env_source": env_source(taskset),
         "code": source_hash(*_BASE_CODE, *_ENV_CODE),
     }  # fmt: skip
     return _cached(
@@ -144,14 +155,17 @@ def base_stage(cfg: TrainConfig, progress: Progress) -> StageResult:
         "base",
         inputs,
         cfg,
+        rundir,
         progress,
         lambda out, report: pretrain(cfg.policy, cfg.base, taskset, out, report),
     )
 
 
-def coldstart_stage(cfg: TrainConfig, base: StageResult, taskset: Taskset, progress: Progress) -> StageResult:
+def coldstart_stage(
+    cfg: TrainConfig, base: StageResult, taskset: Taskset, rundir: RunDir, progress: Progress
+) -> StageResult:
     """The cold-started policy, or the base itself when ``coldstart.enabled=false``."""
-    from .assemble import open_renderer
+    from .assemble import env_source, open_renderer
     from .coldstart import coldstart
     from .stages import source_hash
 
@@ -159,7 +173,8 @@ def coldstart_stage(cfg: TrainConfig, base: StageResult, taskset: Taskset, progr
         progress.reused(COLD, "off (coldstart.enabled=false)")
         return base
     inputs = {
-        "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env, "seed": cfg.seed,
+        "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env,
+        "env_source": env_source(taskset), "seed": cfg.seed,
         "thinking": cfg.rollout.thinking, "renderer": cfg.policy.renderer,
         "code": source_hash(*_COLD_CODE, *_ENV_CODE),
     }  # fmt: skip
@@ -168,11 +183,11 @@ def coldstart_stage(cfg: TrainConfig, base: StageResult, taskset: Taskset, progr
         renderer = open_renderer(cfg.policy.renderer, str(base.path))
         coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout.thinking)
 
-    return _cached(COLD, "coldstart", inputs, cfg, progress, produce)
+    return _cached(COLD, "coldstart", inputs, cfg, rundir, progress, produce)
 
 
 def _cached(
-    title: str, name: str, inputs: dict[str, Any], cfg: TrainConfig, progress: Progress, produce: Any
+    title: str, name: str, inputs: dict[str, Any], cfg: TrainConfig, rundir: RunDir, progress: Progress, produce: Any
 ) -> StageResult:
     """Run a training stage through the cache with its progress shown."""
     from .stages import StageResult, run_stage, stage_key
@@ -182,16 +197,18 @@ def _cached(
         progress.reused(title, str(target))
         return StageResult(target, stage_key(inputs), reused=True)
     with progress.stage(title) as stage:
-        return run_stage(name, inputs, cfg.cache_dir, lambda out: produce(out, _reporter(stage)))
+        return run_stage(name, inputs, cfg.cache_dir, lambda out: produce(out, _reporter(stage, name, rundir)))
 
 
-def _reporter(stage: Stage) -> Report:
-    """Progress callback of the supervised stages."""
+def _reporter(stage: Stage, name: str, rundir: RunDir) -> Report:
+    """Progress callback of the supervised stages; their numbers go into metrics.jsonl."""
 
     def report(what: str, done: int, total: int, metrics: dict[str, float]) -> None:
         stage.total = total
         note = what + (f" · loss {metrics['sft/loss']:.3f}" if "sft/loss" in metrics else "")
         stage.update(done, tokens_per_s=metrics.get("sft/tokens_per_s"), note=note)
+        if metrics:
+            rundir.log_metrics(name, done, metrics)
 
     return report
 
@@ -233,6 +250,8 @@ def _with_workers(
                     tokens_per_s=metrics.get("rollout/tokens_per_s"),
                     note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
                 )
+                # `summary` itself stays as it was: what a killed run spent must be counted once.
+                rundir.write_summary(summary | state.summary() | {"wall_s": _wall_s(summary, progress)})
                 wandb_log.log("grpo", step, metrics)
                 wandb_log.log_trajectories(f"step_{step:06d}", step, [t for g in groups for t in g.trajectories])
 
@@ -250,24 +269,28 @@ def _evaluation(
     progress: Progress, wandb_log: WandbLog, *, cache: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """One held-out evaluation; ``cache`` reuses an earlier one of the same policy, tasks and code."""
+    from .assemble import env_source
     from .stages import run_stage, source_hash, stage_key
     from .tracking.rundir import write_atomic
     from .tracking.summary import eval_summary
 
     name = title.replace("evaluation ", "eval_")
     inputs = {
-        "policy": policy_key, "env": cfg.env, "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout),
+        "policy": policy_key, "env": cfg.env,
+        "env_source": env_source(tasksets["heldout"]), "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout),
         "reward": cfg.reward, "code": source_hash(*_EVAL_CODE, *_ENV_CODE),
     }  # fmt: skip
     target = Path(cfg.cache_dir) / f"eval-{stage_key(inputs)}"
     if cache and target.is_dir():
         shutil.copy2(target / "trajectories.jsonl", rundir.trajectories / f"{name}.jsonl")
         progress.reused(title, str(target))
-        return json.loads((target / "eval.json").read_text())
+        result = json.loads((target / "eval.json").read_text())
+        _log_evaluation(name, result, rundir, wandb_log)
+        return result
     with progress.stage(title) as stage:
         trajectories = _run_evaluation(cfg, pool, tasksets, stage)
-        result = eval_summary(trajectories)
         stored = rundir.log_trajectories(name, trajectories, tokens=cfg.tracking.save_tokens)
+        result = eval_summary(trajectories)  # after they are on disk: it raises when none has a score
         if cache:
 
             def produce(out: Path) -> None:
@@ -275,11 +298,15 @@ def _evaluation(
                 write_atomic(out / "eval.json", json.dumps(result))
 
             run_stage("eval", inputs, cfg.cache_dir, produce)
+    _log_evaluation(name, result, rundir, wandb_log)
+    wandb_log.log_trajectories(name, 0, trajectories)
+    return result
+
+
+def _log_evaluation(name: str, result: dict[str, Any], rundir: RunDir, wandb_log: WandbLog) -> None:
     flat = {"eval/overall": result["overall"]} | {f"eval/family/{f}": v["avg@k"] for f, v in result["families"].items()}
     rundir.log_metrics(name, 0, flat)
     wandb_log.log(name, 0, flat)
-    wandb_log.log_trajectories(name, 0, trajectories)
-    return result
 
 
 def _run_evaluation(
@@ -306,13 +333,16 @@ def _finish(rundir: RunDir, summary: dict[str, Any], progress: Progress, wandb_l
     """summary.json and report.html."""
     from .tracking.report import write_report
 
-    earlier = summary.get("wall_s", {})
-    now = progress.wall_s()
-    # A resumed run adds its own time to what the stopped one had spent.
-    summary["wall_s"] = {k: round(earlier.get(k, 0.0) + now.get(k, 0.0), 1) for k in {**earlier, **now}}
+    summary["wall_s"] = _wall_s(summary, progress)
     rundir.write_summary(summary)
     write_report(rundir)
     wandb_log.log_summary(summary)
+
+
+def _wall_s(summary: dict[str, Any], progress: Progress) -> dict[str, float]:
+    """Seconds by stage: a resumed run adds its own time to what the stopped one had spent."""
+    earlier, now = summary.get("wall_s", {}), progress.wall_s()
+    return {k: round(earlier.get(k, 0.0) + now.get(k, 0.0), 1) for k in {**earlier, **now}}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The agent family: errands in a shop, done with typed tools in one to three calls.
 
-    Move "Mara Lind" to "Oslo".            find_customer -> set_city
-    Cancel the order of "Mara Lind".       find_customer -> find_order -> cancel_order
+    Move "account 471" to "Oslo".          find_customer -> set_city
+    Cancel the order of "account 471".     find_customer -> find_order -> cancel_order
     Ship order 317.                        ship_order
 
 The verifier compares the whole database with what it should be: the right row has changed, and no
@@ -20,7 +20,7 @@ from envs.agent.world import FIRST_ID, LAST_ID, ShopRows, make_shop, open_databa
 from envs.environment import Environment, ToolError, tool
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, StepResult, Task, ToolCall
-from envs.words import CITIES, FIRST_NAMES, LAST_NAMES
+from envs.words import CITIES, Naming, check_naming, person_name
 
 SYSTEM = "Do it with the tools."
 
@@ -44,7 +44,7 @@ class AgentEnvironment(Environment):
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
         m = task.metadata
-        self._start = make_shop(task.id, (m["customer_id"], m["name"], m["old_city"]), m["order_id"])
+        self._start = make_shop(task.id, (m["customer_id"], m["name"], m["old_city"]), m["order_id"], m["naming"])
         self._database: sqlite3.Connection | None = None
 
     # -- tools -------------------------------------------------------------------------------
@@ -185,7 +185,10 @@ class AgentEnvironment(Environment):
 
 
 class AgentTaskset(Taskset):
-    """Errands. ``by_name``: the share of errands that name a customer, so that ids must be looked up."""
+    """Errands. ``by_name``: the share of errands that name a customer, so that ids must be looked up.
+
+    ``naming``: what customers are called, "numbers" (easy) or "words" (see ``envs.words``).
+    """
 
     family = "agent"
     env_class = AgentEnvironment
@@ -196,12 +199,14 @@ class AgentTaskset(Taskset):
         seed: int = 0,
         size: int | None = None,
         by_name: float = 0.8,
+        naming: Naming = "numbers",
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)
         if not 0.0 <= by_name <= 1.0:
             raise ValueError(f"by_name is {by_name}, must be between 0 and 1")
-        self.by_name = by_name
+        check_naming(naming)
+        self.by_name, self.naming = by_name, naming
 
     def task(self, index: int) -> Task:
         key, (metadata, question) = self.draw(index, self._propose)
@@ -221,7 +226,8 @@ class AgentTaskset(Taskset):
         metadata = {
             "errand": errand,
             "by_name": by_name,
-            "name": f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}",
+            "naming": self.naming,
+            "name": person_name(rng, self.naming, "account"),
             "old_city": old_city,
             "city": city,
             "customer_id": rng.randint(FIRST_ID, LAST_ID),

@@ -12,7 +12,7 @@ import random
 import sqlite3
 from dataclasses import dataclass
 
-from envs.words import CITIES, FIRST_NAMES, LAST_NAMES
+from envs.words import CITIES, Naming, person_name
 
 CUSTOMERS = 8
 FIRST_ID, LAST_ID = 100, 999
@@ -42,7 +42,7 @@ class ShopRows:
         return ShopRows(self.customers, rows)
 
 
-def make_shop(seed: str, customer: tuple[int, str, str], order_id: int) -> ShopRows:
+def make_shop(seed: str, customer: tuple[int, str, str], order_id: int, naming: Naming = "numbers") -> ShopRows:
     """``CUSTOMERS`` random customers, one of them the given (id, name, city) with the given order."""
     rng = random.Random(f"shop/{seed}")
     ids = _others(rng, customer[0])
@@ -50,9 +50,9 @@ def make_shop(seed: str, customer: tuple[int, str, str], order_id: int) -> ShopR
     names = {customer[1]}
     rows = [customer]
     for number in ids:
-        name = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
+        name = person_name(rng, naming, "account")
         while name in names:
-            name = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
+            name = person_name(rng, naming, "account")
         names.add(name)
         rows.append((number, name, rng.choice(CITIES)))
     return ShopRows(

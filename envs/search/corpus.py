@@ -1,6 +1,6 @@
 """The corpus of the search family: a made-up library of books and people, one fact a passage.
 
-    The author of "Silver Harbor" is "Mara Lind".
+    The author of "book 472" is "person 318".
 
 Entities are split, not questions: every book and person belongs to one split, and a book's author is
 of the book's split. So no fact about a held-out entity is ever asked, or found on the way, in training.
@@ -19,10 +19,13 @@ from envs.words import (
     CITIES,
     COLORS,
     FIRST_NAMES,
+    FIRST_NUMBER,
     INSTRUMENTS,
     JOBS,
     LAST_NAMES,
+    LAST_NUMBER,
     NOUNS,
+    Naming,
 )
 
 BOOK_ATTRIBUTES: tuple[str, ...] = ("author", "year", "color", "city")
@@ -59,11 +62,17 @@ class Library:
 
 
 @cache
-def library(seed: int = 0, books: int = 1000, people: int = 800) -> Library:
-    """The library of a seed: ``4 * books + 3 * people`` facts (6,400 by default)."""
+def library(seed: int = 0, naming: Naming = "numbers") -> Library:
+    """The library of a seed: 4 facts a book, 3 a person (2,800 facts with numbers, 6,400 with words)."""
     rng = random.Random(f"library/{seed}")
-    titles = rng.sample([f"{a} {n}" for a in ADJECTIVES for n in NOUNS], books)
-    names = rng.sample([f"{f} {s}" for f in FIRST_NAMES for s in LAST_NAMES], people)
+    if naming == "numbers":
+        # No number is both a book's and a person's: else "author of book 881" finds books by person 881 as well.
+        middle = (FIRST_NUMBER + LAST_NUMBER) // 2
+        titles = [f"book {n}" for n in rng.sample(range(FIRST_NUMBER, middle), 400)]
+        names = [f"person {n}" for n in rng.sample(range(middle, LAST_NUMBER + 1), 400)]
+    else:
+        titles = rng.sample([f"{a} {n}" for a in ADJECTIVES for n in NOUNS], 1000)
+        names = rng.sample([f"{f} {s}" for f in FIRST_NAMES for s in LAST_NAMES], 800)
     by_split: dict[Split, tuple[str, ...]] = {
         "train": tuple(n for n in names if split_of(n) == "train"),
         "heldout": tuple(n for n in names if split_of(n) == "heldout"),

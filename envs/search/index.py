@@ -13,6 +13,7 @@ from functools import cache
 import tantivy
 
 from envs.search.corpus import library
+from envs.words import Naming
 
 _WORD = re.compile(r"\w+")
 _MAX_QUERY_WORDS = 64
@@ -53,6 +54,6 @@ class SearchIndex:
 
 
 @cache
-def library_index(seed: int = 0) -> SearchIndex:
-    """The index over ``library(seed)``, built once per process."""
-    return SearchIndex(library(seed).passages())
+def library_index(seed: int = 0, naming: Naming = "numbers") -> SearchIndex:
+    """The index over ``library(seed, naming)``, built once per process."""
+    return SearchIndex(library(seed, naming).passages())

@@ -1,7 +1,7 @@
 """The search family: one-hop and two-hop questions about the library, answered with ``search``.
 
-    Who is the author of "Silver Harbor"?            search -> "Mara Lind"
-    Where was the author of "Silver Harbor" born?    search, search -> "Oslo"
+    Who is the author of "book 472"?            search -> "person 318"
+    Where was the author of "book 472" born?    search, search -> "Oslo"
 
 Facts are random, so a guess is nearly always wrong: what is to be learnt is to look it up, to look up
 the right thing, and to go on after the first hop. ``top_k=1`` is the easy tier (the tool gives one
@@ -25,7 +25,7 @@ from envs.search.corpus import (
 from envs.search.index import library_index
 from envs.taskset import Split, Taskset
 from envs.types import Message, Task, ToolCall
-from envs.words import CITIES, COLORS, FIRST_NAMES, INSTRUMENTS, JOBS, LAST_NAMES
+from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS, Naming, check_naming, person_name
 
 SYSTEM = "Answer with the search tool."
 
@@ -65,7 +65,9 @@ class SearchEnvironment(Environment):
     @tool
     def search(self, query: str) -> str:
         """Search the library."""
-        passages = library_index(self.task.metadata["library_seed"]).search(query, self.top_k)
+        passages = library_index(self.task.metadata["library_seed"], self.task.metadata["naming"]).search(
+            query, self.top_k
+        )
         if not passages:
             raise ToolError("nothing found; use other words.")
         return "\n".join(passages)
@@ -88,7 +90,8 @@ class SearchEnvironment(Environment):
         if not results:
             dice = rng.random()
             if dice < 0.4:
-                return Message("assistant", f'"{_guess(chain[-1], rng)}"', reasoning="I know the answer.")
+                guess = _guess(chain[-1], self.task.metadata["naming"], rng)
+                return Message("assistant", f'"{guess}"', reasoning="I know the answer.")
             if dice < 0.58:
                 wrong = rng.choice([a for a in _siblings(chain[0]) if a != chain[0]])
                 return _search(wrong, str(self.task.metadata["entity"]))
@@ -100,7 +103,10 @@ class SearchEnvironment(Environment):
 
 
 class SearchTaskset(Taskset):
-    """Questions about the library. ``two_hop``: their share of questions with two hops."""
+    """Questions about the library. ``two_hop``: the share of questions with two hops.
+
+    ``naming``: what books and people are called, "numbers" (easy) or "words" (see ``envs.words``).
+    """
 
     family = "search"
     env_class = SearchEnvironment
@@ -112,17 +118,19 @@ class SearchTaskset(Taskset):
         size: int | None = None,
         two_hop: float = 0.3,
         library_seed: int = 0,
+        naming: Naming = "numbers",
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)
         if not 0.0 <= two_hop <= 1.0:
             raise ValueError(f"two_hop is {two_hop}, must be between 0 and 1")
         self.two_hop = two_hop
-        self.library_seed = library_seed
+        check_naming(naming)
+        self.library_seed, self.naming = library_seed, naming
 
     def task(self, index: int) -> Task:
         rng = self.rng(index)
-        world = library(self.library_seed)
+        world = library(self.library_seed, self.naming)
         chain: tuple[str, ...]
         if rng.random() < self.two_hop:
             last = rng.choice(PERSON_ATTRIBUTES)
@@ -147,6 +155,7 @@ class SearchTaskset(Taskset):
                 "chain": chain,
                 "hops": len(chain),
                 "library_seed": self.library_seed,
+                "naming": self.naming,
             },
             seed=self.seed,
         )
@@ -175,10 +184,10 @@ def _siblings(attribute: str) -> tuple[str, ...]:
     return BOOK_ATTRIBUTES if attribute in BOOK_ATTRIBUTES else PERSON_ATTRIBUTES
 
 
-def _guess(attribute: str, rng: random.Random) -> str:
+def _guess(attribute: str, naming: Naming, rng: random.Random) -> str:
     """A plausible value of an attribute, drawn blindly."""
     if attribute == "author":
-        return f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
+        return person_name(rng, naming, "person")
     if attribute == "year":
         return str(rng.randint(1900, 1999))
     options = {"color": COLORS, "job": JOBS, "instrument": INSTRUMENTS}

@@ -241,9 +241,10 @@ class Engine:
         if hasattr(self._model, "copy_weights"):
             self._model.copy_weights(tensors)
         else:
+            from rl.policy.io import unstack_experts
             from rl.rollout.vllm_weights import load_plain_weights
 
-            load_plain_weights(self._model, tensors, self._checkpoint_names)
+            load_plain_weights(self._model, unstack_experts(tensors), self._checkpoint_names)
         self._core.reset_prefix_cache()
         self.version = version
         self._totals.weight_updates += 1

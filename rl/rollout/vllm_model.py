@@ -30,6 +30,7 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import KVCacheLayout, KVCacheSpec, MLAAttentionSpec
 
+from rl.policy.io import stack_experts
 from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import Record
 from rl.rollout.paged import Bucket, LayerCache, PagedContext, plan_buckets
@@ -188,7 +189,7 @@ class DSAForVLLM(nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Checkpoint tensors (experts stacked or one by one) -> parameters; returns their names."""
-        self.copy_weights(stack_experts(weights, self.config.n_routed_experts))
+        self.copy_weights(dict(stack_experts(weights)))
         return {name for name, _ in self.named_parameters()}
 
     @torch.no_grad()
@@ -216,16 +217,3 @@ class DSAForVLLM(nn.Module):
         dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
         slots = self.layers[0].cache.num_slots
         self.experts_table = torch.zeros(slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok, dtype=dtype)
-
-
-def stack_experts(weights: Iterable[tuple[str, torch.Tensor]], experts: int) -> dict[str, torch.Tensor]:
-    """Hub checkpoints hold one matrix per expert; the model holds them stacked (gate above up)."""
-    named = dict(weights)
-    for prefix in sorted({k.split(".0.gate_proj")[0] for k in named if ".experts.0.gate_proj" in k}):
-        parts = {
-            kind: torch.stack([named.pop(f"{prefix}.{e}.{kind}.weight") for e in range(experts)])
-            for kind in ("gate_proj", "up_proj", "down_proj")
-        }
-        named[f"{prefix}.gate_up_proj"] = torch.cat((parts["gate_proj"], parts["up_proj"]), dim=1)
-        named[f"{prefix}.down_proj"] = parts["down_proj"]
-    return named

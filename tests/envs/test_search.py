@@ -14,12 +14,14 @@ from envs.search.index import SearchIndex, library_index
 from envs.search.taskset import SearchTaskset
 from envs.taskset import split_of
 from envs.types import Message, ToolCall
+from envs.words import Naming
 
 
-def test_every_fact_is_the_best_hit_of_its_own_query() -> None:
-    index = library_index()
-    facts = list(library().facts.values())
-    assert len(facts) == 6400
+@pytest.mark.parametrize(("naming", "size"), [("numbers", 2800), ("words", 6400)])
+def test_every_fact_is_the_best_hit_of_its_own_query(naming: Naming, size: int) -> None:
+    index = library_index(0, naming)
+    facts = list(library(0, naming).facts.values())
+    assert len(facts) == size
     for fact in facts[::7]:
         assert index.search(f'{fact.attribute} of "{fact.entity}"') == [fact.passage]
 
