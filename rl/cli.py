@@ -36,15 +36,16 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
 
 
 def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:
-    """A progress callback that prints one line at most every ``every_s`` seconds (and at the end of each part)."""
+    """A progress callback that prints a line at most every ``every_s`` seconds, and whenever a part begins or ends."""
     started = time.monotonic()
     last = [-float("inf")]
+    part = [""]
 
     def report(what: str, done: int, total: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()
-        if now - last[0] < every_s and done < total:
+        if now - last[0] < every_s and done < total and what == part[0]:
             return
-        last[0] = now
+        last[0], part[0] = now, what
         spent = now - started
         left = spent / max(done, 1) * (total - done)
         shown = "  ".join(f"{k.removeprefix('sft/')} {v:.4g}" for k, v in metrics.items())

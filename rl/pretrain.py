@@ -11,6 +11,7 @@ selected set. What was done is written into the policy's own README.md: seed, to
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from .corpus import Document
 
 Report = Callable[[str, int, int, dict[str, float]], None]  # (what, done, total, metrics)
-_VALIDATION_EVERY = 53
+_VALIDATION_EVERY = 53  # documents
+_VALIDATE_EVERY = 250  # steps
 
 
 def pretrain(
@@ -55,8 +57,9 @@ def pretrain(
     items = list(
         dialogues(taskset, corpus.demos, corpus.novice_share, corpus.drills, corpus.max_facts, config.seed, tick)
     )
-    stride = max(1, len(items) // corpus.texts_for_tokenizer)
-    texts = (render_text(m, thinking=t) for _, t, m in items[::stride])
+    # A random choice: every n-th document would beat with the period in which a mixture deals its families.
+    chosen = random.Random(config.seed).sample(items, min(corpus.texts_for_tokenizer, len(items)))
+    texts = (render_text(m, thinking=t) for _, t, m in chosen)
     tokenizer: ChatTokenizer = train_tokenizer(texts, config.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
@@ -96,6 +99,13 @@ def pretrain(
         metrics = trainer.step(examples(next(stream)))
         stage = "dense stage" if step < config.dense_steps else "sparse stage"
         report(stage, step + 1, steps, metrics)
+        if (step + 1) % _VALIDATE_EVERY == 0:
+            report(
+                f"{stage}, validation",
+                step + 1,
+                steps,
+                {f"exact {k}": v for k, v in exactness(trainer, validation).items()},
+            )
     wall_s = time.perf_counter() - started
     scores = exactness(trainer, validation)
     policy.save(out)

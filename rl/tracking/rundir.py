@@ -220,7 +220,7 @@ def _spans(segment: Segment) -> list[dict[str, Any]]:
 
 
 def _runs(mask: np.ndarray, versions: np.ndarray) -> Iterator[tuple[int, int]]:
-    keys: Sequence[int] = np.where(mask, versions, np.iinfo(np.int64).min).tolist()
+    keys = list(zip(mask.tolist(), np.where(mask, versions, -1).tolist(), strict=True))
     start = 0
     for end in range(1, len(keys) + 1):
         if end == len(keys) or keys[end] != keys[start]:

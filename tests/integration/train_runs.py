@@ -24,7 +24,7 @@ SCRATCH = (
 SMALL = (
     *THREADS, "prompts_per_step=4", "group_size=2", "coldstart.demos=32", "coldstart.epochs=1", "eval.n_tasks=1",
     "eval.k=2", "rollout.max_turns=2", "rollout.max_tokens=32", "rollout.max_concurrency=8", "rollout.kv_cache_gib=0.1",
-    "tracking.plain_every_s=1",
+    "tracking.plain_every_s=0.01",
     # So weak a policy often earns the same reward in every rollout of a step: all tokens are to count all the same.
     "learner.skip_zero_advantage=false",
 )  # fmt: skip
