@@ -105,7 +105,7 @@ class TrainConfig:
     group_size: int = 8  # rollouts per task; the advantage is relative to their mean
     max_staleness: int = 0  # a group is admitted only if it is at most this many versions old when trained
     failed_steps: int = 3  # steps in a row without one valid rollout before the run stops and says why
-    step_deadline_s: float = 600.0  # a step that waits longer stops the run and says what it waits for
+    step_deadline_s: float = 1800.0  # a step that waits longer stops the run and says what it waits for
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments

@@ -119,7 +119,7 @@ def env_source(taskset: Taskset) -> str:
     What is cached depends on them, wherever they live: a plug-in beside the user counts too.
     """
     members = (taskset, *getattr(taskset, "members", {}).values())
-    classes = {c for m in members for c in (type(m), m.env_class)}
+    classes = {c for m in members for c in (type(m), getattr(m, "env_class", type(m)))}
     digest = hashlib.sha256()
     for file in sorted({inspect.getsourcefile(c) or "" for c in classes} - {""}):
         digest.update(Path(file).read_bytes())

@@ -7,8 +7,9 @@ demonstration is what the tool answered.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .chat.renderer import Renderer
 
+log = logging.getLogger(__name__)
 MAX_TURNS = 8  # of one demonstration
 
 
@@ -36,16 +38,30 @@ class Demo:
     outcome: float
 
 
+class DemonstrationError(RuntimeError):
+    """Most demonstrations failed: the environment is broken, not a task."""
+
+
 def demonstrations(
-    taskset: Taskset, indices: Iterable[int], novice_share: float, seed: int, *, threads: int = 4
+    taskset: Taskset, indices: Sequence[int], novice_share: float, seed: int, *, threads: int = 4
 ) -> Iterator[Demo]:
     """Demonstrations of the tasks at ``indices``, in order; deterministic in all arguments.
 
     A share ``novice_share`` is by the imperfect demonstrator, the others by the oracle. Threads overlap the
-    waiting for sandboxed processes; the order of the results does not depend on them.
+    waiting for sandboxed processes; the order of the results does not depend on them. A task whose environment or
+    demonstrator raises is left out (so fewer demonstrations come than indices were given).
+
+    Raises:
+        DemonstrationError: more than half of them failed; says what the last one raised.
     """
 
-    def one(index: int) -> Demo:
+    def one(index: int) -> Demo | Exception:
+        try:
+            return play(index)
+        except Exception as error:
+            return error
+
+    def play(index: int) -> Demo:
         task = taskset.task(index)
         env = taskset.environment(task)
         rng = random.Random(f"demo/{seed}/{task.id}")
@@ -57,8 +73,20 @@ def demonstrations(
         episode, scores = play_episode(task, env, act, MAX_TURNS)
         return Demo(task.id, task.family, episode.messages, float(scores["outcome"]))
 
+    failed = 0
     with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(one, indices)
+        for index, result in zip(indices, pool.map(one, indices), strict=True):
+            if isinstance(result, Demo):
+                yield result
+                continue
+            failed += 1
+            log.warning("no demonstration of task %d: %s: %s", index, type(result).__name__, result)
+            if failed > len(indices) // 2:
+                raise DemonstrationError(
+                    f"{failed} of {len(indices)} demonstrations failed, the last one (task {index}) with "
+                    f"{type(result).__name__}: {result}; run envs-check on this environment, or set "
+                    "coldstart.enabled=false"
+                ) from result
 
 
 def tokenise(renderer: Renderer, messages: Sequence[Message], *, thinking: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -61,13 +61,17 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
 
     from .assemble import cluster, open_pool, open_tasksets
     from .tracking.progress import Progress
+    from .tracking.rundir import RunDir
     from .tracking.wandb_log import WandbLog
 
-    cfg, rundir = open_run(cfg)
+    resumed = cfg.resume is not None
+    if resumed:
+        cfg = stored_config(cfg)
+    tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)  # a wrong env stops here, before a run exists
+    rundir = RunDir(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
     # A log file has no width: give the tables room instead of rich's 80 columns.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(f"run [bold]{rundir.name}[/bold] · {rundir.path} · {describe(cfg)}", highlight=False)
-    tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
     wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))
     summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed}
     try:
@@ -88,22 +92,30 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     return summary
 
 
-def open_run(cfg: TrainConfig) -> tuple[TrainConfig, RunDir]:
-    """The run's directory: a new one with the resolved configuration in it, or the one to resume."""
+def stored_config(cfg: TrainConfig) -> TrainConfig:
+    """The configuration of the run that ``cfg.resume`` names."""
     from omegaconf import OmegaConf
 
     from configs.schema import TrainConfig
 
     from .tracking.rundir import RunDir
 
+    assert cfg.resume is not None
+    _reject_overrides(cfg.resume)
+    rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.resume)
+    merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(rundir.config))
+    stored: Any = OmegaConf.to_object(merged)
+    stored.name, stored.runs_dir = rundir.name, cfg.runs_dir
+    return stored
+
+
+def new_run(cfg: TrainConfig) -> RunDir:
+    """A new run's directory with the resolved configuration in it; sets ``cfg.name`` to a name that was free."""
+    from omegaconf import OmegaConf
+
+    from .tracking.rundir import RunDir
+
     runs = Path(cfg.runs_dir)
-    if cfg.resume is not None:
-        _reject_overrides(cfg.resume)
-        rundir = RunDir.existing(runs / cfg.resume)
-        stored: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(rundir.config))
-        )
-        return stored, rundir
     stem = cfg.name or f"demo-{cfg.seed}"
     name, number = stem, 1
     while (runs / name).exists():
@@ -112,7 +124,7 @@ def open_run(cfg: TrainConfig) -> tuple[TrainConfig, RunDir]:
     cfg.name = name
     rundir = RunDir(runs / name)
     rundir.write_config(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    return cfg, rundir
+    return rundir
 
 
 def _reject_overrides(name: str) -> None:

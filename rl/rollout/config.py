@@ -41,10 +41,10 @@ class RolloutConfig:
     step_s: float = 60.0  # one Environment.step; above the environment's own tool deadline
     score_s: float = 60.0  # Environment.score, and again for the reward parts
     close_s: float = 10.0  # Environment.close
-    episode_s: float = 600.0  # a whole episode, generation included
+    episode_s: float = 300.0  # a whole episode, generation included
     start_s: float = 300.0  # a worker's engine must be up within this time
     sync_s: float = 120.0  # a weight update plus its probe, per worker
-    group_s: float = 1200.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
+    group_s: float = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
     max_restarts: int = 5  # workers replaced in one run before it stops
 
     def __post_init__(self) -> None:

@@ -25,7 +25,10 @@ def pack(named: Mapping[str, torch.Tensor | np.ndarray]) -> Packed:
 
     packed: Packed = {}
     for name, value in named.items():
-        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
+        if isinstance(value, np.ndarray):  # from Ray's store it is read-only, and goes on as it is
+            packed[name] = (np.ascontiguousarray(value), str(value.dtype))
+            continue
+        tensor = value.detach()
         dtype = str(tensor.dtype).removeprefix("torch.")
         tensor = tensor.cpu().contiguous()
         if tensor.dtype is torch.bfloat16:
