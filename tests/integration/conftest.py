@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
-from train_runs import SCRATCH, SMALL, Command
+from train_runs import SCRATCH, SMALL, Command, FirstRun
 
 from rl.tracking.rundir import RunDir
-
-
-@dataclass(frozen=True)
-class FirstRun:
-    """``rl-train base=scratch`` with all four families, from nothing to the report."""
-
-    cwd: Path
-    overrides: tuple[str, ...]
-    output: str
-    run: RunDir
-
-    @property
-    def base(self) -> Path:
-        """The base policy it has made."""
-        (directory,) = (self.cwd / "cache").glob("base-*")
-        return directory
 
 
 @pytest.fixture(scope="session")

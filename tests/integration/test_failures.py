@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FirstRun
-from train_runs import SMALL, train_config
+from train_runs import SMALL, FirstRun, train_config
 
 from envs.mixture import MixTaskset
 from rl.assemble import cluster, open_pool, open_tasksets

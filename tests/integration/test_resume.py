@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FirstRun
-from train_runs import SMALL, Command, reap
+from train_runs import SMALL, Command, FirstRun, reap
 
 from rl.learner.checkpoint import latest_checkpoint
 from rl.tracking.rundir import RunDir

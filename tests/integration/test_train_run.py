@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FirstRun
 from rich.console import Console
-from train_runs import Command
+from train_runs import Command, FirstRun
 
 from rl.tracking.metrics import undocumented
 from rl.tracking.progress import Progress

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from rl.tracking.rundir import RunDir
 
 BIN = Path(sys.executable).parent
 THREADS = ("coldstart.threads=1", "rollout.threads=1", "learner.threads=1", "base.threads=1")
@@ -92,3 +95,19 @@ def train_config(*overrides: str) -> Any:
     register()
     with initialize_config_module("configs", version_base="1.3"):
         return OmegaConf.to_object(compose("train", list(overrides)))
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """``rl-train base=scratch`` with all four families, from nothing to the report."""
+
+    cwd: Path
+    overrides: tuple[str, ...]
+    output: str
+    run: RunDir
+
+    @property
+    def base(self) -> Path:
+        """The base policy it has made."""
+        (directory,) = (self.cwd / "cache").glob("base-*")
+        return directory
