@@ -33,10 +33,10 @@ class PolicyConfig:
 class CorpusConfig:
     """Documents for pre-training: demonstrations of the training split, plus recall, copying and arithmetic drills."""
 
-    demos: int = 16000  # oracle demonstrations over all families of `env` (training split only)
+    demos: int = 8000  # oracle demonstrations over all families of `env` (training split only)
     novice_share: float = 0.3  # share of demonstrations by the imperfect demonstrator (its formats are as good)
-    drills: int = 12000  # documents that drill recall among several facts, copying and small arithmetic
-    max_facts: int = 6  # facts in a recall drill: 1 … max_facts
+    drills: int = 1000  # documents that drill recall among several facts, copying and small arithmetic
+    max_facts: int = 4  # facts in a recall drill: 1 … max_facts
     texts_for_tokenizer: int = 4000  # documents the tokenizer is trained on
 
 
@@ -46,15 +46,15 @@ class BaseConfig:
 
     source: str = "assets/tiny_dsa_base"  # a directory, or "scratch": pre-train now (rl-pretrain does the same)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    vocab_size: int = 1536  # upper bound of the tokenizer trained from scratch
-    dense_steps: int = 3000  # stage 1: dense attention, indexer trained beside by its KL loss (recipe 1.5)
-    sparse_steps: int = 2000  # stage 2: top-k sparse attention, KL over the selected set
+    vocab_size: int = 1024  # upper bound of the tokenizer trained from scratch
+    dense_steps: int = 1200  # stage 1: dense attention, indexer trained beside by its KL loss (recipe 1.5)
+    sparse_steps: int = 800  # stage 2: top-k sparse attention, KL over the selected set
     lr: float = 3e-3  # peak learning rate, warm-up then cosine over both stages
-    tokens_per_step: int = 8192  # packed tokens per optimiser step
+    tokens_per_step: int = 4096  # packed tokens per optimiser step
     indexer_kl_coef: float = 1.0  # weight of L_I; its gradient reaches the indexer only
     indexer_kl_every: int = 4  # L_I on every n-th step only: it costs as much as the attention itself
     router_bias_gamma: float = 1e-3  # aux-loss-free balancing step (V3 report); frozen in RL
-    threads: int = 0  # torch threads, 0 = all cores
+    threads: int = 1  # torch threads, 0 = all cores; one leaves no barrier to wait at beside other work
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
 
 
@@ -100,7 +100,7 @@ class TrainConfig:
     name: str | None = None  # the run's directory under runs_dir; null: demo-<seed>, numbered when taken
     resume: str | None = None  # name of a run to continue from its last checkpoint
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
-    steps: int = 60  # GRPO steps
+    steps: int = 80  # GRPO steps
     prompts_per_step: int = 8  # groups (tasks) per step
     group_size: int = 8  # rollouts per task; the advantage is relative to their mean
     max_staleness: int = 0  # a group is admitted only if it is at most this many versions old when trained

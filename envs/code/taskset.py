@@ -92,7 +92,7 @@ class CodeTaskset(Taskset):
         seed: int = 0,
         size: int | None = None,
         repair_share: float = 0.3,
-        two_step_share: float = 0.3,
+        two_step_share: float = 0.15,
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)

@@ -92,7 +92,7 @@ class InterpreterTaskset(Taskset):
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)
-        self.kinds = {"arithmetic": 0.4, "data": 0.35, "two_calls": 0.25} if kinds is None else dict(kinds)
+        self.kinds = {"arithmetic": 0.45, "data": 0.45, "two_calls": 0.1} if kinds is None else dict(kinds)
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown:
             raise ValueError(f"kinds has {unknown[0]!r}; known: {', '.join(KINDS)}")
