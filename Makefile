@@ -35,10 +35,10 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(EXTRA),cpu)
 	@$(BIN)/python -c 'import torch; assert torch.__version__.startswith("2.13.0")' 2>/dev/null || \
-	  $(BIN)/pip install -q --disable-pip-version-check "torch==2.13.0+cpu" 2>/dev/null || \
-	  $(BIN)/pip install -q --disable-pip-version-check "torch==2.13.0+cpu" --index-url $(TORCH_CPU_INDEX)
+	  $(BIN)/pip install -qq --disable-pip-version-check "torch==2.13.0+cpu" 2>/dev/null || \
+	  $(BIN)/pip install -qq --disable-pip-version-check "torch==2.13.0+cpu" --index-url $(TORCH_CPU_INDEX)
 endif
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -e ".[$(EXTRA),dev]"
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -qq -e ".[$(EXTRA),dev]"
 	@$(BIN)/python -c 'import torchvision, torchaudio, torchcodec' >/dev/null 2>&1 || \
 	  $(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
