@@ -22,21 +22,31 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from configs.schema import (
+    AdaptConfig,
+    AdaptDataConfig,
+    AdaptStageConfig,
     BaseConfig,
+    BudgetConfig,
     ColdStartConfig,
     ColdStartRunConfig,
     CorpusConfig,
+    DenseStageConfig,
+    DiagnoseConfig,
+    DistillConfig,
     EvalConfig,
     EvaluateConfig,
+    PipelineConfig,
     PolicyConfig,
     PretrainConfig,
     RayConfig,
+    SparseStageConfig,
     TrainConfig,
 )
 from rewards.format import FormatPenalty
 from rewards.length import Length
 from rewards.outcome import Outcome
-from rl.learner.config import LearnerConfig
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
@@ -48,17 +58,28 @@ END = "<!-- end of fields -->"
 COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
+    ("`rl-diagnose`", DiagnoseConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
+    ("`rl-adapt`", AdaptConfig),
 )
 GROUPS: tuple[tuple[str, type], ...] = (
     ("policy", PolicyConfig),
     ("base", BaseConfig),
     ("base.corpus", CorpusConfig),
     ("coldstart", ColdStartConfig),
+    ("data", AdaptDataConfig),
+    ("data.needles", NeedleTask),
+    ("dense", DenseStageConfig),
+    ("warmup", AdaptStageConfig),
+    ("sparse", SparseStageConfig),
     ("rollout", RolloutConfig),
     ("objective", ObjectiveConfig),
     ("learner", LearnerConfig),
+    ("replay", ReplayConfig),
+    ("pipeline", PipelineConfig),
+    ("pipeline.distill", DistillConfig),
+    ("budget", BudgetConfig),
     ("eval", EvalConfig),
     ("tracking", TrackingConfig),
     ("ray", RayConfig),
@@ -126,6 +147,8 @@ def shown(value: Any) -> str:
         return f"`{'null' if value is None else str(value).lower()}`"
     if isinstance(value, (list, tuple)):
         return f"`[{','.join(map(str, value))}]`"
+    if isinstance(value, Mapping) and value:
+        return "`{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}`"
     return f"`{value}`"
 
 
@@ -167,7 +190,8 @@ def reference() -> str:
     for title, cls in COMMANDS:
         groups = [item.name for item in fields(cls) if is_dataclass(default(item))]
         links = ", ".join(f"[{name}](#{name})" for name in groups)
-        out += [f"### {title}", "", _purpose(cls), "", f"Groups: {links}. Fields of its own:", ""]
+        contents = f"Groups: {links}. Fields of its own:" if groups else "Fields:"
+        out += [f"### {title}", "", _purpose(cls), "", contents, ""]
         out += [*table(cls, overlaid=overlaid if cls is TrainConfig else None), ""]
     out += ["## Groups", ""]
     for name, cls in GROUPS:

@@ -13,7 +13,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from rl.learner.config import LearnerConfig
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
@@ -59,18 +60,66 @@ class BaseConfig:
 
 
 @dataclass
-class ColdStartConfig:
+class SupervisedConfig:
+    """Supervised training on token streams: what cold start and distillation share."""
+
+    epochs: float = 2.0  # passes over the documents
+    lr: float = 1e-3  # peak, warm-up then linear decay to zero
+    tokens_per_step: int = 8192  # packed tokens per optimiser step
+    indexer_kl_coef: float = 1.0  # the DSA indexer is trained beside, by its KL loss
+    indexer_kl_every: int = 4  # on every n-th step
+    router_bias_gamma: float = 0.0  # aux-loss-free balancing step of the MoE router's bias; 0: the bias is frozen
+    threads: int = 0  # torch threads, 0 = all cores
+
+
+@dataclass
+class ColdStartConfig(SupervisedConfig):
     """Supervised start on the environments' own demonstrations (recipe 4.2): imperfect on purpose."""
 
     enabled: bool = True  # false: RL starts from the base policy
     demos: int = 1536  # demonstrations over all families (training split)
     novice_share: float = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
-    epochs: float = 2.0  # passes over the demonstrations
-    lr: float = 1e-3  # peak, warm-up then linear decay to zero
-    tokens_per_step: int = 8192  # packed tokens per optimiser step
-    indexer_kl_coef: float = 1.0  # the DSA indexer is trained beside, by its KL loss
-    indexer_kl_every: int = 4  # on every n-th step
-    threads: int = 0  # torch threads, 0 = all cores
+
+
+@dataclass
+class DistillConfig(SupervisedConfig):
+    """Supervised training of one policy, from the cold start, on what the specialists did right."""
+
+
+@dataclass
+class PipelineConfig:
+    """Specialists → verified data → distillation → mixed GRPO (recipe 2.1); `experiment=v32_pipeline` turns it on.
+
+    A specialist is one GRPO run on one family of `env`, all of them from the same cold start. `steps` and
+    `prompts_per_step` of the run itself are those of the mixed stage.
+    """
+
+    enabled: bool = False  # false: cold start → GRPO, as rl-train does it
+    specialist_steps: int = 20  # GRPO steps of each specialist
+    specialist_prompts: int = 8  # groups (tasks) per step of a specialist
+    data_tasks: int = 192  # training tasks per family for which its specialist makes data (after those it trained on)
+    data_samples: int = 2  # rollouts per such task
+    keep_per_task: int = 1  # different verified rollouts of one task that are kept at most
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("specialist_steps", "specialist_prompts", "data_tasks", "data_samples", "keep_per_task"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pipeline.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass
+class BudgetConfig:
+    """How much compute RL may take (rollouts and training of all GRPO stages; recipe 2.1: more than 10 %)."""
+
+    rl_share: float | None = None  # RL stops when its FLOPs reach this share of the base's pre-training; null: never
+    pretrain_flops: float | None = None  # FLOPs of that pre-training; null: from the base's card.json
+
+    def __post_init__(self) -> None:
+        for name in ("rl_share", "pretrain_flops"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"budget.{name}={value}: must be above 0, or null")
 
 
 @dataclass
@@ -114,6 +163,9 @@ class TrainConfig:
     reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part plus its arguments
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -121,6 +173,13 @@ class TrainConfig:
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: int = 10  # steps between full-state checkpoints
     keep_checkpoints: int = 2  # older ones are removed
+
+    def __post_init__(self) -> None:
+        self.replay.check(
+            truncates=self.rollout.truncates,
+            temperature=self.rollout.temperature,
+            learner_temperature=self.objective.temperature,
+        )
 
 
 @dataclass
@@ -163,6 +222,102 @@ class EvaluateConfig:
     out: str | None = None  # directory for summary.json and trajectories; null: <run>/eval or <path>/eval
 
 
+@dataclass
+class DiagnoseConfig:
+    """`rl-diagnose`: which part makes learner and sampler disagree, on a batch that a run has stored."""
+
+    run: str | None = None  # the run whose batch is taken; required
+    step: int | None = None  # the step of the batch (tracking.save_batch_every); null: the newest stored one
+    device: str = "auto"  # auto (CUDA if there is one) | cpu | cuda
+    threads: int = 0  # torch threads, 0 = all cores
+    max_tokens_per_microbatch: int = 8192  # tokens of one packed forward pass; bounds memory
+    worst: int = 5  # tokens with the largest difference that are named, per setting
+    runs_dir: str = "runs"  # where `run` is looked up
+
+
+@dataclass
+class AdaptDataConfig:
+    """What `rl-adapt` trains and measures on."""
+
+    source: str = "text"  # text (a file) | needles (synthetic retrieval documents)
+    path: str | None = None  # .txt, .jsonl or .parquet, for source=text; tokenised with the policy's tokenizer
+    column: str = "text"  # column of the documents in that file
+    length: int = 131072  # tokens of a sequence (paper: 128K)
+    held_out: int = 32  # sequences that are measured on, never trained on
+    seed: int = 0  # of the order of a text file's pieces
+    needles: NeedleTask = field(default_factory=NeedleTask)
+
+    def __post_init__(self) -> None:
+        if self.source not in ("text", "needles"):
+            raise ValueError(f"data.source={self.source!r}: use 'text' or 'needles'")
+        if self.held_out < 1:
+            raise ValueError(f"data.held_out={self.held_out}: must be at least 1")
+
+
+@dataclass
+class AdaptStageConfig:
+    """The first stage of `rl-adapt`: dense attention, the indexer alone learns."""
+
+    lr: float = 1e-3  # peak learning rate
+    steps: int = 1000  # optimiser steps
+    tokens_per_step: int = 16 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
+    length: int | None = None  # tokens of a sequence in this stage; null: data.length, as in the paper
+    schedule: str = "constant"  # constant | cosine | linear, after the warm-up; not published, so constant
+    warmup_steps: int = 0  # optimiser steps of linear warm-up from 0
+    weight_decay: float = 0.0  # AdamW
+
+    def __post_init__(self) -> None:
+        group = "sparse" if isinstance(self, SparseStageConfig) else "warmup"
+        for name in ("steps", "tokens_per_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{group}.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass
+class SparseStageConfig(AdaptStageConfig):
+    """The second stage of `rl-adapt`."""
+
+    lr: float = 7.3e-6  # peak learning rate
+    steps: int = 15000  # optimiser steps
+    tokens_per_step: int = 480 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
+
+
+@dataclass
+class DenseStageConfig:
+    """The dense policy that is adapted, when there is no checkpoint: trained on needle documents that grow longer."""
+
+    lengths: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048, 4096])  # document lengths, in turn
+    steps: list[int] = field(default_factory=lambda: [600, 100, 60, 40, 40])  # optimiser steps of each length
+    lr: float = 3e-3  # peak; warm-up, then linear decay over all lengths
+    tokens_per_step: int = 4096  # tokens of one optimiser step, in whole documents (at least one)
+    warmup_steps: int = 50  # optimiser steps of linear warm-up from 0
+    weight_decay: float = 0.01  # AdamW
+    seed: int = 0  # of its initial weights; not the run's seed, so that runs of several seeds adapt the same policy
+
+    def __post_init__(self) -> None:
+        if not self.lengths or len(self.lengths) != len(self.steps):
+            raise ValueError(f"dense.lengths={self.lengths}, dense.steps={self.steps}: give one number of steps each")
+
+
+@dataclass
+class AdaptConfig:
+    """`rl-adapt`: dense checkpoint → indexer warm-up → sparse training (recipe 1.5), and what each of them changed."""
+
+    name: str = "adapt"  # the run's directory under runs_dir; numbered when taken
+    seed: int = 0  # of the fresh indexer weights and of which training sequences are seen
+    threads: int = 0  # torch threads, 0 = all cores
+    index_topk: int | None = None  # rows each query attends to after adaptation; null: the checkpoint's own
+    reset_indexer: bool = True  # draw the indexer's weights anew: in a dense checkpoint they never learned anything
+    indexer_kl_coef: float = 1.0  # weight of L_I in both stages; its gradient reaches the indexer only
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: AdaptDataConfig = field(default_factory=AdaptDataConfig)
+    dense: DenseStageConfig = field(default_factory=DenseStageConfig)
+    warmup: AdaptStageConfig = field(default_factory=AdaptStageConfig)
+    sparse: SparseStageConfig = field(default_factory=SparseStageConfig)
+    runs_dir: str = "runs"  # runs/<name>/ holds policy, measurements and metrics
+    cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
+
+
 def register() -> None:
     """Make the schema known to Hydra; called by every entry point before ``hydra.main``."""
     store = ConfigStore.instance()
@@ -170,12 +325,14 @@ def register() -> None:
     store.store(name="pretrain_schema", node=_open(PretrainConfig))
     store.store(name="coldstart_schema", node=_open(ColdStartRunConfig))
     store.store(name="evaluate_schema", node=_open(EvaluateConfig))
+    store.store(name="adapt_schema", node=_open(AdaptConfig))
+    store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
 
 
 def _open(schema: type) -> DictConfig:
     """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
     config: DictConfig = OmegaConf.structured(schema)
-    for path in ("env", "reward", "policy.overrides"):
+    for path in ("env", "reward", "policy.overrides", "objective.kl_coef"):
         if (mapping := OmegaConf.select(config, path)) is not None:
             OmegaConf.set_struct(mapping, False)
     return config

@@ -99,7 +99,9 @@ def open_renderer(kind: str, directory: str) -> Any:
     raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
 
 
-def open_pool(cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset]) -> RolloutPool:
+def open_pool(
+    cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset], *, record_indexer: bool = False
+) -> RolloutPool:
     """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has policy, rollout, reward and ray."""
     from .rollout.pool import RolloutPool
 
@@ -109,6 +111,7 @@ def open_pool(cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset]) -> Rol
         partial(open_renderer, cfg.policy.renderer, str(model_dir)),
         tasksets,
         open_composer(cfg.reward),
+        record_indexer=record_indexer,
         num_gpus=cfg.ray.worker_gpus,
     )
 

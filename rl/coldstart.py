@@ -17,15 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .pretrain import Report, active_parameters, examples
+from .flops import active_parameters
+from .pretrain import Report, examples
 
 if TYPE_CHECKING:
-    from configs.schema import ColdStartConfig
+    from configs.schema import ColdStartConfig, SupervisedConfig
     from envs.taskset import Taskset
 
     from .chat.renderer import Renderer
     from .corpus import Document
     from .demos import Demo
+
+
+FIGURES = "coldstart.json"
 
 
 def coldstart(
@@ -42,17 +46,9 @@ def coldstart(
 
     Returns figures: outcome of the demonstrations per family, steps, tokens, seconds, last loss.
     """
-    import torch
-
-    from .chat.tokenizer import copy_tokenizer
-    from .corpus import batches, encode
+    from .corpus import encode
     from .demos import demonstrations
-    from .learner.config import SFTConfig
-    from .learner.sft import SFTTrainer
-    from .policy.api import load_policy
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
     started = time.perf_counter()
     demos: list[Demo] = []
     for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed):
@@ -61,9 +57,37 @@ def coldstart(
             report("demonstrations", len(demos), config.demos, {})
     documents = encode(renderer, [(d.family, thinking, d.messages) for d in demos])
     save_demos(out / "demos", demos, documents)
+    trained = supervised(base_dir, config, documents, seed, out, report)
+    figures = {
+        "demos": len(demos),
+        "demo_outcome": demo_outcomes(demos),
+        **trained,
+        "wall_s": round(time.perf_counter() - started, 1),
+    }
+    (out / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
 
+
+def supervised(
+    base_dir: Path, config: SupervisedConfig, documents: Sequence[Document], seed: int, out: Path, report: Report
+) -> dict[str, Any]:
+    """Train the policy of ``base_dir`` on ``documents`` with sparse attention; policy and tokenizer go into ``out``.
+
+    Returns figures: documents, corpus_tokens, steps, trained_tokens, flops (6 N per token), final_loss.
+    """
+    import torch
+
+    from .chat.tokenizer import copy_tokenizer
+    from .corpus import batches
+    from .learner.config import SFTConfig
+    from .learner.sft import SFTTrainer
+    from .policy.api import load_policy
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
     policy = load_policy(base_dir)
-    steps = max(1, math.ceil(config.epochs * sum(len(d) for d in documents) / config.tokens_per_step))
+    tokens = sum(len(d) for d in documents)
+    steps = max(1, math.ceil(config.epochs * tokens / config.tokens_per_step))
     trainer = SFTTrainer(
         policy,
         SFTConfig(
@@ -74,6 +98,7 @@ def coldstart(
             final_lr_share=0.0,
             indexer_kl_coef=config.indexer_kl_coef,
             indexer_kl_every=config.indexer_kl_every,
+            router_bias_gamma=config.router_bias_gamma,
         ),
     )
     torch.manual_seed(seed)
@@ -84,17 +109,14 @@ def coldstart(
         report("supervised", step + 1, steps, metrics)
     policy.save(out)
     copy_tokenizer(base_dir, out)
-    figures = {
-        "demos": len(demos),
-        "demo_outcome": demo_outcomes(demos),
+    return {
+        "documents": len(documents),
+        "corpus_tokens": tokens,
         "steps": steps,
         "trained_tokens": trainer.tokens,
-        "flops": 6 * active_parameters(policy) * trainer.tokens,
+        "flops": 6 * active_parameters(policy.module) * trainer.tokens,
         "final_loss": round(metrics["sft/loss"], 4),
-        "wall_s": round(time.perf_counter() - started, 1),
     }
-    (out / "coldstart.json").write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
 
 
 def demo_outcomes(demos: Sequence[Demo]) -> dict[str, float]:

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 HELDOUT = "heldout"  # name of the held-out taskset in the pool
 
 
-def heldout_tasks(taskset: Taskset, n_tasks: int) -> list[tuple[int, Task]]:
-    """(index, task) of the first ``n_tasks`` tasks of every family, in taskset order."""
+def heldout_tasks(taskset: Taskset, n_tasks: int, family: str | None = None) -> list[tuple[int, Task]]:
+    """(index, task) of the first ``n_tasks`` tasks of every family (or of ``family`` alone), in taskset order."""
     if taskset.split != "heldout":
         raise ValueError(f"evaluation needs a held-out taskset, this one has split={taskset.split!r}")
     taken: Counter[str] = Counter()
     tasks = []
     for index in range(len(taskset)):
         task = taskset.task(index)
-        if taken[task.family] < n_tasks:
+        if taken[task.family] < n_tasks and family in (None, task.family):
             taken[task.family] += 1
             tasks.append((index, task))
     return tasks
@@ -46,13 +46,14 @@ def evaluate(
     config: EvalConfig,
     *,
     deadline_s: float,
+    family: str | None = None,
     on_group: Callable[[int, int, list[Trajectory]], None] = lambda done, total, trajectories: None,
 ) -> list[Trajectory]:
-    """``config.k`` rollouts of every held-out task with the engines' present weights, in task order.
+    """``config.k`` rollouts of every held-out task (of ``family``) with the engines' present weights, in task order.
 
     ``deadline_s`` bounds the wait for any one group.
     """
-    tasks = heldout_tasks(taskset, config.n_tasks)
+    tasks = heldout_tasks(taskset, config.n_tasks, family)
     for number, (index, task) in enumerate(tasks):
         pool.submit(GroupSpec(number, task, index, config.k, pool.version, taskset=HELDOUT))
     groups: dict[int, list[Trajectory]] = {}

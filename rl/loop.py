@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .rollout.pool import GroupSpec
+from .tracking.batches import save_batch
 from .tracking.metrics import rollout_metrics
 from .tracking.rundir import RunDir, step_name
 from .tracking.summary import event_counts
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from envs.taskset import Taskset
 
     from .learner.handle import LearnerHandle
+    from .ledger import StageMeter
     from .rollout.pool import RolloutPool
     from .types import Group, Trajectory
 
@@ -46,12 +48,15 @@ class LoopState:
     mismatch_max: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)  # rollout, learner: what a meter counted
+    stop: str = ""  # why the loop ended
     waiting: list[int] = field(default_factory=list)  # task indices admitted but not trained: run again on resume
 
     def summary(self) -> dict[str, Any]:
         """The loop's part of summary.json."""
         return {
             "steps": self.step,
+            "stop_reason": self.stop,
             "tokens_sampled": self.tokens_sampled,
             "tokens_trained": self.tokens_trained,
             "rollout_tokens_per_s": round(self.tokens_sampled / max(self.rollout_s, 1e-9), 1),
@@ -71,9 +76,13 @@ def grpo(
     run: RunDir,
     state: LoopState,
     on_step: OnStep,
+    meter: StageMeter | None = None,
+    stage: str = "grpo",
 ) -> None:
     """Run GRPO from ``state.step`` to ``cfg.steps``. ``learner`` is the learner actor's handle (``rl.learner.actor``).
 
+    ``meter`` counts FLOPs and ends the loop when ``budget.rl_share`` is spent: what is admitted by then is still
+    trained on (``max_staleness`` steps), nothing more is admitted. ``stage`` names the rows of metrics.jsonl.
     Every wait has a deadline. On return ``state`` is at the end and the workers hold the last weights.
     """
     pending: dict[int, int] = {}  # group id → task index, admitted and not yet trained
@@ -81,8 +90,10 @@ def grpo(
     redo = list(state.waiting)
     failed_in_a_row = 0
     state.waiting = []
-    while state.step < cfg.steps:
-        ahead = min(1 + cfg.max_staleness, cfg.steps - state.step) * cfg.prompts_per_step
+    spent = meter.exhausted() if meter is not None else ""
+    end = state.step + len(redo) // cfg.prompts_per_step if spent else cfg.steps
+    while state.step < end:
+        ahead = min(1 + cfg.max_staleness, end - state.step) * cfg.prompts_per_step
         while len(pending) < ahead:
             index = redo.pop(0) if redo else next_index(taskset)
             pool.submit(GroupSpec(state.next_group, taskset.task(index), index, cfg.group_size, state.step))
@@ -93,12 +104,16 @@ def grpo(
         while not finished.keys() >= set(oldest):
             finished |= {g.id: g for g in pool.collect(1, deadline_s=cfg.step_deadline_s)}
         groups = [finished.pop(i) for i in oldest]
+        if cfg.tracking.saves_batch(state.step + 1, end):
+            keep = cfg.tracking.keep_batches
+            save_batch(run, state.step + 1, state.step, groups, cfg.rollout, learner.save_policy, keep)
         sampled = time.perf_counter()
         stats = learner.step(groups)
         trained = time.perf_counter()
         state.step += 1
         probe = learner.sync(pool, state.step)
         synced = time.perf_counter()
+        engines = pool.stats()
 
         for group in groups:
             del pending[group.id]
@@ -121,18 +136,24 @@ def grpo(
             "mismatch/probe_max": probe,
             "tokens/sampled_total": float(state.tokens_sampled),
             "rollout/tokens_per_s": metrics["tokens/sampled"] / max(sampled - started, 1e-9),
-            "rollout/prefix_hit_rate": _prefix_hit_rate(pool),
+            "rollout/prefix_hit_rate": engines["cached_prompt_tokens"] / max(engines["prompt_tokens"], 1.0),
             "rollout/restarted_workers": float(pool.counts["workers_restarted"]),
             "rollout/resubmitted_groups": float(pool.counts["groups_resubmitted"]),
         }
+        if meter is not None:
+            metrics |= meter.step(trajectories, metrics["learner/tokens"], engines)
+            state.flops = dict(meter.flops)
+            if not spent and (spent := meter.exhausted()):
+                end = min(end, state.step + len(pending) // cfg.prompts_per_step)
         run.log_trajectories(step_name(state.step), trajectories, tokens=cfg.tracking.save_tokens)
-        run.log_metrics("grpo", state.step, metrics)
+        run.log_metrics(stage, state.step, metrics)
         failed_in_a_row = _count_failed(failed_in_a_row, trajectories, cfg.failed_steps)
         state.taskset = taskset.state_dict()
         state.waiting = list(pending.values())
-        if state.step % cfg.checkpoint_every == 0 or state.step == cfg.steps:
+        if state.step % cfg.checkpoint_every == 0 or state.step == end:
             learner.save(run.checkpoints, state.step, vars(state), cfg.keep_checkpoints)
         on_step(state.step, metrics, groups)
+    state.stop = spent or f"all {cfg.steps} steps are done"
 
 
 def _count_failed(so_far: int, trajectories: list[Trajectory], limit: int) -> int:
@@ -146,11 +167,6 @@ def _count_failed(so_far: int, trajectories: list[Trajectory], limit: int) -> in
             f"failed with {t.failure_kind}: {t.failure_detail}"
         )
     return so_far + 1
-
-
-def _prefix_hit_rate(pool: RolloutPool) -> float:
-    stats = pool.stats()
-    return stats["cached_prompt_tokens"] / max(stats["prompt_tokens"], 1.0)
 
 
 def next_index(taskset: Taskset) -> int:

@@ -37,6 +37,7 @@ def pretrain(
     from .chat.tokenizer import ChatTokenizer, train_tokenizer
     from .chat.v32 import V32Renderer, render_text
     from .corpus import batches, dialogues, encode
+    from .flops import active_parameters
     from .learner.config import SFTConfig
     from .learner.sft import SFTTrainer
     from .policy.api import build_policy
@@ -119,7 +120,7 @@ def pretrain(
         "dense_steps": config.dense_steps,
         "sparse_steps": config.sparse_steps,
         "trained_tokens": trainer.tokens,
-        "flops": 6 * active_parameters(policy) * trainer.tokens,
+        "flops": 6 * active_parameters(policy.module) * trainer.tokens,
         "corpus_s": round(corpus_s, 1),
         "wall_s": round(wall_s, 1),
         "threads": torch.get_num_threads(),
@@ -153,20 +154,6 @@ def exactness(trainer: Any, documents: Sequence[Document]) -> dict[str, float]:
         source: round(trainer.evaluate(examples([d for d in documents if d.source == source]))["sft/eval_exact"], 4)
         for source in sources
     }
-
-
-def active_parameters(policy: Any) -> int:
-    """Parameters that act on one token: all but the experts that were not chosen."""
-    config = getattr(policy.module, "config", None)
-    total = 0
-    for name, parameter in policy.named_parameters():
-        share = 1.0
-        if ".mlp.experts." in name and config is not None:
-            share = config.num_experts_per_tok / config.n_routed_experts
-        if "embed_tokens" in name:
-            share = 0.0  # a lookup
-        total += int(parameter.numel() * share)
-    return total
 
 
 def write_card(out: Path, figures: dict[str, Any]) -> None:

@@ -15,17 +15,29 @@ from envs.types import StopReason
 
 @dataclass
 class ReplayRecord:
-    """Discrete choices made while sampling, to be replayed by the learner (one row per token).
+    """Discrete choices made while sampling, to be repeated by the learner: one row per token of a segment.
 
-    ``experts`` uint8/int16 [T, L, K]: row t holds the experts chosen in the forward pass that had
-    token t as its INPUT. The last sampled token was never an input, so its row is invalid.
-    ``valid`` bool [T]: rows that were really recorded. ``indexer`` int32 [T, layers, k], only when asked for:
-    positions the DSA indexer chose, -1 where fewer than k were visible.
+    ``valid`` bool [T]: the token was the INPUT of a forward pass whose choices were recorded. The last
+    sampled token was never an input, so its row is invalid.
+    ``experts`` uint8/int16 [T, L_moe, K]: experts that pass chose (Keep Routing); None for dense models.
+    ``indexer`` int16/int32 [T, layers, k]: positions the DSA indexer chose, -1 where fewer than k were
+    visible; None unless asked for.
+    ``support`` [T]: token ids that truncated sampling kept when it drew token t (Keep Sampling Mask); None
+    where nothing was cut. This row belongs to token t as TARGET, the others to token t as input.
     """
 
-    experts: np.ndarray
     valid: np.ndarray
+    experts: np.ndarray | None = None
     indexer: np.ndarray | None = None
+    support: list[np.ndarray | None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("experts", "indexer", "support"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) != len(self.valid):
+                raise ValueError(
+                    f"replay record: {name} has {len(rows)} rows, valid has {len(self.valid)}: one per token"
+                )
 
 
 @dataclass
@@ -42,7 +54,6 @@ class Segment:
     logprobs: np.ndarray
     versions: np.ndarray
     replay: ReplayRecord | None = None
-    support: list[np.ndarray | None] | None = None  # [T] kept token ids, None where nothing was cut
 
     def __len__(self) -> int:
         return len(self.tokens)

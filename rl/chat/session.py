@@ -38,7 +38,7 @@ class _Stream:
         self.logprobs: list[float] = []
         self.versions: list[int] = []
         self.support: list[np.ndarray | None] = []
-        self.experts: np.ndarray | None = None  # [rows, L, K], rows <= len(tokens)
+        self.choices: dict[str, np.ndarray] = {}  # "experts", "indexer": [rows, layers, choices], rows <= len(tokens)
         self.valid = np.zeros(0, dtype=bool)
         self.extend_context(prompt)
 
@@ -51,67 +51,80 @@ class _Stream:
         self.support += [None] * n
 
     def extend_sampled(
-        self,
-        tokens: Sequence[int],
-        logprobs: Sequence[float],
-        versions: Sequence[int],
-        support: Sequence[np.ndarray | None] | None,
+        self, tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], replay: ReplayRecord | None
     ) -> None:
+        """``replay`` has one row per token of the whole stream, the new tokens included."""
         self.tokens += tokens
         self.mask += [True] * len(tokens)
         self.logprobs += logprobs
         self.versions += versions
-        self.support += [None] * len(tokens) if support is None else support
+        kept = None if replay is None else replay.support
+        self.support += [None] * len(tokens) if kept is None else kept[len(kept) - len(tokens) :]
+        if replay is not None:
+            self._merge_replay(replay)
 
     def check_replay(self, record: ReplayRecord, n_tokens: int) -> None:
         """Raise SessionError unless ``record`` fits a stream of ``n_tokens``."""
-        rows, shape = len(record.valid), record.experts.shape
-        if shape[0] != rows or rows > n_tokens:
+        if len(record.valid) != n_tokens:
             raise SessionError(
-                f"replay has {shape[0]} expert rows and {rows} valid flags for {n_tokens} tokens; "
+                f"replay has {len(record.valid)} rows for {n_tokens} tokens; "
                 "give one row per token from the segment's start"
             )
-        if self.experts is not None and shape[1:] != self.experts.shape[1:]:
-            raise SessionError(
-                f"replay rows are {shape[1:]} [layers, experts per token], earlier ones "
-                f"{self.experts.shape[1:]}; one policy shape per session"
-            )
-
-    def merge_replay(self, record: ReplayRecord) -> None:
-        """Take the rows of ``record`` (from token 0 on) that are not known yet.
-
-        The first recording of a row wins: row t belongs to the forward pass that gave the log-prob of
-        token t+1, and a later pass over the same prefix (new weights, empty prefix cache) did not.
-        """
-        rows = len(record.valid)
-        if self.experts is None:
-            self.experts = np.zeros((0, *record.experts.shape[1:]), dtype=record.experts.dtype)
-        self._grow_replay(rows)
-        new = record.valid & ~self.valid[:rows]
-        self.experts[:rows][new] = record.experts[new]
-        self.valid[:rows] |= record.valid
-
-    def _grow_replay(self, rows: int) -> None:
-        assert self.experts is not None
-        missing = rows - len(self.valid)
-        if missing > 0:
-            pad = np.zeros((missing, *self.experts.shape[1:]), dtype=self.experts.dtype)
-            self.experts = np.concatenate([self.experts, pad])
-            self.valid = np.concatenate([self.valid, np.zeros(missing, dtype=bool)])
+        for name, rows in _choices(record).items():
+            if name in self.choices and rows.shape[1:] != self.choices[name].shape[1:]:
+                raise SessionError(
+                    f"replay rows of {name} are {rows.shape[1:]} [layers, choices], earlier ones "
+                    f"{self.choices[name].shape[1:]}; one policy shape per session"
+                )
 
     def segment(self) -> Segment:
         replay = None
-        if self.experts is not None:
-            self._grow_replay(len(self.tokens))
-            replay = ReplayRecord(experts=self.experts.copy(), valid=self.valid.copy())
+        truncated = any(kept is not None for kept in self.support)
+        if self.choices or truncated:
+            self._grow(len(self.tokens))
+            copies = {name: rows.copy() for name, rows in self.choices.items()}
+            replay = ReplayRecord(
+                self.valid.copy(),
+                experts=copies.get("experts"),
+                indexer=copies.get("indexer"),
+                support=list(self.support) if truncated else None,
+            )
         return Segment(
             tokens=np.asarray(self.tokens, dtype=np.int32),
             loss_mask=np.asarray(self.mask, dtype=bool),
             logprobs=np.asarray(self.logprobs, dtype=np.float32),
             versions=np.asarray(self.versions, dtype=np.int32),
             replay=replay,
-            support=list(self.support) if any(s is not None for s in self.support) else None,
         )
+
+    def _merge_replay(self, record: ReplayRecord) -> None:
+        """Take the rows of ``record`` that are not known yet.
+
+        The first recording of a row wins: row t belongs to the forward pass that gave the log-prob of
+        token t+1, and a later pass over the same prefix (new weights, empty prefix cache) did not.
+        """
+        count = len(record.valid)
+        for name, rows in _choices(record).items():
+            self.choices.setdefault(name, np.zeros((0, *rows.shape[1:]), dtype=rows.dtype))
+        self._grow(count)
+        new = record.valid & ~self.valid[:count]
+        for name, rows in _choices(record).items():
+            self.choices[name][:count][new] = rows[new]
+        self.valid[:count] |= record.valid
+
+    def _grow(self, count: int) -> None:
+        for name, rows in self.choices.items():
+            if count > len(rows):
+                pad = np.zeros((count - len(rows), *rows.shape[1:]), dtype=rows.dtype)
+                self.choices[name] = np.concatenate([rows, pad])
+        if count > len(self.valid):
+            self.valid = np.concatenate([self.valid, np.zeros(count - len(self.valid), dtype=bool)])
+
+
+def _choices(record: ReplayRecord) -> dict[str, np.ndarray]:
+    """The recorded choices of a forward pass, by name."""
+    named = {"experts": record.experts, "indexer": record.indexer}
+    return {name: rows for name, rows in named.items() if rows is not None}
 
 
 class Session:
@@ -158,28 +171,25 @@ class Session:
         logprobs: Sequence[float],
         versions: int | Sequence[int],
         replay: ReplayRecord | None = None,
-        support: Sequence[np.ndarray | None] | None = None,
         *,
         ended: bool,
     ) -> Message:
         """Append what the engine sampled after ``prompt_tokens()`` and return it as a message.
 
         ``tokens`` holds the stop token when ``ended``; ``logprobs`` and ``versions`` (or one version for
-        all) are per token; ``replay`` rows count from the segment's first token. After a cut-off the
-        tokens continue the same response, and the message replaces the partial one.
+        all) are per token; ``replay`` has one row per token of the segment so far and of ``tokens``. After a
+        cut-off the tokens continue the same response, and the message replaces the partial one.
         """
         tokens = [int(t) for t in tokens]
         versions = [versions] * len(tokens) if isinstance(versions, int) else [int(v) for v in versions]
-        self._check_sampled(tokens, logprobs, versions, support, ended)
+        self._check_sampled(tokens, logprobs, versions, ended)
         stream = self._streams[-1]
         if replay is not None:
             stream.check_replay(replay, len(stream.tokens) + len(tokens))
         begin = len(stream.tokens) if self._open_from is None else self._open_from
         if self._open_from is not None:
             self._messages.pop()
-        stream.extend_sampled(tokens, [float(x) for x in logprobs], versions, support)
-        if replay is not None:
-            stream.merge_replay(replay)
+        stream.extend_sampled(tokens, [float(x) for x in logprobs], versions, replay)
         self._open_from = None if ended else begin
         message = self._renderer.parse(stream.tokens[begin:], thinking=self._thinking, ended=ended)
         self._messages.append(message)
@@ -213,13 +223,12 @@ class Session:
         tokens: Sequence[int],
         logprobs: Sequence[float],
         versions: Sequence[int],
-        support: Sequence[np.ndarray | None] | None,
         ended: bool,
     ) -> None:
         if self._messages[-1].role == "assistant" and self._open_from is None:
             raise SessionError("append_sampled twice in a row: the assistant's turn was complete")
-        for name, column in (("logprobs", logprobs), ("versions", versions), ("support", support)):
-            if column is not None and len(column) != len(tokens):
+        for name, column in (("logprobs", logprobs), ("versions", versions)):
+            if len(column) != len(tokens):
                 raise SessionError(f"{name} has {len(column)} entries for {len(tokens)} sampled tokens")
         if ended and (not tokens or tokens[-1] not in self._renderer.stop_token_ids):
             raise SessionError(

@@ -17,7 +17,7 @@ import torch
 from ray.actor import ActorHandle
 
 from rl.learner.checkpoint import load_checkpoint, save_checkpoint
-from rl.learner.config import LearnerConfig
+from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import build_policy
@@ -28,13 +28,18 @@ class LearnerProcess:
     """What runs inside the actor; every method is one remote call."""
 
     def __init__(
-        self, policy: Mapping[str, Any], config: LearnerConfig, objective: ObjectiveConfig, run_dir: str
+        self,
+        policy: Mapping[str, Any],
+        config: LearnerConfig,
+        objective: ObjectiveConfig,
+        run_dir: str,
+        replay: ReplayConfig | None = None,
     ) -> None:
         """``policy``: a mapping for ``rl.policy.api.build_policy``, e.g. {"path": directory}."""
         built = build_policy(policy)
         if torch.cuda.is_available():
             built.module.to("cuda")
-        self.learner = Learner(built, config, objective, run_dir)
+        self.learner = Learner(built, config, objective, run_dir, replay=replay)
 
     def step(self, groups: Sequence[Group]) -> dict[str, float]:
         """``Learner.step``."""
@@ -71,9 +76,10 @@ def start_learner(
     objective: ObjectiveConfig,
     run_dir: str | Path,
     *,
+    replay: ReplayConfig | None = None,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
 ) -> ActorHandle:
     """Start the learner's actor. ``num_cpus`` is what Ray reserves; threads are ``config.threads``."""
     actor: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(LearnerProcess)
-    return actor.remote(policy, config, objective, str(run_dir))
+    return actor.remote(policy, config, objective, str(run_dir), replay)

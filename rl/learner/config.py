@@ -51,6 +51,48 @@ class LearnerConfig:
 
 
 @dataclass
+class ReplayConfig:
+    """Which recorded choices of the sampler the learner repeats (V3.2's Keep Routing and Keep Sampling Mask)."""
+
+    # Experts of MoE layers. "force": the sampler's choice is repeated, gates stay live (Keep Routing; V3.2 calls it
+    # crucial).  "check": the learner routes live and logs how far the two agree.  "off".
+    routing: str = "force"
+    # The DSA indexer's top-k choice: "off" | "check" | "force". Recording it costs layers x index_topk numbers a
+    # token (V3.2's own size: 500 KB), so it is off by default.
+    indexer: str = "off"
+    # Token ids that truncated sampling kept. "auto": recorded and applied as soon as rollout.top_p, top_k or min_p
+    # truncates (Keep Sampling Mask).  "off": log-probs over the whole vocabulary.
+    sampling_mask: str = "auto"
+    # True allows settings that are known to be wrong (truncated sampling with sampling_mask=off, a temperature that
+    # differs between the two sides), to measure what they cost.
+    ablation: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("routing", "indexer"):
+            if getattr(self, name) not in ("force", "check", "off"):
+                raise ValueError(f"replay.{name}={getattr(self, name)!r}: use 'force', 'check' or 'off'")
+        if self.sampling_mask not in ("auto", "off"):
+            raise ValueError(f"replay.sampling_mask={self.sampling_mask!r}: use 'auto' or 'off'")
+
+    def check(self, *, truncates: bool, temperature: float, learner_temperature: float) -> None:
+        """Raise ValueError when the learner would see another distribution than the one that was sampled from."""
+        if self.ablation:
+            return
+        if truncates and self.sampling_mask == "off":
+            raise ValueError(
+                "rollout truncates its sampling (top_p, top_k or min_p) but replay.sampling_mask=off: the "
+                "learner would score tokens over the whole vocabulary, and every ratio would be wrong. Set "
+                "replay.sampling_mask=auto, or sample untruncated; replay.ablation=true runs it all the same, to "
+                "measure the damage"
+            )
+        if temperature != learner_temperature:
+            raise ValueError(
+                f"rollout.temperature={temperature} but objective.temperature={learner_temperature}: both sides must "
+                "divide logits by the same number. Leave objective.temperature out; it follows rollout.temperature"
+            )
+
+
+@dataclass
 class SFTConfig:
     """How supervised examples become optimiser steps (pre-training, cold start, indexer warm-up).
 

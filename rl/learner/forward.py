@@ -31,17 +31,14 @@ def packed_scores(
     temperature: float = 1.0,
     replay: Replay | None = None,
     record: Record | None = None,
+    sampling_mask: bool = True,
 ) -> TokenScores:
-    """Log-probs (with gradient), entropies and greedy hits of the targets of ``batch``."""
+    """Log-probs (with gradient), entropies and greedy hits of the targets of ``batch``.
+
+    ``sampling_mask``: on the support that the sampler kept, where it cut (Keep Sampling Mask).
+    """
     logits_NV = policy.packed_logits(batch.tokens_T, batch.cu_seqlens, replay, record, rows=batch.predict_N)
     mask_NV = None
-    if batch.support_N is not None:
+    if batch.support_N is not None and sampling_mask:
         mask_NV = support_mask(batch.support_N, batch.targets_N, policy.vocab_size)
     return scores_of_logits(logits_NV, batch.targets_N, temperature, mask_NV)
-
-
-def replay_of(batch: MicroBatch) -> Replay | None:
-    """The recorded routing of ``batch``, or None when the sampler recorded none (live routing)."""
-    if batch.experts_TLK is None:
-        return None
-    return Replay(experts=batch.experts_TLK, valid=batch.replay_valid_T)

@@ -31,7 +31,12 @@ class LearnerHandle:
         self._policy_dir = policy_dir
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed)
         self._actor = start_learner(
-            {"path": str(policy_dir)}, cfg.learner, cfg.objective, run_dir, num_gpus=cfg.ray.learner_gpus
+            {"path": str(policy_dir)},
+            cfg.learner,
+            cfg.objective,
+            run_dir,
+            replay=cfg.replay,
+            num_gpus=cfg.ray.learner_gpus,
         )
 
     def step(self, groups: Sequence[Group]) -> dict[str, float]:

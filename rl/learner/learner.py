@@ -21,14 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.learner.config import LearnerConfig
-from rl.learner.forward import device_of, is_indexer, packed_scores, replay_of
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.learner.replay import ReplayBooks, replay_of, require_records
 from rl.objective.advantage import group_advantages, token_weights
 from rl.objective.config import ObjectiveConfig
 from rl.objective.diagnostics import Diagnostics
-from rl.objective.loss import grpo_loss
+from rl.objective.drift import DriftWindow
+from rl.objective.logprobs import TokenScores, check_sampler_logprobs
+from rl.objective.loss import LossInputs, grpo_loss
 from rl.policy.api import Policy
 from rl.policy.replay import Record, Replay
 from rl.types import Group, ReplayRecord, Trajectory
@@ -46,25 +49,32 @@ class Learner:
         objective: ObjectiveConfig,
         run_dir: str | Path,
         reference: Policy | None = None,
+        replay: ReplayConfig | None = None,
     ) -> None:
         """``reference``: pi_ref of the KL term; default a copy of ``policy`` as it is now, and only when
-        ``objective.kl_coef`` is above 0. ``run_dir/bad_batches`` receives batches that were skipped."""
+        ``objective.kl_coef`` is above 0. ``run_dir/bad_batches`` receives batches that were skipped.
+        ``replay``: default V3.2's (experts forced, sampling mask kept)."""
         torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
         self.policy, self.config, self.objective = policy, config, objective
+        self.replay = replay if replay is not None else ReplayConfig()
+        self.drift = DriftWindow(objective.opsm_window)
         self.bad_batches = Path(run_dir) / "bad_batches"
         self.device = device_of(policy)
         self.version = 0
         self.skipped = 0
         self.rng = np.random.default_rng(config.seed)
         self.reference: Policy | None = None
-        if objective.kl_coef > 0:
+        if objective.uses_reference:
             self.reference = reference if reference is not None else copy.deepcopy(policy)
             for _, parameter in self.reference.named_parameters():
                 parameter.requires_grad_(False)
         named = list(policy.named_parameters())
         self.train_indexer = config.train_indexer == "kl"
-        if self.train_indexer and not any(is_indexer(name) for name, _ in named):
+        has_indexer = any(is_indexer(name) for name, _ in named)
+        if self.train_indexer and not has_indexer:
             raise ValueError("learner.train_indexer='kl', but this policy has no DSA indexer; use 'frozen'")
+        if self.replay.indexer != "off" and not has_indexer:
+            raise ValueError(f"replay.indexer={self.replay.indexer!r}, but this policy has no DSA indexer; use 'off'")
         for name, parameter in named:
             parameter.requires_grad_(self.train_indexer or not is_indexer(name))
         self.optimizer = Optimizer(
@@ -82,34 +92,44 @@ class Learner:
 
         Returns metrics named as in ``rl.tracking.metrics``, means over the minibatches and their tokens.
         Trajectories with a ``failure_kind`` are left out of advantage and loss. Raises ValueError for a
-        malformed trajectory (it names the trajectory), never for a bad number: those steps are skipped.
+        malformed trajectory or missing sampler log-probs, ReplayError for records that are missing or not used
+        exactly once (both name the trajectory); a bad loss or gradient raises nothing: that step is skipped.
         """
         if not groups:
             raise ValueError("Learner.step got no groups; collect at least one")
         started = time.perf_counter()
-        diagnostics = Diagnostics()
+        diagnostics, books = Diagnostics(), ReplayBooks()
         totals: dict[str, float] = {}
         advantages: list[float] = []
-        inputs = microbatches = 0
-        for index, part in enumerate(self._minibatches(groups)):
-            items = self._items(part, advantages)
-            batches = pack(items, self.config.max_tokens_per_microbatch, self.device)
-            inputs += sum(len(b.tokens_T) for b in batches)
-            microbatches += len(batches)
+        parts = self._minibatches(groups)
+        minibatches = [self._pack(part, advantages, books) for part in parts]
+        inputs = sum(len(b.tokens_T) for batches in minibatches for b in batches)
+        microbatches = sum(len(batches) for batches in minibatches)
+        if self.objective.old_policy == "learner":
+            self._note_old_logprobs(minibatches)
+        delta = self.drift.delta(self.objective)  # from earlier batches: one threshold for the whole of this one
+        for index, (part, batches) in enumerate(zip(parts, minibatches, strict=True)):
             # Only before the first update are the weights those of the published version.
-            outcome = self._update(batches, diagnostics, first=index == 0)
+            outcome = self._update(batches, diagnostics, books, delta, first=index == 0)
             if outcome.pop("applied") == 0.0:
                 self._keep_bad_batch(part, index, outcome)
             for key, value in outcome.items():
                 totals.setdefault(key, 0.0)
                 totals[key] += value
-        count = min(self.config.minibatches, len(groups))
+        books.close()
+        for drift_S in diagnostics.drifts:
+            self.drift.add(drift_S)
+        count = len(minibatches)
         self.version += 1
+        every = self.objective.ref_refresh_every
+        if self.reference is not None and every and self.version % every == 0:
+            self.reference.module.load_state_dict(self.policy.module.state_dict())
         seconds = time.perf_counter() - started
         capacity = microbatches * self.config.max_tokens_per_microbatch
         return {
             **{key: value / count for key, value in totals.items()},
             **diagnostics.summary(),
+            **books.summary(),
             **_advantage_statistics(advantages),
             "learner/skipped_steps": float(self.skipped),
             "learner/microbatches": float(microbatches),
@@ -145,18 +165,20 @@ class Learner:
         return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1).cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights: optimiser, schedule position, shuffle, counters."""
+        """Everything but weights (and the reference's): optimiser, schedule position, shuffle, drift, counters."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.bit_generator.state,
             "version": self.version,
             "skipped": self.skipped,
+            "drift": self.drift.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = state["rng"]
         self.version, self.skipped = int(state["version"]), int(state["skipped"])
+        self.drift.load_state_dict(state["drift"])
 
     def _choices(self, recorded: np.ndarray | None) -> torch.Tensor | None:
         if recorded is None:
@@ -171,22 +193,36 @@ class Learner:
         order = self.rng.permutation(len(groups))
         return [[groups[i] for i in part] for part in np.array_split(order, count)]
 
+    def _pack(self, groups: Sequence[Group], advantages: list[float], books: ReplayBooks) -> list[MicroBatch]:
+        """Micro-batches of one minibatch; checks what the sampler recorded, appends to ``advantages``."""
+        items = self._items(groups, advantages)
+        for item in items:
+            logprobs = None if item.logprobs is None else item.logprobs[item.loss_mask]
+            check_sampler_logprobs(logprobs, item.name)
+        require_records(items, self.replay, self.policy)
+        books.expect(items)
+        batches = pack(items, self.config.max_tokens_per_microbatch, self.device)
+        for batch in batches:
+            books.pack(batch)
+        return batches
+
     def _items(self, groups: Sequence[Group], advantages: list[float]) -> list[PackItem]:
         """Segments with their advantage and token weight; appends the valid advantages to ``advantages``."""
         lengths = [[_trainable_tokens(t) for t in g.trajectories] for g in groups]
-        weights = token_weights(lengths, self.objective.loss_aggregation)
+        weights = token_weights(lengths, self.objective.loss_aggregation, self.objective.loss_constant)
         items: list[PackItem] = []
         for group, weight in zip(groups, weights, strict=True):
             valid = [t.failure_kind is None for t in group.trajectories]
             rewards = [t.reward for t in group.trajectories]
             values = group_advantages(rewards, valid, self.objective.advantage_norm)
             advantages.extend(a for a, ok in zip(values, valid, strict=True) if ok)
+            kl_coef = self.objective.kl_coef_for(group.family)
             for trajectory, advantage, w in zip(group.trajectories, values, weight, strict=True):
                 if w == 0.0 or (advantage == 0.0 and self._skips_zero()):
                     continue
                 items.extend(
                     PackItem(
-                        s.tokens, s.loss_mask, w, advantage, s.logprobs, s.versions, s.replay, s.support,
+                        s.tokens, s.loss_mask, w, advantage, s.logprobs, s.versions, s.replay, kl_coef,
                         name=f"trajectory {trajectory.id} segment {i}",
                     )
                     for i, s in enumerate(trajectory.segments)
@@ -195,9 +231,33 @@ class Learner:
 
     def _skips_zero(self) -> bool:
         # With a KL term or a learning indexer a zero advantage still has a gradient.
-        return self.config.skip_zero_advantage and not self.objective.kl_coef > 0 and not self.train_indexer
+        return self.config.skip_zero_advantage and not self.objective.uses_reference and not self.train_indexer
 
-    def _update(self, batches: Sequence[MicroBatch], diagnostics: Diagnostics, first: bool) -> dict[str, float]:
+    def _scores(self, batch: MicroBatch, record: Record | None = None, books: ReplayBooks | None = None) -> TokenScores:
+        """Scores under the policy as it is now, with the sampler's choices repeated as ``replay`` says."""
+        replay = replay_of(batch, self.replay)
+        scores = packed_scores(
+            self.policy, batch, temperature=self.objective.temperature, replay=replay, record=record,
+            sampling_mask=self.replay.sampling_mask == "auto",
+        )  # fmt: skip
+        if books is not None:
+            books.use(batch, replay)
+        return scores
+
+    @torch.no_grad()
+    def _note_old_logprobs(self, minibatches: Sequence[Sequence[MicroBatch]]) -> None:
+        for batches in minibatches:
+            for batch in batches:
+                batch.old_logprobs_N = self._scores(batch).logprobs_N
+
+    def _update(
+        self,
+        batches: Sequence[MicroBatch],
+        diagnostics: Diagnostics,
+        books: ReplayBooks,
+        delta: float | None,
+        first: bool,
+    ) -> dict[str, float]:
         """Forward and backward over ``batches``, then one optimiser step (or none, when a number is bad)."""
         if not batches:  # every advantage is 0: no gradient, and momentum alone must not move the policy
             return {"loss/total": 0.0, "loss/policy": 0.0, "applied": 1.0}
@@ -206,21 +266,20 @@ class Learner:
         policy_loss = torch.zeros((), device=self.device)
         indexer_loss = torch.zeros((), device=self.device)
         for batch in batches:
-            replay = replay_of(batch)
             record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
-            scores = packed_scores(
-                self.policy, batch, temperature=self.objective.temperature, replay=replay, record=record
-            )
-            terms = grpo_loss(
+            scores = self._scores(batch, record, books)
+            inputs_N = LossInputs(
                 scores.logprobs_N,
                 batch.sampler_logprobs_N,
                 batch.advantages_N,
                 batch.weights_N,
                 batch.segment_N,
                 batch.segments,
-                self.objective,
+                batch.old_logprobs_N,
                 self._reference_logprobs(batch),
+                batch.kl_coefs_N,
             )
+            terms = grpo_loss(inputs_N, self.objective, delta)
             loss = terms.loss
             policy_loss += terms.policy_loss
             if record is not None:
@@ -248,7 +307,9 @@ class Learner:
         # Routed live: the recorded experts are the sampler's choice, not pi_ref's. On the sampler's support.
         if self.reference is None:
             return None
-        return packed_scores(self.reference, batch, temperature=self.objective.temperature).logprobs_N
+        keep = self.replay.sampling_mask == "auto"
+        scores = packed_scores(self.reference, batch, temperature=self.objective.temperature, sampling_mask=keep)
+        return scores.logprobs_N
 
     def _keep_bad_batch(self, groups: Sequence[Group], minibatch: int, outcome: dict[str, float]) -> None:
         self.skipped += 1

@@ -24,8 +24,8 @@ class PackItem:
 
     ``tokens`` int [T]; ``loss_mask`` bool [T], True where the token is a target (never at 0: nothing
     predicts it). The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
-    one target token; ``advantage`` the one of its trajectory. ``support`` [T]: token ids the sampler kept at
-    that position, None where it kept all.
+    one target token; ``advantage`` the one of its trajectory, ``kl_coef`` the strength of its KL term.
+    ``logprobs`` and ``versions`` are the sampler's.
     """
 
     tokens: np.ndarray
@@ -35,13 +35,15 @@ class PackItem:
     logprobs: np.ndarray | None = None
     versions: np.ndarray | None = None
     replay: ReplayRecord | None = None
-    support: list[np.ndarray | None] | None = None
+    kl_coef: float = 0.0
     name: str = "segment"
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
-        for field in ("loss_mask", "logprobs", "versions", "support"):
-            value = getattr(self, field)
+        columns = {"loss_mask": self.loss_mask, "logprobs": self.logprobs, "versions": self.versions}
+        if self.replay is not None:
+            columns["replay"] = self.replay.valid
+        for field, value in columns.items():
             if value is not None and len(value) != length:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {length} tokens")
         if length and self.loss_mask[0]:
@@ -67,7 +69,9 @@ class MicroBatch:
     """One packed forward pass. T tokens, N targets, S segments.
 
     ``predict_N`` long: the flat row whose hidden state predicts ``targets_N``. ``segment_N`` long in 0..S-1.
-    ``experts_TLK`` / ``replay_valid_T``: recorded routing, None when no segment carries any.
+    ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any.
+    ``support_N``: kept token ids per target, None where nothing was cut. ``old_logprobs_N``: the learner's own, before
+    the first update on this batch (only with objective.old_policy=learner).
     """
 
     tokens_T: torch.Tensor
@@ -79,9 +83,12 @@ class MicroBatch:
     segment_N: torch.Tensor
     sampler_logprobs_N: torch.Tensor
     versions_N: torch.Tensor
+    kl_coefs_N: torch.Tensor
     experts_TLK: torch.Tensor | None
+    indexer_TLk: torch.Tensor | None
     replay_valid_T: torch.Tensor | None
     support_N: list[np.ndarray | None] | None
+    old_logprobs_N: torch.Tensor | None = None
 
     @property
     def segments(self) -> int:
@@ -140,12 +147,17 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
             rows.append(np.full(len(at), fill) if value is None else np.asarray(value)[at])
         return np.concatenate(rows)
 
-    experts, valid = _pack_replay(items, lengths)
+    kept = [None if item.replay is None else item.replay.support for item in items]
     support: list[np.ndarray | None] | None = None
-    if any(item.support is not None for item in items):
+    if any(rows is not None for rows in kept):
         support = []
-        for item, at in zip(items, targets, strict=True):
-            support.extend([None] * len(at) if item.support is None else [item.support[t] for t in at])
+        for rows, at in zip(kept, targets, strict=True):
+            support.extend([None] * len(at) if rows is None else [rows[t] for t in at])
+    experts, indexer = _pack_choices(items, lengths, "experts", 0), _pack_choices(items, lengths, "indexer", -1)
+    valid: np.ndarray | None = None
+    if experts is not None or indexer is not None:
+        rows_of = zip(items, lengths, strict=True)
+        valid = np.concatenate([np.zeros(n, bool) if i.replay is None else i.replay.valid[:n] for i, n in rows_of])
     return MicroBatch(
         tokens_T=device_tensor(np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long),
         cu_seqlens=[int(s) for s in starts],
@@ -160,28 +172,26 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
         segment_N=device_tensor(np.repeat(np.arange(len(items)), counts), torch.long),
         sampler_logprobs_N=device_tensor(per_target("logprobs", 0.0), torch.float32),
         versions_N=device_tensor(per_target("versions", -1), torch.long),
+        kl_coefs_N=device_tensor(np.repeat([i.kl_coef for i in items], counts), torch.float32),
         experts_TLK=None if experts is None else device_tensor(experts, torch.long),
+        indexer_TLk=None if indexer is None else device_tensor(indexer, torch.long),
         replay_valid_T=None if valid is None else device_tensor(valid, torch.bool),
         support_N=support,
     )
 
 
-def _pack_replay(items: Sequence[PackItem], lengths: Sequence[int]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(experts [T, L, K], valid [T]); rows of segments without a record are invalid: live routing there."""
-    shapes = {item.replay.experts.shape[1:] for item in items if item.replay is not None}
+def _pack_choices(items: Sequence[PackItem], lengths: Sequence[int], name: str, unused: int) -> np.ndarray | None:
+    """Recorded choices [T, layers, n] of all items; ``unused`` in rows of segments without a record."""
+    records = [None if item.replay is None else getattr(item.replay, name) for item in items]
+    shapes = {rows.shape[1:] for rows in records if rows is not None}
     if not shapes:
-        return None, None
+        return None
     if len(shapes) > 1:
-        raise ValueError(f"replay records of different [layers, experts] shapes in one batch: {sorted(shapes)}")
-    total = sum(lengths)
-    experts = np.zeros((total, *shapes.pop()), dtype=np.int64)
-    valid = np.zeros(total, dtype=bool)
-    at = 0
-    for item, length in zip(items, lengths, strict=True):
-        if item.replay is not None:
-            if len(item.replay.valid) < length or len(item.replay.experts) < length:
-                raise ValueError(f"{item.name}: replay has {len(item.replay.valid)} rows for {length} input tokens")
-            experts[at : at + length] = item.replay.experts[:length]
-            valid[at : at + length] = item.replay.valid[:length]
-        at += length
-    return experts, valid
+        raise ValueError(f"replay records of different [layers, {name}] shapes in one batch: {sorted(shapes)}")
+    shape = shapes.pop()
+    return np.concatenate(
+        [
+            np.full((length, *shape), unused, np.int64) if rows is None else rows[:length].astype(np.int64)
+            for rows, length in zip(records, lengths, strict=True)
+        ]
+    )

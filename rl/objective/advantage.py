@@ -1,7 +1,7 @@
 """Group advantage and per-token loss weights.
 
     A_i = R_i - mean(R_1..R_G)                       (V3.2: mean only, no division by std)
-    J   = 1/groups sum_groups 1/G sum_i 1/|o_i| sum_t (...)
+    J   = 1/groups sum_groups 1/G sum_i 1/|o_i| sum_t (...)      (V3.2; DAPO and Dr.GRPO weigh otherwise)
 
 Trajectories that failed for reasons of infrastructure are no samples: they leave the mean, G and the loss.
 Plain Python on floats: there are G numbers in a group, and they live on the host.
@@ -35,15 +35,23 @@ def group_advantages(rewards: Sequence[float], valid: Sequence[bool], norm: str 
     return [(r - mean) / scale if ok else 0.0 for r, ok in zip(rewards, valid, strict=True)]
 
 
-def token_weights(lengths: Sequence[Sequence[int]], aggregation: str = "sequence_mean") -> list[list[float]]:
-    """Weight of ONE sampled token of each trajectory in the batch loss (weights x tokens sum to 1).
+def token_weights(
+    lengths: Sequence[Sequence[int]], aggregation: str = "sequence_mean", constant: int | None = None
+) -> list[list[float]]:
+    """Weight of ONE sampled token of each trajectory in the batch loss.
 
     ``lengths[g][i]``: sampled tokens |o_i| of trajectory i of group g, all its segments together; 0 for a
     masked trajectory. Groups without a valid trajectory do not count.
+
+    "sequence_mean" (V3.2) and "token_mean" (DAPO): weights x tokens sum to 1. "constant" (Dr.GRPO): every token
+    weighs 1 / (valid trajectories x ``constant``), whatever the lengths are.
     """
+    if aggregation == "constant" and not (constant or 0) > 0:
+        raise ValueError(f"loss constant {constant}: loss aggregation 'constant' needs a number of tokens above 0")
     out = [[0.0] * len(group) for group in lengths]
     groups = sum(any(group) for group in lengths)
     tokens = sum(sum(group) for group in lengths)
+    sequences = sum(n > 0 for group in lengths for n in group)
     if tokens == 0:
         return out
     for g, group in enumerate(lengths):
@@ -55,6 +63,8 @@ def token_weights(lengths: Sequence[Sequence[int]], aggregation: str = "sequence
                 out[g][i] = 1.0 / (groups * valid * n)
             elif aggregation == "token_mean":
                 out[g][i] = 1.0 / tokens
+            elif aggregation == "constant":
+                out[g][i] = 1.0 / (sequences * (constant or 0))
             else:
-                raise ValueError(f"loss aggregation {aggregation!r}: use 'sequence_mean' or 'token_mean'")
+                raise ValueError(f"loss aggregation {aggregation!r}: use 'sequence_mean', 'token_mean' or 'constant'")
     return out

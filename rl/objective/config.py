@@ -2,51 +2,156 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_CHOICES = {
+    "surrogate": ("clip", "cispo"),
+    "ratio": ("token", "sequence"),
+    "loss_aggregation": ("sequence_mean", "token_mean", "constant"),
+    "advantage_norm": ("mean", "std"),
+    "old_policy": ("sampler", "learner"),
+    "correction": ("none", "truncate", "mask"),
+}
+_PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
 @dataclass
 class ObjectiveConfig:
     """What ``rl.objective.loss.grpo_loss`` minimises.
 
-    V3.2 does not publish its epsilon, beta or delta; the defaults here are this toolkit's choice.
+    The defaults are V3.2's objective. Its epsilon, beta and delta are not published; those are this toolkit's choice.
     """
 
-    # Clip range of the ratio r = pi_theta / pi_sampler: [1 - clip, 1 + clip_high]. clip_high None = clip.
+    # Range of the importance ratio: [1 - clip, 1 + clip_high]. clip_high null = clip. With ratio=sequence use far
+    # smaller ones (GSPO: 3e-4 and 4e-4); surrogate=cispo has the upper bound only.
     clip: float = 0.2
     clip_high: float | None = None
+    # How the ratio is bounded. "clip": min(r A, clip(r) A). "cispo": sg[min(r, 1 + clip_high)] A log pi_theta
+    # (MiniMax-M1), where every token keeps a gradient.
+    surrogate: str = "clip"
+    # Level of the ratio. "token": r_t (V3.2). "sequence": geometric mean over the segment's tokens (GSPO).
+    ratio: str = "token"
+    # "sequence_mean": 1/groups sum 1/G sum_i 1/|o_i| sum_t (V3.2). "token_mean": every sampled token of the minibatch
+    # weighs the same (DAPO). "constant": sum_t / (sequences of the minibatch x loss_constant) (Dr.GRPO).
+    loss_aggregation: str = "sequence_mean"
+    # Tokens that loss_aggregation=constant divides by, as a rule the largest completion length; required with it.
+    loss_constant: int | None = None
     # "mean": A = R - mean(R) (V3.2).  "std": A = (R - mean(R)) / (std(R) + 1e-6) (DeepSeekMath GRPO).
     advantage_norm: str = "mean"
-    # beta of the KL to the reference policy (unbiased estimator). 0.0: no reference forward is run at all.
-    kl_coef: float = 0.0
-    # delta of the off-policy sequence mask; None switches it off. Calibrate it from `policy/drift_p95`.
-    opsm_delta: float | None = None
-    # "sequence_mean": 1/groups sum 1/G sum_i 1/|o_i| sum_t (V3.2).
-    # "token_mean": every sampled token of the minibatch weighs the same.
-    loss_aggregation: str = "sequence_mean"
+    # pi_old of the ratio. "sampler": the probability the inference engine returned (V3.2), so the ratio holds
+    # staleness and train/inference mismatch together. "learner": the learner's own log-probs before the first update
+    # of the batch.
+    old_policy: str = "sampler"
+    # Only with old_policy=learner: weight of rho = pi_learner_old / pi_sampler. "truncate": min(rho, correction_high)
+    # (TIS). "mask": rho inside [correction_low, correction_high], 0 outside (IcePop; GLM-5 uses 1/2 and 2).
+    correction: str = "none"
+    # Bounds of rho.
+    correction_low: float = 0.5
+    correction_high: float = 2.0
+    # beta of the KL to the reference policy (unbiased estimator): a number, or a mapping from task family to number
+    # with `default` for the others (objective.kl_coef.math=0). All 0: no reference policy is kept at all.
+    kl_coef: Any = field(default_factory=lambda: {"default": 0.0})
+    # Steps between replacing the reference policy by the current one; 0 = never (DeepSeek-R1: 400).
+    ref_refresh_every: int = 0
+    # delta of the off-policy sequence mask, in nats per token; null switches it off. Published values differ by orders
+    # of magnitude (1e-4 slime, 0.03 AgileRL, 0.5 TRL's docs; V3.2's is unknown), so calibrate a number from
+    # `policy/drift_p95`, or give a percentile: "p95" = that percentile of the last opsm_window sequences' drift
+    # (nothing is masked before 64 were seen; a percentile masks its share also where all drift is numerical noise).
+    opsm_delta: Any = None
+    # Sequences (segments) the percentile of opsm_delta is taken over.
+    opsm_window: int = 1024
     # Temperature of the sampler; logits are divided by it before anything else. Must equal the rollouts'.
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.advantage_norm not in ("mean", "std"):
-            raise ValueError(f"objective.advantage_norm={self.advantage_norm!r}: use 'mean' or 'std'")
-        if self.loss_aggregation not in ("sequence_mean", "token_mean"):
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"objective.{name}={value!r}: use {' or '.join(map(repr, choices))}")
+        self._check_bounds()
+        if self.loss_aggregation == "constant" and not (self.loss_constant or 0) > 0:
             raise ValueError(
-                f"objective.loss_aggregation={self.loss_aggregation!r}: use 'sequence_mean' or 'token_mean'"
+                f"objective.loss_constant={self.loss_constant}: loss_aggregation=constant divides by it; give a number "
+                "of tokens above 0, as a rule the largest completion length"
             )
-        if not self.clip > 0:
-            raise ValueError(f"objective.clip={self.clip}: must be above 0 (0.2 is the default)")
-        if self.clip_high is not None and not self.clip_high > 0:
-            raise ValueError(f"objective.clip_high={self.clip_high}: must be above 0, or null for clip")
-        if self.kl_coef < 0:
-            raise ValueError(f"objective.kl_coef={self.kl_coef}: must be 0 or above")
+        if self.correction != "none" and self.old_policy == "sampler":
+            raise ValueError(
+                f"objective.correction={self.correction!r} with objective.old_policy='sampler': the ratio against the "
+                "sampler already contains pi_learner_old / pi_sampler; set objective.old_policy=learner, or "
+                "objective.correction=none"
+            )
+        for family, value in self._kl_coefs.items():
+            if not _is_number(value) or value < 0:
+                where = "objective.kl_coef" + (f".{family}" if isinstance(self.kl_coef, Mapping) else "")
+                raise ValueError(f"{where}={value!r}: must be a number, 0 or above")
+        _check_delta(self.opsm_delta)
+        if self.opsm_window < 64:
+            raise ValueError(f"objective.opsm_window={self.opsm_window}: must be 64 or above, less is no distribution")
+        if self.ref_refresh_every < 0:
+            raise ValueError(f"objective.ref_refresh_every={self.ref_refresh_every}: must be 0 (never) or above")
         if not self.temperature > 0:
             raise ValueError(
                 f"objective.temperature={self.temperature}: must be above 0; greedy rollouts teach nothing"
             )
 
+    def _check_bounds(self) -> None:
+        if not self.clip > 0:
+            raise ValueError(f"objective.clip={self.clip}: must be above 0 (0.2 is the default)")
+        if self.clip_high is not None and not self.clip_high > 0:
+            raise ValueError(f"objective.clip_high={self.clip_high}: must be above 0, or null for clip")
+        if not 0 <= self.correction_low < 1:
+            raise ValueError(f"objective.correction_low={self.correction_low}: must be in [0, 1): rho=1 is no mismatch")
+        if not self.correction_high > 1:
+            raise ValueError(f"objective.correction_high={self.correction_high}: must be above 1: rho=1 is no mismatch")
+
     @property
     def clip_range(self) -> tuple[float, float]:
-        """(lowest, highest) ratio that still passes gradient in the direction of the advantage."""
+        """(lowest, highest) value of the ratio before it is bounded."""
         high = self.clip if self.clip_high is None else self.clip_high
         return 1.0 - self.clip, 1.0 + high
+
+    @property
+    def _kl_coefs(self) -> dict[str, Any]:
+        return dict(self.kl_coef) if isinstance(self.kl_coef, Mapping) else {"default": self.kl_coef}
+
+    def kl_coef_for(self, family: str) -> float:
+        """beta of a task family: its own, else the default's, else 0."""
+        coefs = self._kl_coefs
+        return float(coefs.get(family, coefs.get("default", 0.0)))
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether any family has a KL term, so that a reference policy is needed."""
+        return any(value > 0 for value in self._kl_coefs.values())
+
+    def check_families(self, families: Collection[str]) -> None:
+        """Raise ValueError when ``kl_coef`` names a family the run does not have: a misspelt one has no effect."""
+        unknown = sorted(set(self._kl_coefs) - {"default", *families})
+        if unknown:
+            raise ValueError(
+                f"objective.kl_coef.{unknown[0]}={self._kl_coefs[unknown[0]]}: no task family of that name; "
+                f"this run has {', '.join(sorted(families))}"
+            )
+
+    @property
+    def opsm_share(self) -> float | None:
+        """0.95 for ``opsm_delta="p95"``; None when delta is a number or the mask is off."""
+        return float(self.opsm_delta[1:]) / 100.0 if isinstance(self.opsm_delta, str) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_delta(delta: Any) -> None:
+    if delta is None or (_is_number(delta) and delta >= 0):
+        return
+    match = _PERCENTILE.fullmatch(delta) if isinstance(delta, str) else None
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise ValueError(
+            f"objective.opsm_delta={delta!r}: use null (off), a number of nats, 0 or above, or a percentile of "
+            "the drift such as p95"
+        )

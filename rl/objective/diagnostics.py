@@ -1,7 +1,8 @@
 """What the objective looks like from outside: numbers for the log, computed on detached tensors.
 
 mismatch = | log pi_learner(o_t) - log pi_sampler(o_t) |   where both have the same weights
-approx_kl = mean( r - 1 - log r ),  r = pi_theta / pi_old  (K3 estimate of KL(pi_old || pi_theta))
+approx_kl = mean( r - 1 - log r ),  r = pi_theta / pi_sampler  (K3 estimate of KL(pi_sampler || pi_theta))
+outside   = share of tokens with r outside [0.9, 1.1]
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ class Diagnostics:
     kept: list[torch.Tensor] = field(default_factory=list)
     kls: list[torch.Tensor] = field(default_factory=list)
     mismatches: list[torch.Tensor] = field(default_factory=list)
+    mismatch_ratios: list[torch.Tensor] = field(default_factory=list)
+    corrections: list[torch.Tensor] = field(default_factory=list)
+    cuts: list[torch.Tensor] = field(default_factory=list)
+    deltas: list[float] = field(default_factory=list)
 
     def add(
         self,
@@ -39,9 +44,15 @@ class Diagnostics:
         self.entropies.append(entropy_N)
         self.drifts.append(terms.drift_S)
         self.kept.append(terms.kept_S)
-        if terms.kl_N is not None:
-            self.kls.append(terms.kl_N)
+        if terms.kl_K is not None:
+            self.kls.append(terms.kl_K)
+        if terms.correction_N is not None and terms.cut_N is not None:
+            self.corrections.append(terms.correction_N)
+            self.cuts.append(terms.cut_N)
+        if terms.delta is not None:
+            self.deltas.append(terms.delta)
         self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[same_version_N])
+        self.mismatch_ratios.append(terms.ratio_N[same_version_N])
 
     def summary(self) -> dict[str, float]:
         """Named as in ``rl.tracking.metrics``. Names without a single sample are left out."""
@@ -53,6 +64,7 @@ class Diagnostics:
             "policy/ratio_mean": float(ratio.mean()),
             "policy/ratio_min": float(ratio.min()),
             "policy/ratio_max": float(ratio.max()),
+            "policy/ratio_outside": outside(ratio),
             "policy/approx_kl": float((ratio - 1.0 - ratio.log()).mean()),
             "policy/clip_fraction": float(torch.cat(self.clipped).float().mean()),
             "policy/entropy": float(torch.cat(self.entropies).mean()),
@@ -60,15 +72,26 @@ class Diagnostics:
             "policy/drift_mean": float(drift.mean()),
             "policy/drift_p95": percentile(drift, 0.95),
         }
-        if self.kls:
-            out["loss/kl"] = float(torch.cat(self.kls).mean())
+        if self.kls and len(kl := torch.cat(self.kls)):
+            out["loss/kl"] = float(kl.mean())
+        if self.deltas:
+            out["policy/opsm_delta"] = sum(self.deltas) / len(self.deltas)
+        if self.corrections:
+            out["policy/correction_mean"] = float(torch.cat(self.corrections).mean())
+            out["policy/correction_masked"] = float(torch.cat(self.cuts).float().mean())
         if len(mismatch):
             out |= {
                 "mismatch/mean": float(mismatch.mean()),
                 "mismatch/p99": percentile(mismatch, 0.99),
                 "mismatch/max": float(mismatch.max()),
+                "mismatch/outside": outside(torch.cat(self.mismatch_ratios)),
             }
         return out
+
+
+def outside(ratio: torch.Tensor) -> float:
+    """Share of token ratios outside [0.9, 1.1]: a mismatch that the policy gradient feels."""
+    return float(((ratio < 0.9) | (ratio > 1.1)).float().mean())
 
 
 def percentile(values: torch.Tensor, share: float) -> float:

@@ -9,11 +9,30 @@ vocabulary. Keep Sampling Mask: without it the ratio at equal weights is Z_S < 1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+
+def check_sampler_logprobs(logprobs: Any, name: str) -> None:
+    """Raise ValueError when the sampler's log-probs of ``name`` (a trajectory) cannot be pi_old.
+
+    Without them the ratio, the KL and the off-policy mask would silently do nothing. ``logprobs``: those of the
+    sampled tokens (array-like); None, NaN or a probability above 1 is an error.
+    """
+    fix = "the engine must return the log-prob of every sampled token (processed_logprobs in vLLM)"
+    if logprobs is None:
+        raise ValueError(f"{name}: sampler log-probs are missing (None); {fix}")
+    values = np.asarray(logprobs, dtype=np.float64)
+    if bad := int(np.isnan(values).sum()):
+        raise ValueError(f"{name}: {bad} of {values.size} sampler log-probs are NaN; {fix}")
+    # float32 sums may end a rounding error above 0
+    if values.size and values.max() > 1e-4:
+        raise ValueError(
+            f"{name}: a sampler log-prob is {values.max():g}, a probability above 1; {fix}, as natural log"
+        )
 
 
 def support_mask(support_N: Sequence[np.ndarray | None], targets_N: torch.Tensor, vocab: int) -> torch.Tensor | None:

@@ -1,10 +1,12 @@
-"""The micro-batch loss: surrogate x off-policy mask + beta x KL, weighted so that micro-batches just add up.
+"""The micro-batch loss: one mechanism that the settings turn into GRPO, DAPO, Dr.GRPO, GSPO, CISPO, TIS or IcePop.
 
-    loss = sum_t w_t (M_t L_t + beta D_t)
+    loss = sum_t w_t (M_t c_t L_t + beta_t D_t)
 
-w_t (``advantage.token_weights``) already holds 1/(groups G |o_i|), so the sum over all micro-batches of a
-minibatch is the paper's nested mean whatever the packing was. M multiplies the surrogate only, never the KL.
-"Sequence" in M is one segment (one append-only token stream): a branch has its own context and drift.
+L the surrogate on the importance ratio, M the off-policy mask, c the correction of the train/inference mismatch,
+D the KL to the reference, each in ``rl.objective.terms``. w_t (``advantage.token_weights``) already holds
+1/(groups G |o_i|), so the sum over all micro-batches of a minibatch is the paper's nested mean whatever the packing
+was. M and c multiply the surrogate only, never the KL. "Sequence" in M and in GSPO's ratio is one segment (one
+append-only token stream): a branch has its own context and drift.
 """
 
 from __future__ import annotations
@@ -14,59 +16,105 @@ from dataclasses import dataclass
 import torch
 
 from rl.objective.config import ObjectiveConfig
-from rl.objective.terms import clipped_surrogate, off_policy_mask, sequence_drift, unbiased_kl
+from rl.objective.terms import (
+    SURROGATES,
+    importance_log_ratio,
+    mismatch_correction,
+    off_policy_mask,
+    sequence_drift,
+    unbiased_kl,
+)
+
+
+@dataclass
+class LossInputs:
+    """The N sampled tokens of one micro-batch, in any order; all log-probs are natural logs, float32 or wider."""
+
+    logprobs_N: torch.Tensor  # log pi_theta, with gradient
+    sampler_logprobs_N: torch.Tensor  # what the inference engine returned
+    advantages_N: torch.Tensor  # the same for all tokens of a segment
+    weights_N: torch.Tensor  # w_t, from advantage.token_weights
+    segment_N: torch.Tensor  # int64, 0..segments-1
+    segments: int
+    # The learner's log-probs before the first update of the batch; needed with objective.old_policy=learner.
+    old_logprobs_N: torch.Tensor | None = None
+    # log pi_ref and beta_t (ObjectiveConfig.kl_coef_for of the token's family); needed when a coefficient is above 0.
+    ref_logprobs_N: torch.Tensor | None = None
+    kl_coef_N: torch.Tensor | None = None
 
 
 @dataclass
 class LossTerms:
     """``loss``: scalar with gradient. The rest is detached: ``policy_loss`` the surrogate's share of it, then
-    diagnostics per token [N] or per segment [S]."""
+    diagnostics per token [N], per token with a KL coefficient above 0 [K] or per segment [S]."""
 
     loss: torch.Tensor
     policy_loss: torch.Tensor
-    ratio_N: torch.Tensor
+    ratio_N: torch.Tensor  # pi_theta / pi_sampler per token, whatever ratio the surrogate used
     clipped_N: torch.Tensor
     drift_S: torch.Tensor
     kept_S: torch.Tensor
-    kl_N: torch.Tensor | None
+    delta: float | None  # the off-policy mask's threshold; None: nothing was masked
+    kl_K: torch.Tensor | None
+    correction_N: torch.Tensor | None
+    cut_N: torch.Tensor | None
 
 
-def grpo_loss(
-    logprobs_N: torch.Tensor,
-    sampler_logprobs_N: torch.Tensor,
-    advantages_N: torch.Tensor,
-    weights_N: torch.Tensor,
-    segment_N: torch.Tensor,
-    segments: int,
-    config: ObjectiveConfig,
-    ref_logprobs_N: torch.Tensor | None = None,
-) -> LossTerms:
-    """Loss of one micro-batch. ``segment_N`` maps tokens to 0..segments-1; an advantage is one per segment.
+def grpo_loss(inputs: LossInputs, config: ObjectiveConfig, delta: float | None) -> LossTerms:
+    """Loss of one micro-batch. ``delta``: threshold of the off-policy mask in nats per token, None for no mask
+    (``rl.objective.drift.DriftWindow.delta`` makes it from ``objective.opsm_delta``).
 
-    Raises ValueError when ``config.kl_coef`` is above 0 and no reference log-probs are given.
+    Raises:
+        ValueError: a setting needs log-probs that ``inputs`` does not have.
     """
-    drift_S = sequence_drift(logprobs_N, sampler_logprobs_N, segment_N, segments)
+    logprobs_N, sampler_N = inputs.logprobs_N, inputs.sampler_logprobs_N
+    segment_N, segments = inputs.segment_N, inputs.segments
+    drift_S = sequence_drift(logprobs_N, sampler_N, segment_N, segments)
     kept_S = torch.ones(segments, dtype=torch.bool, device=drift_S.device)
-    if config.opsm_delta is not None:
-        advantages_S = torch.zeros_like(drift_S).index_copy(0, segment_N, advantages_N.to(drift_S.dtype))
-        kept_S = off_policy_mask(drift_S, advantages_S, config.opsm_delta)
-    kept_N = kept_S[segment_N]
+    if delta is not None:
+        advantages_S = torch.zeros_like(drift_S).index_copy(0, segment_N, inputs.advantages_N.to(drift_S.dtype))
+        kept_S = off_policy_mask(drift_S, advantages_S, delta)
+    scale_N = kept_S[segment_N].to(logprobs_N.dtype)
+
+    pi_old_N = sampler_N
+    correction_N: torch.Tensor | None = None
+    cut_N: torch.Tensor | None = None
+    if config.old_policy == "learner":
+        if inputs.old_logprobs_N is None:
+            raise ValueError(
+                "objective.old_policy=learner needs the learner's log-probs from before the first update of the "
+                "batch; give LossInputs.old_logprobs_N, or set objective.old_policy=sampler"
+            )
+        pi_old_N = inputs.old_logprobs_N
+        if config.correction != "none":
+            correction_N, cut_N = mismatch_correction(
+                pi_old_N, sampler_N, config.correction, config.correction_low, config.correction_high
+            )
+            scale_N = scale_N * correction_N
+
+    log_ratio_N = importance_log_ratio(logprobs_N, pi_old_N, segment_N, segments, config.ratio)
     # A dropped token gets ratio 1 before the surrogate and 0 after it: its true ratio may be infinite, and
     # 0 * inf is NaN, in the value as in the gradient.
-    live_N = torch.where(kept_N, logprobs_N, sampler_logprobs_N)
-    loss_N, clipped_N = clipped_surrogate(live_N, sampler_logprobs_N, advantages_N, config.clip_range)
-    loss_N = loss_N * kept_N
-    loss = (weights_N * loss_N).sum()
+    live_N = scale_N > 0
+    loss_N, clipped_N = SURROGATES[config.surrogate](
+        torch.where(live_N, log_ratio_N, 0.0),
+        torch.where(live_N, logprobs_N, 0.0),
+        inputs.advantages_N,
+        config.clip_range,
+    )
+    loss = (inputs.weights_N * scale_N * loss_N).sum()
     policy_loss = loss.detach()
-    kl_N: torch.Tensor | None = None
-    if config.kl_coef > 0:
-        if ref_logprobs_N is None:
+
+    kl_K: torch.Tensor | None = None
+    if config.uses_reference:
+        if inputs.ref_logprobs_N is None or inputs.kl_coef_N is None:
             raise ValueError(
-                f"objective.kl_coef={config.kl_coef} needs the reference policy's log-probs; "
-                "give them, or set objective.kl_coef=0"
+                f"objective.kl_coef={config.kl_coef} needs the reference policy's log-probs and every token's "
+                "coefficient; give LossInputs.ref_logprobs_N and kl_coef_N, or set objective.kl_coef=0"
             )
-        kl_N = unbiased_kl(logprobs_N, sampler_logprobs_N, ref_logprobs_N)
-        loss = loss + config.kl_coef * (weights_N * kl_N).sum()
-        kl_N = kl_N.detach()
-    ratio_N = torch.exp(logprobs_N.detach() - sampler_logprobs_N)
-    return LossTerms(loss, policy_loss, ratio_N, clipped_N, drift_S, kept_S, kl_N)
+        on_N = inputs.kl_coef_N > 0  # elsewhere an infinite KL would make 0 * inf
+        kl_K = unbiased_kl(logprobs_N[on_N], sampler_N[on_N], inputs.ref_logprobs_N[on_N])
+        loss = loss + (inputs.weights_N[on_N] * inputs.kl_coef_N[on_N] * kl_K).sum()
+        kl_K = kl_K.detach()
+    ratio_N = torch.exp(logprobs_N.detach() - sampler_N)
+    return LossTerms(loss, policy_loss, ratio_N, clipped_N, drift_S, kept_S, delta, kl_K, correction_N, cut_N)

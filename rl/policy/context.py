@@ -7,30 +7,32 @@ side; an engine brings its own context over a paged cache, built on the same fun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import (
+    GATHER_FROM,
     NEG_INF,
+    IndexerLoss,
     attention_target,
     gathered_attention,
     index_scores,
-    indexer_loss,
     indices_to_mask,
     mask_to_indices,
     row_attention,
     select_topk,
+    topk_indices,
 )
 
 AttentionMode = Literal["dense", "sparse"]
 BlockKind = Literal["causal", "masked", "gathered"]
+SCORE_TILE = 1 << 20  # floats of per-head index scores at a time (see GATHER_TILE)
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ class PackedContext:
     """Several whole sequences concatenated; causal inside each, blind across them.
 
     ``cu_seqlens`` [0, n1, n1+n2, ...]. ``mode`` "dense" attends to every earlier token, "sparse" to the
-    indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path in chunks of
-    ``chunk`` queries (recomputed in the backward pass); shorter ones a masked pass, faster there.
+    indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a masked pass
+    in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk`` queries and
+    never kept.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class PackedContext:
         *,
         mode: AttentionMode = "sparse",
         device: torch.device | str = "cpu",
-        gather_from: int = 4096,
+        gather_from: int = GATHER_FROM,
         chunk: int = 192,
     ) -> None:
         bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
@@ -119,7 +122,6 @@ class PackedContext:
         self.gather_from = gather_from
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
-        self._futures: dict[tuple[int, int], Tensor] = {}
         self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
 
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
@@ -133,24 +135,21 @@ class PackedContext:
             seen = rows_of[block.seq]
             if block.end < len(seen):
                 seen = seen[: block.end]
-            if block.kind == "causal":
-                out = row_attention(part.transpose(0, 1)[None], seen[None], None, spec.scale)
-                outs.append(out[0].transpose(0, 1))
-                continue
-            if tap is None:
-                chosen = self._choose(q, kv, block, spec.topk)
-            else:
-                chosen = self._tapped_choice(part, seen, q, kv, block, spec, tap)
-                choices.append(chosen)
-            if block.kind == "masked":
-                out = row_attention(part.transpose(0, 1)[None], seen[None], chosen[None], spec.scale)
-                outs.append(out[0].transpose(0, 1))
-            else:
-                outs.append(_recomputed(gathered_attention, part, seen, mask_to_indices(chosen, spec.topk), spec.scale))
+            mask = indices = None
+            if tap is not None or block.kind != "causal":  # a tap takes L_I of causal blocks too
+                mask, indices = self._choice(block, part, seen, q, kv, spec, tap)
+            if indices is not None:
+                choices.append(indices)
+                if block.kind == "gathered":
+                    outs.append(gathered_attention(part, seen, indices, spec.scale))
+                    continue
+            mask = mask[None] if mask is not None and block.kind == "masked" else None
+            out = row_attention(part.transpose(0, 1)[None], seen[None], mask, spec.scale)
+            outs.append(out[0].transpose(0, 1))
         if tap is not None and tap.record is not None and tap.record.want_indexer:
             if self.mode == "dense":
                 raise ValueError("want_indexer=True needs mode='sparse': a dense context makes no choice")
-            tap.record.indexer_rows.append(torch.cat([mask_to_indices(c, spec.topk) for c in choices]))
+            tap.record.indexer_rows.append(torch.cat(choices))
         return torch.cat(outs)[..., : spec.latent_dim]
 
     def _blocks(self, topk: int, tapped: bool) -> list[Block]:
@@ -164,21 +163,26 @@ class PackedContext:
             return self._plans[key]
         blocks = []
         for seq, n in enumerate(self.lengths):
-            long: BlockKind = "gathered" if n > self.gather_from and self.mode == "sparse" else "masked"
-            head = 0 if tapped else n if self.mode == "dense" else min(n, topk)
+            head = n if self.mode == "dense" else 0 if tapped else min(n, topk)
             if head:
                 blocks.append(Block(seq, 0, head, "causal"))
-            blocks += [Block(seq, a, min(a + self.chunk, n), long) for a in range(head, n, self.chunk)]
+            if n > self.gather_from and head < n:
+                blocks.append(Block(seq, head, n, "gathered"))
+            else:
+                blocks += [Block(seq, a, min(a + self.chunk, n), "masked") for a in range(head, n, self.chunk)]
         self._plans[key] = blocks
         return blocks
 
-    def _future(self, block: Block) -> Tensor:
-        """bool [block, block.end], True where a row lies after the query; shared by all layers."""
-        key = block.begin, block.end
-        if key not in self._futures:
-            ones = torch.ones(block.end - block.begin, block.end, dtype=torch.bool, device=self.positions.device)
-            self._futures[key] = ones.triu_(block.begin + 1)
-        return self._futures[key]
+    def _pieces(self, block: Block, q: MLAQuery) -> Iterator[Block]:
+        """The block cut into score tiles: its queries and all they see, SCORE_TILE floats or ``chunk`` queries."""
+        begin = block.begin
+        while begin < block.end:
+            size = self.chunk
+            if block.kind != "masked":
+                size = min(size, max(1, SCORE_TILE // (q.index_q.shape[1] * min(block.end, begin + size))))
+            end = min(begin + size, block.end)
+            yield Block(block.seq, begin, end, block.kind)
+            begin = end
 
     def _scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
         start = self.bounds[block.seq]
@@ -186,9 +190,56 @@ class PackedContext:
         return index_scores(q.index_q[asks], q.index_w[asks], kv.index_k[start : start + block.end])
 
     @torch.no_grad()
+    def _causal_scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
+        """I [block, block.end], -inf for rows after the query: only the last ones can be."""
+        scores = self._scores(q, kv, block)
+        last = scores[:, block.begin :]
+        last.masked_fill_(torch.ones_like(last, dtype=torch.bool).triu_(1), NEG_INF)
+        return scores
+
     def _choose(self, q: MLAQuery, kv: MLARow, block: Block, topk: int) -> Tensor:
         """bool [block, block.end]: the rows chosen by the block's queries."""
-        return select_topk(self._scores(q, kv, block).masked_fill_(self._future(block), NEG_INF), topk)
+        return select_topk(self._causal_scores(q, kv, block), topk)
+
+    def _choose_rows(self, q: MLAQuery, kv: MLARow, block: Block, topk: int) -> Tensor:
+        """int64 [block, topk]: the same as positions; ascending, so that a replayed choice adds up alike."""
+        return topk_indices(self._causal_scores(q, kv, block), topk).sort(-1).values
+
+    def _choice(
+        self,
+        block: Block,
+        part: Tensor,
+        seen: Tensor,
+        q: MLAQuery,
+        kv: MLARow,
+        spec: AttentionSpec,
+        tap: IndexerTap | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The block's choice: bool [block, block.end] if it attends with a mask; int64 [block, topk] if it gathers or
+        is recorded. Adds the block's L_I to the record when asked."""
+        record = tap.record if tap is not None else None
+        loss = None
+        if record is not None and record.want_indexer_kl != "off":
+            start = self.bounds[block.seq]
+            asks, rows = slice(start + block.begin, start + block.end), slice(start, start + block.end)
+            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[rows])
+        mask, indices = None, []
+        for piece in self._pieces(block, q):
+            if tap is None and block.kind == "gathered":
+                indices.append(self._choose_rows(q, kv, piece, spec.topk))
+                continue
+            if tap is None:
+                mask = self._choose(q, kv, piece, spec.topk)
+                continue
+            inside = slice(piece.begin - block.begin, piece.end - block.begin)
+            mask = self._tapped_choice(part[inside], seen[: piece.end], q, kv, piece, spec, tap, loss)
+            if block.kind == "gathered" or (record is not None and record.want_indexer):
+                indices.append(mask_to_indices(mask, spec.topk))
+            if loss is not None and record is not None:
+                record.indexer_kl_tokens += piece.end - piece.begin
+        if loss is not None and record is not None:
+            record.kl_terms.append(loss.total())
+        return mask, torch.cat(indices) if indices else None
 
     def _tapped_choice(
         self,
@@ -199,34 +250,31 @@ class PackedContext:
         block: Block,
         spec: AttentionSpec,
         tap: IndexerTap,
+        loss: IndexerLoss | None,
     ) -> Tensor:
-        """The choice with replayed rows forced; adds the block's L_I to the record when asked."""
-        chosen = causal = ~self._future(block)
+        """The choice of one piece with replayed rows forced; adds its L_I to ``loss``."""
+        device = self.positions.device
+        chosen = causal = torch.ones(block.end - block.begin, block.end, dtype=torch.bool, device=device).tril_(
+            block.begin
+        )
         start = self.bounds[block.seq]
         asks = slice(start + block.begin, start + block.end)
         if self.mode == "sparse":
             chosen = self._choose(q, kv, block, spec.topk)
             if tap.forced is not None and tap.valid is not None:
+                valid = tap.valid[asks]
                 forced = indices_to_mask(tap.forced[asks], block.end) & causal
-                chosen = torch.where(tap.valid[asks, None], forced, chosen)
+                cut = valid & (torch.arange(block.begin, block.end, device=valid.device) >= spec.topk)
+                common = (forced[cut] & chosen[cut]).sum(-1) / forced[cut].sum(-1).clamp(min=1)
+                tap.overlaps.append(common)
+                if tap.force:
+                    chosen = torch.where(valid[:, None], forced, chosen)
         record = tap.record
-        if record is not None and record.want_indexer_kl != "off":
+        if record is not None and loss is not None:
             if record.want_indexer_kl == "sparse" and self.mode == "dense":
                 raise ValueError("want_indexer_kl='sparse' needs a context with mode='sparse'; it is 'dense'")
             # "dense" (warm-up): over all causal rows; "sparse": over the chosen set (recipe 1.5).
             over = causal if record.want_indexer_kl == "dense" else chosen
             target = attention_target(part.detach().transpose(0, 1), seen.detach(), over, spec.scale)
-            index_k = kv.index_k[start : start + block.end]
-            record.kl_terms.append(indexer_loss(q.index_q[asks], q.index_w[asks], index_k, target, over))
-            record.indexer_kl_tokens += block.end - block.begin
+            loss.add(target, over)
         return chosen
-
-
-def _recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """``function(*args)``; with gradients, recomputed in the backward pass instead of kept.
-
-    What it makes, [queries, k, C+R], is many times the size of its inputs.
-    """
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
-    return function(*args)

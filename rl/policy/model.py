@@ -16,7 +16,7 @@ from rl.policy.attention import MLAttention
 from rl.policy.context import AttentionContext
 from rl.policy.layers import MLP, RMSNorm, Rotary
 from rl.policy.moe import Experts, MoE, Router
-from rl.policy.replay import IndexerTap, Record, Replay
+from rl.policy.replay import Record, Replay
 
 if TYPE_CHECKING:
     from transformers import DeepseekV32Config
@@ -88,25 +88,22 @@ class DSAForCausalLM(nn.Module):
         x = F.embedding(input_ids_T, self.model.embed_tokens.weight)
         cos, sin = self.model.rotary(ctx.positions)
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        valid = replay.valid if replay is not None else None
+        replay = replay or Replay()
         taps_indexer = record is not None and (record.want_indexer or record.want_indexer_kl != "off")
         moe = 0
         for i, layer in enumerate(self.decoder_layers):
-            tap = None
-            if taps_indexer or (replay is not None and replay.indexer is not None):
-                forced = replay.indexer[:, i] if replay is not None and replay.indexer is not None else None
-                tap = IndexerTap(forced, valid, record if taps_indexer else None)
+            tap = replay.indexer_tap(i, record if taps_indexer else None)
             x = x + layer.self_attn(layer.input_layernorm(x), cos, sin, ctx, tap)
             h = layer.post_attention_layernorm(x)
             if isinstance(layer.mlp, MoE):
-                forced = replay.experts[:, moe] if replay is not None and replay.experts is not None else None
-                h, experts = layer.mlp(h, forced, valid)
+                h, experts = layer.mlp(h, replay.expert_tap(moe))
                 if record is not None and record.want_experts:
                     record.expert_rows.append(experts)
                 moe += 1
             else:
                 h = layer.mlp(h)
             x = x + h
+        replay.finish()
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

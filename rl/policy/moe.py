@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rl.policy.layers import MLP
+from rl.policy.replay import ExpertTap
 
 # Up to this many tokens every expert runs on every token: a few batched launches beat the sorting.
 DENSE_TOKENS = 256
@@ -54,13 +55,13 @@ class Router(nn.Module):
             choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).view(-1, self.experts)
         return choice.topk(self.top_k, dim=-1, sorted=False).indices
 
-    def forward(self, x: Tensor, forced: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """gates [T, K] (live) and experts [T, K]; ``forced`` [T, K] is used where ``valid`` [T]."""
+    def forward(self, x: Tensor, tap: ExpertTap | None = None) -> tuple[Tensor, Tensor]:
+        """gates [T, K] (always live) and experts [T, K], the recorded ones where ``tap`` forces them."""
         scores = F.linear(x.float(), self.weight.float()).sigmoid()
         with torch.no_grad():
             experts = self.choose(scores)
-            if forced is not None and valid is not None:
-                experts = torch.where(valid.unsqueeze(-1), forced.to(experts.dtype), experts)
+            if tap is not None:
+                experts = tap.choose(experts)
         # Gathered from the full scores: a replayed expert that fell out of the live top-k keeps its gradient.
         gates = scores.gather(1, experts)
         if self.normalise:
@@ -161,6 +162,6 @@ class MoE(nn.Module):
         self.experts = Experts(config)
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
-    def forward(self, x: Tensor, forced: Tensor | None = None, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        gates, experts = self.gate(x, forced, valid)
+    def forward(self, x: Tensor, tap: ExpertTap | None = None) -> tuple[Tensor, Tensor]:
+        gates, experts = self.gate(x, tap)
         return self.experts(x, gates, experts) + self.shared_experts(x), experts

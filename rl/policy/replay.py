@@ -15,17 +15,32 @@ import torch
 IndexerKL = Literal["off", "dense", "sparse"]
 
 
+class ReplayError(RuntimeError):
+    """A recorded choice was used twice, or not at all: the gradient would belong to another policy."""
+
+
 @dataclass
 class Replay:
-    """Choices to force. Rows where ``valid`` is False route live.
+    """Recorded choices of one packed forward pass; pass a fresh one to each pass.
 
     ``experts`` int64 [T, L_moe, K]; ``valid`` bool [T]; ``indexer`` int64 [T, L, k], positions
-    inside the row's own sequence, -1 where unused.
+    inside the row's own sequence, -1 where unused. Rows where ``valid`` is False choose live.
+    ``force_experts`` / ``force_indexer``: False only compares the live choice with the recorded one.
+
+    Results: ``expert_overlaps`` one [valid rows] per MoE layer, the share of the recorded experts that the live
+    router chooses too; ``indexer_overlaps`` the same for the indexer, rows that see more than k tokens only.
+    Every layer's column is taken exactly once: a second taking, or one left over at the end of the pass, raises
+    ReplayError.
     """
 
     experts: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     indexer: torch.Tensor | None = None
+    force_experts: bool = True
+    force_indexer: bool = True
+    expert_overlaps: list[torch.Tensor] = field(default_factory=list)
+    indexer_overlaps: list[torch.Tensor] = field(default_factory=list)
+    _taken: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if (self.experts is not None or self.indexer is not None) and self.valid is None:
@@ -37,6 +52,39 @@ class Replay:
                     f"Replay.{name} has shape {tuple(value.shape)}; expected [T, layers, choices] with "
                     f"T = len(valid) = {len(self.valid)}"  # type: ignore[arg-type]
                 )
+
+    def expert_tap(self, moe_layer: int) -> ExpertTap | None:
+        """The recorded experts of one MoE layer; None when none were recorded."""
+        recorded = self._take("experts", moe_layer)
+        if recorded is None or self.valid is None:
+            return None
+        return ExpertTap(recorded, self.valid, self.force_experts, self.expert_overlaps)
+
+    def indexer_tap(self, layer: int, record: Record | None) -> IndexerTap | None:
+        """The recorded rows of one attention layer, and the record to fill; None when there is neither."""
+        recorded = self._take("indexer", layer)
+        if recorded is None:
+            return None if record is None else IndexerTap(None, None, record)
+        return IndexerTap(recorded, self.valid, record, self.force_indexer, self.indexer_overlaps)
+
+    def finish(self) -> None:
+        """Raise ReplayError unless every recorded column was taken."""
+        for name in ("experts", "indexer"):
+            value: torch.Tensor | None = getattr(self, name)
+            used = sum(kind == name for kind, _ in self._taken)
+            if value is not None and used != value.shape[1]:
+                raise ReplayError(f"replay of {name}: {used} of {value.shape[1]} recorded layers were used")
+
+    def _take(self, name: str, layer: int) -> torch.Tensor | None:
+        value: torch.Tensor | None = getattr(self, name)
+        if value is None:
+            return None
+        if (name, layer) in self._taken:
+            raise ReplayError(f"replay of {name}: layer {layer} was used twice; give each forward pass its own Replay")
+        if layer >= value.shape[1]:
+            raise ReplayError(f"replay of {name}: layer {layer} asked for, {value.shape[1]} recorded")
+        self._taken.add((name, layer))
+        return value[:, layer]
 
 
 @dataclass
@@ -76,12 +124,33 @@ class Record:
 
 
 @dataclass
+class ExpertTap:
+    """One MoE layer's share of a Replay: ``recorded`` int64 [T, K] where ``valid`` bool [T]."""
+
+    recorded: torch.Tensor
+    valid: torch.Tensor
+    force: bool
+    overlaps: list[torch.Tensor]
+
+    def choose(self, live: torch.Tensor) -> torch.Tensor:
+        """The experts to use, given the live choice int64 [T, K]; notes how far the two agree."""
+        recorded = self.recorded.to(live.dtype)
+        same = (recorded.unsqueeze(-1) == live.unsqueeze(-2)).any(-1).float().mean(-1)
+        self.overlaps.append(same[self.valid])
+        return torch.where(self.valid.unsqueeze(-1), recorded, live) if self.force else live
+
+
+@dataclass
 class IndexerTap:
     """One layer's share of Replay and Record, handed to the attention context when there is any.
 
-    ``forced`` int64 [T, k] (-1 = unused) where ``valid`` bool [T]; ``record`` collects.
+    ``forced`` int64 [T, k] (-1 = unused) where ``valid`` bool [T]; ``record`` collects. ``force`` False only
+    compares; ``overlaps`` takes, per block of queries, |live and recorded| / |recorded| of those that see more than
+    k rows.
     """
 
     forced: torch.Tensor | None
     valid: torch.Tensor | None
     record: Record | None
+    force: bool = True
+    overlaps: list[torch.Tensor] = field(default_factory=list)

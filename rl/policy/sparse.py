@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 NEG_INF = float("-inf")
+GATHER_FROM = 1024  # contexts from which queries gather their k rows: below, one masked pass over all rows is faster
+KEY_ROWS = 1024  # up to so many scores one ``topk`` of integer keys is faster than one of floats with ties mended
+GATHER_TILE = 1 << 20  # floats of gathered rows at a time, 4 MiB in fp32: larger tiles fall out of the CPU's caches
 
 
 def index_scores(index_q: Tensor, index_w: Tensor, index_k: Tensor) -> Tensor:
@@ -46,6 +49,40 @@ def select_topk(scores: Tensor, k: int) -> Tensor:
     room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
     level = scores == kth
     return above | (level & (level.cumsum(-1, dtype=torch.int32) <= room))
+
+
+def topk_indices(scores: Tensor, k: int) -> Tensor:
+    """int64 [..., Q, k]: the positions that ``select_topk`` marks, in no particular order, -1 for unused.
+
+    Takes k + 1 <= S rows of scores [..., Q, S]. Long rows: ``torch.topk`` is exact about the scores; only where the
+    best row left out has the score of the worst one taken does the tie-break matter, and those queries are chosen
+    again.
+    """
+    flat = scores.flatten(0, -2)
+    if scores.shape[-1] <= KEY_ROWS:
+        picked = _topk_by_key(flat, k)
+        picked.masked_fill_(flat.gather(1, picked) == NEG_INF, -1)
+        return picked.view(*scores.shape[:-1], k)
+    values, picked = flat.topk(k + 1, dim=-1, sorted=False)
+    low, where = values.topk(2, dim=-1, largest=False)
+    picked.masked_fill_(values == NEG_INF, -1)
+    # The (k+1)-th best goes: its place takes what stands in the last column.
+    picked = picked.scatter_(1, where[:, :1], picked[:, -1:].clone())[:, :k]
+    tied = ((low[:, 0] == low[:, 1]) & (low[:, 1] > NEG_INF)).nonzero().squeeze(1)
+    if len(tied):
+        picked[tied] = _topk_by_key(flat[tied], k)
+    return picked.view(*scores.shape[:-1], k)
+
+
+def _topk_by_key(scores: Tensor, k: int) -> Tensor:
+    """int64 [Q, k], unordered: the k best of scores [Q, S] by score descending, then position ascending.
+
+    An integer key holds the score's bits, made monotonic, above the reversed position: keys have no ties.
+    """
+    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are the same score
+    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    key = (bits.long() << 32) | torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
+    return key.topk(k, dim=-1, sorted=False).indices
 
 
 def mask_to_indices(mask: Tensor, k: int) -> Tensor:
@@ -86,14 +123,60 @@ def masked_attention(query: Tensor, rows: Tensor, mask: Tensor | None, scale: fl
     return row_attention(query, rows, mask, scale)[..., :latent_dim]
 
 
-def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
-    """The same for [Q, H, C+R] queries that read only their own rows: O(Q*k), no [Q, S] matrix.
+class _GatheredAttention(torch.autograd.Function):
+    """Keeps its inputs only: gathered rows, [Q, k, C+R], are many times as large, so each tile of queries gathers
+    them anew in the backward pass, and their gradients are added up in one [S, C+R] tensor."""
 
-    rows [S, C+R], indices int64 [Q, k] with -1 for unused (at least one used). -> [Q, H, C+R].
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
+        query, rows, indices, scale = args
+        ctx.save_for_backward(query, rows, indices)
+        ctx.scale = scale
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for tile in _tiles(query, indices):
+            picked, probs = _picked_probs(query[tile], rows, indices[tile], scale)
+            out[tile] = probs @ picked
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, rows, indices = ctx.saved_tensors
+        grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+        # Popular rows collect the gradients of many queries: summed in fp32 at least.
+        grad_rows = torch.zeros(rows.shape, dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
+        for tile in _tiles(query, indices):
+            q, g = query[tile], grad[tile]
+            picked, probs = _picked_probs(q, rows, indices[tile], ctx.scale)
+            grad_probs = g @ picked.transpose(1, 2)
+            grad_logits = probs * (grad_probs - (grad_probs * probs).sum(-1, keepdim=True)) * ctx.scale
+            grad_query[tile] = grad_logits @ picked
+            # as values: probs^T g; as keys: grad_logits^T q
+            grad_picked = torch.cat((probs, grad_logits), dim=1).transpose(1, 2) @ torch.cat((g, q), dim=1)
+            where = indices[tile].clamp_min(0).flatten()
+            grad_rows.index_add_(0, where, grad_picked.flatten(0, 1).to(grad_rows.dtype))
+        return grad_query, grad_rows.to(rows.dtype), None, None
+
+
+def _tiles(query: Tensor, indices: Tensor) -> list[slice]:
+    """Runs of queries whose gathered rows stay in a CPU core's cache."""
+    size = max(1, GATHER_TILE // (indices.shape[1] * query.shape[2]))
+    return [slice(a, a + size) for a in range(0, len(query), size)]
+
+
+def _picked_probs(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Rows [Q, k, C+R] and attention probabilities [Q, H, k] of one tile."""
+    picked = rows.index_select(0, indices.clamp_min(0).flatten()).view(*indices.shape, -1)
+    logits = (query @ picked.transpose(1, 2)).mul_(scale)
+    return picked, logits.masked_fill_((indices < 0).unsqueeze(1), NEG_INF).softmax(-1)
+
+
+def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """``row_attention`` for [Q, H, C+R] queries that read only their own rows: O(Q*k), no [Q, S] matrix.
+
+    rows [S, C+R], indices int [Q, k] with -1 for unused (at least one used). -> [Q, H, C+R].
     """
-    picked = rows[indices.clamp_min(0)]  # [Q, k, C+R]
-    logits = query @ picked.transpose(1, 2) * scale  # [Q, H, k]
-    return logits.masked_fill((indices < 0).unsqueeze(1), NEG_INF).softmax(-1) @ picked
+    return _GatheredAttention.apply(query, rows, indices, scale)
 
 
 def attention_target(query: Tensor, rows: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -115,26 +198,50 @@ def indexer_kl(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (torch.xlogy(target, target) - target * log_q).sum()
 
 
-class _IndexerLoss(torch.autograd.Function):
-    """Takes the gradients of the (scalar) loss in the forward pass: no [Hi, Q, S] tensor stays alive."""
+class IndexerLoss:
+    """L_I of consecutive queries of one sequence, added up piece by piece; gradients are taken with each piece.
+
+    So no [Hi, Q, S] tensor stays alive, and the gradients of the keys that all queries share add up in one tensor.
+    index_q [Q, Hi, di], index_w [Q, Hi], index_k [S, di].
+    """
+
+    def __init__(self, index_q: Tensor, index_w: Tensor, index_k: Tensor) -> None:
+        self.inputs = index_q, index_w, index_k
+        self.value = torch.zeros((), device=index_q.device)
+        self.learns = torch.is_grad_enabled() and index_q.requires_grad
+        self.grads = [torch.zeros_like(x) for x in self.inputs] if self.learns else []
+        self.done = 0
+
+    def add(self, target: Tensor, mask: Tensor) -> None:
+        """The next queries: target and mask [queries, rows], the first ``rows`` keys."""
+        asks, rows = slice(self.done, self.done + len(target)), slice(target.shape[1])
+        self.done = asks.stop
+        index_q, index_w, index_k = self.inputs
+        inputs = [x.detach().requires_grad_(self.learns) for x in (index_q[asks], index_w[asks], index_k[rows])]
+        with torch.set_grad_enabled(self.learns):
+            loss = indexer_kl(index_scores(*inputs), target, mask)
+        self.value += loss.detach()
+        if self.learns:
+            for whole, where, grad in zip(
+                self.grads, (asks, asks, rows), torch.autograd.grad(loss, inputs), strict=True
+            ):
+                whole[where] += grad
+
+    def total(self) -> Tensor:
+        """The sum, scalar, with its gradients."""
+        return _WithGradients.apply(self.value, *self.inputs, *self.grads) if self.learns else self.value
+
+
+class _WithGradients(torch.autograd.Function):
+    """A scalar whose gradients with respect to the inputs behind it are known."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Tensor) -> Tensor:  # type: ignore[override]
-        index_q, index_w, index_k, target, mask = args
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in (index_q, index_w, index_k)]
-            loss = indexer_kl(index_scores(*inputs), target, mask)
-            ctx.save_for_backward(*torch.autograd.grad(loss, inputs))
-        return loss.detach()
+    def forward(ctx: Any, value: Tensor, *inputs_grads: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(*inputs_grads[len(inputs_grads) // 2 :])
+        return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return (*(grad * saved for saved in ctx.saved_tensors), None, None)
-
-
-def indexer_loss(index_q: Tensor, index_w: Tensor, index_k: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """``indexer_kl`` of the index scores of index_q [Q, Hi, di], index_w [Q, Hi], index_k [S, di]; scalar."""
-    if torch.is_grad_enabled() and index_q.requires_grad:
-        return _IndexerLoss.apply(index_q, index_w, index_k, target, mask)
-    return indexer_kl(index_scores(index_q, index_w, index_k), target, mask)
+        grads = [grad * saved for saved in ctx.saved_tensors]
+        return (None, *grads, *(None for _ in grads))

@@ -61,6 +61,11 @@ class RolloutConfig:
         self._require("min_p", 0 <= self.min_p < 1, "in [0, 1)")
         self._require("max_context", self.max_context > self.max_tokens, f"more than max_tokens={self.max_tokens}")
 
+    @property
+    def truncates(self) -> bool:
+        """Whether sampling drops part of the vocabulary."""
+        return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0)
+
     def _require(self, name: str, ok: bool, wanted: str) -> None:
         if not ok:
             raise ValueError(f"rollout.{name}={getattr(self, name)!r}: must be {wanted}")

@@ -52,8 +52,8 @@ class Generation:
     """What was sampled for one request: n tokens after a prompt of m.
 
     ``logprobs`` [n] natural log under the sampling distribution; ``version_per_token`` [n]; ``version`` of
-    the last token; ``support`` per token the kept ids (int32, ascending), None when nothing is truncated;
-    ``replay`` rows for all m + n tokens, None for models without experts.
+    the last token; ``replay`` rows for all m + n tokens: experts and (engine option) indexer choices, and the
+    support (int32 ids, ascending) of truncated sampling. None when there is nothing of the kind.
     """
 
     tokens: list[int]
@@ -61,7 +61,6 @@ class Generation:
     finish_reason: FinishReason
     version: int
     version_per_token: list[int]
-    support: list[np.ndarray] | None = None
     replay: ReplayRecord | None = None
 
 
@@ -107,6 +106,7 @@ class Engine:
         block_size: tokens per cache block, the grain of prefix hits; None: 16 for the torch DSA model, else
             what vLLM's kernels want.
         dsa_backend: who runs DeepSeek-V3.2 models: ``torch`` | ``native`` | ``auto`` (native on CUDA).
+        record_indexer: generations carry the DSA indexer's choices too (layers x index_topk numbers a token).
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Engine:
         dtype: str = "float32",
         block_size: int | None = None,
         dsa_backend: str = "auto",
+        record_indexer: bool = False,
     ) -> None:
         started = time.perf_counter()
         if dsa_backend not in BACKENDS:
@@ -182,12 +183,23 @@ class Engine:
         self._sampler = install_sampler(self._runner)
         if self.has_experts:
             self._model.make_experts_table()
+        if record_indexer and not self.has_indexer:
+            raise ValueError(
+                "record_indexer=True, but this engine's model is not our torch DSA model: its indexer cannot be "
+                "recorded; set replay.indexer=off, or rollout.dsa_backend=torch"
+            )
+        self._record_indexer(record_indexer)
         self._totals.start_s = time.perf_counter() - started
 
     @property
     def has_experts(self) -> bool:
         """Whether generations carry a replay record (our torch DSA model with MoE layers)."""
         return getattr(getattr(self._model, "dsa", None), "num_moe_layers", 0) > 0
+
+    @property
+    def has_indexer(self) -> bool:
+        """Whether the indexer's choices can be recorded (our torch DSA model)."""
+        return hasattr(self._model, "indexer_table")
 
     def add(self, request: GenerateRequest) -> None:
         """Queue a request. Errors: running id, empty or too long prompt, token outside the vocabulary."""
@@ -262,9 +274,8 @@ class Engine:
         request_id = f"score-{self._totals.steps}"
         request = GenerateRequest(request_id, list(tokens), max_tokens=1)
         self._check(request)
-        log: list[tuple[torch.Tensor, torch.Tensor]] = []
-        if self.has_experts:
-            self._model.indexer_log = log
+        recording = self.has_indexer and self._model.record_indexer
+        self._record_indexer(self.has_indexer)
         try:
             self._submit(request, dict(temperature=1.0, max_tokens=1, prompt_logprobs=0, logprobs=0))
             while request_id in self._running:
@@ -273,13 +284,10 @@ class Engine:
                     if done != request_id:
                         self._finished_early.append((done, self._generation(state, done)))
                         continue
-                    replay = self._replay(request_id, len(tokens), len(tokens))
-                    if replay is not None:
-                        replay.indexer = _lookup(log, self._slots(request_id, len(tokens)))
+                    replay = self._replay(request_id, len(tokens), len(tokens), [])
                     logprobs = output.new_prompt_logprobs_tensors.logprobs[:, 0].numpy().copy()
         finally:
-            if self.has_experts:
-                self._model.indexer_log = None
+            self._record_indexer(recording)
         return logprobs, replay
 
     def stats(self) -> EngineStats:
@@ -372,8 +380,7 @@ class Engine:
             finish_reason=state.finish_reason,
             version=state.versions[-1] if state.versions else self.version,
             version_per_token=state.versions,
-            support=state.support if state.request.truncated else None,
-            replay=self._replay(request_id, total, known),
+            replay=self._replay(request_id, total, known, state.support),
         )
 
     def _slots(self, request_id: str, count: int) -> torch.Tensor:
@@ -385,27 +392,36 @@ class Engine:
         positions = torch.arange(count)
         return blocks[positions // block_size] * block_size + positions % block_size
 
-    def _replay(self, request_id: str, total: int, known: int) -> ReplayRecord | None:
-        """Experts of the first ``known`` of ``total`` tokens; the next step may reuse their blocks."""
-        if not self.has_experts:
+    def _record_indexer(self, on: bool) -> None:
+        if on and self._model.indexer_table is None:
+            self._model.make_indexer_table(self.max_model_len)
+        if self.has_indexer:
+            self._model.record_indexer = on
+
+    def _replay(self, request_id: str, total: int, known: int, support: list[np.ndarray]) -> ReplayRecord | None:
+        """Choices of the first ``known`` of ``total`` tokens; the next step may reuse their blocks.
+
+        ``support``: of the last tokens, those that were sampled; empty when nothing was truncated.
+        """
+        tables: dict[str, torch.Tensor] = {}
+        if self.has_experts:
+            tables["experts"] = self._model.experts_table
+        if self.has_indexer and self._model.record_indexer:
+            tables["indexer"] = self._model.indexer_table
+        if not tables and not support:
             return None
-        table = self._model.experts_table
-        experts = np.zeros((total, *table.shape[1:]), dtype=np.uint8 if table.element_size() == 1 else np.int16)
-        if known > 0:
-            experts[:known] = table[self._slots(request_id, known)].numpy()
-        return ReplayRecord(experts=experts, valid=np.arange(total) < known)
+        record = ReplayRecord(np.arange(total) < (known if tables else 0))
+        for name, table in tables.items():
+            rows = np.zeros((total, *table.shape[1:]), dtype=str(table.dtype).removeprefix("torch."))
+            if known > 0:
+                rows[:known] = table[self._slots(request_id, known)].numpy()
+            setattr(record, name, rows)
+        if support:
+            record.support = [None] * (total - len(support)) + list(support)
+        return record
 
 
 def _default_block_size(model_dir: Path) -> int | None:
     """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides."""
     architectures = json.loads((model_dir / "config.json").read_text()).get("architectures", [])
     return 16 if ARCHITECTURE in architectures and dsa_backend_here() == "torch" else None
-
-
-def _lookup(log: list[tuple[torch.Tensor, torch.Tensor]], slots: torch.Tensor) -> np.ndarray:
-    """int32 [T, L, k]: indexer choices of T slots out of (slots, choice) steps; the latest wins."""
-    import torch
-
-    where = {slot: i for i, slot in enumerate(torch.cat([s for s, _ in log]).tolist())}
-    rows = torch.tensor([where[slot] for slot in slots.tolist()])
-    return torch.cat([choice for _, choice in log])[rows].to(torch.int32).numpy()

@@ -13,9 +13,9 @@ Memory layout: vLLM allocates one block of floats per layer; we cut it into two 
 latents behind, because the indexer reads every key of a sequence while attention reads only the k selected
 latents.
 
-Queries are answered in buckets: requests with a similar number of new tokens form one padded batch (a
-decode step is one bucket with one query per request), so that a step costs a few kernels per layer whatever
-the batch.
+Queries are answered in buckets: requests with a similar number of new tokens and a similar context form one
+padded batch (a decode step of short requests is one bucket with one query each), so that a step costs a few
+kernels per layer whatever the batch.
 """
 
 from __future__ import annotations
@@ -25,14 +25,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rl.policy.sparse import NEG_INF, index_scores, mask_to_indices, masked_attention, select_topk
+from rl.policy.sparse import (
+    GATHER_FROM,
+    NEG_INF,
+    gathered_attention,
+    index_scores,
+    mask_to_indices,
+    masked_attention,
+    select_topk,
+    topk_indices,
+)
 
 if TYPE_CHECKING:
     from rl.policy.context import AttentionSpec, MLAQuery, MLARow
     from rl.policy.replay import IndexerTap
 
 MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills go in pieces
-MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split by request
+MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split
+KEY_TILE = 1 << 20  # floats of indexer keys read at a time, 4 MiB in fp32 (see GATHER_TILE)
+SHORT = 10  # contexts up to 2^SHORT rows share buckets; longer ones only with those of the same power of two
 
 
 @dataclass
@@ -68,19 +79,21 @@ def plan_buckets(
         block_table: int [R, >= blocks in use].
         heads: the larger of attention and indexer heads (bounds the score tensor).
     """
-    # by padded width: (request, token row, position, count)
-    pieces: dict[int, list[tuple[int, int, int, int]]] = {}
+    # by padded width and context: (request, token row, position, count)
+    pieces: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
     for r, seq_len in enumerate(seq_lens):
         row, count = query_start[r], query_start[r + 1] - query_start[r]
         position = seq_len - count
         while count > 0:
-            n = min(count, MAX_QUERIES)
+            n = min(count, MAX_QUERIES, max(1, MAX_SCORES // (heads * seq_len)))
             width = 1 if n == 1 else 1 << (n - 1).bit_length()
-            pieces.setdefault(width, []).append((r, row, position, n))
+            rows = max(SHORT, (position + n - 1).bit_length())
+            pieces.setdefault((width, rows), []).append((r, row, position, n))
             row, position, count = row + n, position + n, count - n
     buckets = []
-    for width in sorted(pieces):
-        members = sorted(pieces[width], key=lambda p: p[2] + p[3]) if width > 1 else pieces[width]
+    for (width, _), members in sorted(pieces.items()):
+        if width > 1:
+            members = sorted(members, key=lambda p: p[2] + p[3])
         while members:
             size = len(members)
             while size > 1 and size * width * heads * max(p[2] + p[3] for p in members[:size]) > MAX_SCORES:
@@ -191,21 +204,37 @@ def _attend_bucket(
     heads, dim = query.shape[1:]
     queries = _rows(query, bucket)
     if bucket.context > spec.topk:
-        blocks = bucket.blocks.flatten()
-        keys = cache.index_blocks.index_select(0, blocks).view(requests, -1, spec.index_dim)
         index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
         index_w = _rows(q.index_w, bucket).view(requests, width, -1)
-        scores = index_scores(index_q, index_w, keys).masked_fill_(~bucket.causal, NEG_INF)
-        if width == 1:
-            return _attend_picked(bucket, cache, queries, topk_indices(scores.squeeze(1), spec.topk), spec, want_choice)
+        scores = _paged_scores(bucket.blocks, cache, index_q, index_w).masked_fill_(~bucket.causal, NEG_INF)
+        if width == 1 or bucket.context > GATHER_FROM:
+            picked = topk_indices(scores.flatten(0, 1), spec.topk)
+            return _attend_picked(bucket, cache, queries, picked, spec, want_choice)
         chosen = select_topk(scores, spec.topk)
     else:
         chosen = bucket.causal
+    choice = mask_to_indices(chosen.flatten(0, 1), spec.topk) if want_choice else None
     rows = cache.latent_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
+    if width == 1:
+        # The heads of one token share their rows, so they are the queries of one fused call.
+        return masked_attention(queries.unsqueeze(1), rows, chosen, spec.scale, spec.latent_dim).squeeze(1), choice
     query_rhtd = queries.view(requests, width, heads, dim).transpose(1, 2)
     out = masked_attention(query_rhtd, rows, chosen, spec.scale, spec.latent_dim)
-    choice = mask_to_indices(chosen.flatten(0, 1), spec.topk) if want_choice else None
     return out.transpose(1, 2).reshape(requests * width, heads, -1), choice
+
+
+def _paged_scores(
+    blocks: torch.Tensor, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor
+) -> torch.Tensor:
+    """I [R, Tq, S] over all rows of ``blocks`` [R, N], a tile of keys at a time: a copy of all keys of a long context
+    would go through memory twice."""
+    requests, dim = len(blocks), index_q.shape[-1]
+    tile = max(1, KEY_TILE // (requests * cache.block_size * dim))
+    scores = []
+    for part in blocks.split(tile, dim=1):
+        keys = cache.index_blocks.index_select(0, part.flatten()).view(requests, -1, dim)
+        scores.append(index_scores(index_q, index_w, keys))
+    return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
 
 
 def _attend_picked(
@@ -216,30 +245,16 @@ def _attend_picked(
     spec: AttentionSpec,
     want_choice: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One query per request reads only its k rows, whatever the context. ``picked`` long [R, k]."""
-    requests, _, dim = queries.shape
-    slots = bucket.blocks.gather(1, picked // cache.block_size) * cache.block_size + picked % cache.block_size
-    rows = cache.latent.index_select(0, slots.flatten()).view(requests, spec.topk, dim)
-    seen = picked <= bucket.query_pos  # fewer visible rows than k: the surplus picks are masked ones
-    # The heads of one token share their rows, so they are the queries of one fused call.
-    out = masked_attention(queries.unsqueeze(1), rows, seen.unsqueeze(1), spec.scale, spec.latent_dim).squeeze(1)
+    """Each query reads only its k rows, whatever the context. ``picked`` long [R * Tq, k], -1 for unused."""
+    row = picked.clamp_min(0).view(len(bucket.blocks), -1)
+    slots = bucket.blocks.gather(1, row // cache.block_size) * cache.block_size + row % cache.block_size
+    slots = slots.view(picked.shape).masked_fill_(picked < 0, -1)
+    out = gathered_attention(queries, cache.latent, slots, spec.scale)[..., : spec.latent_dim]
     if not want_choice:
         return out, None
     last = torch.iinfo(torch.long).max
-    ordered = picked.masked_fill(~seen, last).sort(dim=-1).values
+    ordered = picked.masked_fill(picked < 0, last).sort(dim=-1).values
     return out, ordered.masked_fill(ordered == last, -1)
-
-
-def topk_indices(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """long [R, k], unordered: the choice of ``select_topk`` in scores [R, S], S >= k.
-
-    Score descending, then position ascending: an integer key holds the score's bits, made monotonic,
-    above the reversed position. Keys are unique, so ``topk`` has no tie to break.
-    """
-    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are the same score
-    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    key = (bits.long() << 32) | torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
-    return key.topk(k, dim=-1, sorted=False).indices
 
 
 def _rows(x: torch.Tensor, bucket: Bucket) -> torch.Tensor:

@@ -73,6 +73,7 @@ class RolloutPool:
         composer: the reward.
         version: policy version of ``model_dir``.
         tolerance: largest |log-prob difference| a probe may show after a weight sync.
+        record_indexer: trajectories carry the DSA indexer's choices (replay.indexer=check or force).
         num_cpus, num_gpus: what Ray reserves for each worker (the engine's threads are ``config.threads``).
     Raises:
         StallError: an engine was not up within ``config.start_s``.
@@ -89,6 +90,7 @@ class RolloutPool:
         *,
         version: int = 0,
         tolerance: float = 1e-4,
+        record_indexer: bool = False,
         num_cpus: float = 1.0,
         num_gpus: float = 0.0,
     ) -> None:
@@ -97,7 +99,7 @@ class RolloutPool:
         self._ray = ray
         self.config, self.tolerance = config, tolerance
         self._tasksets = sorted(tasksets)
-        setup = WorkerSetup(config, str(model_dir), open_renderer, dict(tasksets), composer)
+        setup = WorkerSetup(config, str(model_dir), open_renderer, dict(tasksets), composer, record_indexer)
         self._setup = ray.cloudpickle.dumps(setup)
         self._python_path = [str(Path(path or ".").resolve()) for path in sys.path]
         self._actor_class = ray.remote(RolloutWorker).options(

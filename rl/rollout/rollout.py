@@ -84,7 +84,6 @@ async def rollout(
                 sampled.logprobs,
                 sampled.version_per_token,
                 sampled.replay,
-                support=sampled.support,
                 ended=sampled.finish_reason == "stop",
             )
             if sampled.finish_reason == "abort":

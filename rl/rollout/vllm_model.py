@@ -133,8 +133,8 @@ class DSAForVLLM(nn.Module):
     """``DSAForCausalLM`` behind vLLM's model interface.
 
     ``experts_table`` [slots, L_moe, K] uint8 (int16 above 256 experts): experts that the forward pass of
-    the token now at that cache slot chose. ``indexer_log``: set it to a list to collect (slots [T], chosen
-    positions long [T, L, k]) of each following step.
+    the token now at that cache slot chose. ``indexer_table`` [slots, L, k] int16 (int32 for contexts above 32,767):
+    positions its indexer chose, -1 = unused, filled while ``record_indexer`` is True.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -154,7 +154,8 @@ class DSAForVLLM(nn.Module):
             for i in range(self.config.num_hidden_layers)
         ]
         self.experts_table: torch.Tensor  # set by make_experts_table, before the first step
-        self.indexer_log: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.indexer_table: torch.Tensor | None = None  # set by make_indexer_table
+        self.record_indexer = False
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.dsa.model.embed_tokens(input_ids)
@@ -174,12 +175,12 @@ class DSAForVLLM(nn.Module):
         step = cast(PagedMetadata, next(iter(cast(dict[str, Any], metadata).values())))
         tokens = len(step.slots)
         context = PagedContext(positions[:tokens].long(), step.slots, step.buckets, [x.cache for x in self.layers])
-        record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.indexer_log is not None)
+        record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.record_indexer)
         hidden = self.dsa.hidden(input_ids[:tokens].long(), context, record=record)
         if record.want_experts:
             self.experts_table[step.slots] = record.experts.to(self.experts_table.dtype)
-        if self.indexer_log is not None:
-            self.indexer_log.append((step.slots.clone(), record.indexer))
+        if self.record_indexer and self.indexer_table is not None:
+            self.indexer_table[step.slots] = record.indexer.to(self.indexer_table.dtype)
         if tokens < len(input_ids):
             hidden = torch.cat((hidden, hidden.new_zeros(len(input_ids) - tokens, hidden.shape[1])))
         return hidden
@@ -217,3 +218,9 @@ class DSAForVLLM(nn.Module):
         dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
         slots = self.layers[0].cache.num_slots
         self.experts_table = torch.zeros(slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok, dtype=dtype)
+
+    def make_indexer_table(self, max_model_len: int) -> None:
+        """Once the cache is allocated. Memory that no token's slot uses is never touched."""
+        dtype = torch.int16 if max_model_len <= torch.iinfo(torch.int16).max else torch.int32
+        shape = self.layers[0].cache.num_slots, len(self.layers), self.config.index_topk
+        self.indexer_table = torch.zeros(shape, dtype=dtype)

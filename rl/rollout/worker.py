@@ -56,7 +56,8 @@ class GroupSpec:
 class WorkerSetup:
     """What a worker is made from; sent to every new actor (pickled, see ``RolloutWorker``).
 
-    ``open_renderer`` runs in the worker and makes the chat renderer (with its tokenizer).
+    ``open_renderer`` runs in the worker and makes the chat renderer (with its tokenizer). ``record_indexer``:
+    trajectories carry the DSA indexer's choices.
     """
 
     config: RolloutConfig
@@ -64,6 +65,7 @@ class WorkerSetup:
     open_renderer: Callable[[], Any]
     tasksets: Mapping[str, Taskset]
     composer: Composer
+    record_indexer: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class RolloutWorker:
             threads=config.threads,
             dtype=config.dtype,
             dsa_backend=config.dsa_backend,
+            record_indexer=self.setup.record_indexer,
         )
         weights, version, reference = self._initial
         self._initial = (None, 0, None)

@@ -48,6 +48,14 @@ def policy_chart(rows: Rows, offset: tuple[int, int] = (0, 0)) -> str:
     return line_chart("Entropy (nats per token) and gradient norm", lines, offset=offset)
 
 
+def specialists_chart(rows: Mapping[str, Rows], offset: tuple[int, int] = (0, 0)) -> str:
+    """Training reward of each specialist; ``rows`` by family."""
+    lines = []
+    for i, (family, own) in enumerate(sorted(rows.items())):
+        lines.append(Series(family, smooth(points(own, "reward/mean"), max(1, len(own) // 12)), i))
+    return line_chart("Reward of the specialists in training", lines, offset=offset)
+
+
 def before_after_chart(summary: Mapping[str, Any], offset: tuple[int, int] = (0, 0)) -> str | None:
     """Bars of the two evaluations, or None when the run has neither yet."""
     before, after = summary.get("eval_before"), summary.get("eval_after")

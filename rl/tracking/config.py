@@ -17,3 +17,20 @@ class TrackingConfig:
     table_rows: int = 16  # trajectories per table
     save_tokens: bool = True  # keep token ids and log-probs in trajectories/*.jsonl
     plain_every_s: float = 10.0  # least time between progress lines when the output is no terminal
+    # For rl-diagnose: every n steps, and at the last step, store the batch with its replay records and the policy's
+    # weights before the update. 0 = never.
+    save_batch_every: int = 20
+    # Stored batches that stay, the newest. Each holds a whole copy of the weights: mind the disk with large policies.
+    keep_batches: int = 2
+
+    def __post_init__(self) -> None:
+        if self.save_batch_every < 0:
+            raise ValueError(f"tracking.save_batch_every={self.save_batch_every}: must be 0 (never) or above")
+        if self.keep_batches < 1:
+            raise ValueError(
+                f"tracking.keep_batches={self.keep_batches}: must be at least 1 (save_batch_every=0 stores none)"
+            )
+
+    def saves_batch(self, step: int, last: int) -> bool:
+        """Whether the batch of ``step`` is stored in a run of ``last`` steps."""
+        return self.save_batch_every > 0 and (step % self.save_batch_every == 0 or step == last)

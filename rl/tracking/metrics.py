@@ -51,16 +51,21 @@ METRICS: dict[str, str] = {
     "staleness/max": "Largest such distance in the step.",
     # objective
     "loss/total": "The loss that was differentiated.",
-    "loss/policy": "Clipped surrogate term.",
-    "loss/kl": "KL term against the reference policy, before its coefficient.",
+    "loss/policy": "Surrogate term.",
+    "loss/kl": "KL term against the reference policy, before its coefficient; mean over tokens that have one.",
     "loss/indexer": "Indexer KL loss L_I of DSA, before its coefficient.",
     "policy/clip_fraction": "Share of sampled tokens where the clip was active.",
     "policy/entropy": "Entropy of the policy at sampled positions, nats per token.",
     "policy/approx_kl": "Estimated KL from the sampling policy to the current one, nats per token.",
-    "policy/ratio_mean": "Importance ratio pi_theta / pi_old, mean.",
-    "policy/ratio_min": "Smallest importance ratio.",
-    "policy/ratio_max": "Largest importance ratio.",
+    "policy/ratio_mean": "Token ratio pi_theta / pi_sampler, mean (whatever ratio the surrogate uses).",
+    "policy/ratio_min": "Smallest token ratio.",
+    "policy/ratio_max": "Largest token ratio.",
+    "policy/ratio_outside": "Share of token ratios outside [0.9, 1.1].",
+    "policy/correction_mean": "Mean weight min(rho, high) or masked rho, rho = pi_learner_old / pi_sampler.",
+    "policy/correction_masked": "Share of tokens with rho out of bounds: weight 0 (mask) or the bound (truncate).",
     "policy/masked_sequences": "Share of sequences taken out by the off-policy sequence mask.",
+    "policy/opsm_delta": "Threshold delta of that mask, nats per token; absent while it masks nothing "
+    "(off, or a percentile of fewer than 64 sequences).",
     "policy/drift_mean": "Mean over sequences of the sequence's mean log(pi_old / pi_theta), nats.",
     "policy/drift_p95": "The same, 95th percentile: what a threshold delta of that mask is compared with.",
     "advantage/mean": "Group advantage, mean over sequences.",
@@ -71,7 +76,14 @@ METRICS: dict[str, str] = {
     "mismatch/mean": "|learner log-prob − sampler log-prob| at the same weights, mean over tokens, nats.",
     "mismatch/p99": "The same, 99th percentile.",
     "mismatch/max": "The same, maximum.",
+    "mismatch/outside": "Share of token ratios outside [0.9, 1.1] at the same weights.",
     "mismatch/probe_max": "Largest log-prob difference of the probe after the weight sync, nats.",
+    # replay
+    "replay/rows": "Input tokens whose recorded choices were used, each exactly once.",
+    "replay/routing_overlap": "Share of the sampler's experts that the live router would choose too (tokens, layers).",
+    "replay/indexer_overlap": "Share of the sampler's index_topk rows that the live indexer would choose too, where "
+    "a token sees more than that.",
+    "replay/indexer_below_80": "Share of those tokens (per layer) where it is below 0.8.",
     # optimiser
     "learner/grad_norm": "Gradient norm before clipping.",
     "learner/lr": "Learning rate of the step.",
@@ -94,6 +106,12 @@ METRICS: dict[str, str] = {
     "sft/eval_loss": "Cross-entropy per target token on held-out examples, nats.",
     "sft/eval_accuracy": "Share of held-out target tokens that are the arg-max.",
     "sft/eval_exact": "Share of held-out segments with every target token right.",
+    # DSA adaptation (rl-adapt); the stage column says which policy was measured
+    "adapt/accuracy": "Share of held-out targets that are the arg-max.",
+    "adapt/mass_targets": "Attention mass the indexer's top-k recalls where a target is predicted (mean of layers).",
+    "adapt/mass_all": "The same over all positions that see more than k rows.",
+    "adapt/oracle_targets": "The mass that the best possible k rows recall, where a target is predicted.",
+    "adapt/oracle_all": "The same over all positions that see more than k rows.",
     # rollout engine
     "rollout/tokens_per_s": "Sampled tokens per second of rollout time, all workers together.",
     "rollout/prefix_hit_rate": "Share of prompt tokens found in the prefix cache.",
@@ -104,6 +122,18 @@ METRICS: dict[str, str] = {
     "time/rollout_s": "Seconds waiting for rollouts.",
     "time/learner_s": "Seconds waiting for the learner's step.",
     "time/sync_s": "Seconds of the weight sync, probe included.",
+    # compute (rl.ledger)
+    "compute/rollout_flops": "FLOPs of the engines since the step before.",
+    "compute/learner_flops": "FLOPs of the learner in this step.",
+    "compute/rl_share": "FLOPs of all GRPO so far, rollouts and learner, by those of the base's pre-training.",
+    # a specialist's data
+    "data/sampled": "Rollouts made for distillation.",
+    "data/kept": "Of them kept: full score, not seen before, within keep_per_task.",
+    "data/failed": "Left out: an infrastructure failure.",
+    "data/unverified": "Left out: the environment gave no outcome score.",
+    "data/not_passed": "Left out: an outcome score below 1.",
+    "data/duplicate": "Left out: the same tokens were sampled before for this task.",
+    "data/over_cap": "Left out: keep_per_task of this task are kept already.",
     # evaluation
     "eval/overall": "avg@k of the raw outcome over all held-out tasks.",
     "eval/family/{family}": "avg@k of one family.",

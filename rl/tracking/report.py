@@ -19,11 +19,22 @@ from rl.tracking.charts import (
     mismatch_chart,
     policy_chart,
     reward_chart,
+    specialists_chart,
     speed_chart,
 )
 from rl.tracking.css import CSS
+from rl.tracking.diagnosis import diagnosis_tables, read_diagnoses
 from rl.tracking.rundir import RunDir, write_atomic
-from rl.tracking.summary import EVALUATION_COLUMNS, clock, evaluation_rows
+from rl.tracking.summary import (
+    COMPUTE_COLUMNS,
+    EVALUATION_COLUMNS,
+    PIPELINE_COLUMNS,
+    clock,
+    compute_rows,
+    compute_shares,
+    evaluation_rows,
+    pipeline_rows,
+)
 from rl.tracking.svg import STYLE, SVG_STYLE
 
 SAMPLES_PER_FAMILY = 4
@@ -36,7 +47,10 @@ def report_html(run_dir: RunDir) -> str:
     sections = [
         _head(run_dir, summary, rows),
         _evaluation(summary),
+        _pipeline(run_dir, summary),
         _curves(summary, rows),
+        _diagnoses(run_dir),
+        _compute(summary),
         _stages(summary),
         _counts(summary),
         _samples(run_dir),
@@ -78,6 +92,8 @@ def _head(run_dir: RunDir, summary: Mapping[str, Any], rows: Sequence[Mapping[st
     if summary.get("wall_s"):
         cards.append((clock(sum(summary["wall_s"].values())), "wall time"))
     state = f"{len(rows)} GRPO steps" + ("" if summary else " so far; no summary yet")
+    if summary.get("stop_reason"):
+        state += f"; {summary['stop_reason']}"
     boxes = "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(t)}</span></div>' for v, t in cards)
     return f'<h1>{escape(run_dir.name)}</h1><p class="sub">{state}</p><div class="cards">{boxes}</div>'
 
@@ -87,12 +103,56 @@ def _evaluation(summary: Mapping[str, Any]) -> str:
     return "<h2>Held-out evaluation</h2>" + _table(EVALUATION_COLUMNS, rows, last_bold=True) if rows else ""
 
 
+def _pipeline(run_dir: RunDir, summary: Mapping[str, Any]) -> str:
+    """Specialists, distilled and final policy side by side: what the paper says of them can be read off here."""
+    rows = pipeline_rows(summary)
+    if not rows:
+        return ""
+    found = summary["pipeline"]
+    claim = (
+        "The paper: the distilled policy is only marginally below the specialists, and the RL that follows closes the "
+        f"gap. Here, over all families: distilled − specialists {rows[-1][5]}, final − specialists {rows[-1][6]} "
+        "(± one standard error of independent samples; the tasks are the same, so it is on the large side)."
+    )
+    kinds = ("sampled", "kept", "not_passed", "failed", "unverified", "duplicate", "over_cap")
+    data = [
+        [family, *(f"{one['data'][kind]:,}" for kind in kinds), str(one["steps"]), one["stop_reason"]]
+        for family, one in sorted(found["specialists"].items())
+    ]
+    rewards = {family: run_dir.read_metrics(f"grpo/{family}") for family in found["specialists"]}
+    chart = specialists_chart(rewards) if any(rewards.values()) else ""
+    return (
+        "<h2>Specialists, distillation, mixed RL</h2>"
+        + _table(PIPELINE_COLUMNS, rows, last_bold=True)
+        + f'<p class="sub">{escape(claim)}</p><h3>Data of the specialists, rollouts</h3>'
+        + _table(["family", *(kind.replace("_", " ") for kind in kinds), "GRPO steps", "ended"], data)
+        + (f'<div class="charts"><figure>{chart}</figure></div>' if chart else "")
+    )
+
+
+def _compute(summary: Mapping[str, Any]) -> str:
+    rows = compute_rows(summary)
+    if not rows:
+        return ""
+    shares = ", ".join(f"{name}: {value}" for name, value in compute_shares(summary))
+    note = f"{shares}. " if shares else "The FLOPs of pre-training are not known (budget.pretrain_flops). "
+    note += "RL is all GRPO stages, rollouts and training. Formula and simplifications: rl/flops.py, rl/ledger.py."
+    return "<h2>Compute</h2>" + _table(COMPUTE_COLUMNS, rows, last_bold=True) + f'<p class="sub">{escape(note)}</p>'
+
+
 def _curves(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     charts = [before_after_chart(summary)]
     if rows:
         charts += [chart(rows) for chart in (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart)]
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
     return f'<h2>Curves</h2><div class="charts">{figures}</div>' if figures else ""
+
+
+def _diagnoses(run_dir: RunDir) -> str:
+    """What rl-diagnose found, newest step first."""
+    tables = [table for found in reversed(read_diagnoses(run_dir)) for table in diagnosis_tables(found)]
+    parts = [f'<h3>{escape(t.title)}</h3>{_table(t.head, t.rows)}<p class="sub">{escape(t.note)}</p>' for t in tables]
+    return "<h2>Train/inference mismatch by part</h2>" + "".join(parts) if parts else ""
 
 
 def _stages(summary: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@
       trajectories/step_000012.jsonl one line per rollout (also eval_before.jsonl, eval_after.jsonl)
       summary.json                   the end result (rl.tracking.summary)
       report.html                    the readable report (rl.tracking.report)
+      batches/step_000020/           the batch of a step and the weights it was trained from (rl.tracking.batches)
+      diagnose/step_000020.json      what rl-diagnose found in it
       checkpoints/  bad_batches/     written by the learner
 
 ``metrics.jsonl`` is append-only and fsynced at every line. A resumed run repeats the steps after its last
@@ -18,6 +20,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +49,7 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._appending = False
-        with _explained(self.path):
+        with explained(self.path):
             for folder in (self.path, self.trajectories, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -86,6 +89,14 @@ class RunDir:
         return self.path / "bad_batches"
 
     @property
+    def batches(self) -> Path:
+        return self.path / "batches"
+
+    @property
+    def diagnoses(self) -> Path:
+        return self.path / "diagnose"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -111,7 +122,7 @@ class RunDir:
         if not self._appending:  # only a writer may cut: a reader could meet a line that is being written
             _cut_unfinished_line(self.metrics)
             self._appending = True
-        with _explained(self.metrics), self.metrics.open("ab") as file:
+        with explained(self.metrics), self.metrics.open("ab") as file:
             size = file.tell()
             try:
                 file.write(line.encode())
@@ -192,7 +203,7 @@ def trajectory_json(trajectory: Trajectory, *, tokens: bool = True) -> dict[str,
 def write_atomic(path: Path, text: str) -> None:
     """Replace ``path`` in one step: readers see the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _explained(path):
+    with explained(path):
         try:
             # A policy can write half a surrogate pair; that must not end the run.
             with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -261,18 +272,30 @@ def _cut_unfinished_line(path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn the usual OSErrors into messages that say what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _DISK_FULL:
+    except Exception as error:
+        number = _os_error_number(error)
+        if number in _DISK_FULL:
             parent = next(p for p in (path, *path.parents) if p.exists())
             free = shutil.disk_usage(parent).free / 2**20
             raise RunDirError(
                 f"disk full: could not write {path} ({free:.0f} MiB free). Free some space or put the "
                 "run's folder on another disk, then go on with resume"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise RunDirError(f"no permission to write {path}: {error.strerror}; choose another run folder") from error
+        if number in (errno.EACCES, errno.EROFS):
+            raise RunDirError(
+                f"no permission to write {path}: {os.strerror(number)}; choose another run folder"
+            ) from error
         raise
+
+
+def _os_error_number(error: Exception) -> int | None:
+    """errno of ``error``, also where Ray wraps it (``cause``) or safetensors only writes it into its message."""
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, OSError):
+        return cause.errno
+    found = re.search(r"\(os error (\d+)\)", str(cause))
+    return int(found[1]) if found else None

@@ -13,13 +13,16 @@ summary.json::
      "eval_after": {...the same...},
      "wall_s": {stage: seconds},
      "tokens_sampled", "rollout_tokens_per_s", "learner_tokens_per_s", "mismatch_max",
+     "steps", "stop_reason",                      of the (mixed) GRPO stage, as the tokens, speeds and counts are
+     "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.ledger)
+     "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
      "counts": {event: n}, "failures": {kind: n}}
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,15 +109,84 @@ def evaluation_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [*rows, ("overall", *_row(before, after, "overall"))]
 
 
+PIPELINE_COLUMNS = ("family", "cold start", "specialist", "distilled", "final", "distilled − specialist",
+                    "final − specialist")  # fmt: skip
+
+
+def pipeline_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Held-out avg@k of every stage's policy, a row per family, ``overall`` last (of the specialists: each on its own
+    family). Empty when the run had no specialists; what is not known yet is a dash."""
+    found = summary.get("pipeline") or {}
+    specialists = {family: one["eval"] for family, one in (found.get("specialists") or {}).items()}
+    if not specialists:
+        return []
+    whole = [summary.get("eval_before") or {}, found.get("distilled") or {}, summary.get("eval_after") or {}]
+    rows = []
+    for family in sorted(specialists):
+        start, distilled, final = (_score(e.get("families", {}).get(family, {}), "avg@k") for e in whole)
+        rows.append(_pipeline_row(family, start, _score(specialists[family], "overall"), distilled, final))
+    start, distilled, final = (_score(e, "overall") for e in whole)
+    return [*rows, _pipeline_row("overall", start, _mean_over_tasks(specialists.values()), distilled, final)]
+
+
+def _mean_over_tasks(evaluations: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """(mean, stderr) over the tasks of evaluations that share no task."""
+    parts = [(e["overall"], e["stderr"], e["n_tasks"]) for e in evaluations]
+    n = sum(tasks for _, _, tasks in parts)
+    variance = sum((stderr * tasks / n) ** 2 for _, stderr, tasks in parts)
+    return sum(mean * tasks for mean, _, tasks in parts) / n, variance**0.5
+
+
+def _score(evaluation: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    return (evaluation[key], evaluation["stderr"]) if evaluation else None
+
+
+def _pipeline_row(name: str, start: Any, specialist: Any, distilled: Any, final: Any) -> tuple[str, ...]:
+    """The differences' errors are those of independent samples: too large, since the tasks are the same."""
+    cells = [f"{s[0]:.3f} ± {s[1]:.3f}" if s else "–" for s in (start, specialist, distilled, final)]
+    for later in (distilled, final):
+        both = later and specialist
+        error = (later[1] ** 2 + specialist[1] ** 2) ** 0.5 if both else 0.0
+        cells.append(f"{later[0] - specialist[0]:+.3f} ± {error:.3f}" if both else "–")
+    return (name, *cells)
+
+
+COMPUTE_COLUMNS = ("stage", "rollout FLOPs", "learner FLOPs", "share of all")
+
+
+def compute_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """FLOPs of every stage, and all of them last; empty before anything was counted."""
+    stages = (summary.get("compute") or {}).get("stages") or {}
+    total = sum(e["rollout"] + e["learner"] for e in stages.values())
+    if not total:
+        return []
+    rows = [
+        (name, *(f"{e[side]:.2e}" if e[side] else "–" for side in ("rollout", "learner")),
+         f"{(e['rollout'] + e['learner']) / total:.1%}")
+        for name, e in stages.items()
+    ]  # fmt: skip
+    sums = (sum(e[side] for e in stages.values()) for side in ("rollout", "learner"))
+    return [*rows, ("all", *(f"{x:.2e}" for x in sums), "100.0%")]
+
+
+def compute_shares(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) of the shares that the ledger knows."""
+    compute = summary.get("compute") or {}
+    names = {
+        "rl_over_pretraining": "RL / pre-training",
+        "post_training_over_pretraining": "RL + supervised + data / pre-training",
+        "rl_over_total": "RL / all stages",
+    }
+    return [(text, f"{compute[key]:.1%}") for key, text in names.items() if compute.get(key) is not None]
+
+
 def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Lines:
     """What a run prints at its end: before and after per family, then tokens, speed and time."""
-    table = Table(title="held-out evaluation", title_justify="left")
-    for column in EVALUATION_COLUMNS:
-        table.add_column(column, justify="left" if column == "family" else "right")
-    for row in evaluation_rows(summary):
-        if row[0] == "overall":
-            table.add_section()
-        table.add_row(*row, style="bold" if row[0] == "overall" else "")
+    parts: list[Table] = [_rich("held-out evaluation", EVALUATION_COLUMNS, evaluation_rows(summary))]
+    if rows := pipeline_rows(summary):
+        parts.append(_rich("pipeline: held-out outcome by stage", PIPELINE_COLUMNS, rows))
+    if rows := compute_rows(summary):
+        parts.append(_rich("compute", COMPUTE_COLUMNS, rows))
     facts = Table.grid(padding=(0, 2))
     wall = summary.get("wall_s", {})
     facts.add_row("tokens sampled", _number(summary.get("tokens_sampled"), ",.0f"))
@@ -125,9 +197,25 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
     for title in ("counts", "failures"):
         if summary.get(title):
             facts.add_row(title, ", ".join(f"{k} {v}" for k, v in sorted(summary[title].items())))
+    if shares := compute_shares(summary):
+        facts.add_row("compute", ", ".join(f"{name} {value}" for name, value in shares))
+    if summary.get("stop_reason"):
+        facts.add_row("ended", f"after {summary['steps']} steps: {summary['stop_reason']}")
     if report is not None:
         facts.add_row("report", report)
-    return Lines(table, facts)
+    return Lines(*parts, facts)
+
+
+def _rich(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A table with its first column left and its last row apart."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        if row is rows[-1]:
+            table.add_section()
+        table.add_row(*row, style="bold" if row is rows[-1] else "")
+    return table
 
 
 def clock(seconds: float) -> str:

@@ -108,9 +108,13 @@ def bar_chart(
     before: Mapping[str, tuple[float, float]],
     after: Mapping[str, tuple[float, float]],
     *,
+    legend: tuple[str, str] = ("before", "after"),
     offset: tuple[int, int] = (0, 0),
 ) -> str:
-    """Before and after by name: values are (mean, stderr), the mean in [0, 1]; whiskers are ± stderr."""
+    """Two bars by name (before and after, or what ``legend`` says): values are (mean, stderr), the mean in [0, 1].
+
+    Whiskers are ± stderr.
+    """
     names = list(dict.fromkeys([*before, *after]))
     parts = _open(title, offset)
     base, span = HEIGHT - _BOTTOM, HEIGHT - _TOP - _BOTTOM
@@ -136,7 +140,7 @@ def bar_chart(
             parts.append(f'<line class="w" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
             parts.append(_text(at, min(base - height, high) - 4, f"{mean:.2f}", "middle", "v"))
         parts.append(_text(middle, base + 16, name, "middle", "n"))
-    parts.append(_legend([("before", MUTED), ("after", 0)]))
+    parts.append(_legend([(legend[0], MUTED), (legend[1], 0)]))
     return "".join([*parts, "</svg>"])
 
 

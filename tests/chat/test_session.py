@@ -52,7 +52,7 @@ def test_a_tool_cycle_is_one_segment() -> None:
     assert (segment.tokens.dtype, segment.logprobs.dtype) == (np.int32, np.float32)
     # canonical messages: the stream is the rendering of the dialogue
     assert segment.tokens.tolist() == renderer().render(session.messages, thinking=True)
-    assert (segment.replay, segment.support) == (None, None)
+    assert segment.replay is None
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -148,7 +148,9 @@ def test_replay_rows_of_several_turns() -> None:
     def record(n: int, value: int) -> ReplayRecord:
         valid = np.ones(n, dtype=bool)
         valid[-1] = False
-        return ReplayRecord(np.full((n, 3, 2), value, dtype=np.uint8), valid)
+        return ReplayRecord(
+            valid, np.full((n, 3, 2), value, dtype=np.uint8), np.full((n, 4, 5), -value, dtype=np.int16)
+        )
 
     call, answer = tokens_of(CALL), tokens_of(ANSWER)
     n1 = len(session.prompt_tokens()) + len(call)
@@ -166,16 +168,23 @@ def test_replay_rows_of_several_turns() -> None:
     assert segment.replay.experts.shape == (n2, 3, 2)
     assert (segment.replay.experts[: n1 - 1] == 1).all()
     assert (segment.replay.experts[n1 - 1 : n2 - 1] == 2).all()
+    assert segment.replay.indexer is not None
+    assert (segment.replay.indexer[: n1 - 1] == -1).all()
+    assert (segment.replay.indexer[n1 - 1 : n2 - 1] == -2).all()
 
 
 def test_support_is_aligned_with_tokens() -> None:
     session = open_session()
     tokens = tokens_of(ANSWER)
-    support = [np.array([t], dtype=np.int32) for t in tokens]
-    session.append_sampled(tokens, [0.0] * len(tokens), [7] * len(tokens), support=support, ended=True)
+    prompt = len(session.prompt_tokens())
+    support = [None] * prompt + [np.array([t], dtype=np.int32) for t in tokens]
+    record = ReplayRecord(np.zeros(len(support), dtype=bool), support=support)  # a dense model: nothing but support
+    session.append_sampled(tokens, [0.0] * len(tokens), [7] * len(tokens), record, ended=True)
     (segment,) = session.segments()
-    assert segment.support is not None
-    assert [s is not None for s in segment.support] == segment.loss_mask.tolist()
+    assert segment.replay is not None
+    assert segment.replay.support is not None
+    assert segment.replay.experts is None
+    assert [s is not None for s in segment.replay.support] == segment.loss_mask.tolist()
 
 
 def test_room() -> None:
@@ -193,8 +202,8 @@ def test_wrong_use_is_named() -> None:
         session.append_sampled([5, 1], [0.0], 0, ended=True)
     with pytest.raises(SessionError, match="no stop token"):
         session.append_sampled([5], [0.0], 0, ended=True)
-    record = ReplayRecord(np.zeros((9999, 1, 1), dtype=np.uint8), np.ones(9999, dtype=bool))
-    with pytest.raises(SessionError, match="replay has 9999 expert rows"):
+    record = ReplayRecord(np.ones(9999, dtype=bool), np.zeros((9999, 1, 1), dtype=np.uint8))
+    with pytest.raises(SessionError, match="replay has 9999 rows"):
         session.append_sampled([1], [0.0], 0, record, ended=True)
     assert session.messages == PROMPT  # nothing of the refused calls stayed
     with pytest.raises(SessionError, match="append_sampled the policy"):

@@ -17,7 +17,15 @@ from configs.schema import TrainConfig, register
 
 ROOT = Path(__file__).parents[2]
 PAGES = [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if p.exists()]
-CONFIG_OF = {"rl-train": "train", "rl-eval": "evaluate", "rl-coldstart": "coldstart", "rl-pretrain": "pretrain"}
+CONFIG_OF = {
+    "rl-train": "train",
+    "rl-eval": "evaluate",
+    "rl-coldstart": "coldstart",
+    "rl-pretrain": "pretrain",
+    "rl-adapt": "adapt",
+    "rl-diagnose": "diagnose",
+}
+OVERLAY_OF = {"needle": "rl-adapt"}  # files of configs/experiment that are not for rl-train
 
 
 def composed(command: str, overrides: list[str]) -> DictConfig:
@@ -117,4 +125,4 @@ def test_shown_commands_compose(line: str) -> None:
 def test_every_group_file_composes(group: str) -> None:
     for file in (ROOT / "configs" / group).glob("*.yaml"):
         path = ["policy.path=somewhere"] if group == "policy" else []
-        composed("rl-train", [f"{group}={file.stem}", *path])
+        composed(OVERLAY_OF.get(file.stem, "rl-train"), [f"{group}={file.stem}", *path])

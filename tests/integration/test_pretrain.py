@@ -14,8 +14,9 @@ import torch
 from configs.schema import BaseConfig, CorpusConfig, PolicyConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from rl.chat.tokenizer import ChatTokenizer
+from rl.flops import active_parameters
 from rl.policy.api import load_policy
-from rl.pretrain import active_parameters, pretrain, split_validation
+from rl.pretrain import pretrain, split_validation
 
 CONFIG = BaseConfig(
     corpus=CorpusConfig(demos=12, drills=60, max_facts=2),
@@ -56,7 +57,7 @@ def test_the_card_says_what_was_done(base: Path) -> None:
     assert card["vocab_size"] == tokenizer.vocab_size == config.vocab_size <= 640
     assert (card["dense_steps"], card["sparse_steps"], card["documents"], card["seed"]) == (3, 2, 72, 0)
     assert 0 < card["trained_tokens"] <= 5 * 256
-    assert card["flops"] == 6 * active_parameters(policy) * card["trained_tokens"]
+    assert card["flops"] == 6 * active_parameters(policy.module) * card["trained_tokens"]
     assert set(card["validation_exact"]) <= {"interpreter", "recall", "copy", "arithmetic"}
     text = (base / "README.md").read_text()
     assert f"| trained_tokens | {card['trained_tokens']} |" in text
@@ -69,7 +70,7 @@ def test_a_lookup_and_idle_experts_do_no_work(base: Path) -> None:
     experts = sum(n for name, n in sizes.items() if ".mlp.experts." in name)
     embedding = sum(n for name, n in sizes.items() if "embed_tokens" in name)
     idle = experts * (1 - config.num_experts_per_tok / config.n_routed_experts)
-    assert active_parameters(policy) == pytest.approx(sum(sizes.values()) - embedding - idle, abs=len(sizes))
+    assert active_parameters(policy.module) == pytest.approx(sum(sizes.values()) - embedding - idle, abs=len(sizes))
 
 
 def test_progress_has_both_stages_and_the_indexer_learns(base: Path, reports: list) -> None:

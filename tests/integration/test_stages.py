@@ -71,9 +71,10 @@ def test_source_hash_follows_the_files(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_stages_of_the_main_job_name_files_that_exist() -> None:
-    from rl import train
+    from rl import pipeline, train, worker_stages
 
-    for code in (train._BASE_CODE, train._COLD_CODE, train._EVAL_CODE, train._ENV_CODE):
+    stages = (train._BASE_CODE, train._COLD_CODE, train._ENV_CODE, worker_stages.EVAL_CODE, pipeline.DISTILL_CODE)
+    for code in stages:
         assert len(source_hash(*code)) == 64
 
 

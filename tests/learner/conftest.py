@@ -55,7 +55,7 @@ def sample_segment(policy: Policy, tokens: np.ndarray, prompt: int, version: int
         loss_mask=mask,
         logprobs=np.where(mask, np.concatenate([[0.0], logprobs]), 0.0).astype(np.float32),
         versions=np.where(mask, version, -1).astype(np.int32),
-        replay=ReplayRecord(record.experts.numpy().astype(np.uint8), valid),
+        replay=ReplayRecord(valid, record.experts.numpy().astype(np.uint8)),
     )
 
 

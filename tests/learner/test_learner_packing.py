@@ -37,7 +37,14 @@ def items(draw: st.DrawFn) -> list[PackItem]:
         mask = np.array([False, *draw(st.lists(st.booleans(), max_size=30))])
         length = len(mask)
         tokens = index * 1000 + np.arange(length)  # every token tells where it is from
-        replay = ReplayRecord((tokens % 7)[:, None, None].astype(np.int16), np.arange(length) < length - 1)
+        replay = ReplayRecord(
+            np.arange(length) < length - 1,
+            experts=(tokens % 7)[:, None, None].astype(np.int16),
+            indexer=(tokens % 11)[:, None, None].astype(np.int16),
+            support=[np.array([t]) if m else None for t, m in zip(tokens, mask, strict=True)]
+            if draw(st.booleans())
+            else None,
+        )
         out.append(
             PackItem(
                 tokens,
@@ -47,9 +54,7 @@ def items(draw: st.DrawFn) -> list[PackItem]:
                 logprobs=-tokens.astype(np.float32),
                 versions=tokens % 5,
                 replay=replay if draw(st.booleans()) else None,
-                support=[np.array([t]) if m else None for t, m in zip(tokens, mask, strict=True)]
-                if draw(st.booleans())
-                else None,
+                kl_coef=0.5 * index,
             )
         )
     return out
@@ -70,6 +75,7 @@ def test_every_target_once_with_its_own_data(given_items: list[PackItem], budget
         source = targets // 1000
         assert (batch.weights_N.numpy() == 1.0 + source).all()
         assert (batch.advantages_N.numpy() == -source).all()
+        assert (batch.kl_coefs_N.numpy() == 0.5 * source).all()
         starts = np.array(batch.cu_seqlens)
         assert (np.searchsorted(starts, batch.predict_N.numpy(), side="right") - 1 == batch.segment_N.numpy()).all()
         if batch.experts_TLK is not None:
@@ -77,12 +83,16 @@ def test_every_target_once_with_its_own_data(given_items: list[PackItem], budget
             valid = batch.replay_valid_T.numpy()
             tokens = batch.tokens_T.numpy()
             assert (batch.experts_TLK[:, 0, 0].numpy()[valid] == tokens[valid] % 7).all()
+            assert batch.indexer_TLk is not None
+            assert (batch.indexer_TLk[:, 0, 0].numpy()[valid] == tokens[valid] % 11).all()
+            assert (batch.indexer_TLk.numpy()[~valid] == -1).all()
             replayed = [given_items[t // 1000].replay is not None for t in tokens]
             assert (valid == np.array(replayed)).all()
         if batch.support_N is not None:
             assert len(batch.support_N) == len(targets)
             for kept, target in zip(batch.support_N, targets, strict=True):
-                assert (kept is None) == (given_items[target // 1000].support is None)
+                record = given_items[target // 1000].replay
+                assert (kept is None) == (record is None or record.support is None)
                 assert kept is None or kept.tolist() == [target]
     assert sorted(seen) == expected
 
@@ -101,7 +111,7 @@ def test_tail_behind_the_last_target_is_not_run() -> None:
     [
         ({"loss_mask": np.array([True, True])}, r"loss_mask\[0\] is True"),
         ({"logprobs": np.zeros(3)}, "logprobs has 3 rows for 2 tokens"),
-        ({"support": [None]}, "support has 1 rows for 2 tokens"),
+        ({"replay": ReplayRecord(np.zeros(1, bool))}, "replay has 1 rows for 2 tokens"),
     ],
 )
 def test_malformed_items_say_what_is_wrong(change: dict, message: str) -> None:
@@ -112,7 +122,7 @@ def test_malformed_items_say_what_is_wrong(change: dict, message: str) -> None:
 
 def test_replay_of_different_shapes_is_an_error() -> None:
     def item(experts: int) -> PackItem:
-        record = ReplayRecord(np.zeros((2, 1, experts), np.uint8), np.ones(2, bool))
+        record = ReplayRecord(np.ones(2, bool), np.zeros((2, 1, experts), np.uint8))
         return PackItem(np.arange(2), np.array([False, True]), replay=record)
 
     with pytest.raises(ValueError, match="different"):

@@ -123,11 +123,13 @@ def test_bad_loss_skips_the_step_and_keeps_the_batch(
     policy: Policy, make_groups: Groups, tmp_path: Path, bad: float
 ) -> None:
     groups, before = make_groups(), parameters(policy)
-    segment = groups[0].trajectories[0].segments[0]
-    segment.logprobs[segment.loss_mask] = bad if bad != bad else -1e30
-    for t in groups[0].trajectories[:2]:
-        t.reward = 0.0 if bad == bad else 1.0
-    groups[0].trajectories[3].reward = 1.0
+    if bad == bad:  # an infinite ratio on a bad sequence
+        segment = groups[0].trajectories[0].segments[0]
+        segment.logprobs[segment.loss_mask] = -1e30
+        for t, reward in zip(groups[0].trajectories, (0.0, 0.0, 0.0, 1.0), strict=True):
+            t.reward = reward
+    else:
+        groups[0].trajectories[0].reward = bad
     trainer = learner(policy, tmp_path)
     metrics = trainer.step(groups)
     assert metrics["learner/skipped_steps"] == 1.0
@@ -172,7 +174,8 @@ def test_support_restricts_the_logprob(policy: Policy, make_groups: Groups, tmp_
     groups = make_groups(count=1)
     for t in groups[0].trajectories:
         s = t.segments[0]
-        s.support = [np.array([token]) for token in s.tokens]
+        assert s.replay is not None
+        s.replay.support = [np.array([token]) for token in s.tokens]
         s.logprobs[:] = 0.0  # one token kept: probability 1 on both sides
     metrics = learner(policy, tmp_path).step(groups)
     assert metrics["mismatch/max"] == 0.0

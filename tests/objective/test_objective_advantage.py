@@ -52,6 +52,23 @@ def test_token_mean_weights() -> None:
     assert token_weights([[4, 2], [4, 0]], "token_mean") == [[0.1, 0.1], [0.1, 0.0]]
 
 
+def test_constant_weights() -> None:
+    # 3 sequences of 100 tokens at most: 1 / 300 whatever the length
+    w = 1 / 300
+    assert token_weights([[4, 2], [4, 0], [0, 0]], "constant", 100) == [[w, w], [w, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("constant", [None, 0])
+def test_constant_weights_need_a_constant(constant: int | None) -> None:
+    with pytest.raises(ValueError, match="loss constant"):
+        token_weights([[4]], "constant", constant)
+
+
+def test_unknown_aggregation_is_named() -> None:
+    with pytest.raises(ValueError, match="'median'"):
+        token_weights([[4]], "median")
+
+
 @given(
     st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=5), min_size=1, max_size=5),
     st.sampled_from(["sequence_mean", "token_mean"]),

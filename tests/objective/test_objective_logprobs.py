@@ -10,8 +10,8 @@ import torch
 
 from rl.objective.config import ObjectiveConfig
 from rl.objective.diagnostics import Diagnostics, percentile
-from rl.objective.logprobs import scores_of_logits, support_mask
-from rl.objective.loss import grpo_loss
+from rl.objective.logprobs import check_sampler_logprobs, scores_of_logits, support_mask
+from rl.objective.loss import LossInputs, grpo_loss
 
 # probabilities 1/2, 1/4, 1/8, 1/8
 LOGITS = torch.tensor([[math.log(4), math.log(2), 0.0, 0.0]])
@@ -62,7 +62,7 @@ def test_diagnostics_by_hand() -> None:
     old = torch.tensor([math.log(0.5), math.log(0.25)])  # ratios 1 and 2
     segment = torch.tensor([0, 1])
     advantages = torch.tensor([1.0, 1.0])
-    terms = grpo_loss(new, old, advantages, torch.tensor([0.5, 0.5]), segment, 2, ObjectiveConfig())
+    terms = grpo_loss(LossInputs(new, old, advantages, torch.tensor([0.5, 0.5]), segment, 2), ObjectiveConfig(), None)
     diagnostics = Diagnostics()
     diagnostics.add(terms, new, old, torch.tensor([1.0, 3.0]), torch.tensor([True, False]))
     out = diagnostics.summary()
@@ -77,3 +77,21 @@ def test_diagnostics_by_hand() -> None:
     assert out["mismatch/max"] == 0.0
     assert "loss/kl" not in out
     assert Diagnostics().summary() == {}
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "says"),
+    [
+        (None, "missing"),
+        (np.array([-1.0, np.nan], np.float32), "1 of 2 sampler log-probs are NaN"),
+        ([-1.0, 0.5], "0.5, a probability above 1"),
+    ],
+)
+def test_impossible_sampler_logprobs_name_the_trajectory(logprobs: object, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"trajectory t7 segment 0: .*{says}"):
+        check_sampler_logprobs(logprobs, "trajectory t7 segment 0")
+
+
+def test_possible_sampler_logprobs_pass() -> None:
+    check_sampler_logprobs(torch.tensor([-30.0, 0.0, 5e-5]), "trajectory t7")
+    check_sampler_logprobs([], "trajectory t7")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,6 +56,41 @@ def test_gather_path_equals_masked_path_with_gradients(chunk: int) -> None:
     assert not any("indexer" in name for name in masked_grads)
     for name, grad in masked_grads.items():
         torch.testing.assert_close(grad, gathered_grads[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(("mode", "kl"), [("sparse", "off"), ("sparse", "sparse"), ("dense", "dense")])
+def test_memory_kept_for_backward_is_linear_in_length(mode: str, kl: str) -> None:
+    """No L x L tensor, and no sum of pieces that comes to one, is saved or held by the context."""
+
+    model = make(num_hidden_layers=1)  # no experts: how they group tokens changes with the count
+
+    class Saved:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+    def kept(length: int) -> tuple[int, int]:
+        saved: weakref.WeakSet[Saved] = weakref.WeakSet()  # what a piece frees on its way is not kept
+
+        def pack(tensor: torch.Tensor) -> Saved:
+            saved.add(box := Saved(tensor))
+            return box
+
+        context = PackedContext([0, length], mode=mode, gather_from=1, chunk=32)  # type: ignore[arg-type]
+        record = Record(want_indexer_kl=kl) if kl != "off" else None  # type: ignore[arg-type]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+            hidden = model.hidden(tokens(length), context, record=record)
+        tensors = [box.tensor for box in saved]
+        tensors += [t for v in vars(context).values() for t in (v.values() if isinstance(v, dict) else [v])]
+        storages = [t.untyped_storage() for t in tensors if isinstance(t, torch.Tensor)]
+        sizes = {s.data_ptr(): s.nbytes() for s in storages}
+        assert hidden.requires_grad
+        return sum(sizes.values()), max(sizes.values())
+
+    (quarter, _), (half, _), (whole, largest) = kept(256), kept(512), kept(1024)
+    # constant and linear parts cancel in this difference; c * length^2 leaves c * 0.375 * 1024^2
+    bytes_per_pair = (whole - 3 * half + 2 * quarter) / (0.375 * 1024**2)
+    assert abs(bytes_per_pair) < 0.1
+    assert largest < 2 * 1024 * 1024  # fp32 [1024, 1024] has 4 MiB
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from rl.policy.layers import RMSNorm
 from rl.policy.moe import Experts, Router, _GroupedExperts
 from rl.policy.presets import tiny_dsa
+from rl.policy.replay import ExpertTap
 
 CONFIG = tiny_dsa(
     64,
@@ -33,7 +34,7 @@ def test_gates_by_hand_and_group_limit() -> None:
     # sigmoid(ln 3) = 3/4, sigmoid(0) = 1/2, sigmoid(ln 9) = 9/10, sigmoid(-ln 9) = 1/10.
     # Groups {0,1}: 1.25, {2,3}: 1.0 -> experts 0 and 1, although expert 2 scores best alone.
     router, x = router_with_logits(math.log(3), 0.0, math.log(9), -math.log(9))
-    gates, experts = router(x, None, None)
+    gates, experts = router(x)
     by_expert = dict(zip(experts[0].tolist(), gates[0].tolist(), strict=True))
     assert by_expert == pytest.approx({0: 2.5 * 0.75 / 1.25, 1: 2.5 * 0.5 / 1.25})
 
@@ -41,16 +42,17 @@ def test_gates_by_hand_and_group_limit() -> None:
 def test_bias_moves_the_choice_but_not_the_gate() -> None:
     router, x = router_with_logits(math.log(3), 0.0, math.log(9), -math.log(9))
     router.e_score_correction_bias[2:] = 1.0
-    gates, experts = router(x, None, None)
+    gates, experts = router(x)
     by_expert = dict(zip(experts[0].tolist(), gates[0].tolist(), strict=True))
     assert by_expert == pytest.approx({2: 2.5 * 0.9, 3: 2.5 * 0.1})
 
 
 def test_replay_forces_experts_and_keeps_gates_live() -> None:
     router, x = router_with_logits(math.log(3), 0.0, math.log(9), -math.log(9))
-    forced, valid = torch.tensor([[2, 0], [2, 0]]), torch.tensor([True, False])
-    gates, experts = router(x.expand(2, 8), forced, valid)
+    tap = ExpertTap(torch.tensor([[2, 0], [2, 0]]), torch.tensor([True, False]), force=True, overlaps=[])
+    gates, experts = router(x.expand(2, 8), tap)
     assert experts[0].tolist() == [2, 0]
+    assert torch.cat(tap.overlaps).tolist() == [0.5]  # of experts 2 and 0 the live router has only 0; row 1 is live
     assert sorted(experts[1].tolist()) == [0, 1]
     assert gates[0].tolist() == pytest.approx([2.5 * 0.9 / 1.65, 2.5 * 0.75 / 1.65])
     (gates[0, 0] - gates[0, 1]).backward()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rl.policy import sparse
 from rl.policy.sparse import (
     NEG_INF,
     attention_target,
@@ -19,6 +21,7 @@ from rl.policy.sparse import (
     mask_to_indices,
     row_attention,
     select_topk,
+    topk_indices,
 )
 
 
@@ -41,6 +44,20 @@ def test_selection_equals_a_stable_sort(values: list[int], k: int, hidden: int) 
     scores = torch.tensor([float(v) if i < visible else NEG_INF for i, v in enumerate(values)])
     best = sorted(range(visible), key=lambda i: (-values[i], i))[:k]
     assert select_topk(scores[None], k)[0].nonzero().flatten().tolist() == sorted(best)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    scores=st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-30, -1e-30, 3e38, NEG_INF]), min_size=4, max_size=30),
+    k=st.integers(1, 3),
+    key_rows=st.sampled_from([0, 1024]),
+)
+def test_topk_indices_is_select_topk(scores: list[float], k: int, key_rows: int) -> None:
+    rows = torch.tensor([scores, scores[::-1]])
+    with patch.object(sparse, "KEY_ROWS", key_rows):
+        picked = topk_indices(rows[:, None], k)[:, 0].sort(-1).values.tolist()
+    expected = mask_to_indices(select_topk(rows, k), k).tolist()
+    assert [[i for i in p if i >= 0] for p in picked] == [[i for i in e if i >= 0] for e in expected]
 
 
 def test_indices_and_masks_convert_both_ways() -> None:
@@ -73,6 +90,16 @@ def test_attention_target_is_head_sum_normalised() -> None:
     rows = torch.tensor([[1.0], [0.0]])
     target = attention_target(query, rows, torch.ones(1, 2, dtype=torch.bool), 1.0)
     assert target[0].tolist() == pytest.approx([0.625, 0.375])
+
+
+@pytest.mark.parametrize("tile", [1, 100, 10_000])
+def test_gathered_attention_gradients(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "GATHER_TILE", tile)
+    torch.manual_seed(0)
+    query = torch.randn(5, 2, 6, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
+    indices = torch.tensor([[0, -1, -1], [1, 0, -1], [2, 1, 0], [7, 2, 8], [8, 8, 3]])
+    assert torch.autograd.gradcheck(lambda q, r: sparse.gathered_attention(q, r, indices, 0.3), (query, rows))
 
 
 def test_gathered_equals_masked() -> None:

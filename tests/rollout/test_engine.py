@@ -39,6 +39,7 @@ def engine(model_dir: Path) -> Iterator[Engine]:
         max_num_batched_tokens=128,
         kv_cache_gib=0.05,
         block_size=16,
+        record_indexer=True,
     )
     yield engine
     engine.close()
@@ -117,6 +118,7 @@ def test_sampled_logprobs_experts_and_prefix_hits(engine: Engine, learner: DSAFo
         assert g.replay is not None
         cached = (len(prompts[name]) + len(first[name].tokens) - 1) // 16 * 16
         assert np.array_equal(g.replay.experts[:cached], old.experts[:cached])
+        assert np.array_equal(g.replay.indexer[:cached], old.indexer[:cached])
         expected = chosen(all_logprobs(learner, ids, g.replay), ids)[len(turn[name]) - 1 :]
         assert np.abs(expected - g.logprobs).max() < 1e-4
 
@@ -133,14 +135,18 @@ def test_truncated_support_renormalises(engine: Engine, learner: DSAForCausalLM)
     for name, knob in knobs.items():
         engine.add(GenerateRequest(name, prompt, 12, temperature=0.8, **knob))  # type: ignore[arg-type]
     done = run(engine)
-    assert done["all"].support is None
+    assert done["all"].replay is not None
+    assert done["all"].replay.support is None
     for name in ("k", "p", "m", "kp"):
         g = done[name]
-        assert g.support is not None
-        assert len(g.support) == len(g.tokens)
+        assert g.replay is not None
+        assert g.replay.support is not None
+        assert g.replay.support[: len(prompt)] == [None] * len(prompt)
+        support = g.replay.support[len(prompt) :]
+        assert len(support) == len(g.tokens)
         ids = prompt + g.tokens
         full = (all_logprobs(learner, ids, g.replay)[len(prompt) - 1 :] / 0.8).log_softmax(-1)
-        for row, kept, token, logprob in zip(full, g.support, g.tokens, g.logprobs, strict=True):
+        for row, kept, token, logprob in zip(full, support, g.tokens, g.logprobs, strict=True):
             assert token in kept
             normaliser = row[torch.from_numpy(kept).long()].logsumexp(0)
             assert abs(float(row[token] - normaliser) - logprob) < 1e-4

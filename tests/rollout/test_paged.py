@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rl.policy import sparse
 from rl.policy.context import AttentionSpec, MLAQuery, MLARow, PackedContext
 from rl.policy.replay import IndexerTap, Record
-from rl.policy.sparse import select_topk
 from rl.rollout import paged
-from rl.rollout.paged import LayerCache, PagedContext, plan_buckets, topk_indices
+from rl.rollout.paged import LayerCache, PagedContext, plan_buckets
 
 SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6)
 HEADS, INDEX_HEADS, BLOCK = 3, 2, 4
@@ -41,9 +43,22 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
     )
 
 
-@settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 10_000))
-def test_any_split_into_steps_equals_packed(lengths: list[int], seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    seed=st.integers(0, 10_000),
+    gather_from=st.sampled_from([8, 1000]),
+    long_context=st.booleans(),
+)
+def test_any_split_into_steps_equals_packed(
+    lengths: list[int], seed: int, gather_from: int, long_context: bool
+) -> None:
+    limits = dict(SHORT=3, KEY_TILE=2 * BLOCK * SPEC.index_dim) if long_context else {}
+    with patch.multiple(paged, GATHER_FROM=gather_from, **limits), patch.object(sparse, "KEY_ROWS", gather_from):
+        check_any_split(lengths, seed)
+
+
+def check_any_split(lengths: list[int], seed: int) -> None:
     q, kv = random_rows(sum(lengths), seed)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     record = Record(want_indexer=True)
@@ -77,19 +92,6 @@ def test_any_split_into_steps_equals_packed(lengths: list[int], seed: int) -> No
             done[i] += c
     assert torch.allclose(actual, expected, atol=2e-6)
     assert torch.equal(choice, record.indexer_rows[0])
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    scores=st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-30, -1e-30, 3e38, -torch.inf]), min_size=3, max_size=30),
-    k=st.integers(1, 3),
-)
-def test_topk_indices_is_select_topk(scores: list[float], k: int) -> None:
-    row = torch.tensor([scores])
-    visible = int((row > -torch.inf).sum())
-    picked = {i for i in topk_indices(row, k)[0].tolist() if scores[i] > -torch.inf}
-    assert picked == set(select_topk(row, k)[0].nonzero()[:, 0].tolist())
-    assert len(picked) == min(k, visible)
 
 
 def test_ties_go_to_the_earlier_position() -> None:
@@ -145,3 +147,24 @@ def test_recording_only() -> None:
             SPEC,
             IndexerTap(torch.zeros(1, 7), torch.ones(1, dtype=torch.bool), Record()),
         )
+
+
+@pytest.mark.parametrize("topk", [7, 100])
+def test_long_contexts_share_no_bucket_with_short_ones(topk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "SHORT", 4)
+    table = torch.arange(1, 25).view(3, 8)
+    buckets = plan_buckets([0, 1, 2, 3], [32, 9, 16], table, BLOCK, HEADS)
+    assert [b.context for b in buckets] == [16, 32]
+    assert sorted(t for b in buckets for t in b.token.flatten().tolist()) == [0, 1, 2]
+    # one token each: padded to 32 rows or to their own 16, the answers are the same
+    q, kv = random_rows(3, 0)
+    positions = torch.tensor([31, 8, 15])
+    slots = table[torch.arange(3), positions // BLOCK] * BLOCK + positions % BLOCK
+    storage = torch.randn(25, 1, BLOCK, SPEC.row_dim)
+    outs = []
+    for short in (4, 10):
+        monkeypatch.setattr(paged, "SHORT", short)
+        buckets = plan_buckets([0, 1, 2, 3], [32, 9, 16], table, BLOCK, HEADS)
+        cache = LayerCache(storage.clone(), SPEC.index_dim)
+        outs.append(PagedContext(positions, slots, buckets, [cache]).attend(0, q, kv, replace(SPEC, topk=topk)))
+    assert torch.allclose(outs[0], outs[1], atol=2e-6)
