@@ -12,6 +12,7 @@ what sparse attention does to it) is all there is to learn.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 Split = Literal["train", "held_out"]
 BOS, ASK = 0, 1
 _HELD_OUT_SHARE = 8  # one set of facts in so many is held out
+_LEAST_SETS = 512  # different sets of facts that a task must have, so that both splits surely get some
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class NeedleTask:
         if self.values < 2 or self.fillers < 1:
             raise ValueError(
                 f"data.needles.values={self.values}, fillers={self.fillers}: use at least 2 values and 1 filler"
+            )
+
+        sets = math.comb(self.keys, self.facts) * self.values**self.facts
+        if sets < _LEAST_SETS:
+            raise ValueError(
+                f"data.needles: facts={self.facts} of keys={self.keys} with values={self.values} make only {sets} "
+                f"different sets of facts; use more, so that there are at least {_LEAST_SETS} to split"
             )
 
     def words(self) -> list[str]:

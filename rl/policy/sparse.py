@@ -132,11 +132,12 @@ class _GatheredAttention(torch.autograd.Function):
         query, rows, indices, scale = args
         ctx.save_for_backward(query, rows, indices)
         ctx.scale = scale
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        outs = []
         for tile in _tiles(query, indices):
-            picked, probs = _picked_probs(query[tile], rows, indices[tile], scale)
-            out[tile] = probs @ picked
-        return out
+            picked, mask = _pick(rows, indices[tile])
+            # The heads of one token share their rows, so they are the queries of one fused call.
+            outs.append(row_attention(query[tile].unsqueeze(1), picked, mask, scale).squeeze(1))
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     @staticmethod
     @once_differentiable
@@ -147,7 +148,8 @@ class _GatheredAttention(torch.autograd.Function):
         grad_rows = torch.zeros(rows.shape, dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
         for tile in _tiles(query, indices):
             q, g = query[tile], grad[tile]
-            picked, probs = _picked_probs(q, rows, indices[tile], ctx.scale)
+            picked, mask = _pick(rows, indices[tile])
+            probs = ((q @ picked.transpose(1, 2)).mul_(ctx.scale).masked_fill_(~mask, NEG_INF)).softmax(-1)
             grad_probs = g @ picked.transpose(1, 2)
             grad_logits = probs * (grad_probs - (grad_probs * probs).sum(-1, keepdim=True)) * ctx.scale
             grad_query[tile] = grad_logits @ picked
@@ -164,11 +166,10 @@ def _tiles(query: Tensor, indices: Tensor) -> list[slice]:
     return [slice(a, a + size) for a in range(0, len(query), size)]
 
 
-def _picked_probs(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Rows [Q, k, C+R] and attention probabilities [Q, H, k] of one tile."""
+def _pick(rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows [Q, k, C+R] of one tile of queries, and bool [Q, 1, k]: which of them are used."""
     picked = rows.index_select(0, indices.clamp_min(0).flatten()).view(*indices.shape, -1)
-    logits = (query @ picked.transpose(1, 2)).mul_(scale)
-    return picked, logits.masked_fill_((indices < 0).unsqueeze(1), NEG_INF).softmax(-1)
+    return picked, (indices >= 0).unsqueeze(1)
 
 
 def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
