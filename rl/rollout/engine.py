@@ -329,7 +329,7 @@ class Engine:
             pooling_params=None,
             arrival_time=time.time(),
             lora_request=None,
-            cache_salt=str(self.version),
+            cache_salt=str(self._totals.weight_updates),  # a version number may come again with other weights
             data_parallel_rank=None,
         )
         self._core.add_request(*self._core.preprocess_add_request(core_request))

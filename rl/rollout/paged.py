@@ -52,8 +52,9 @@ class Bucket:
 
     ``token`` long [R, Tq]: row of the query in the step's flat token list (padding repeats a real one).
     ``query_pos`` long [R, Tq]: its position in its sequence. ``blocks`` long [R, N]: cache blocks.
+    ``slots`` long [R, S]: where in the cache each of the S = N * block_size rows is.
     ``context``: rows the longest member sees.
-    ``causal`` bool [R, Tq, S]: which of the S = N * block_size gathered rows the query may see.
+    ``causal`` bool [R, Tq, S]: which rows the query may see.
     ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
     the bucket is exactly the run of token rows that begins at ``start``.
     """
@@ -61,6 +62,7 @@ class Bucket:
     token: torch.Tensor
     query_pos: torch.Tensor
     blocks: torch.Tensor
+    slots: torch.Tensor
     causal: torch.Tensor
     context: int
     start: int
@@ -118,14 +120,15 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
     # Entries behind a request's own blocks are left over from other requests: point them at a block
     # of its own, which the mask hides.
     blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
+    slots = (blocks[:, :, None] * block_size + torch.arange(block_size)).flatten(1)
     causal = torch.arange(blocks_needed * block_size)[None, None] <= query_pos[:, :, None]
     full = torch.arange(width)[None] < count
     flat = token.flatten()
     start = int(flat[0])
     if bool(full.all()) and torch.equal(flat, torch.arange(start, start + len(flat))):
-        return Bucket(token, query_pos, blocks, causal, context, start)
+        return Bucket(token, query_pos, blocks, slots, causal, context, start)
     take = full.flatten().nonzero().squeeze(1)
-    return Bucket(token, query_pos, blocks, causal, context, start, take, flat[take])
+    return Bucket(token, query_pos, blocks, slots, causal, context, start, take, flat[take])
 
 
 class LayerCache:
@@ -246,9 +249,8 @@ def _attend_picked(
     want_choice: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Each query reads only its k rows, whatever the context. ``picked`` long [R * Tq, k], -1 for unused."""
-    row = picked.clamp_min(0).view(len(bucket.blocks), -1)
-    slots = bucket.blocks.gather(1, row // cache.block_size) * cache.block_size + row % cache.block_size
-    slots = slots.view(picked.shape).masked_fill_(picked < 0, -1)
+    slots = bucket.slots.gather(1, picked.clamp_min(0).view(len(bucket.slots), -1)).view(picked.shape)
+    slots.masked_fill_(picked < 0, -1)
     out = gathered_attention(queries, cache.latent, slots, spec.scale)[..., : spec.latent_dim]
     if not want_choice:
         return out, None
