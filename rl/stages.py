@@ -71,7 +71,12 @@ def run_stage(name: str, inputs: dict[str, Any], cache_dir: str | Path, produce:
     try:
         produce(scratch)
         (scratch / "inputs.json").write_text(json.dumps(inputs, sort_keys=True, indent=1))
-        os.replace(scratch, target)
+        try:
+            os.replace(scratch, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            shutil.rmtree(scratch)  # another run has made the same in the meantime
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

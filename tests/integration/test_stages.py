@@ -31,6 +31,20 @@ def test_a_stage_runs_once_per_inputs(tmp_path: Path) -> None:
     assert calls[0] != first.path  # written elsewhere, renamed when complete
 
 
+def test_two_runs_that_make_the_same_stage_at_once(tmp_path: Path) -> None:
+    """The second to finish throws its own copy away and uses the first's."""
+    calls: list[Path] = []
+
+    def slow(directory: Path) -> None:
+        run_stage("cold", {}, tmp_path, write("first", calls))
+        write("second", calls)(directory)
+
+    result = run_stage("cold", {}, tmp_path, slow)
+    assert len(calls) == 2
+    assert (result.path / "result.txt").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == [result.path.name]
+
+
 def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
     def produce(out: Path) -> None:
         (out / "half.txt").write_text("half")
