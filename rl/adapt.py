@@ -19,7 +19,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -54,6 +54,7 @@ def run(cfg: AdaptConfig) -> dict[str, Any]:
     """
     import torch
 
+    from .measure import table
     from .sequences import open_source
     from .tracking.progress import Progress
 
@@ -204,7 +205,7 @@ def adaptation_stage(
     def produce(out: Path, stage: Stage) -> None:
         policy = open_policy(cfg, start, "dense" if warmup else "sparse")
         if warmup and cfg.reset_indexer:
-            reset_indexer(policy, cfg.seed)
+            policy.reset_indexer(cfg.seed)
         trainer = SFTTrainer(
             policy,
             SFTConfig(
@@ -270,22 +271,8 @@ def open_policy(cfg: AdaptConfig, directory: Path, mode: AttentionMode) -> DSAPo
 
     policy = cast(DSAPolicy, load_policy(directory, mode))
     if cfg.index_topk is not None:
-        policy.module.config.index_topk = cfg.index_topk
-        for layer in policy.module.decoder_layers:
-            layer.self_attn.spec = replace(layer.self_attn.spec, topk=cfg.index_topk)
+        policy.set_index_topk(cfg.index_topk)
     return policy
-
-
-def reset_indexer(policy: DSAPolicy, seed: int) -> None:
-    """Fresh random indexer weights (a dense checkpoint's never learned); nothing else changes."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for layer in policy.module.decoder_layers:
-            indexer = layer.self_attn.indexer
-            indexer.apply(policy.module._init_weights)
-            indexer.k_norm.reset_parameters()
 
 
 def measure_states(
@@ -300,7 +287,7 @@ def measure_states(
         for i, (state, directory) in enumerate(zip(STATES, directories, strict=True)):
             policy = open_policy(cfg, directory, "dense" if state == "dense" else "sparse")
             if i < 2 and cfg.reset_indexer:
-                reset_indexer(policy, cfg.seed)
+                policy.reset_indexer(cfg.seed)
             before = i * len(held_out)
             measured = measure(policy, held_out, partial(_measured, stage, state, before))
             states[state] = measured
@@ -358,6 +345,8 @@ def reporter(stage: Stage, name: str, rundir: RunDir) -> Callable[[int, dict[str
 
 def publish(policy: Path, out: Path, result: dict[str, Any]) -> None:
     """Policy, tokenizer, card and ``adapt.json`` in ``out``, which appears only when it is complete."""
+    from .measure import table
+
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.copytree(policy, scratch, ignore=shutil.ignore_patterns("inputs.json", "training.json"))
     (scratch / "adapt.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -368,24 +357,6 @@ def publish(policy: Path, out: Path, result: dict[str, Any]) -> None:
         f"{result['training'][SPARSE]['tokens']:,} tokens.\n\n{table(result)}\n"
     )
     scratch.rename(out)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The four measurements as a Markdown table."""
-    lines = [
-        f"Held-out sequences: {result['held_out']} of {result['length']:,} tokens; index_topk {result['index_topk']}. "
-        "Mass: share of dense attention on the chosen rows\n(dense: on the best possible ones).",
-        "",
-        "| policy | accuracy | mass where a target is predicted | mass, all positions |",
-        "|---|---|---|---|",
-    ]
-    for state, measured in result["states"].items():
-        mass = measured["mass"]["oracle" if state == "dense" else "indexer"]
-        lines.append(
-            f"| {state} | {measured['accuracy']:.3f} ± {measured['stderr']:.3f} "
-            f"| {mass['targets']:.3f} | {mass['all']:.3f} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

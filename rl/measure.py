@@ -65,6 +65,24 @@ def measure(policy: DSAPolicy, samples: Sequence[Sample], done: Callable[[int], 
     return measured
 
 
+def table(result: dict[str, Any]) -> str:
+    """The four measurements as a Markdown table."""
+    lines = [
+        f"Held-out sequences: {result['held_out']} of {result['length']:,} tokens; index_topk {result['index_topk']}. "
+        "Mass: share of dense attention on the chosen rows\n(dense: on the best possible ones).",
+        "",
+        "| policy | accuracy | mass where a target is predicted | mass, all positions |",
+        "|---|---|---|---|",
+    ]
+    for state, measured in result["states"].items():
+        mass = measured["mass"]["oracle" if state == "dense" else "indexer"]
+        lines.append(
+            f"| {state} | {measured['accuracy']:.3f} ± {measured['stderr']:.3f} "
+            f"| {mass['targets']:.3f} | {mass['all']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def _by_depth(depth: np.ndarray, right: np.ndarray) -> list[float | None]:
     bins = np.minimum((depth * _DEPTHS).astype(int), _DEPTHS - 1)
     return [float(right[bins == b].mean()) if (bins == b).any() else None for b in range(_DEPTHS)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -96,6 +97,20 @@ class DSAPolicy:
     def update_router_bias(self, counts: Tensor, gamma: float) -> None:
         """Aux-loss-free balancing; ``counts`` [L_moe, E]. For pre-training and cold start only."""
         self.module.update_router_bias(counts, gamma)
+
+    def set_index_topk(self, k: int) -> None:
+        """Rows each query attends to in sparse mode, in every layer; stored with the policy."""
+        self.module.config.index_topk = k
+        for layer in self.module.decoder_layers:
+            layer.self_attn.spec = replace(layer.self_attn.spec, topk=k)
+
+    def reset_indexer(self, seed: int) -> None:
+        """Fresh random indexer weights (a dense checkpoint's never learned); nothing else changes."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in self.module.decoder_layers:
+                layer.self_attn.indexer.apply(self.module._init_weights)
+                layer.self_attn.indexer.k_norm.reset_parameters()
 
     def save(self, directory: str | Path) -> None:
         from rl.policy.io import save_dsa

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 NEG_INF = float("-inf")
 GATHER_FROM = 1024  # contexts from which queries gather their k rows: below, one masked pass over all rows is faster
+LOWEST_KEY = -(0x7F800000 << 32)  # of the lowest finite score; keys below are those of -inf
 KEY_ROWS = 1024  # up to so many scores one ``topk`` of integer keys is faster than one of floats with ties mended
 GATHER_TILE = 1 << 20  # floats of gathered rows at a time, 4 MiB in fp32: larger tiles fall out of the CPU's caches
 
@@ -60,9 +61,7 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
     """
     flat = scores.flatten(0, -2)
     if scores.shape[-1] <= KEY_ROWS:
-        picked = _topk_by_key(flat, k)
-        picked.masked_fill_(flat.gather(1, picked) == NEG_INF, -1)
-        return picked.view(*scores.shape[:-1], k)
+        return _topk_by_key(flat, k).view(*scores.shape[:-1], k)
     values, picked = flat.topk(k + 1, dim=-1, sorted=False)
     low, where = values.topk(2, dim=-1, largest=False)
     picked.masked_fill_(values == NEG_INF, -1)
@@ -75,14 +74,15 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
 
 
 def _topk_by_key(scores: Tensor, k: int) -> Tensor:
-    """int64 [Q, k], unordered: the k best of scores [Q, S] by score descending, then position ascending.
+    """int64 [Q, k], unordered, -1 for unused: the k best of scores [Q, S], score descending, then position ascending.
 
     An integer key holds the score's bits, made monotonic, above the reversed position: keys have no ties.
     """
     bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are the same score
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     key = (bits.long() << 32) | torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
-    return key.topk(k, dim=-1, sorted=False).indices
+    keys, picked = key.topk(k, dim=-1, sorted=False)
+    return picked.masked_fill_(keys < LOWEST_KEY, -1)
 
 
 def mask_to_indices(mask: Tensor, k: int) -> Tensor:

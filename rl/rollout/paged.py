@@ -54,7 +54,7 @@ class Bucket:
     ``query_pos`` long [R, Tq]: its position in its sequence. ``blocks`` long [R, N]: cache blocks.
     ``slots`` long [R, S]: where in the cache each of the S = N * block_size rows is.
     ``context``: rows the longest member sees.
-    ``causal`` bool [R, Tq, S]: which rows the query may see.
+    ``future`` bool [R, Tq, S]: rows that the query may not see.
     ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
     the bucket is exactly the run of token rows that begins at ``start``.
     """
@@ -63,7 +63,7 @@ class Bucket:
     query_pos: torch.Tensor
     blocks: torch.Tensor
     slots: torch.Tensor
-    causal: torch.Tensor
+    future: torch.Tensor
     context: int
     start: int
     take: torch.Tensor | None = None
@@ -121,14 +121,14 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
     # of its own, which the mask hides.
     blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
     slots = (blocks[:, :, None] * block_size + torch.arange(block_size)).flatten(1)
-    causal = torch.arange(blocks_needed * block_size)[None, None] <= query_pos[:, :, None]
+    future = torch.arange(blocks_needed * block_size)[None, None] > query_pos[:, :, None]
     full = torch.arange(width)[None] < count
     flat = token.flatten()
     start = int(flat[0])
     if bool(full.all()) and torch.equal(flat, torch.arange(start, start + len(flat))):
-        return Bucket(token, query_pos, blocks, slots, causal, context, start)
+        return Bucket(token, query_pos, blocks, slots, future, context, start)
     take = full.flatten().nonzero().squeeze(1)
-    return Bucket(token, query_pos, blocks, slots, causal, context, start, take, flat[take])
+    return Bucket(token, query_pos, blocks, slots, future, context, start, take, flat[take])
 
 
 class LayerCache:
@@ -209,13 +209,13 @@ def _attend_bucket(
     if bucket.context > spec.topk:
         index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
         index_w = _rows(q.index_w, bucket).view(requests, width, -1)
-        scores = _paged_scores(bucket.blocks, cache, index_q, index_w).masked_fill_(~bucket.causal, NEG_INF)
+        scores = _paged_scores(bucket.blocks, cache, index_q, index_w).masked_fill_(bucket.future, NEG_INF)
         if width == 1 or bucket.context > GATHER_FROM:
             picked = topk_indices(scores.flatten(0, 1), spec.topk)
             return _attend_picked(bucket, cache, queries, picked, spec, want_choice)
         chosen = select_topk(scores, spec.topk)
     else:
-        chosen = bucket.causal
+        chosen = ~bucket.future
     choice = mask_to_indices(chosen.flatten(0, 1), spec.topk) if want_choice else None
     rows = cache.latent_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
     if width == 1:

@@ -14,11 +14,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import AdaptConfig, AdaptDataConfig, register
-from rl.adapt import SPARSE, STATES, WARMUP, new_rundir, publish, reset_indexer, run, table
+from rl.adapt import SPARSE, STATES, WARMUP, new_rundir, publish, run
 from rl.chat.tokenizer import train_tokenizer
 from rl.learner.config import SFTConfig
 from rl.learner.forward import packed_scores
 from rl.learner.sft import SFTExample, SFTTrainer
+from rl.measure import table
 from rl.policy.api import DSAPolicy, build_policy, load_policy
 from rl.policy.replay import Record
 from rl.sequences import open_source
@@ -163,7 +164,7 @@ def test_a_fresh_indexer_is_the_seeds_and_nothing_else_changes() -> None:
     policy = sparse_policy()
     before = {n: v.clone() for n, v in policy.weights().items()}
     state = torch.get_rng_state()
-    reset_indexer(policy, 5)
+    policy.reset_indexer(5)
     assert torch.equal(torch.get_rng_state(), state)
     first = {n: v.clone() for n, v in policy.weights().items()}
     assert {n.split(".indexer.")[1] for n in changed(before, first)} == {
@@ -171,10 +172,20 @@ def test_a_fresh_indexer_is_the_seeds_and_nothing_else_changes() -> None:
         "wk.weight",
         "weights_proj.weight",
     }
-    reset_indexer(policy, 6)
+    policy.reset_indexer(6)
     assert changed(first, policy.weights())
-    reset_indexer(policy, 5)
+    policy.reset_indexer(5)
     assert not changed(first, policy.weights())
+
+
+def test_index_topk_holds_in_every_layer_and_is_stored(tmp_path: Path) -> None:
+    policy = sparse_policy()
+    tokens = torch.arange(30) * 7 % 40
+    at_eight = policy.packed_logits(tokens, [0, 30])
+    policy.set_index_topk(5)
+    assert not torch.allclose(at_eight[5:], policy.packed_logits(tokens, [0, 30])[5:])
+    policy.save(tmp_path)
+    assert torch.equal(load_policy(tmp_path).packed_logits(tokens, [0, 30]), policy.packed_logits(tokens, [0, 30]))
 
 
 @pytest.mark.parametrize(
