@@ -127,7 +127,8 @@ class PackedContext:
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)  # [T, H, C+R]
         rows = torch.cat([kv.latent, kv.k_rope], dim=-1)  # [T, C+R]
-        blocks = self._blocks(spec.topk, tap is not None)
+        watched = tap is not None and tap.watches
+        blocks = self._blocks(spec.topk, watched)
         # Split once for all sequences: backward is then one concatenation, not a sum of padded slices.
         rows_of = rows.split(self.lengths)
         outs, choices = [], []
@@ -136,7 +137,7 @@ class PackedContext:
             if block.end < len(seen):
                 seen = seen[: block.end]
             mask = indices = None
-            if tap is not None or block.kind != "causal":  # a tap takes L_I of causal blocks too
+            if watched or block.kind != "causal":  # a record takes L_I of causal blocks too
                 mask, indices = self._choice(block, part, seen, q, kv, spec, tap)
             if indices is not None:
                 choices.append(indices)
@@ -152,18 +153,18 @@ class PackedContext:
             tap.record.indexer_rows.append(torch.cat(choices))
         return torch.cat(outs)[..., : spec.latent_dim]
 
-    def _blocks(self, topk: int, tapped: bool) -> list[Block]:
+    def _blocks(self, topk: int, watched: bool) -> list[Block]:
         """Queries in consecutive blocks, the same for all layers.
 
         A query that sees at most topk rows chooses all of them: plain causal attention, no index scores,
-        unless the indexer is replayed or recorded (``tapped``).
+        unless the indexer is recorded or compared (``watched``).
         """
-        key = topk, tapped
+        key = topk, watched
         if key in self._plans:
             return self._plans[key]
         blocks = []
         for seq, n in enumerate(self.lengths):
-            head = n if self.mode == "dense" else 0 if tapped else min(n, topk)
+            head = n if self.mode == "dense" else 0 if watched else min(n, topk)
             if head:
                 blocks.append(Block(seq, 0, head, "causal"))
             if n > self.gather_from and head < n:
@@ -260,6 +261,8 @@ class PackedContext:
         start = self.bounds[block.seq]
         asks = slice(start + block.begin, start + block.end)
         if self.mode == "sparse":
+            if tap.forced is not None and not tap.watches and bool(tap.valid[asks].all()):  # type: ignore[index]
+                return indices_to_mask(tap.forced[asks], block.end) & causal  # no index scores at all
             chosen = self._choose(q, kv, block, spec.topk)
             if tap.forced is not None and tap.valid is not None:
                 valid = tap.valid[asks]

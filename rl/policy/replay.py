@@ -28,7 +28,8 @@ class Replay:
     ``force_experts`` / ``force_indexer``: False only compares the live choice with the recorded one.
 
     Results: ``expert_overlaps`` one [valid rows] per MoE layer, the share of the recorded experts that the live
-    router chooses too; ``indexer_overlaps`` the same for the indexer, rows that see more than k tokens only.
+    router chooses too; ``indexer_overlaps`` the same for the indexer, rows that see more than k tokens only, and
+    only where it is not forced: a forced choice needs no index scores.
     Every layer's column is taken exactly once: a second taking, or one left over at the end of the pass, raises
     ReplayError.
     """
@@ -145,8 +146,8 @@ class IndexerTap:
     """One layer's share of Replay and Record, handed to the attention context when there is any.
 
     ``forced`` int64 [T, k] (-1 = unused) where ``valid`` bool [T]; ``record`` collects. ``force`` False only
-    compares; ``overlaps`` takes, per block of queries, |live and recorded| / |recorded| of those that see more than
-    k rows.
+    compares; ``overlaps`` then takes, per block of queries, |live and recorded| / |recorded| of those that see more
+    than k rows.
     """
 
     forced: torch.Tensor | None
@@ -154,3 +155,8 @@ class IndexerTap:
     record: Record | None
     force: bool = True
     overlaps: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def watches(self) -> bool:
+        """Whether the live choice is wanted: recorded, learned from or compared. Merely forced rows need none."""
+        return self.record is not None or (self.forced is not None and not self.force)

@@ -132,12 +132,7 @@ class _GatheredAttention(torch.autograd.Function):
         query, rows, indices, scale = args
         ctx.save_for_backward(query, rows, indices)
         ctx.scale = scale
-        outs = []
-        for tile in _tiles(query, indices):
-            picked, mask = _pick(rows, indices[tile])
-            # The heads of one token share their rows, so they are the queries of one fused call.
-            outs.append(row_attention(query[tile].unsqueeze(1), picked, mask, scale).squeeze(1))
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
+        return _gather_and_attend(query, rows, indices, scale)
 
     @staticmethod
     @once_differentiable
@@ -172,12 +167,22 @@ def _pick(rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return picked, (indices >= 0).unsqueeze(1)
 
 
+def _gather_and_attend(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
+    outs = []
+    for tile in _tiles(query, indices):
+        picked, mask = _pick(rows, indices[tile])
+        # The heads of one token share their rows, so they are the queries of one fused call.
+        outs.append(row_attention(query[tile].unsqueeze(1), picked, mask, scale).squeeze(1))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
 def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
     """``row_attention`` for [Q, H, C+R] queries that read only their own rows: O(Q*k), no [Q, S] matrix.
 
     rows [S, C+R], indices int [Q, k] with -1 for unused (at least one used). -> [Q, H, C+R].
     """
-    return _GatheredAttention.apply(query, rows, indices, scale)
+    attend = _GatheredAttention.apply if torch.is_grad_enabled() else _gather_and_attend
+    return attend(query, rows, indices, scale)
 
 
 def attention_target(query: Tensor, rows: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -21,7 +21,7 @@ kernels per layer whatever the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -42,8 +42,18 @@ if TYPE_CHECKING:
 
 MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills go in pieces
 MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split
-KEY_TILE = 1 << 20  # floats of indexer keys read at a time, 4 MiB in fp32 (see GATHER_TILE)
+KEY_ROWS = 4096  # rows of a long context whose index scores are computed together: they stay in a CPU core's cache
 SHORT = 10  # contexts up to 2^SHORT rows share buckets; longer ones only with those of the same power of two
+
+
+class Run(NamedTuple):
+    """Columns [begin, end) of one request's blocks. ``first``: they are blocks first, first + 1, ... of the cache, so
+    their keys are a view of it; None: they lie scattered and must be copied together."""
+
+    request: int
+    begin: int
+    end: int
+    first: int | None
 
 
 @dataclass
@@ -55,6 +65,7 @@ class Bucket:
     ``slots`` long [R, S]: where in the cache each of the S = N * block_size rows is.
     ``context``: rows the longest member sees.
     ``future`` bool [R, Tq, S]: rows that the query may not see.
+    ``runs``: for long contexts, the blocks in use in runs of at most KEY_ROWS rows; empty: all are copied together.
     ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
     the bucket is exactly the run of token rows that begins at ``start``.
     """
@@ -65,6 +76,7 @@ class Bucket:
     slots: torch.Tensor
     future: torch.Tensor
     context: int
+    runs: list[Run]
     start: int
     take: torch.Tensor | None = None
     put: torch.Tensor | None = None
@@ -122,13 +134,25 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
     blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
     slots = (blocks[:, :, None] * block_size + torch.arange(block_size)).flatten(1)
     future = torch.arange(blocks_needed * block_size)[None, None] > query_pos[:, :, None]
+    runs = _runs(blocks, used.flatten().tolist(), block_size) if context > 1 << SHORT else []
     full = torch.arange(width)[None] < count
     flat = token.flatten()
     start = int(flat[0])
     if bool(full.all()) and torch.equal(flat, torch.arange(start, start + len(flat))):
-        return Bucket(token, query_pos, blocks, slots, future, context, start)
+        return Bucket(token, query_pos, blocks, slots, future, context, runs, start)
     take = full.flatten().nonzero().squeeze(1)
-    return Bucket(token, query_pos, blocks, slots, future, context, start, take, flat[take])
+    return Bucket(token, query_pos, blocks, slots, future, context, runs, start, take, flat[take])
+
+
+def _runs(blocks: torch.Tensor, used: list[int], block_size: int) -> list[Run]:
+    size, runs = max(1, KEY_ROWS // block_size), []
+    for request, (row, count) in enumerate(zip(blocks.tolist(), used, strict=True)):
+        for begin in range(0, count, size):
+            end = min(begin + size, count)
+            first = row[begin]
+            whole = row[begin:end] == list(range(first, first + end - begin))
+            runs.append(Run(request, begin, end, first if whole else None))
+    return runs
 
 
 class LayerCache:
@@ -209,7 +233,7 @@ def _attend_bucket(
     if bucket.context > spec.topk:
         index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
         index_w = _rows(q.index_w, bucket).view(requests, width, -1)
-        scores = _paged_scores(bucket.blocks, cache, index_q, index_w).masked_fill_(bucket.future, NEG_INF)
+        scores = _paged_scores(bucket, cache, index_q, index_w).masked_fill_(bucket.future, NEG_INF)
         if width == 1 or bucket.context > GATHER_FROM:
             picked = topk_indices(scores.flatten(0, 1), spec.topk)
             return _attend_picked(bucket, cache, queries, picked, spec, want_choice)
@@ -226,18 +250,21 @@ def _attend_bucket(
     return out.transpose(1, 2).reshape(requests * width, heads, -1), choice
 
 
-def _paged_scores(
-    blocks: torch.Tensor, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor
-) -> torch.Tensor:
-    """I [R, Tq, S] over all rows of ``blocks`` [R, N], a tile of keys at a time: a copy of all keys of a long context
-    would go through memory twice."""
-    requests, dim = len(blocks), index_q.shape[-1]
-    tile = max(1, KEY_TILE // (requests * cache.block_size * dim))
-    scores = []
-    for part in blocks.split(tile, dim=1):
-        keys = cache.index_blocks.index_select(0, part.flatten()).view(requests, -1, dim)
-        scores.append(index_scores(index_q, index_w, keys))
-    return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+def _paged_scores(bucket: Bucket, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor) -> torch.Tensor:
+    """I [R, Tq, S] of index_q [R, Tq, Hi, di] and index_w [R, Tq, Hi]; rows that no query may see are undefined."""
+    requests, queries, _, dim = index_q.shape
+    if not bucket.runs:
+        keys = cache.index_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
+        return index_scores(index_q, index_w, keys)
+    scores = index_q.new_empty(requests, queries, bucket.slots.shape[1], dtype=index_w.dtype)
+    for run in bucket.runs:
+        if run.first is None:
+            keys = cache.index_blocks.index_select(0, bucket.blocks[run.request, run.begin : run.end]).view(-1, dim)
+        else:
+            keys = cache.index_blocks[run.first : run.first + run.end - run.begin].view(-1, dim)
+        rows = slice(run.begin * cache.block_size, run.end * cache.block_size)
+        scores[run.request, :, rows] = index_scores(index_q[run.request], index_w[run.request], keys)
+    return scores
 
 
 def _attend_picked(
