@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills go in pieces
 MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split
-KEY_ROWS = 4096  # rows of a long context whose index scores are computed together: they stay in a CPU core's cache
+RUN_ROWS = 1024  # consecutive rows in the cache from which their indexer keys are read in place, not copied together
 SHORT = 10  # contexts up to 2^SHORT rows share buckets; longer ones only with those of the same power of two
 
 
@@ -65,7 +65,7 @@ class Bucket:
     ``slots`` long [R, S]: where in the cache each of the S = N * block_size rows is.
     ``context``: rows the longest member sees.
     ``future`` bool [R, Tq, S]: rows that the query may not see.
-    ``runs``: for long contexts, the blocks in use in runs of at most KEY_ROWS rows; empty: all are copied together.
+    ``runs``: for long contexts, the blocks in use, those that follow each other apart; empty: all are copied together.
     ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
     the bucket is exactly the run of token rows that begins at ``start``.
     """
@@ -145,13 +145,21 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
 
 
 def _runs(blocks: torch.Tensor, used: list[int], block_size: int) -> list[Run]:
-    size, runs = max(1, KEY_ROWS // block_size), []
-    for request, (row, count) in enumerate(zip(blocks.tolist(), used, strict=True)):
-        for begin in range(0, count, size):
-            end = min(begin + size, count)
-            first = row[begin]
-            whole = row[begin:end] == list(range(first, first + end - begin))
-            runs.append(Run(request, begin, end, first if whole else None))
+    """Every request's blocks in use: long consecutive runs, and what lies between them."""
+    runs: list[Run] = []
+    for request, count in enumerate(used):
+        row = blocks[request, :count]
+        ends = [*((row.diff() != 1).nonzero().flatten() + 1).tolist(), count]
+        scattered = begin = 0
+        for end in ends:
+            if (end - begin) * block_size >= RUN_ROWS:
+                if scattered < begin:
+                    runs.append(Run(request, scattered, begin, None))
+                runs.append(Run(request, begin, end, int(row[begin])))
+                scattered = end
+            begin = end
+        if scattered < count:
+            runs.append(Run(request, scattered, count, None))
     return runs
 
 

@@ -53,7 +53,7 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
 def test_any_split_into_steps_equals_packed(
     lengths: list[int], seed: int, gather_from: int, long_context: bool
 ) -> None:
-    limits = dict(SHORT=3, KEY_ROWS=2 * BLOCK) if long_context else {}
+    limits = dict(SHORT=3, RUN_ROWS=2 * BLOCK) if long_context else {}
     with patch.multiple(paged, GATHER_FROM=gather_from, **limits), patch.object(sparse, "KEY_ROWS", gather_from):
         check_any_split(lengths, seed)
 
@@ -169,3 +169,11 @@ def test_long_contexts_share_no_bucket_with_short_ones(topk: int, monkeypatch: p
         cache = LayerCache(storage.clone(), SPEC.index_dim)
         outs.append(PagedContext(positions, slots, buckets, [cache]).attend(0, q, kv, replace(SPEC, topk=topk)))
     assert torch.allclose(outs[0], outs[1], atol=2e-6)
+
+
+def test_blocks_that_follow_each_other_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "SHORT", 2)
+    monkeypatch.setattr(paged, "RUN_ROWS", 3 * BLOCK)
+    table = torch.tensor([[9, 1, 2, 3, 4, 7, 6], [10, 11, 12, 13, 14, 15, 16]])
+    bucket = plan_buckets([0, 1, 2], [7 * BLOCK, 5 * BLOCK], table, BLOCK, HEADS)[0]
+    assert bucket.runs == [(0, 0, 1, None), (0, 1, 5, 1), (0, 5, 7, None), (1, 0, 5, 10)]
