@@ -81,8 +81,8 @@ METRICS: dict[str, str] = {
     # replay
     "replay/rows": "Input tokens whose recorded choices were used, each exactly once.",
     "replay/routing_overlap": "Share of the sampler's experts that the live router would choose too (tokens, layers).",
-    "replay/indexer_overlap": "With replay.indexer=check: share of the sampler's rows that the live indexer chooses too.",
-    "replay/indexer_below_80": "Share of tokens and layers where that is below 0.8 (tokens that see more than index_topk).",
+    "replay/indexer_overlap": "With replay.indexer=check: share of the sampler's rows the live indexer chooses too.",
+    "replay/indexer_below_80": "Share of tokens and layers where that is below 0.8 (of tokens that see more).",
     # optimiser
     "learner/grad_norm": "Gradient norm before clipping.",
     "learner/lr": "Learning rate of the step.",
