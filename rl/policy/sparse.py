@@ -28,12 +28,13 @@ GATHER_TILE = 1 << 20  # floats of gathered rows at a time, 4 MiB in fp32: large
 def index_scores(index_q: Tensor, index_w: Tensor, index_k: Tensor) -> Tensor:
     """I [..., Q, S] from index_q [..., Q, Hi, di], index_w [..., Q, Hi] and index_k [..., S, di].
 
-    ``index_w`` already carries Hi^-0.5 * di^-0.5 (both are positive: they commute with the ReLU).
+    ``index_w`` already carries Hi^-0.5 * di^-0.5 (both are positive: they commute with the ReLU). The heads are summed
+    in its precision (float32, as in the released model), whatever that of the keys is.
     """
     *batch, queries, heads, dim = index_q.shape
     dots = index_q.reshape(*batch, queries * heads, dim) @ index_k.transpose(-1, -2)
     dots = dots.relu() if dots.requires_grad else dots.relu_()
-    return (index_w.unsqueeze(-2) @ dots.view(*batch, queries, heads, -1)).squeeze(-2)
+    return (index_w.unsqueeze(-2) @ dots.to(index_w.dtype).view(*batch, queries, heads, -1)).squeeze(-2)
 
 
 def select_topk(scores: Tensor, k: int) -> Tensor:

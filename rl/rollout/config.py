@@ -43,6 +43,7 @@ class RolloutConfig:
     close_s: float = 10.0  # Environment.close
     episode_s: float = 300.0  # a whole episode, generation included
     start_s: float = 300.0  # a worker's engine must be up within this time
+    probe_tolerance: float = 1e-4  # largest log-prob difference after a sync; bfloat16 engines need about 1
     sync_s: float = 120.0  # a weight update plus its probe, per worker
     group_s: float = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
     max_restarts: int = 5  # workers replaced in one run before it stops
@@ -53,6 +54,7 @@ class RolloutConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("reset_s", "step_s", "score_s", "close_s", "episode_s", "start_s", "sync_s", "group_s"):
             self._require(name, getattr(self, name) > 0, "more than 0 seconds")
+        self._require("probe_tolerance", self.probe_tolerance > 0, "more than 0 nats")
         self._require("kv_cache_gib", self.kv_cache_gib > 0, "more than 0 GiB")
         self._require("max_restarts", self.max_restarts >= 0, "0 or more")
         self._require("temperature", self.temperature >= 0, "0 (greedy) or more")

@@ -72,7 +72,6 @@ class RolloutPool:
         tasksets: by the names that ``GroupSpec.taskset`` uses.
         composer: the reward.
         version: policy version of ``model_dir``.
-        tolerance: largest |log-prob difference| a probe may show after a weight sync.
         record_indexer: trajectories carry the DSA indexer's choices (replay.indexer=check or force).
         num_cpus, num_gpus: what Ray reserves for each worker (the engine's threads are ``config.threads``).
     Raises:
@@ -89,7 +88,6 @@ class RolloutPool:
         composer: Composer,
         *,
         version: int = 0,
-        tolerance: float = 1e-4,
         record_indexer: bool = False,
         num_cpus: float = 1.0,
         num_gpus: float = 0.0,
@@ -97,7 +95,7 @@ class RolloutPool:
         import ray
 
         self._ray = ray
-        self.config, self.tolerance = config, tolerance
+        self.config, self.tolerance = config, config.probe_tolerance
         self._tasksets = sorted(tasksets)
         setup = WorkerSetup(config, str(model_dir), open_renderer, dict(tasksets), composer, record_indexer)
         self._setup = ray.cloudpickle.dumps(setup)
@@ -175,7 +173,7 @@ class RolloutPool:
         compare each engine's log-probs of ``probe_tokens`` with ``learner_logprobs(probe_tokens, choices)``.
 
         Raises:
-            WeightSyncError: an engine differs from the learner by more than ``tolerance``.
+            WeightSyncError: an engine differs from the learner by more than ``config.probe_tolerance``.
             StallError: a worker took longer than ``config.sync_s``.
         """
         started = time.monotonic()
