@@ -1,7 +1,7 @@
 """Does each part of the recipe matter? The full recipe against each part removed, several seeds, the same budget.
 
-    python benchmarks/ablation.py                        all variants, seeds 0 1 2, into runs/ablation
-    python benchmarks/ablation.py --variants full,no_routing --seeds 0 --steps 10
+    python -m benchmarks.ablation                        all variants, seeds 0 1 2, into runs/ablation
+    python -m benchmarks.ablation --variants full,no_routing --seeds 0 --steps 10
 
 Every run is an ordinary `rl-train experiment=ablation` (stale rollouts, several updates a batch, truncated sampling)
 with a few overrides, in its own process; finished runs are kept and not repeated. Prints a table and writes

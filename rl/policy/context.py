@@ -224,23 +224,25 @@ class PackedContext:
             start = self.bounds[block.seq]
             asks, rows = slice(start + block.begin, start + block.end), slice(start, start + block.end)
             loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[rows])
-        mask, indices = None, []
+        mask = indices = None
+        if block.kind == "gathered" or (record is not None and record.want_indexer):
+            indices = part.new_empty(block.end - block.begin, spec.topk, dtype=torch.int64)
         for piece in self._pieces(block, q):
-            if tap is None and block.kind == "gathered":
-                indices.append(self._choose_rows(q, kv, piece, spec.topk))
+            inside = slice(piece.begin - block.begin, piece.end - block.begin)
+            if tap is None and indices is not None:
+                indices[inside] = self._choose_rows(q, kv, piece, spec.topk)
                 continue
             if tap is None:
                 mask = self._choose(q, kv, piece, spec.topk)
                 continue
-            inside = slice(piece.begin - block.begin, piece.end - block.begin)
             mask = self._tapped_choice(part[inside], seen[: piece.end], q, kv, piece, spec, tap, loss)
-            if block.kind == "gathered" or (record is not None and record.want_indexer):
-                indices.append(mask_to_indices(mask, spec.topk))
+            if indices is not None:
+                indices[inside] = mask_to_indices(mask, spec.topk)
             if loss is not None and record is not None:
                 record.indexer_kl_tokens += piece.end - piece.begin
         if loss is not None and record is not None:
             record.kl_terms.append(loss.total())
-        return mask, torch.cat(indices) if indices else None
+        return mask, indices
 
     def _tapped_choice(
         self,

@@ -169,12 +169,18 @@ def _pick(rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gather_and_attend(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
-    outs = []
-    for tile in _tiles(query, indices):
+    def attend(tile: slice) -> Tensor:
         picked, mask = _pick(rows, indices[tile])
         # The heads of one token share their rows, so they are the queries of one fused call.
-        outs.append(row_attention(query[tile].unsqueeze(1), picked, mask, scale).squeeze(1))
-    return outs[0] if len(outs) == 1 else torch.cat(outs)
+        return row_attention(query[tile].unsqueeze(1), picked, mask, scale).squeeze(1)
+
+    tiles = _tiles(query, indices)
+    if len(tiles) == 1:
+        return attend(tiles[0])
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)  # small results kept between tiles fragment
+    for tile in tiles:
+        out[tile] = attend(tile)
+    return out
 
 
 def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
