@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envs.environment import Environment
+from envs.episode import play_episode
 from envs.types import Task
 
 Split = Literal["train", "heldout"]
 T = TypeVar("T")
 
 DEFAULT_SIZE: dict[str, int] = {"train": 100_000, "heldout": 256}
+MAX_ORACLE_TURNS = 64  # of the episode that proves a task
 _MAX_PROPOSALS = 10_000
 
 
@@ -58,6 +60,16 @@ class Taskset(ABC):
     def environment(self, task: Task) -> Environment:
         """A fresh environment for one episode of ``task``."""
         return self.env_class(task, **self.config)
+
+    def verify(self, task: Task) -> str | None:
+        """None when the task is worth keeping, else one word for why not; ``envs-build`` counts these.
+
+        Default: the oracle must score 1. Families add what else must hold: a weak answerer must fail, a defect must
+        break a test, and the like.
+        """
+        environment = self.environment(task)
+        _, scores = play_episode(task, environment, environment.oracle, max_turns=MAX_ORACLE_TURNS)
+        return None if scores["outcome"] >= 1.0 else "oracle_failed"
 
     # -- for subclasses ----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from envs.environment import Environment
 from envs.families import taskset_class
 from envs.mixture import CYCLE, MixTaskset, _deal
 from envs.taskset import Taskset, split_of
-from envs.types import Message, Task
+from envs.types import Episode, Message, Task
 
 
 class Words(Taskset):
@@ -138,3 +139,23 @@ def test_envs_import_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_verify_plays_the_oracle() -> None:
+    good, bad = Task("t/1", "t", (Message("user", "?"),), answer="4"), Task("t/2", "t", (Message("user", "?"),))
+
+    class Four(Environment):
+        def oracle(self, history: Sequence[Message]) -> Message:
+            return Message("assistant", "4")
+
+        def score(self, episode: Episode) -> dict[str, float]:
+            return {"outcome": float(episode.answer == self.task.answer)}
+
+    class Fours(Taskset):
+        family, env_class = "t", Four
+
+        def task(self, index: int) -> Task:
+            return good
+
+    assert Fours().verify(good) is None
+    assert Fours().verify(bad) == "oracle_failed"

@@ -37,8 +37,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         "rl-train", "experiment=v32_pipeline", f"base.source={BASE}", "coldstart.enabled=false", *THREADS,
         "pipeline.distill.threads=1", "env.families={search: 1, code: 1}", "prompts_per_step=4", "group_size=2",
         "rollout.max_concurrency=16", "rollout.kv_cache_gib=0.1", "eval.n_tasks=2", "eval.k=2",
-        "pipeline.specialist_steps=2", "pipeline.specialist_prompts=4", "pipeline.data_tasks=8", "learner.skip_zero_advantage=false",
+        "pipeline.specialist_steps=2", "pipeline.specialist_prompts=4", "pipeline.data_tasks=8",
         "pipeline.data_samples=4", "pipeline.keep_per_task=2", "checkpoint_every=1",
+        "learner.skip_zero_advantage=false",
         # The specialists take about two thirds of it; the mixed stage would go on for 100 steps.
         "steps=100", "budget.rl_share=0.5", "budget.pretrain_flops=1.2e11", "tracking.wandb=disabled",
         "tracking.plain_every_s=0.01", "name=pipe", cwd=cwd,
