@@ -58,6 +58,17 @@ class Segment:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def exact(self, version: int) -> np.ndarray:
+        """bool [T]: sampled tokens that, with everything sampled before them in the segment, came from ``version``.
+
+        Behind a token of older weights none counts: a generation in flight goes on over cache rows of the older
+        weights, and a row's recorded choice is that of its first forward pass, which a later turn need not have
+        repeated. Only at these tokens are sampler and learner to agree.
+        """
+        mask = self.loss_mask.astype(bool)
+        older = mask & (self.versions != version)
+        return mask & ~np.logical_or.accumulate(older)
+
 
 @dataclass
 class Trajectory:

@@ -21,7 +21,7 @@ from rl.learner.packing import MicroBatch, PackItem, best_fit_decreasing, collat
 from rl.objective.diagnostics import percentile
 from rl.policy.api import Policy
 from rl.policy.replay import Replay
-from rl.types import Group, Segment
+from rl.types import Group
 
 Part = Literal["routing", "truncation", "indexer"]
 PARTS: tuple[Part, ...] = ("routing", "truncation", "indexer")
@@ -64,17 +64,6 @@ class _Tokens:
     exact_N: np.ndarray
     learner: dict[str, np.ndarray]
     agreement: dict[Part, _Agreement]
-
-
-def exact_tokens(segment: Segment, version: int) -> np.ndarray:
-    """bool [T]: sampled tokens that, with everything sampled before them in the segment, came from ``version``.
-
-    Behind a token of older weights none counts: a generation in flight goes on over cache rows of the older weights,
-    and a row's recorded choice is that of its first forward pass, which a later turn need not have repeated.
-    """
-    mask = segment.loss_mask.astype(bool)
-    older = mask & (segment.versions != version)
-    return mask & ~np.logical_or.accumulate(older)
 
 
 @torch.no_grad()
@@ -135,7 +124,7 @@ def _items(groups: Sequence[Group], version: int) -> tuple[list[tuple[str, int]]
                 names.append((trajectory.id, number))
                 name = f"trajectory {trajectory.id} segment {number}"
                 items.append(PackItem(s.tokens, s.loss_mask, logprobs=s.logprobs, replay=s.replay, name=name))
-                exact.append(exact_tokens(s, version))
+                exact.append(s.exact(version))
     return names, items, exact
 
 

@@ -222,7 +222,7 @@ class Learner:
                     continue
                 items.extend(
                     PackItem(
-                        s.tokens, s.loss_mask, w, advantage, s.logprobs, s.versions, s.replay, kl_coef,
+                        s.tokens, s.loss_mask, w, advantage, s.logprobs, s.exact(self.version), s.replay, kl_coef,
                         name=f"trajectory {trajectory.id} segment {i}",
                     )
                     for i, s in enumerate(trajectory.segments)
@@ -287,8 +287,8 @@ class Learner:
                 indexer_loss += kl.detach()
                 loss = loss + self.config.indexer_kl_coef * kl
             total += loss.detach()
-            same_N = (batch.versions_N == self.version) & first
-            diagnostics.add(terms, scores.logprobs_N, batch.sampler_logprobs_N, scores.entropy_N, same_N)
+            exact_N = batch.exact_N & first
+            diagnostics.add(terms, scores.logprobs_N, batch.sampler_logprobs_N, scores.entropy_N, exact_N)
             loss.backward()
         outcome = self.optimizer.step(float(total))
         metrics = {

@@ -25,7 +25,7 @@ class PackItem:
     ``tokens`` int [T]; ``loss_mask`` bool [T], True where the token is a target (never at 0: nothing
     predicts it). The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
     one target token; ``advantage`` the one of its trajectory, ``kl_coef`` the strength of its KL term.
-    ``logprobs`` and ``versions`` are the sampler's.
+    ``logprobs`` are the sampler's; ``exact`` bool [T], where the learner is to agree with them (``Segment.exact``).
     """
 
     tokens: np.ndarray
@@ -33,14 +33,14 @@ class PackItem:
     weight: float = 1.0
     advantage: float = 0.0
     logprobs: np.ndarray | None = None
-    versions: np.ndarray | None = None
+    exact: np.ndarray | None = None
     replay: ReplayRecord | None = None
     kl_coef: float = 0.0
     name: str = "segment"
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
-        columns = {"loss_mask": self.loss_mask, "logprobs": self.logprobs, "versions": self.versions}
+        columns = {"loss_mask": self.loss_mask, "logprobs": self.logprobs, "exact": self.exact}
         if self.replay is not None:
             columns["replay"] = self.replay.valid
         for field, value in columns.items():
@@ -82,7 +82,7 @@ class MicroBatch:
     advantages_N: torch.Tensor
     segment_N: torch.Tensor
     sampler_logprobs_N: torch.Tensor
-    versions_N: torch.Tensor
+    exact_N: torch.Tensor
     kl_coefs_N: torch.Tensor
     experts_TLK: torch.Tensor | None
     indexer_TLk: torch.Tensor | None
@@ -171,7 +171,7 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
         advantages_N=device_tensor(np.repeat([i.advantage for i in items], counts), torch.float32),
         segment_N=device_tensor(np.repeat(np.arange(len(items)), counts), torch.long),
         sampler_logprobs_N=device_tensor(per_target("logprobs", 0.0), torch.float32),
-        versions_N=device_tensor(per_target("versions", -1), torch.long),
+        exact_N=device_tensor(per_target("exact", 0), torch.bool),
         kl_coefs_N=device_tensor(np.repeat([i.kl_coef for i in items], counts), torch.float32),
         experts_TLK=None if experts is None else device_tensor(experts, torch.long),
         indexer_TLk=None if indexer is None else device_tensor(indexer, torch.long),

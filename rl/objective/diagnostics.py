@@ -36,9 +36,9 @@ class Diagnostics:
         logprobs_N: torch.Tensor,
         sampler_logprobs_N: torch.Tensor,
         entropy_N: torch.Tensor,
-        same_version_N: torch.Tensor,
+        exact_N: torch.Tensor,
     ) -> None:
-        """``same_version_N`` bool: the sampler's weights are the weights of this forward pass."""
+        """``exact_N`` bool: the token and all sampled before it in its segment came from the weights of this pass."""
         self.ratios.append(terms.ratio_N)
         self.clipped.append(terms.clipped_N)
         self.entropies.append(entropy_N)
@@ -51,8 +51,8 @@ class Diagnostics:
             self.cuts.append(terms.cut_N)
         if terms.delta is not None:
             self.deltas.append(terms.delta)
-        self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[same_version_N])
-        self.mismatch_ratios.append(terms.ratio_N[same_version_N])
+        self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[exact_N])
+        self.mismatch_ratios.append(terms.ratio_N[exact_N])
 
     def summary(self) -> dict[str, float]:
         """Named as in ``rl.tracking.metrics``. Names without a single sample are left out."""

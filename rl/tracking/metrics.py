@@ -73,7 +73,8 @@ METRICS: dict[str, str] = {
     "advantage/min": "Smallest group advantage.",
     "advantage/max": "Largest group advantage.",
     "advantage/zero_share": "Share of sequences whose advantage is exactly 0.",
-    "mismatch/mean": "|learner log-prob − sampler log-prob| at the same weights, mean over tokens, nats.",
+    "mismatch/mean": "|learner log-prob − sampler log-prob| at the same weights, mean over tokens, nats. Counted are "
+    "tokens that, with all sampled before them in the segment, came from the weights of this pass.",
     "mismatch/p99": "The same, 99th percentile.",
     "mismatch/max": "The same, maximum.",
     "mismatch/outside": "Share of token ratios outside [0.9, 1.1] at the same weights.",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diagnose_segments import LENGTH, PROMPT, TOPK, VOCAB, MakeSegment, group
 
-from rl.learner.attribution import attribute, exact_tokens
+from rl.learner.attribution import attribute
 from rl.policy.api import Policy
 from rl.tracking.diagnosis import ROW_HEAD, diagnosis_tables
 from rl.types import Segment
@@ -115,8 +115,8 @@ def test_behind_a_token_of_older_weights_none_is_exact() -> None:
         all_versions = np.full(6, -1)
         all_versions[mask] = versions
         segment = Segment(np.zeros(6, np.int32), mask, np.zeros(6, np.float32), all_versions)
-        assert exact_tokens(segment, 3)[mask].tolist() == [bool(e) for e in exact]
-        assert not exact_tokens(segment, 3)[~mask].any()
+        assert segment.exact(3)[mask].tolist() == [bool(e) for e in exact]
+        assert not segment.exact(3)[~mask].any()
 
 
 def test_packing_changes_nothing(policy: Policy, make: MakeSegment) -> None:

@@ -52,7 +52,7 @@ def items(draw: st.DrawFn) -> list[PackItem]:
                 weight=1.0 + index,
                 advantage=-float(index),
                 logprobs=-tokens.astype(np.float32),
-                versions=tokens % 5,
+                exact=tokens % 5 == 0,
                 replay=replay if draw(st.booleans()) else None,
                 kl_coef=0.5 * index,
             )
@@ -71,7 +71,7 @@ def test_every_target_once_with_its_own_data(given_items: list[PackItem], budget
         # the row that predicts a target is the token before it, in the same segment
         assert (batch.tokens_T[batch.predict_N].numpy() == targets - 1).all()
         assert (batch.sampler_logprobs_N.numpy() == -targets.astype(np.float32)).all()
-        assert (batch.versions_N.numpy() == targets % 5).all()
+        assert (batch.exact_N.numpy() == (targets % 5 == 0)).all()
         source = targets // 1000
         assert (batch.weights_N.numpy() == 1.0 + source).all()
         assert (batch.advantages_N.numpy() == -source).all()

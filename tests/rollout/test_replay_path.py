@@ -113,3 +113,4 @@ def test_a_partial_rollout_over_two_versions(engine: Engine, model_dir: Path, tm
     metrics = trainer.step([Group(0, 0, "task", "add", 0, trajectories)])
     assert metrics["replay/rows"] == 2 * int(np.flatnonzero(segment.loss_mask)[-1])
     assert metrics["policy/ratio_max"] != pytest.approx(1.0, abs=1e-3)  # the old part, under new weights
+    assert "mismatch/mean" not in metrics  # no token whose whole past came from the weights of this pass
