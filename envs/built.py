@@ -51,7 +51,7 @@ class BuiltTaskset(Taskset):
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(split, seed, size)
-        self.path = Path(path)
+        self.path = Path(path).absolute() if str(path) else Path()
         self.about = _about(self.path)
         self._rows: Any = None
         plan = Plan.from_json(self.about["plan"])
@@ -118,7 +118,7 @@ class BuiltTaskset(Taskset):
 
 
 def _about(path: Path) -> dict[str, Any]:
-    if not str(path) or str(path) == ".":
+    if str(path) == ".":
         raise ValueError("path is missing: give the folder that envs-build wrote, env.path=data/search")
     file = path / BUILD
     if not path.is_dir():

@@ -12,7 +12,7 @@ A bucket's pass rate and signal are running means over its groups. A bucket is d
 its share of the taskset × max(floor, signal), then its next task in the taskset's order; a task seen before
 is passed over with probability 1 − max(floor, its last signal). So a bucket or task whose groups have no variance
 (every attempt right, or none) comes seldom, and never not at all: the policy changes, and what it can learn with it.
-Before anything is measured every signal counts as 1, and tasks come as the taskset itself deals them.
+Before anything is measured every signal counts as 1: buckets come by their share of the taskset.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Bucket:
 class CurriculumTaskset(Taskset):
     """The tasks of the taskset named ``of`` (made with ``settings``), in an order that follows the measurements.
 
-    ``floor``: the least weight of a bucket or task, relative to the best. ``memory``: groups that a bucket's running means
-    remember. ``look``: tasks looked at when it starts, to know which buckets there are. Adaptive is ``next_index``
-    alone; iteration, held-out tasks and evaluation are those of the inner taskset.
+    ``floor``: the least weight of a bucket or task, relative to the best. ``memory``: groups that a bucket's running
+    means remember. ``look``: tasks looked at when it starts, to know which buckets there are. Adaptive is
+    ``next_index`` alone; iteration, held-out tasks and evaluation are those of the inner taskset.
     """
 
     family = "curriculum"
