@@ -149,7 +149,7 @@ class CurriculumTaskset(Taskset):
 
     def _bucket(self, index: int) -> str:
         if index not in self._names:
-            task = self.inner.task(index)
+            task = self.task(index)
             self._names[index] = f"{task.family}-{task.metadata.get('level', 1)}"
         return self._names[index]
 
