@@ -17,9 +17,12 @@ Before anything is measured every signal counts as 1: buckets come by their shar
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from envs.environment import Environment
@@ -98,7 +101,11 @@ class CurriculumTaskset(Taskset):
         return self.inner.verify(task)
 
     def fingerprint(self) -> str:
-        return self.inner.fingerprint()
+        """Over the source of the tasksets inside, and what they read."""
+        digest = hashlib.sha256(self.inner.fingerprint().encode())
+        for taskset in (self.inner, *getattr(self.inner, "members", {}).values()):
+            digest.update(Path(inspect.getsourcefile(type(taskset)) or "").read_bytes())
+        return digest.hexdigest()
 
     # -- choosing and learning ----------------------------------------------------------------
 

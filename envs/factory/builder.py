@@ -45,27 +45,36 @@ def build(plan: Plan, out: Path, workers: int, command: str, report: Report = la
         return store
     keys = {number: store.keys(number) for number in range(len(plan.parts))}
     for number, record in enumerate(store.records):
-        report(number, record)
         if record.done:
+            report(number, record)
+    for source in range(len(plan.sources)):  # the splits of a family share its workers: starting them may be slow
+        numbers = [n for n, part in enumerate(plan.parts) if part.source == source]
+        if all(store.records[n].done for n in numbers):
             continue
-        others = [n for n, p in enumerate(plan.parts) if p.source == plan.parts[number].source and n != number]
         with _pool(plan, workers) as pool:
-            part = _Part(pool, store, number, max(1, workers), keys[number], [keys[n] for n in others], report)
-            try:
-                part.run()
-            except KeyboardInterrupt:
-                part.flush()
-                raise
-            except BrokenProcessPool as error:
-                part.flush()
-                raise BuildError(
-                    f"a worker process died at candidate {record.next} of part {number} (out of memory?): "
-                    "the same command goes on from here; workers=1 needs the least memory"
-                ) from error
+            for number in (n for n in numbers if not store.records[n].done):
+                others = [keys[n] for n in numbers if n != number]
+                _run(_Part(pool, store, number, max(1, workers), keys[number], others, report))
     _check_families(plan, store.records)
     versions = card.versions(plan)
     store.finish({"command": command, "versions": versions}, card.card(plan, store.records, command, versions))
     return store
+
+
+def _run(part: _Part) -> None:
+    try:
+        part.run()
+    except KeyboardInterrupt:
+        part.flush()
+        raise
+    except BrokenProcessPool as error:
+        part.flush()
+        raise BuildError(
+            f"a worker process died at candidate {part.record.next} of part {part.number} (out of memory?): "
+            "the same command goes on from here; workers=1 needs the least memory"
+        ) from error
+    finally:
+        part.cancel()
 
 
 @dataclass
@@ -96,6 +105,7 @@ class _Part:
 
     def run(self) -> None:
         record = self.record
+        self.report(self.number, record)
         while record.kept < self.part.wanted and not record.ran_out:
             self._order()
             self._decide(self.waiting.popleft())
@@ -111,6 +121,11 @@ class _Part:
         self.record.seconds, self.marked = self.record.seconds + now - self.marked, now
         self.store.save(self.number, self.rows)
         self.rows, self.flushed = [], now
+
+    def cancel(self) -> None:
+        """Take back the orders that were not needed."""
+        for order in (*self.proposals, *(w.verdicts for w in self.waiting if w.verdicts is not None)):
+            order.cancel()
 
     def _order(self) -> None:
         """Keep the workers busy, and see that a candidate waits for its decision."""

@@ -18,7 +18,7 @@ from typing import Any
 from envs.families import FAMILIES, HARD, taskset_class
 from envs.taskset import Split
 
-# Tasks that DeepSeek-V3.2 was post-trained on (its report, section 3.2.3 and table 1)
+# The numbers of tasks that DeepSeek-V3.2's report gives for its four agent families
 MIXES: dict[str, dict[str, int]] = {"v32": {"code": 24_667, "search": 50_275, "agent": 4_417, "interpreter": 5_908}}
 
 NOT_BUILT = ("mix", "curriculum", "built", "dataset")  # serve tasks of others

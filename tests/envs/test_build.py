@@ -116,12 +116,32 @@ def test_a_killed_build_goes_on_where_it_was(built: Path, tmp_path: Path) -> Non
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "build.json", "dataset_dict.json", "heldout", "train"]
 
 
+def test_a_stopped_build_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    code = (
+        "import signal, sys, envs.build\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import envs.factory.builder as b; b.FLUSH_S = 0.05\n"
+        "sys.exit(envs.build.main(sys.argv[1:]))"
+    )
+    words = [SUMS, f"out={out}", "n=150", "slow_s=0.1", "workers=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: position(out) > 0, process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "envs-build: stopped; the same command goes on from here\n"
+    assert position(out) < 150
+
+
 def position(out: Path) -> int:
     state = out / ".build" / "state.json"
     return int(json.loads(state.read_text())["records"][0]["next"]) if state.is_file() else 0
 
 
-def wait_until(what: Any, process: subprocess.Popen[bytes]) -> None:
+def wait_until(what: Any, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + 60
     while not what():
         assert process.poll() is None, "the build ended before it could be killed"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from envs.curriculum import CurriculumTaskset
 from envs.mixture import MixTaskset
+from rl.assemble import env_source
 from rl.tracking.metrics import undocumented
 
 LEVELS = "factory_tasksets.Levels"
@@ -142,6 +143,12 @@ def test_it_wraps_a_mixture_and_its_members() -> None:
     assert {member.task(member.next_index()).family for _ in range(5)} == {"levels"}
     with pytest.raises(ValueError, match=r"env=curriculum env\.of=mix"):
         MixTaskset(families={"curriculum": 1, "search": 1}, settings={"curriculum": {"of": LEVELS}})
+
+
+def test_caches_know_what_is_inside() -> None:
+    one, two = CurriculumTaskset(of=LEVELS), CurriculumTaskset(of="search")
+    assert env_source(one) == env_source(CurriculumTaskset(of=LEVELS, floor=0.2))
+    assert one.fingerprint() != two.fingerprint()
 
 
 def test_bad_settings_are_refused() -> None:
