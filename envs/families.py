@@ -49,8 +49,10 @@ ENTRY_POINTS = "speciale_rl.envs"
 
 def taskset_class(name: str) -> type[Taskset]:
     """The Taskset class of a short name or an import path. Raises ValueError that says what is wrong."""
-    path = FAMILIES.get(name) or _plugins().get(name) or name
-    module_name, _, class_name = path.replace(":", ".").rpartition(".")
+    path = name.replace(":", ".")
+    if "." not in path:
+        path = (FAMILIES.get(name) or _plugins().get(name) or name).replace(":", ".")
+    module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise ValueError(f"no taskset {name!r}: give one of {', '.join(known())}, or package.module.ClassName")
     try:
