@@ -41,8 +41,19 @@ def build(plan: Plan, out: Path, workers: int, command: str, report: Report = la
     Raises BuildError when it cannot go on; what was done by then is kept.
     """
     store = Store(out, plan)
-    if store.finished:
+    if store.finished:  # and its folder may be read-only
         return store
+    with store.locked():
+        if store.finished:
+            return store
+        _build(store, plan, workers, report)
+        _check_families(plan, store.records)
+        versions = card.versions(plan)
+        store.finish({"command": command, "versions": versions}, card.card(plan, store.records, command, versions))
+    return store
+
+
+def _build(store: Store, plan: Plan, workers: int, report: Report) -> None:
     keys = {number: store.keys(number) for number in range(len(plan.parts))}
     for number, record in enumerate(store.records):
         if record.done:
@@ -55,10 +66,6 @@ def build(plan: Plan, out: Path, workers: int, command: str, report: Report = la
             for number in (n for n in numbers if not store.records[n].done):
                 others = [keys[n] for n in numbers if n != number]
                 _run(_Part(pool, store, number, max(1, workers), keys[number], others, report))
-    _check_families(plan, store.records)
-    versions = card.versions(plan)
-    store.finish({"command": command, "versions": versions}, card.card(plan, store.records, command, versions))
-    return store
 
 
 def _run(part: _Part) -> None:
@@ -124,8 +131,11 @@ class _Part:
 
     def cancel(self) -> None:
         """Take back the orders that were not needed."""
-        for order in (*self.proposals, *(w.verdicts for w in self.waiting if w.verdicts is not None)):
-            order.cancel()
+        for proposal in self.proposals:
+            proposal.cancel()
+        for waiting in self.waiting:
+            if waiting.verdicts is not None:
+                waiting.verdicts.cancel()
 
     def _order(self) -> None:
         """Keep the workers busy, and see that a candidate waits for its decision."""

@@ -20,8 +20,8 @@ NUMBER_COLUMNS = ("level", "seed", "source")  # source: position in the data set
 
 
 def row_of(task: Task, source: int = 0) -> Row:
-    """Raises TypeError when answer or metadata hold what JSON cannot."""
-    return {
+    """Raises TypeError when answer or metadata hold what JSON cannot, UnicodeError when a text is none."""
+    row: Row = {
         "id": task.id,
         "family": task.family,
         "level": int(task.metadata.get("level", 1)),
@@ -32,6 +32,8 @@ def row_of(task: Task, source: int = 0) -> Row:
         "seed": task.seed,
         "source": source,
     }
+    "".join(row[name] for name in TEXT_COLUMNS).encode()  # half a surrogate pair: better here than when it is written
+    return row
 
 
 def task_of(row: Mapping[str, Any]) -> Task:

@@ -12,10 +12,12 @@ and shards that it does not know of are written again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,14 +58,17 @@ class Store:
         self.out, self.plan = out, plan
         self.work = out / ".build"
         self.records = [Record() for _ in plan.parts]
-        self.finished = (out / BUILD).is_file()
-        state = out / BUILD if self.finished else self.work / STATE
+        self._read()
+
+    def _read(self) -> None:
+        self.finished = (self.out / BUILD).is_file()
+        state = self.out / BUILD if self.finished else self.work / STATE
         if state.is_file():
             raw = json.loads(state.read_text(encoding="utf-8"))
             self._same_plan(raw)
             self.records = [Record(**record) for record in raw["records"]]
-        elif out.exists() and any(out.iterdir()):
-            raise BuildError(f"out={out}: holds something that envs-build did not write; choose another folder")
+        elif self.out.exists() and any(path != self.work for path in self.out.iterdir()):
+            raise BuildError(f"out={self.out}: holds something that envs-build did not write; choose another folder")
 
     def _same_plan(self, raw: Mapping[str, Any]) -> None:
         if raw.get("format") != FORMAT:
@@ -75,6 +80,18 @@ class Store:
                     f"out={self.out}: holds a build with other {name}: {theirs}, now {mine[name]}; "
                     "choose another folder, or remove this one"
                 )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One build at a time in one folder. The lock ends with the process, however it ends."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BuildError(f"out={self.out}: another envs-build is at work there") from error
+            self._read()  # the other one may have gone on, or ended, in the meantime
+            yield
 
     def save(self, part: int, rows: Sequence[Row]) -> None:
         """Write the rows kept since the last call as one shard, then the state."""

@@ -239,6 +239,13 @@ def test_the_folder_must_be_free(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_two_builds_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "busy"
+    with Store(out, plan_of({"family": "factory_tasksets.Sums", "n": 150})).locked():
+        assert run(out) == 1
+    assert "another envs-build is at work there" in capsys.readouterr().err
+
+
 def test_the_mix_of_v32() -> None:
     assert sum(MIXES["v32"].values()) == 85_267  # by hand: 24,667 + 50,275 + 4,417 + 5,908
     plan = plan_of({"mix": "v32", "share": 0.01, "tier": "easy", "settings": {"search": {"two_hop": 1.0}}})
@@ -274,3 +281,10 @@ def test_a_task_survives_its_row(answer: Any, metadata: dict[str, Any], seed: in
     )
     task = Task("id", "fam", prompt, answer, metadata, seed)
     assert task_of(json.loads(json.dumps(row_of(task)))) == task
+
+
+def test_what_cannot_be_written_is_refused_when_it_is_made() -> None:
+    with pytest.raises(UnicodeError):
+        row_of(Task("id", "fam", (Message("user", "\ud800"),)))
+    with pytest.raises(TypeError):
+        row_of(Task("id", "fam", (Message("user", "?"),), metadata={"when": {1, 2}}))
