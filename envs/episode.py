@@ -1,6 +1,8 @@
 """Playing an episode without a model: anything that makes assistant messages may act.
 
-What ``envs.check``, ``envs.play`` and tests share. Rollouts with a policy live in ``rl.rollout``.
+    episode, scores = play_episode(task, environment, environment.oracle)
+
+What ``envs.check``, ``envs.play``, the task factory and tests share. Rollouts with a policy live in ``rl.rollout``.
 """
 
 from __future__ import annotations
@@ -14,18 +16,31 @@ from typing import Any
 from envs.environment import Environment
 from envs.types import Episode, Message, StepResult, StopReason, Task
 
-Actor = Callable[[Sequence[Message]], Message]
+Actor = Callable[[Sequence[Message]], Message]  # may be async, as every method of an environment
 
 
-def resolve(value: Any) -> Any:
-    """The value of an environment method that may be ``async def``."""
-    return asyncio.run(value) if inspect.iscoroutine(value) else value
+class Resolver:
+    """Waits for environment methods that are ``async def``, all of one environment in one event loop."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()  # makes its loop when it is first needed
+
+    def __call__(self, value: Any) -> Any:
+        """The value, or what comes of it when it is a coroutine."""
+        return self._runner.run(value) if inspect.iscoroutine(value) else value
+
+    def close(self, environment: Environment) -> None:
+        """Close the environment, then the loop."""
+        closing: Callable[[], Any] = environment.close
+        try:
+            self(closing())
+        finally:
+            self._runner.close()
 
 
 def close(environment: Environment) -> None:
-    """Close an environment whose close() may be ``async def``."""
-    closing: Callable[[], Any] = environment.close
-    resolve(closing())
+    """Close an environment that was not played."""
+    Resolver().close(environment)
 
 
 def play_episode(
@@ -39,6 +54,7 @@ def play_episode(
 
     ``observe`` is called with every message, as it happens. Returns the episode and its scores.
     """
+    resolve = Resolver()
     history: list[Message] = []
     counts: Counter[str] = Counter()
 
@@ -52,7 +68,7 @@ def play_episode(
         add(resolve(environment.reset()))
         stop, turns = StopReason.MAX_TURNS, 0
         while turns < max_turns:
-            action = actor(tuple(history))
+            action = resolve(actor(tuple(history)))
             add((action,))
             turns += 1
             result: StepResult = resolve(environment.step(action))
@@ -64,4 +80,4 @@ def play_episode(
         episode = Episode(task, tuple(history), stop, turns, counts=dict(counts))
         return episode, dict(resolve(environment.score(episode)))
     finally:
-        close(environment)
+        resolve.close(environment)

@@ -1,32 +1,60 @@
-"""Finding a taskset class: by the short name of a family, or by its import path.
+"""Finding a taskset class: by a short name, by the name a plug-in package gave it, or by its import path.
 
 search                    ->  envs.search.taskset.SearchTaskset
 my_module.MyTaskset       ->  that class      (``my_module:MyTaskset`` is the same)
+
+An installed package offers short names with the entry point group ``speciale_rl.envs``::
+
+    [project.entry-points."speciale_rl.envs"]
+    chess = "my_package.chess:ChessTaskset"
+
+after which ``envs-check chess``, ``env=plugin env.name=chess`` and ``MixTaskset(families={"chess": 1})`` work.
+The names below come first: no package can change what they mean.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 from typing import Any
 
-from envs.taskset import Taskset
+from envs.taskset import Split, Taskset
 
 FAMILIES: dict[str, str] = {
+    # easy tiers: for a policy of a million parameters
     "search": "envs.search.taskset.SearchTaskset",
     "code": "envs.code.taskset.CodeTaskset",
     "interpreter": "envs.interpreter.taskset.InterpreterTaskset",
     "agent": "envs.agent.taskset.AgentTaskset",
+    # hard tiers: from real material, for real models
+    "wiki": "envs.search.wiki.WikiTaskset",
+    "repo": "envs.code.repo.RepoTaskset",
+    "notebook": "envs.interpreter.notebook.NotebookTaskset",
+    "general": "envs.agent.general.GeneralTaskset",
+    "reasoning": "envs.reasoning.taskset.ReasoningTaskset",
+    "humaneval": "envs.code.humaneval.HumanEvalTaskset",
+    # made of others, or of files
     "mix": "envs.mixture.MixTaskset",
+    "curriculum": "envs.curriculum.CurriculumTaskset",
+    "built": "envs.built.BuiltTaskset",
+    "dataset": "envs.dataset.DatasetTaskset",
 }
+
+# DeepSeek-V3.2's four families, and the name of the hard tier of each
+HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "general"}
+
+ENTRY_POINTS = "speciale_rl.envs"
 
 
 def taskset_class(name: str) -> type[Taskset]:
     """The Taskset class of a short name or an import path. Raises ValueError that says what is wrong."""
-    path = FAMILIES.get(name, name).replace(":", ".")
+    path = name.replace(":", ".")
+    if "." not in path:
+        path = (FAMILIES.get(name) or _plugins().get(name) or name).replace(":", ".")
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
-        raise ValueError(f"no taskset {name!r}: give one of {', '.join(FAMILIES)}, or package.module.ClassName")
+        raise ValueError(f"no taskset {name!r}: give one of {', '.join(known())}, or package.module.ClassName")
     try:
         found: Any = getattr(importlib.import_module(module_name), class_name, None)
     except ModuleNotFoundError as error:
@@ -41,4 +69,26 @@ def taskset_class(name: str) -> type[Taskset]:
         raise ValueError(f"no taskset {name!r}: module {module_name!r} has no {class_name!r}")
     if not (inspect.isclass(found) and issubclass(found, Taskset)):
         raise ValueError(f"{name!r} is {found!r}, not a subclass of envs.taskset.Taskset")
+    return found
+
+
+def known() -> list[str]:
+    """Every short name: the ones of this package, then those of installed plug-ins."""
+    return [*FAMILIES, *(name for name in _plugins() if name not in FAMILIES)]
+
+
+def open_plugin(name: str, split: Split = "train", seed: int = 0, size: int | None = None, **settings: Any) -> Taskset:
+    """The taskset of any name that ``taskset_class`` knows: what ``env=plugin env.name=NAME`` makes."""
+    return taskset_class(name)(split=split, seed=seed, size=size, **settings)
+
+
+def _plugins() -> dict[str, str]:
+    """Import paths by the names that installed packages gave them. Raises ValueError for a name given twice."""
+    found: dict[str, str] = {}
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: (p.name, p.value)):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise ValueError(
+                f"two installed packages offer the taskset {point.name!r} ({found[point.name]} and {point.value}): "
+                "give the import path instead of the name"
+            )
     return found

@@ -28,6 +28,7 @@ class MixTaskset(Taskset):
 
     family = "mix"
     env_class = Environment
+    members: dict[str, Taskset]
 
     def __init__(
         self,
@@ -49,13 +50,17 @@ class MixTaskset(Taskset):
         for name in settings:
             if name not in weights:
                 raise ValueError(f"settings.{name}: no such family in the mixture ({', '.join(weights)})")
-        self.members: dict[str, Taskset] = {
+        self.members = {
             name: taskset_class(name)(split=split, seed=seed, size=self.size, **settings.get(name, {}))
             for name in weights
         }
-        self._by_family = {member.family: member for member in self.members.values()}
-        if len(self._by_family) < len(self.members):
-            raise ValueError(f"families {', '.join(weights)}: two of them have the same Taskset.family")
+        for name, member in self.members.items():
+            if type(member).next_index is not Taskset.next_index:
+                raise ValueError(
+                    f"families.{name} chooses its tasks itself, which a mixture does not ask for: "
+                    f"put the mixture into it (env=curriculum env.of=mix), not it into the mixture"
+                )
+        self._by_family = _families(self.members)
         total = sum(weights.values())
         self._slots = _deal({name: weight / total for name, weight in weights.items()})
 
@@ -63,10 +68,29 @@ class MixTaskset(Taskset):
         cycle, slot = divmod(index, CYCLE)
         name = self._slots[slot]
         position = cycle * self._slots.count(name) + self._slots[:slot].count(name)
-        return self.members[name].task(position)
+        member = self.members[name]
+        return member.task(position % len(member))
 
     def environment(self, task: Task) -> Environment:
         return self._by_family[task.family].environment(task)
+
+    def verify(self, task: Task) -> str | None:
+        return self._by_family[task.family].verify(task)
+
+    def fingerprint(self) -> str:
+        return " ".join(member.fingerprint() for member in self.members.values()).strip()
+
+
+def _families(members: Mapping[str, Taskset]) -> dict[str, Taskset]:
+    """The member that plays each family; a member may hold several families itself (a built data set)."""
+    found: dict[str, Taskset] = {}
+    for name, member in members.items():
+        inner = getattr(member, "members", None) or {member.family: member}
+        for family in (taskset.family for taskset in inner.values()):
+            if family in found:
+                raise ValueError(f"families.{name}: two of the families have the same Taskset.family {family!r}")
+            found[family] = member
+    return found
 
 
 def _deal(shares: Mapping[str, float]) -> tuple[str, ...]:

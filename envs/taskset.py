@@ -2,14 +2,19 @@
 
 Train and held-out never share a task: a task has a *key* (the fact, the function, the entity it is
 about), and ``split_of(key)`` puts every key into exactly one split by a stable hash.
+
+    taskset = SearchTaskset("train", seed=0)
+    taskset.task(7) == SearchTaskset("train", seed=0).task(7)
+    taskset.next_index(), taskset.next_index()      # 0, 1: what a training run admits, an endless pass
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envs.environment import Environment
@@ -32,6 +37,14 @@ def split_of(key: str, heldout_share: float = 0.2) -> Split:
     return "heldout" if fraction < heldout_share else "train"
 
 
+def task_key(task: Task) -> str:
+    """What makes two tasks the same: ``metadata["key"]``; without one, all of the task but its id and seed."""
+    if "key" in task.metadata:
+        return str(task.metadata["key"])
+    content = [[message.to_json() for message in task.prompt], task.answer, dict(task.metadata)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
 class Taskset(ABC):
     """A deterministic, indexable, resumable source of tasks.
 
@@ -39,8 +52,12 @@ class Taskset(ABC):
     take itself are settings of its environment and go to ``env_class(task, **settings)``.
     """
 
-    family: ClassVar[str]
-    env_class: ClassVar[type[Environment]]
+    family: str
+    env_class: type[Environment]
+    chance: ClassVar[float] = 0.1  # mean outcome that doing nothing, or calling tools at random, may reach (envs-check)
+    version: ClassVar[int] = 1  # raise it when the environment can no longer play tasks that were built before
+    licence: ClassVar[str] = ""  # of the material in the tasks: stands on the card of a built data set
+    packages: ClassVar[tuple[str, ...]] = ()  # distributions the tasks are made from: their versions stand there too
 
     def __init__(self, split: Split = "train", seed: int = 0, size: int | None = None, **config: Any) -> None:
         if split not in DEFAULT_SIZE:
@@ -92,6 +109,29 @@ class Taskset(ABC):
             f"{type(self).__name__}: none of {_MAX_PROPOSALS} proposals is in split {self.split!r}; "
             f"last key {key!r}: the keys are too few"
         )
+
+    # -- what a training run asks and tells --------------------------------------------------
+
+    def next_index(self) -> int:
+        """The index of the task to admit next: an endless pass over the taskset, in order."""
+        index = self.position
+        self.position = (index + 1) % len(self)
+        return index
+
+    def observe(self, index: int, outcomes: Sequence[float]) -> None:
+        """The raw outcomes of a group of episodes of task ``index`` that was trained on, in the order of training.
+
+        Nothing is learnt from them here; ``envs.curriculum`` chooses later tasks by them.
+        """
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers to log beside those of a training step; documented in ``rl.tracking.metrics``."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """What the tasks depend on besides keywords and source code, say the content of a file; "" for nothing."""
+        return ""
 
     # -- iteration and resumption ------------------------------------------------------------
 

@@ -61,12 +61,11 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    from envs.families import FAMILIES
     from envs.taskset import Taskset
 
     if "_target_" not in env:
-        raise ValueError(
-            "env has no _target_: choose env=mix|search|code|interpreter|agent, or env._target_=module.Class"
-        )
+        raise ValueError(f"env has no _target_: choose env={'|'.join(FAMILIES)}, or env._target_=module.Class")
     try:
         taskset = instantiate(dict(env), split=split, seed=seed, **kwargs)
     except InstantiationException as error:
@@ -117,13 +116,13 @@ def open_pool(
 
 
 def env_source(taskset: Taskset) -> str:
-    """SHA-256 over the source files of a taskset and its environment, members of a mixture included.
+    """SHA-256 over the source files of a taskset and its environment and what it reads, members of a mixture included.
 
     What is cached depends on them, wherever they live: a plug-in beside the user counts too.
     """
     members = (taskset, *getattr(taskset, "members", {}).values())
     classes = {c for m in members for c in (type(m), getattr(m, "env_class", type(m)))}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(taskset.fingerprint().encode())
     for file in sorted({inspect.getsourcefile(c) or "" for c in classes} - {""}):
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()

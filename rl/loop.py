@@ -95,7 +95,7 @@ def grpo(
     while state.step < end:
         ahead = min(1 + cfg.max_staleness, end - state.step) * cfg.prompts_per_step
         while len(pending) < ahead:
-            index = redo.pop(0) if redo else next_index(taskset)
+            index = redo.pop(0) if redo else taskset.next_index()
             pool.submit(GroupSpec(state.next_group, taskset.task(index), index, cfg.group_size, state.step))
             pending[state.next_group] = index
             state.next_group += 1
@@ -117,8 +117,9 @@ def grpo(
 
         for group in groups:
             del pending[group.id]
+            taskset.observe(group.task_index, group.outcomes())
         trajectories = [t for g in groups for t in g.trajectories]
-        metrics = rollout_metrics(groups, state.step - 1) | stats
+        metrics = rollout_metrics(groups, state.step - 1) | stats | taskset.metrics()
         counts, failures = event_counts(trajectories)
         add(state.counts, counts)
         add(state.failures, failures)
@@ -167,13 +168,6 @@ def _count_failed(so_far: int, trajectories: list[Trajectory], limit: int) -> in
             f"failed with {t.failure_kind}: {t.failure_detail}"
         )
     return so_far + 1
-
-
-def next_index(taskset: Taskset) -> int:
-    """The next task index of an endless pass over the taskset."""
-    index = taskset.position
-    taskset.position = (index + 1) % len(taskset)
-    return index
 
 
 def add(total: dict[str, int], more: dict[str, int]) -> None:

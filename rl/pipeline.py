@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from .distill import FIGURES, distill, load_data, save_data, verified
 from .job import Job, figures_of, kept_stage
 from .ledger import RolloutMeter
-from .loop import next_index
 from .rollout.pool import GroupSpec
 from .stages import StageResult, source_hash, tree_hash
 from .tracking.rundir import RunDir, write_atomic
@@ -108,7 +107,7 @@ def _make_data(job: Job, pool: RolloutPool, family: str, member: Taskset, files:
     with job.progress.stage(title, total=cfg.data_tasks) as stage:
         meter = RolloutMeter(job.ledger.cost, pool)
         for number in range(cfg.data_tasks):
-            index = next_index(member)
+            index = member.next_index()
             pool.submit(GroupSpec(number, member.task(index), index, cfg.data_samples, pool.version))
         groups: dict[int, list[Trajectory]] = {}
         for done in range(1, cfg.data_tasks + 1):

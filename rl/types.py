@@ -111,3 +111,8 @@ class Group:
     family: str
     version: int
     trajectories: list[Trajectory] = field(default_factory=list)
+
+    def outcomes(self) -> list[float]:
+        """Raw outcome scores of its valid trajectories, in order."""
+        valid = [t for t in self.trajectories if t.failure_kind is None]
+        return [t.reward_parts["score/outcome"] for t in valid if "score/outcome" in t.reward_parts]

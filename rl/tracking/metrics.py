@@ -29,6 +29,12 @@ METRICS: dict[str, str] = {
     # groups
     "group/count": "Groups trained on in this step.",
     "group/zero_variance": "Share of groups whose valid rewards are all equal: they give no gradient.",
+    # env=curriculum; a bucket is family-level
+    "curriculum/groups_total": "Groups whose outcomes the curriculum has measured so far.",
+    "curriculum/zero_variance_total": "Of them, groups whose outcomes are all equal: their task and bucket weigh less.",
+    "curriculum/at_floor": "Share of the measured buckets that have the least weight.",
+    "curriculum/pass_rate/{bucket}": "Running mean of the raw outcome in one bucket.",
+    "curriculum/weight/{bucket}": "What the bucket's share of the tasks is multiplied with, relative to the others.",
     # episodes
     "episode/count": "Trajectories collected for this step.",
     "episode/turns": "Assistant turns per episode, mean.",

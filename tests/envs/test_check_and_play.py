@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import faulty_tasksets
 import pytest
 
-from envs import check, play
+from envs import behaviour, check, play
 from envs.check import check_taskset, parse_settings
 from envs.environment import Environment, tool
 from envs.taskset import Taskset
@@ -43,7 +44,7 @@ class NumbersTaskset(Taskset):
 
 def failed(cls: type[Taskset], **settings: Any) -> dict[str, str]:
     findings = check_taskset(lambda split: cls(split=split), tasks=5)
-    assert len({f.check for f in findings}) == len(findings) == 10
+    assert len({f.check for f in findings}) == len(findings) == 14
     return {f.check: f.detail for f in findings if f.status == "FAILED"}
 
 
@@ -100,6 +101,30 @@ def test_broken_promises_are_found() -> None:
     assert "is used 5 times" in failed(broken(task=one_id))["tasks"]
 
 
+@pytest.mark.parametrize(
+    ("name", "finding", "text"),
+    [
+        ("HashOrder", "other process", "differs in a process with another hash seed"),
+        ("SharedGroup", "splits", "3 groups stand in both splits"),
+        ("Levers", "chance", "random tools scores 1.00 on 6 tasks, allowed are 0.1"),
+        ("NeedsIntegerKeys", "from disk", "as JSON and back it plays otherwise"),
+        ("VerifiesNothing", "verify", "rejects every one of 5 tasks: too_dull 5"),
+    ],
+)
+def test_each_broken_promise_is_the_only_finding(name: str, finding: str, text: str) -> None:
+    cls = getattr(faulty_tasksets, name)
+    findings = check_taskset(cls, 6, 10.0, (f"faulty_tasksets.{name}", {}))
+    wrong = {f.check: f.detail for f in findings if f.status == "FAILED"}
+    assert set(wrong) == {finding}
+    assert text in wrong[finding]
+
+
+def test_every_method_may_be_async(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["faulty_tasksets.AsyncTaskset", "tasks=5"]) == 0, capsys.readouterr().out
+    assert play.main(["faulty_tasksets.AsyncTaskset"], typed(":oracle", ":oracle")) == 0
+    assert "outcome 1" in capsys.readouterr().out
+
+
 def test_slow_and_hanging_environments_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Numbers):
         def score(self, episode: Episode) -> dict[str, float]:
@@ -111,9 +136,9 @@ def test_slow_and_hanging_environments_are_reported(monkeypatch: pytest.MonkeyPa
         found = check_taskset(lambda split: cls(split=split), tasks=1, step_s=0.01)
         return {f.check: f.detail for f in found if f.status == "FAILED"}
 
-    monkeypatch.setattr(check, "HANGS_AFTER", 1000.0)
-    assert list(findings()) == ["time", "pickle"]  # the class was made in this function: it cannot pickle
-    monkeypatch.setattr(check, "HANGS_AFTER", 2.0)
+    monkeypatch.setattr(behaviour, "HANGS_AFTER", 1000.0)
+    assert list(findings()) == ["pickle", "time"]  # the class was made in this function: it cannot pickle
+    monkeypatch.setattr(behaviour, "HANGS_AFTER", 2.0)
     assert "it hangs" in findings()["oracle"]
 
 
@@ -151,7 +176,7 @@ def typed(*lines: str) -> Any:
 
 
 def test_a_person_solves_a_task(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = typed(":tools", "", 'search {"query": "x"', "search {}", "shout {}", ":oracle", ":oracle", ":oracle")
+    lines = typed(":tools", "", 'search {"query": "x"', "", "search {}", "shout {}", ":oracle", ":oracle", ":oracle")
     assert play.main(["search", "two_hop=0", "index=3"], lines) == 0
     out = capsys.readouterr().out
     assert "search(query: string)" in out
@@ -160,6 +185,44 @@ def test_a_person_solves_a_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'there is no tool "shout"' in out
     assert "outcome 1" in out
     assert "malformed_call 1" in out
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "arguments"),
+    [
+        (['run {"code": "a = 1', 'print(a)"}'], "run", {"code": "a = 1\nprint(a)"}),
+        (["run {", '  "code": "x",', '  "n": 2', "}"], "run", {"code": "x", "n": 2}),
+        (["run code<<", 'print("{")', "", "  b", "<<"], "run", {"code": 'print("{")\n\n  b'}),
+        (['edit {"path": "a.py"} text<<', "new", "<<"], "edit", {"path": "a.py", "text": "new"}),
+        (["run"], "run", {}),
+        (['other {"a": [1, {"b": 2}]}'], "other", {"a": [1, {"b": 2}]}),
+    ],
+)
+def test_calls_of_several_lines(lines: list[str], name: str, arguments: dict[str, Any]) -> None:
+    read = typed(*lines)
+    message = play.parse_line(play.read_entry(read, ["run", "edit"]), ["run", "edit"])
+    assert message.parse_error is None
+    assert message.tool_calls == (ToolCall(name, arguments),)
+    with pytest.raises(EOFError):
+        read("")
+
+
+def test_long_answers_and_calls_that_never_close() -> None:
+    assert play.parse_line(play.read_entry(typed("<<", "one", "two", "<<"), []), []).content == "one\ntwo"
+    read = typed('run {"code": ', "", "next")
+    assert "not JSON" in str(play.parse_line(play.read_entry(read, ["run"]), ["run"]).parse_error)
+    assert read("") == "next"
+    # a mistake that more lines cannot mend is told at once
+    assert play.read_entry(typed("run {oops}"), ["run"]) == "run {oops}"
+
+
+def test_long_output_is_shown_in_part_and_then_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = typed("python code<<", "for i in range(200):", "    print(f'line {i} [x]')", "<<", ":all", "7")
+    assert play.main(["interpreter"], lines) == 0
+    out = capsys.readouterr().out
+    assert out.count("line 30 [x]") == 2
+    assert out.count("line 120 [x]") == 1
+    assert re.search(r"\[\d+ more lines, :all shows them\]", out)
 
 
 def test_a_person_answers_wrongly_or_leaves(capsys: pytest.CaptureFixture[str]) -> None:

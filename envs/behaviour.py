@@ -1,0 +1,243 @@
+"""What must happen in episodes, one method each: the half of ``envs-check`` that plays.
+
+    EpisodePromises(subject).oracle_solves_every_task()     # "solves 20 of 20, 2-3 turns, twice the same"
+
+The oracle proves that tasks can be solved; the novice, doing nothing, tools called at random and every kind of mistake
+show that they are not solved by accident. An episode that hangs is reported, not waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from envs.environment import Environment
+from envs.episode import Actor, Resolver, close, play_episode
+from envs.factory.rows import row_of, task_of
+from envs.promises import Check, CheckFailed, Skip, Subject
+from envs.scripted import CALLS, USELESS, give_up, random_calls
+from envs.taskset import MAX_ORACLE_TURNS
+from envs.types import Episode, Message, StopReason, Task, ToolCall
+
+MISTAKES = ("malformed_call", "unknown_tool", "bad_arguments", "tool_error", "tool_timeout")
+HANGS_AFTER = 4.0  # an episode hangs when it takes this many times the seconds allowed for a turn
+
+
+class EpisodePromises:
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.slowest = ("nothing ran", 0.0)
+
+    def checks(self) -> list[Check]:
+        return [
+            ("tool schemas", self.tools_are_well_described),
+            ("oracle", self.oracle_solves_every_task),
+            ("from disk", self.tasks_from_disk_play_the_same),
+            ("novice", self.novice_is_between),
+            ("chance", self.nothing_is_given_away),
+            ("bad behaviour", self.bad_behaviour_is_survived),
+            ("time", self.no_call_is_slow),
+        ]
+
+    def tools_are_well_described(self) -> str:
+        names: set[str] = set()
+        for task in self.subject.one_per_family():
+            environment = self.subject.taskset.environment(task)
+            resolve = Resolver()
+            try:
+                if not isinstance(environment, Environment):
+                    raise CheckFailed(f"environment() gave {type(environment).__name__}, not an Environment")
+                for name, known in environment.tools.items():
+                    json.dumps(known.schema)
+                    names.add(name)
+                prompt = resolve(environment.reset())
+                shown = {schema["name"] for message in prompt for schema in message.tools}
+                if missing := set(environment.tools) - shown:
+                    raise CheckFailed(f"{task.id}: reset() shows no schema of {', '.join(sorted(missing))}")
+            finally:
+                resolve.close(environment)
+        return f"tools: {', '.join(sorted(names)) or 'none'}"
+
+    def oracle_solves_every_task(self) -> str:
+        self._need("oracle")
+        turns: list[int] = []
+        for task in self.subject.tasks():
+            episode, scores = self._play(task, "oracle", 0)
+            if scores["outcome"] < 1.0:
+                raise CheckFailed(f"{task.id}: outcome {scores['outcome']}; {_last(episode)}")
+            if episode.stop_reason is not StopReason.ANSWERED:
+                raise CheckFailed(f"{task.id}: solved, but the episode did not end ({episode.stop_reason})")
+            if mistakes := {name: n for name, n in episode.counts.items() if name in MISTAKES}:
+                raise CheckFailed(f"{task.id}: the oracle's calls were counted as mistakes: {mistakes}")
+            turns.append(episode.turns)
+        for task in self.subject.one_per_family():
+            one, two = self._play(task, "oracle", 0), self._play(task, "oracle", 0)
+            if one[0].messages != two[0].messages or one[1] != two[1]:
+                raise CheckFailed(f"{task.id}: two oracle episodes differ")
+        return f"solves {self.subject.count} of {self.subject.count}, {min(turns)}-{max(turns)} turns, twice the same"
+
+    def tasks_from_disk_play_the_same(self) -> str:
+        self._need("oracle")
+        tasks = self.subject.one_per_family()
+        for task in tasks:
+            read = task_of(json.loads(json.dumps(row_of(task))))
+            one, two = self._play(task, "oracle", 0), self._play(read, "oracle", 0)
+            if one[0].messages != two[0].messages or one[1] != two[1]:
+                raise CheckFailed(
+                    f"{task.id}: as JSON and back it plays otherwise ({one[1]}, then {two[1]}; {_last(two[0])}): "
+                    "does the environment need what JSON does not keep (tuples, integer keys)?"
+                )
+        return f"{len(tasks)} tasks as JSON and back"
+
+    def novice_is_between(self) -> str:
+        own = [t for t in self.subject.one_per_family() if self._overrides(t, "novice")]
+        if not own:
+            raise Skip("no novice() of its own")
+        outcomes: dict[str, list[float]] = {}
+        for task in self.subject.tasks():
+            outcomes.setdefault(task.family, []).append(self._play(task, "novice", 1)[1]["outcome"])
+        shown = []
+        for family, values in outcomes.items():
+            mean = sum(values) / len(values)
+            shown.append(f"{family} {mean:.2f}")
+            # one task is no statistics: only a flat 0 or 1 over many says that the novice is no novice
+            if len(values) >= 10 and mean in (0.0, 1.0):
+                raise CheckFailed(f"{family}: mean outcome {mean} over {len(values)} tasks, wanted in between")
+        return "mean outcome " + ", ".join(shown)
+
+    def nothing_is_given_away(self) -> str:
+        allowed = type(self.subject.taskset).chance
+        shown = []
+        for name in ("doing nothing", "random tools"):
+            outcomes = []
+            for task in self.subject.tasks():
+                environment = self.subject.taskset.environment(task)
+                chosen = random_calls(environment, random.Random(f"{task.id}/random"))
+                actor = give_up() if name == "doing nothing" else chosen
+                what = f"{name} in {task.id}"
+                _, scores = self._within(what, task, environment, actor, max_turns=CALLS + 1)
+                self._check_scores(task, scores)
+                outcomes.append(scores["outcome"])
+            mean = sum(outcomes) / len(outcomes)
+            shown.append(f"{name} {mean:.2f}")
+            # few tasks are no statistics: two standard errors above what is allowed
+            if mean > allowed + 2 * math.sqrt(allowed * (1 - allowed) / len(outcomes)):
+                raise CheckFailed(
+                    f"{name} scores {mean:.2f} on {len(outcomes)} tasks, allowed are {allowed:g}: "
+                    "if that is right for this family, say so with Taskset.chance"
+                )
+        return ", ".join(shown)
+
+    def bad_behaviour_is_survived(self) -> str:
+        counts: Counter[str] = Counter()
+        for task in self.subject.one_per_family():
+            for name, action in _bad_actions(self.subject.taskset.environment(task)):
+                episode, scores = self._within(
+                    f"{name} in {task.id}", task, self.subject.taskset.environment(task), _once(action), max_turns=3
+                )
+                self._check_scores(task, scores)
+                counts.update(episode.counts)
+                # an environment that has no tools and its own step() chooses what to call it
+                own = not self.subject.taskset.environment(task).tools and self._overrides(task, "step")
+                if name not in episode.counts and not (own and any(episode.counts.values())):
+                    raise CheckFailed(f"{task.id}: {name} was not counted, only {dict(episode.counts)}")
+                if scores["outcome"] >= 1.0:
+                    raise CheckFailed(f"{task.id}: {name}, then giving up, was scored {scores}")
+        return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
+
+    def no_call_is_slow(self) -> str:
+        what, seconds = self.slowest
+        if seconds > self.subject.step_s:
+            raise CheckFailed(f"{what} took {seconds:.2f} s, allowed are {self.subject.step_s:g} s")
+        return f"slowest: {seconds * 1000:.1f} ms ({what})"
+
+    # -- helpers -----------------------------------------------------------------------------
+
+    def _overrides(self, task: Task, method: str) -> bool:
+        environment = self.subject.taskset.environment(task)
+        try:
+            return getattr(type(environment), method) is not getattr(Environment, method)
+        finally:
+            close(environment)
+
+    def _need(self, method: str) -> None:
+        for task in self.subject.one_per_family():
+            if not self._overrides(task, method):
+                raise Skip(f"{task.family} has no {method}(): nothing proves that its tasks can be solved")
+
+    def _play(self, task: Task, who: str, seed: int) -> tuple[Episode, dict[str, float]]:
+        environment = self.subject.taskset.environment(task)
+        rng = random.Random(f"{task.id}/{seed}")
+
+        def act(history: Sequence[Message]) -> Message:
+            return environment.oracle(history) if who == "oracle" else environment.novice(history, rng)
+
+        started = time.monotonic()
+        episode, scores = self._within(f"{who} in {task.id}", task, environment, act)
+        seconds = (time.monotonic() - started) / max(1, episode.turns)
+        if seconds > self.slowest[1]:
+            self.slowest = (f"{who} in {task.id}, per turn", seconds)
+        self._check_scores(task, scores)
+        return episode, scores
+
+    def _within(
+        self, what: str, task: Task, environment: Environment, actor: Actor, max_turns: int = MAX_ORACLE_TURNS
+    ) -> tuple[Episode, dict[str, float]]:
+        """An episode in a thread of its own, so that one that hangs is reported and not waited for."""
+        box: list[tuple[Episode, dict[str, float]]] = []
+        errors: list[BaseException] = []
+
+        def target() -> None:
+            try:
+                box.append(play_episode(task, environment, actor, max_turns))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
+        thread.join(HANGS_AFTER * self.subject.step_s)
+        if errors:
+            raise errors[0]
+        if not box:
+            raise CheckFailed(f"{what}: no end after {HANGS_AFTER * self.subject.step_s:g} s, it hangs")
+        return box[0]
+
+    @staticmethod
+    def _check_scores(task: Task, scores: dict[str, Any]) -> None:
+        if "outcome" not in scores:
+            raise CheckFailed(f'{task.id}: score() gave {scores}, "outcome" is required')
+        for name, value in scores.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise CheckFailed(f"{task.id}: score {name} is {value!r}, must be a finite number")
+            if name == "outcome" and not 0.0 <= value <= 1.0:
+                raise CheckFailed(f"{task.id}: outcome is {value}, must be between 0 and 1")
+
+
+def _bad_actions(environment: Environment) -> list[tuple[str, Message]]:
+    """One message for each kind of mistake, with the name it must be counted under."""
+    actions = [
+        ("malformed_call", Message("assistant", parse_error="the call is not closed.")),
+        ("unknown_tool", Message("assistant", tool_calls=(ToolCall("no_such_tool", {"a": 1}),))),
+    ]
+    for name in environment.tools:
+        call = ToolCall(name, {"no_such_argument": 1})
+        actions.append(("bad_arguments", Message("assistant", tool_calls=(call,))))
+    close(environment)
+    return actions
+
+
+def _once(action: Message) -> Actor:
+    """Does one thing, then gives up."""
+    actions = iter([action])
+    return lambda _: next(actions, USELESS)
+
+
+def _last(episode: Episode) -> str:
+    message = episode.messages[-1]
+    return f"last message: {message.role}: {message.content[:200]!r}"

@@ -1,0 +1,102 @@
+"""The examples of docs/plugin_examples.md work as they stand: every file and every command on the page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from configs.schema import register
+from envs import build, check
+from envs.families import taskset_class
+from envs.taskset import Taskset
+from rl.assemble import open_taskset
+
+PAGE = (Path(__file__).parents[2] / "docs" / "plugin_examples.md").read_text()
+FILES = {
+    name: text for name, text in re.findall(r"[Ss]ave this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+} | dict([re.findall(r"and this as `([\w.]+)`\..*?```python\n(.*?)```", PAGE, re.DOTALL)[0]])
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the page's files, as the user has them; also the folder of an installed package."""
+    path = tmp_path_factory.mktemp("user")
+    for name, text in FILES.items():
+        (path / name).write_text(text)
+    info = path / "warehouse_games-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: warehouse-games\nVersion: 0.1\n")
+    toml = re.findall(r"```toml\n\[project\.entry-points\.\"([\w.]+)\"\]\n(.*?)```", PAGE, re.DOTALL)[0]
+    (info / "entry_points.txt").write_text(f"[{toml[0]}]\n{toml[1]}".replace('"', ""))
+    patch = pytest.MonkeyPatch()
+    patch.chdir(path)
+    patch.syspath_prepend(path)
+    yield path
+    patch.undo()
+
+
+def trained_on(overrides: list[str]) -> Taskset:
+    """The training taskset of an ``rl-train`` command."""
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", overrides)
+    env: Any = OmegaConf.to_container(cfg.env, resolve=True)
+    return open_taskset(env, "train", 0)
+
+
+def test_the_page_has_the_three_levels() -> None:
+    assert list(FILES) == ["questions.jsonl", "warehouse.py", "guess.py", "my_reward.py"]
+    assert [shlex.split(line)[0] for line in COMMANDS].count("envs-check") == 3
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_works(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *words = shlex.split(line)
+    if name == "envs-check":
+        assert check.main([*words, "tasks=8"]) == 0, capsys.readouterr().out
+    elif name == "envs-build":
+        assert build.main([*(w.replace("n=200", "n=20") for w in words), "workers=0"]) == 0
+        assert trained_on(["env=built", "env.path=data/warehouse"]).family == "warehouse"
+    else:
+        assert name == "rl-train"
+        taskset = trained_on(words)
+        assert taskset.verify(taskset.task(0)) is None
+
+
+def test_a_package_gives_its_tasksets_short_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import warehouse  # type: ignore[import-not-found]
+
+    assert taskset_class("warehouse") is warehouse.WarehouseTaskset
+    assert check.main(["warehouse", "tasks=3"]) == 0, capsys.readouterr().out
+    assert trained_on(["env=plugin", "env.name=warehouse"]).family == "warehouse"
+    mix = trained_on(["env=mix", "env.families={search: 1, warehouse: 2}"])
+    assert [mix.task(i).family for i in range(3)].count("warehouse") == 2
+    assert check.main(["warehause"]) == 2
+    assert "warehouse" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no taskset 'nobody'"):
+        trained_on(["env=plugin", "env.name=nobody"])
+
+
+def test_two_packages_with_one_name_are_an_error(folder: Path) -> None:
+    info = folder / "other_games-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-games\nVersion: 0.1\n")
+    points = info / "entry_points.txt"
+    points.write_text("[speciale_rl.envs]\nwarehouse = guess:GuessTaskset\n")
+    try:
+        with pytest.raises(ValueError, match="two installed packages offer the taskset 'warehouse'"):
+            taskset_class("warehouse")
+        points.write_text("[speciale_rl.envs]\nsearch = guess:GuessTaskset\n")
+        assert taskset_class("search").family == "search"  # no package can change a name of ours
+    finally:
+        for file in info.iterdir():
+            file.unlink()
+        info.rmdir()
