@@ -28,14 +28,14 @@ from typing import Any
 
 import psutil
 
-from envs.actors import idle, random_tools
 from envs.environment import Environment
 from envs.episode import Actor, play_episode
 from envs.families import FAMILIES, taskset_class
+from envs.scripted import give_up, random_calls
 from envs.taskset import MAX_ORACLE_TURNS, Taskset
 from envs.types import Task
 
-NOT_PLAYED = ("mix", "built", "curriculum", "dataset", "plugin", "humaneval")  # no families of their own
+NOT_PLAYED = ("mix", "built", "curriculum", "dataset", "humaneval")  # no families of their own
 
 
 @dataclass
@@ -110,8 +110,8 @@ def audit(family: str, tasks: int) -> dict[str, Any]:
         task = taskset.task(index)
         actors: dict[str, Callable[[Environment], Actor]] = {
             "oracle": lambda e: e.oracle,
-            "idle": lambda e: idle,
-            "random_tools": lambda e, index=index: random_tools(e, random.Random(index)),  # type: ignore[misc]
+            "idle": lambda e: give_up(),
+            "random_tools": lambda e, index=index: random_calls(e, random.Random(index)),  # type: ignore[misc]
         }
         for name, actor_of in actors.items():
             outcome = episode(taskset, task, actor_of, [])

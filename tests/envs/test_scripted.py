@@ -1,4 +1,4 @@
-"""Scripted actors: what they call fits the schemas, and nothing pays them."""
+"""Policies without a model: what they call fits the schemas, and nothing pays them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.actors import idle, random_tools, random_value
 from envs.environment import Environment, tool
 from envs.episode import play_episode
 from envs.families import taskset_class
+from envs.scripted import give_up, random_calls
 from envs.tools import check_arguments
 from envs.types import Message, Task
 
@@ -37,14 +37,9 @@ class Many(Environment):
 @given(st.integers())
 def test_random_arguments_fit_the_schema(seed: int) -> None:
     environment = Many(Task("t/0", "t", (Message("user", "go"),), answer="x"))
-    actor = random_tools(environment, random.Random(seed), calls=1)
+    actor = random_calls(environment, random.Random(seed), calls=1)
     (call,) = actor((Message("user", "go on"),)).tool_calls
     assert check_arguments(environment.tools["everything"].schema, call.arguments) is None
-
-
-def test_a_kind_that_no_tool_has_is_named() -> None:
-    with pytest.raises(ValueError, match="'date'"):
-        random_value({"type": "date"}, random.Random(0))
 
 
 @pytest.mark.parametrize("family", ["search", "code", "interpreter", "agent"])
@@ -52,7 +47,7 @@ def test_nothing_is_paid_for_nothing(family: str) -> None:
     taskset = taskset_class(family)(split="train", seed=3)
     for index in range(3):
         task = taskset.task(index)
-        assert play_episode(task, taskset.environment(task), idle)[1]["outcome"] == 0.0
+        assert play_episode(task, taskset.environment(task), give_up())[1]["outcome"] == 0.0
         environment = taskset.environment(task)
-        _, scores = play_episode(task, environment, random_tools(environment, random.Random(index)))
+        _, scores = play_episode(task, environment, random_calls(environment, random.Random(index)))
         assert scores["outcome"] == 0.0
