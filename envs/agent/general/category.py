@@ -114,7 +114,7 @@ class Brief:
     sentences: list[str] = field(default_factory=list)
     need: dict[str, Any] = field(default_factory=dict)
 
-    def ask(self, level: int, sentence: str, **need: Any) -> None:
+    def ask(self, level: int, sentence: str, /, **need: Any) -> None:
         """Add a sentence and its data, from that level on."""
         if self.level >= level:
             if sentence:

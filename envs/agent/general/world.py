@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 Row = dict[str, Any]
@@ -41,11 +42,15 @@ class WorldSpec:
 
     def get(self, table: str, key: Any) -> Row:
         """The row of that key. Raises KeyError."""
-        column = self.key(table)
-        for row in self.rows[table]:
-            if row[column] == key:
-                return row
-        raise KeyError(f"{table} has no {column} {key!r}")
+        found = self._by_key[table].get(key)
+        if found is None:
+            raise KeyError(f"{table} has no {self.key(table)} {key!r}")
+        return found
+
+    @cached_property
+    def _by_key(self) -> dict[str, dict[Any, Row]]:
+        # reversed: where a key stands twice, the first row is the one that is meant
+        return {table: {row[self.key(table)]: row for row in reversed(rows)} for table, rows in self.rows.items()}
 
     def key(self, table: str) -> str:
         return next(iter(self.schema[table]))
@@ -73,8 +78,8 @@ class WorldSpec:
 
 def changed(start: WorldSpec, end: WorldSpec, table: str) -> tuple[list[Row], list[Row]]:
     """(rows that are gone, rows that are new); a row that was changed stands in both."""
-    before, after = start.rows[table], end.rows[table]
-    return [row for row in before if row not in after], [row for row in after if row not in before]
+    before, after = ({tuple(row.values()): row for row in spec.rows[table]} for spec in (start, end))
+    return [row for k, row in before.items() if k not in after], [row for k, row in after.items() if k not in before]
 
 
 def same(start: WorldSpec, end: WorldSpec, *, apart_from: tuple[str, ...] = ()) -> bool:
