@@ -309,7 +309,7 @@ def check_level(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str
 
 
 def propose_weights(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
-    count = brief.level + 1
+    count = brief.level + 3
     chosen = rng.sample(world.all("purchase"), count)
     brief.ask(1, "", orders=[o["id"] for o in chosen])
     brief.ask(2, "", cold=True)
