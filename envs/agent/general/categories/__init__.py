@@ -6,7 +6,7 @@ import importlib
 
 from envs.agent.general.category import Category
 
-_NAMES = ("trip", "courses", "library", "bank", "clinic", "calendar", "warehouse", "meals", "seating")
+_NAMES = ("trip", "courses", "library", "bank", "clinic", "calendar", "warehouse", "meals", "seating", "hiring", "delivery")
 
 CATEGORIES: dict[str, Category] = {
     name: importlib.import_module(f"{__name__}.{name}").CATEGORY for name in _NAMES
