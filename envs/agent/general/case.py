@@ -156,8 +156,9 @@ class ProgramCase(Case):
             kind, _ = self._template.answer
             names = {list: "array", dict: "object", str: "string", int: "integer"}
             self.tools[SUBMIT] = submit_tool(names[kind], "Submit the result and finish.")
-        # a solution is told the needs and the rules of the world, which the prompt says in words
-        self.solution = assemble(self._template.solve, {**self.start.rules, **self.need})
+        # a solution is told what the prompt says in words: the needs, and the rules of the world
+        told = {name: value for name, value in self.need.items() if name not in self._template.hidden}
+        self.solution = assemble(self._template.solve, {**self.start.rules, **told})
 
     def open(self) -> ProgramWorld:
         return ProgramWorld(self.start, self._specs)

@@ -124,13 +124,17 @@ class Brief:
 
 @dataclass(frozen=True)
 class Template:
-    """``answer`` is (JSON type, description) of what ``submit_result`` takes; None: the changes are the result."""
+    """``answer`` is (JSON type, description) of what ``submit_result`` takes; None: the changes are the result.
+
+    ``hidden`` are the needs that only the verifier knows: what the task does not say, and what it asks for.
+    """
 
     name: str
     propose: Callable[[WorldSpec, random.Random, Brief], None]
     solve: Callable[[Any, dict[str, Any]], Any]
     check: Callable[[WorldSpec, WorldSpec, Any, Mapping[str, Any]], Iterator[str]]
     answer: tuple[type, str] | None = None
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ class Category:
         rules = {name: rng.choice(values) for name, values in self.rules.items()}
         size = rng.randrange(3)
         schema = {
-            table: dict((c.split()[0], c.split()[1]) for c in columns.split(",")) for table, columns in self.schema.items()
+            table: dict((c.split()[0], c.split()[1]) for c in columns.split(","))
+            for table, columns in self.schema.items()
         }
         full = WorldSpec(self.name, schema, self.build(rng, size, rules), rules)
         missing = tuple(column for column in self.optional if rng.random() < 0.5)

@@ -80,9 +80,7 @@ def _columns(world: WorldSpec) -> Columns:
     return found
 
 
-def _replaced(
-    acts: list[Step], columns: Columns, pick: Callable[[list[Any]], Any]
-) -> list[tuple[str, dict[str, Any]]]:
+def _replaced(acts: list[Step], columns: Columns, pick: Callable[[list[Any]], Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(step.name, _other(step.arguments, columns, pick)) for step in acts]
 
 

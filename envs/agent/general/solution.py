@@ -107,7 +107,11 @@ def source_of(function: Callable[..., Any]) -> str:
 def assemble(solve: Callable[..., Any], need: Mapping[str, Any]) -> str:
     """The source of ``solve(tools, need)`` for one task, as ``solution(tools)``."""
     return "\n\n".join(
-        [source_of(solve), f"NEED = {dict(need)!r}", f"def solution(tools):\n    return {solve.__name__}(tools, NEED)\n"]
+        [
+            source_of(solve),
+            f"NEED = {dict(need)!r}",
+            f"def solution(tools):\n    return {solve.__name__}(tools, NEED)\n",
+        ]
     )
 
 

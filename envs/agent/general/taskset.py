@@ -24,7 +24,7 @@ from envs.taskset import MAX_ORACLE_TURNS, Split, Taskset, split_of
 from envs.types import Message, Task
 
 SYSTEM = "You work for {about}. Use the tools; what they do not tell you, you do not know.{law}"
-_ATTEMPTS = 200
+_ATTEMPTS, _WORLDS = 400, 40
 
 
 class GeneralTaskset(Taskset):
@@ -56,10 +56,11 @@ class GeneralTaskset(Taskset):
     def task(self, index: int) -> Task:
         rng = self.rng(index)
         level = rng.choice(self.levels)
-        for _ in range(_ATTEMPTS):
-            category = category_named(rng.choice(self.categories))
+        for attempt in range(_ATTEMPTS):
+            if attempt % _WORLDS == 0:  # before another kind of task is taken, other worlds are tried
+                category = category_named(rng.choice(self.categories))
+                template = rng.choice(category.templates)
             world = self._world(rng, category.name)
-            template = rng.choice(category.templates)
             try:
                 brief = propose(category, world, template.name, level, rng)
             except Unsuitable:

@@ -38,7 +38,23 @@ class WorldSpec:
 
     def all(self, table: str, **where: Any) -> list[Row]:
         """The rows in which every named column has the given value."""
-        return [row for row in self.rows[table] if all(row[k] == v for k, v in where.items())]
+        if not where:
+            return list(self.rows[table])
+        (column, value), *rest = where.items()
+        found = self._by_column(table, column).get(value, [])
+        return [row for row in found if all(row[k] == v for k, v in rest)] if rest else list(found)
+
+    def _by_column(self, table: str, column: str) -> dict[Any, list[Row]]:
+        if (table, column) not in self._index:
+            index: dict[Any, list[Row]] = {}
+            for row in self.rows[table]:
+                index.setdefault(row[column], []).append(row)
+            self._index[table, column] = index
+        return self._index[table, column]
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str], dict[Any, list[Row]]]:
+        return {}
 
     def get(self, table: str, key: Any) -> Row:
         """The row of that key. Raises KeyError."""

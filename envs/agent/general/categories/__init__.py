@@ -6,8 +6,20 @@ import importlib
 
 from envs.agent.general.category import Category
 
-_NAMES = ("trip", "courses", "library", "bank", "clinic", "calendar", "warehouse", "meals", "seating", "hiring", "delivery")
+_NAMES = (
+    "trip",
+    "courses",
+    "library",
+    "bank",
+    "clinic",
+    "calendar",
+    "warehouse",
+    "meals",
+    "seating",
+    "hiring",
+    "delivery",
+    "tickets",
+    "flights",
+)
 
-CATEGORIES: dict[str, Category] = {
-    name: importlib.import_module(f"{__name__}.{name}").CATEGORY for name in _NAMES
-}
+CATEGORIES: dict[str, Category] = {name: importlib.import_module(f"{__name__}.{name}").CATEGORY for name in _NAMES}

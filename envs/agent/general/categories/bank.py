@@ -1,6 +1,6 @@
 """A bank: customers, their accounts, and transfers between them.
 
-    Pay from Mara Lind's accounts: 320 to Otto Blake, 145 to ... Each payment comes whole from one account ...
+Pay from Mara Lind's accounts: 320 to Otto Blake, 145 to ... Each payment comes whole from one account ...
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
     for _ in range(60 + 10 * size):
         source, target = rng.sample(rows["account"], 2)
         amount, day = rng.randrange(10, 400, 5), rng.randint(1, 30)
-        transfers.append((source["number"], target["number"], amount, day, rng.choice(("rent", "gift", "books", "repair"))))
+        transfers.append(
+            (source["number"], target["number"], amount, day, rng.choice(("rent", "gift", "books", "repair")))
+        )
     for source, target, amount, day, note in rng.sample(transfers, 12):  # sent twice by mistake, or only alike
         transfers.append((source, target, amount + rng.choice((0, 0, 0, 5)), day, note))
     for _ in range(6):  # money that is handed on
@@ -53,7 +55,9 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
             transfers.append((source["number"], target["number"], amount, day, rng.choice(("gift", "repair"))))
             amount, day = amount - rules["fee"], day + rng.randint(1, 4)
     rng.shuffle(transfers)
-    for number, row in zip(numbers(rng, len(transfers), 1000, 9999), sorted(transfers, key=lambda t: t[3]), strict=True):
+    for number, row in zip(
+        numbers(rng, len(transfers), 1000, 9999), sorted(transfers, key=lambda t: t[3]), strict=True
+    ):
         keys = ("source", "target", "amount", "day", "note")
         rows["transfer"].append({"id": number, **dict(zip(keys, row, strict=True))})
     return rows
@@ -86,8 +90,21 @@ TOOLS = (
     detail("get_customer", "All about a customer.", "customer", id="customer.id"),
     listing("list_accounts", "A customer's accounts.", "account", "number kind balance", owner="customer.id"),
     detail("get_account", "Owner, kind and balance of an account.", "account", number="account.number"),
-    listing("list_sent", "Transfers from an account, by day.", "transfer", "id target amount day note", source="account.number"),
-    action("transfer", "Move money between accounts.", transfer, source="account.number", target="account.number", amount=int),
+    listing(
+        "list_sent",
+        "Transfers from an account, by day.",
+        "transfer",
+        "id target amount day note",
+        source="account.number",
+    ),
+    action(
+        "transfer",
+        "Move money between accounts.",
+        transfer,
+        source="account.number",
+        target="account.number",
+        amount=int,
+    ),
     action("reverse", "Undo a transfer.", reverse, id="transfer.id"),
 )
 EXTRA = (
@@ -237,7 +254,14 @@ def check_twice(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str
 
 def propose_trail(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     first = rng.choice([row for row in world.all("transfer") if row["amount"] > 400])
-    brief.ask(1, "", transfer=first["id"], source=first["source"], amount=first["amount"], steps={1: 1, 2: 2, 3: 3, 4: 3}[brief.level])
+    brief.ask(
+        1,
+        "",
+        transfer=first["id"],
+        source=first["source"],
+        amount=first["amount"],
+        steps={1: 1, 2: 2, 3: 3, 4: 3}[brief.level],
+    )
     trail = follow(world, brief.need)
     if len(trail) != brief.need["steps"] + 1:
         raise Unsuitable
@@ -314,8 +338,10 @@ CATEGORY = Category(
     rules={"keep": (0, 25, 50, 100), "fee": (0, 1, 2, 3)},
     law="Every account must keep at least {keep}.",
     templates=(
-        Template("bills", propose_bills, solve_bills, check_bills),
-        Template("twice", propose_twice, solve_twice, check_twice),
-        Template("trail", propose_trail, solve_trail, check_trail, (list, "a list of names in order.")),
+        Template("bills", propose_bills, solve_bills, check_bills, hidden=("owner",)),
+        Template("twice", propose_twice, solve_twice, check_twice, hidden=("owner", "ids")),
+        Template(
+            "trail", propose_trail, solve_trail, check_trail, (list, "a list of names in order."), hidden=("transfer",)
+        ),
     ),
 )

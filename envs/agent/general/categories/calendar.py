@@ -1,6 +1,6 @@
 """An office calendar: people, rooms, meetings.
 
-    Find the earliest hour at which Mara Lind, Otto Blake and Ida Koch are all free, and a room with a screen ...
+Find the earliest hour at which Mara Lind, Otto Blake and Ida Koch are all free, and a room with a screen ...
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
         rows["person"].append({"name": name, "team": rng.choice(("sales", "design", "support"))})
     for name in titles(rng, 6 + size, "Room"):
         equipment = rng.choice(("screen", "board", "phone", "none"))
-        rows["room"].append({"name": name, "places": rng.randint(3, 9), "equipment": equipment, "floor": rng.randint(1, 3)})
+        rows["room"].append(
+            {"name": name, "places": rng.randint(3, 9), "equipment": equipment, "floor": rng.randint(1, 3)}
+        )
     count = 34 + 8 * size
     for number, title in zip(numbers(rng, count, 100, 999), titles(rng, count, "Review"), strict=True):
         meeting = {"id": number, "title": title, "day": rng.choice(DAYS), "start": rng.randint(rules["opens"], 15)}
@@ -141,7 +143,9 @@ def possible(world: WorldSpec, need: Mapping[str, Any]) -> list[Row]:
                 continue
             used = [row["room"] for row in world.all("meeting", day=day) if overlap(row, new)]
             for room in world.all("room"):
-                fits = room["places"] >= len(need["people"]) and ("equipment" not in need or room["equipment"] == need["equipment"])
+                fits = room["places"] >= len(need["people"]) and (
+                    "equipment" not in need or room["equipment"] == need["equipment"]
+                )
                 if fits and room["name"] not in used:
                     found.append({**new, "room": room["name"]})
     return found
@@ -357,8 +361,8 @@ CATEGORY = Category(
     rules={"opens": (8, 9), "closes": (17, 18)},
     law="The office is open from {opens}:00 to {closes}:00. Nobody, and no room, is in two meetings at once.",
     templates=(
-        Template("common", propose_common, solve_common, check_common),
+        Template("common", propose_common, solve_common, check_common, hidden=("when",)),
         Template("closed", propose_closed, solve_closed, check_closed),
-        Template("load", propose_load, solve_load, check_load, (list, "a list of {name, hours}.")),
+        Template("load", propose_load, solve_load, check_load, (list, "a list of {name, hours}."), hidden=("best",)),
     ),
 )

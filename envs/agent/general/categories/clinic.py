@@ -1,6 +1,6 @@
 """A clinic: doctors with hours, patients with appointments.
 
-    Dr. Otto Blake is ill on day 4. Give each appointment of that day to another doctor of the same speciality ...
+Dr. Otto Blake is ill on day 4. Give each appointment of that day to another doctor of the same speciality ...
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
             counts = [s["patient"] for s in same_day]
             busy = {s["patient"] for s in same_day if s["hour"] == hour}
             busy |= {patient for patient in counts if counts.count(patient) >= rules["per_day"]}
-            free = [p["id"] for p in rows["patient"] if p["id"] not in busy and doctor["languages"].find(p["language"]) >= 0]
+            free = [
+                p["id"] for p in rows["patient"] if p["id"] not in busy and doctor["languages"].find(p["language"]) >= 0
+            ]
             patient = rng.choice(free) if free and rng.random() < 0.4 else FREE
             rows["slot"].append({"id": next(ids), "doctor": doctor["id"], "day": day, "hour": hour, "patient": patient})
     return rows
@@ -94,7 +96,9 @@ TOOLS = (
     action("cancel", "Cancel an appointment.", cancel, slot="slot.id"),
 )
 EXTRA = (
-    listing("list_slots_of_day", "A doctor's hours on a day.", "slot", "id hour patient", doctor="doctor.id", day="slot.day"),
+    listing(
+        "list_slots_of_day", "A doctor's hours on a day.", "slot", "id hour patient", doctor="doctor.id", day="slot.day"
+    ),
     detail("get_slot", "All about a slot.", "slot", id="slot.id"),
     listing("list_doctors_on_floor", "Ids of the doctors on a floor.", "doctor", floor="doctor.floor"),
 )
@@ -135,7 +139,9 @@ def propose_series(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         patient=patient["id"],
         wanted=wanted,
     )
-    brief.ask(2, f"The fees are at most {sum(d['fee'] for d in doctors)} together.", fees=sum(d["fee"] for d in doctors))
+    brief.ask(
+        2, f"The fees are at most {sum(d['fee'] for d in doctors)} together.", fees=sum(d["fee"] for d in doctors)
+    )
     latest = max(slot["hour"] for slot in chosen)
     brief.ask(3, f"No appointment is later than {latest}:00.", latest=latest)
     last = chosen[-1]["day"]
@@ -342,8 +348,8 @@ CATEGORY = Category(
     rules={"per_day": (2, 3, 4)},
     law="A patient has at most {per_day} appointments a day, and never two at the same time.",
     templates=(
-        Template("series", propose_series, solve_series, check_series),
-        Template("ill", propose_ill, solve_ill, check_ill),
-        Template("earliest", propose_earliest, solve_earliest, check_earliest),
+        Template("series", propose_series, solve_series, check_series, hidden=("patient",)),
+        Template("ill", propose_ill, solve_ill, check_ill, hidden=("doctor",)),
+        Template("earliest", propose_earliest, solve_earliest, check_earliest, hidden=("patient", "slots")),
     ),
 )

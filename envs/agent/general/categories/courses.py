@@ -1,6 +1,6 @@
 """A college: courses with hours, seats and prerequisites, and students who enrol.
 
-    Enrol Mara Lind (student 4312) in exactly 3 courses of different areas with at least 14 credits in all ...
+Enrol Mara Lind (student 4312) in exactly 3 courses of different areas with at least 14 credits in all ...
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
         before = [row["code"] for row in rows["course"] if row["area"] == area]
         course = {"code": f"{area[:3].upper()}{rng.randrange(10) + 10 * (10 + number)}", "title": title, "area": area}
         course |= {"credits": rng.randint(3, 8), "day": rng.choice(DAYS), "hour": rng.randint(8, 17)}
-        course |= {"seats": rng.choice((0, 2, 5, 9)), "requires": rng.choice(before) if before and rng.random() < 0.6 else ""}
+        course |= {
+            "seats": rng.choice((0, 2, 5, 9)),
+            "requires": rng.choice(before) if before and rng.random() < 0.6 else "",
+        }
         rows["course"].append({**course, "fee": rng.randrange(50, 400, 10), "teacher": rng.choice(teachers)})
     for number, name in zip(numbers(rng, 10, 1000, 9999), people(rng, 10), strict=True):
         rows["student"].append({"id": number, "name": name, "year": rng.randint(1, 4)})
@@ -61,9 +64,7 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
 def enrol(database: Database, student: int, code: str) -> str:
     row_or_error(database, "student", "id", student)
     course = row_or_error(database, "course", "code", code)
-    taken = database.all(
-        "SELECT c.* FROM enrolment e JOIN course c ON c.code = e.course WHERE e.student = ?", student
-    )
+    taken = database.all("SELECT c.* FROM enrolment e JOIN course c ON c.code = e.course WHERE e.student = ?", student)
     if any(row["code"] == code for row in taken):
         raise ToolError("the student is in that course already.")
     if any((row["day"], row["hour"]) == (course["day"], course["hour"]) for row in taken):
@@ -150,7 +151,11 @@ def propose_enrol(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     )
     day = rng.choice([d for d in DAYS if d not in [c["day"] for c in chosen]])
     brief.ask(2, f"None of the new courses is on {day}.", not_on=day)
-    brief.ask(3, f"The fees of the new courses are at most {sum(c['fee'] for c in chosen)} together.", fee=sum(c["fee"] for c in chosen))
+    brief.ask(
+        3,
+        f"The fees of the new courses are at most {sum(c['fee'] for c in chosen)} together.",
+        fee=sum(c["fee"] for c in chosen),
+    )
     early = min(c["hour"] for c in chosen)
     brief.ask(4, f"No new course begins before {early}:00, and each has another teacher.", early=early)
     if brief.level == 4 and len({c["teacher"] for c in chosen}) < count:
@@ -183,7 +188,11 @@ def solve_enrol(tools: Any, need: dict[str, Any]) -> Any:
 
 def check_enrol(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str, Any]) -> Iterator[str]:
     gone, new = changed(world, end, "enrolment")
-    if gone or any(row["student"] != need["student"] for row in new) or not same(world, end, apart_from=("enrolment", "course")):
+    if (
+        gone
+        or any(row["student"] != need["student"] for row in new)
+        or not same(world, end, apart_from=("enrolment", "course"))
+    ):
         yield "something else was changed"
     chosen = [world.get("course", row["course"]) for row in new]
     if len(chosen) != need["count"] or len({c["area"] for c in chosen}) != need["count"]:
@@ -203,8 +212,13 @@ def propose_swap(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     old, student = world.get("course", row["course"]), world.get("student", row["student"])
     rest = [c for c in taken_by(world, student["id"]) if c["code"] != old["code"]]
     room = world.rules["max_credits"] - sum(c["credits"] for c in rest)
-    fits = [c for c in open_to(world, student["id"]) if (c["day"], c["hour"]) not in times(rest) and c["credits"] <= room]
-    brief.ask(1, f"{student['name']} drops {old['code']}. Enrol the student instead in the course with the lowest fee that the rules allow.")
+    fits = [
+        c for c in open_to(world, student["id"]) if (c["day"], c["hour"]) not in times(rest) and c["credits"] <= room
+    ]
+    brief.ask(
+        1,
+        f"{student['name']} drops {old['code']}. Enrol the student instead in the course with the lowest fee that the rules allow.",
+    )
     brief.ask(1, "", name=student["name"], student=student["id"], old=old["code"])
     if brief.level >= 2:
         fits = [c for c in fits if c["day"] != old["day"]]
@@ -214,7 +228,11 @@ def propose_swap(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(3, "It must have at least as many credits as the dropped one.", as_many=True)
     if brief.level >= 4:
         fits = [c for c in fits if c["teacher"] != old["teacher"] and c["requires"]]
-    brief.ask(4, "It must have another teacher than the dropped one and build on a course the student has passed.", deeper=True)
+    brief.ask(
+        4,
+        "It must have another teacher than the dropped one and build on a course the student has passed.",
+        deeper=True,
+    )
     if len(fits) < (2 if brief.level < 4 else 1):
         raise Unsuitable
     brief.ask(1, "", codes=[c["code"] for c in fits if c["fee"] == min(f["fee"] for f in fits)])
@@ -242,7 +260,9 @@ def solve_swap(tools: Any, need: dict[str, Any]) -> Any:
 
 def check_swap(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str, Any]) -> Iterator[str]:
     gone, new = changed(world, end, "enrolment")
-    if gone != [{"student": need["student"], "course": need["old"]}] or not same(world, end, apart_from=("enrolment", "course")):
+    if gone != [{"student": need["student"], "course": need["old"]}] or not same(
+        world, end, apart_from=("enrolment", "course")
+    ):
         yield "not exactly that course was dropped"
     if len(new) != 1 or new[0]["student"] != need["student"] or new[0]["course"] not in need["codes"]:
         yield "not the cheapest course that is allowed"
@@ -251,7 +271,9 @@ def check_swap(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str,
 def propose_terms(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     student = rng.choice(world.all("student"))
     passed = [row["course"] for row in world.all("passed", student=student["id"])]
-    goals = rng.sample([c for c in world.all("course") if c["code"] not in passed], {1: 1, 2: 2, 3: 3, 4: 4}[brief.level])
+    goals = rng.sample(
+        [c for c in world.all("course") if c["code"] not in passed], {1: 1, 2: 2, 3: 3, 4: 4}[brief.level]
+    )
     missing: list[str] = []
     for goal in goals:
         code = goal["code"]
@@ -305,7 +327,9 @@ def check_terms(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str
         if position.get(world.get("course", code)["requires"], -1) >= position[code]:
             yield f"{code} comes too early"
     for term in answer:
-        if len(term) > need.get("width", 99) or sum(world.get("course", c)["credits"] for c in term) > need.get("most", 99):
+        if len(term) > need.get("width", 99) or sum(world.get("course", c)["credits"] for c in term) > need.get(
+            "most", 99
+        ):
             yield "a term is too full"
 
 
@@ -320,8 +344,15 @@ CATEGORY = Category(
     law="A student takes at most {max_credits} credits, no two courses at the same time, no full course, "
     "no course without having passed what it requires, and none that was passed before.",
     templates=(
-        Template("enrol", propose_enrol, solve_enrol, check_enrol),
-        Template("swap", propose_swap, solve_swap, check_swap),
-        Template("terms", propose_terms, solve_terms, check_terms, (list, "a list of terms, each a list of course codes.")),
+        Template("enrol", propose_enrol, solve_enrol, check_enrol, hidden=("student",)),
+        Template("swap", propose_swap, solve_swap, check_swap, hidden=("student", "codes")),
+        Template(
+            "terms",
+            propose_terms,
+            solve_terms,
+            check_terms,
+            (list, "a list of terms, each a list of course codes."),
+            hidden=("missing",),
+        ),
     ),
 )

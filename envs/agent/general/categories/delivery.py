@@ -1,6 +1,6 @@
 """Deliveries: vehicles, parcels, and the roads between stops.
 
-    Load the parcels to Oslo, Rome and Lima, so that no vehicle carries more than it can ...
+Load the parcels to Oslo, Rome and Lima, so that no vehicle carries more than it can ...
 """
 
 from __future__ import annotations
@@ -54,10 +54,18 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
             if start != destination:
                 rows["road"].append({"start": start, "destination": destination, "minutes": rng.randint(10, 90)})
     for number in numbers(rng, 26 + 3 * size, 1000, 9999):
-        parcel = {"id": number, "stop": rng.choice(names[1:]), "weight": rng.randint(3, 30), "cold": rng.choice(("yes", "no", "no"))}
+        parcel = {
+            "id": number,
+            "stop": rng.choice(names[1:]),
+            "weight": rng.randint(3, 30),
+            "cold": rng.choice(("yes", "no", "no")),
+        }
         parcel |= {"value": rng.randrange(10, 300, 5), "vehicle": NONE}
         for vehicle in rng.sample(rows["vehicle"], 2):  # some are loaded already
-            if rng.random() < 0.2 and load(rows["parcel"], vehicle["plate"]) + parcel["weight"] <= vehicle["capacity"] // 2:
+            if (
+                rng.random() < 0.2
+                and load(rows["parcel"], vehicle["plate"]) + parcel["weight"] <= vehicle["capacity"] // 2
+            ):
                 zone = next(s["zone"] for s in rows["stop"] if s["name"] == parcel["stop"])
                 if zone in vehicle["zones"] and (parcel["cold"] == "no" or vehicle["cooled"] == "yes"):
                     parcel["vehicle"] = vehicle["plate"]
@@ -86,12 +94,30 @@ TOOLS = (
     detail("get_stop", "Zone of a stop, and when it opens and closes, in minutes.", "stop", name="stop.name"),
     listing("list_parcels_to", "Ids of the parcels to a stop.", "parcel", stop="stop.name"),
     detail("get_parcel", "All about a parcel; no vehicle: not loaded.", "parcel", id="parcel.id"),
-    detail("get_minutes", "Minutes from one stop to another.", "road", "minutes", start="stop.name", destination="stop.name"),
-    action("load_parcel", "Put a parcel into a vehicle, or into another one.", put, parcel="parcel.id", plate="vehicle.plate"),
+    detail(
+        "get_minutes",
+        "Minutes from one stop to another.",
+        "road",
+        "minutes",
+        start="stop.name",
+        destination="stop.name",
+    ),
+    action(
+        "load_parcel",
+        "Put a parcel into a vehicle, or into another one.",
+        put,
+        parcel="parcel.id",
+        plate="vehicle.plate",
+    ),
 )
 EXTRA = (
     listing("list_stops_in", "Names of the stops of a zone.", "stop", zone="stop.zone"),
-    listing("list_cooled_vehicles", "Plates of the vehicles that are, or are not, cooled.", "vehicle", cooled="vehicle.cooled"),
+    listing(
+        "list_cooled_vehicles",
+        "Plates of the vehicles that are, or are not, cooled.",
+        "vehicle",
+        cooled="vehicle.cooled",
+    ),
     detail("get_vehicle_of", "The plate of a driver's vehicle.", "vehicle", "plate", driver="vehicle.driver"),
     listing("list_roads_from", "Minutes to every other stop.", "road", "destination minutes", start="stop.name"),
 )
@@ -142,7 +168,11 @@ def propose_load(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     )
     brief.ask(2, "Cold parcels go in cooled vehicles.", cold=True)
     limit = rng.randrange(400, 700, 50)
-    brief.ask(3, f"No vehicle that gets a parcel carries parcels of more than {limit} in value, with what it has.", value=limit)
+    brief.ask(
+        3,
+        f"No vehicle that gets a parcel carries parcels of more than {limit} in value, with what it has.",
+        value=limit,
+    )
     brief.ask(4, "Use at most 3 vehicles for them.", vehicles=3)
     if not plan_exists(world, brief.need):
         raise Unsuitable
@@ -210,7 +240,9 @@ def propose_broken(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
                 brief.ask(3, "", vehicles=count)
                 break
     limit = rng.randrange(300, 600, 50)
-    brief.ask(4, f"No vehicle that gets one carries parcels of more than {limit} in value, with what it has.", value=limit)
+    brief.ask(
+        4, f"No vehicle that gets one carries parcels of more than {limit} in value, with what it has.", value=limit
+    )
     if not plan_exists(world, brief.need):
         raise Unsuitable
 
@@ -268,7 +300,11 @@ def propose_route(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         stops = sorted(stops)
     brief.ask(1, f"Find the quickest route from the depot to {', '.join(stops)}, each once, in any order.", stops=stops)
     brief.ask(2, "The route ends at the depot again.", back=True)
-    brief.ask(3, "A stop can be served only from when it opens until it closes, counted from the start; one may wait there.", hours=True)
+    brief.ask(
+        3,
+        "A stop can be served only from when it opens until it closes, counted from the start; one may wait there.",
+        hours=True,
+    )
     first = rng.choice(stops)
     brief.ask(4, f"{first} is not the last stop, and not the first.", inner=first)
     options = [r for r in orders(stops) if brief.need.get("inner") not in (r[0], r[-1])]
@@ -319,8 +355,15 @@ CATEGORY = Category(
     tools=TOOLS,
     extra=EXTRA,
     templates=(
-        Template("load", propose_load, solve_load, check_load),
-        Template("broken", propose_broken, solve_broken, check_load),
-        Template("route", propose_route, solve_route, check_route, (list, "the stops in order, without the depot.")),
+        Template("load", propose_load, solve_load, check_load, hidden=("parcels",)),
+        Template("broken", propose_broken, solve_broken, check_load, hidden=("broken", "parcels")),
+        Template(
+            "route",
+            propose_route,
+            solve_route,
+            check_route,
+            (list, "the stops in order, without the depot."),
+            hidden=("minutes",),
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """Hiring: positions, candidates with skills, interviewers with free hours.
 
-    Fill the positions 12, 15 and 31, each with another candidate who has its skill ... within 180 in wages.
+Fill the positions 12, 15 and 31, each with another candidate who has its skill ... within 180 in wages.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
         rows["position"].append({**position, "wage": rng.randint(35, 80), "holder": NOBODY})
     names = people(rng, 24 + 2 * size + 6)
     for name in names[6:]:
-        person = {"name": name, "skills": some(rng, SKILLS, 1, 3), "city": rng.choice(cities), "years": rng.randint(0, 20)}
+        person = {
+            "name": name,
+            "skills": some(rng, SKILLS, 1, 3),
+            "city": rng.choice(cities),
+            "years": rng.randint(0, 20),
+        }
         rows["candidate"].append({**person, "wage": rng.randint(30, 75), "moves": rng.choice(("yes", "no"))})
     hours = iter(numbers(rng, 200, 1000, 9999))
     for name in names[:6]:
@@ -87,7 +92,9 @@ TOOLS = (
     listing("list_positions", "Ids of all positions.", "position"),
     detail("get_position", "All about a position; wage is the most it pays.", "position", id="position.id"),
     listing("list_candidates", "Names of all candidates.", "candidate"),
-    detail("get_candidate", "All about a candidate; wage is the least that is asked.", "candidate", name="candidate.name"),
+    detail(
+        "get_candidate", "All about a candidate; wage is the least that is asked.", "candidate", name="candidate.name"
+    ),
     listing("list_interviewers", "All interviewers.", "interviewer", "name skill room"),
     listing("list_hours", "An interviewer's hours.", "hour", "id day time candidate", interviewer="interviewer.name"),
     listing("list_interviews", "A candidate's interviews.", "hour", "id day time", candidate="candidate.name"),
@@ -292,7 +299,7 @@ CATEGORY = Category(
     extra=EXTRA,
     templates=(
         Template("fill", propose_fill, solve_fill, check_fill),
-        Template("interviews", propose_interviews, solve_interviews, check_interviews),
+        Template("interviews", propose_interviews, solve_interviews, check_interviews, hidden=("day",)),
         Template("rank", propose_rank, solve_rank, check_rank, (list, "the names, the best first.")),
     ),
 )

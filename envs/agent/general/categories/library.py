@@ -1,6 +1,6 @@
 """A public library: books with copies, members with loans, fines and places in the waiting line.
 
-    Copies 511, 613 and 702 came back. Take each back, and lend it to the first member in line who may borrow ...
+Copies 511, 613 and 702 came back. Take each back, and lend it to the first member in line who may borrow ...
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ def check_returns(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[s
         isbn = world.get("copy", copy)["isbn"]
         for hold in sorted(world.all("hold", isbn=isbn), key=lambda hold: int(hold["place"])):
             count = sum(member == hold["member"] for member in loans.values())
-            if world.get("member", hold["member"])["fines"] <= world.rules["max_fines"] and count < world.rules["max_loans"]:
+            if (
+                world.get("member", hold["member"])["fines"] <= world.rules["max_fines"]
+                and count < world.rules["max_loans"]
+            ):
                 loans[copy] = hold["member"]
                 holds.remove((isbn, hold["member"]))
                 break
@@ -300,7 +303,7 @@ CATEGORY = Category(
     law="A member may borrow with fewer than {max_loans} loans and at most {max_fines} in fines.",
     templates=(
         Template("returns", propose_returns, solve_returns, check_returns),
-        Template("reading", propose_reading, solve_reading, check_reading),
+        Template("reading", propose_reading, solve_reading, check_reading, hidden=("member",)),
         Template("overdue", propose_overdue, solve_overdue, check_overdue, (list, "the members' names, in any order.")),
     ),
 )

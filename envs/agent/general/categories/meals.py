@@ -1,6 +1,6 @@
 """A kitchen: recipes with ingredients and nutrition, a pantry, and people with allergies.
 
-    Plan a day for Mara Lind: breakfast, lunch and dinner with 1,800 to 2,000 kcal and at least 90 g of protein ...
+Plan a day for Mara Lind: breakfast, lunch and dinner with 1,800 to 2,000 kcal and at least 90 g of protein ...
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
         rows["ingredient"].append(row)
     foods = [row["name"] for row in rows["ingredient"]]
     for number, name in enumerate(titles(rng, 18 + 3 * size, "Dish")):
-        recipe = {"name": name, "meal": ("breakfast", "lunch", "dinner")[number % 3], "minutes": rng.randrange(5, 90, 5)}
+        recipe = {
+            "name": name,
+            "meal": ("breakfast", "lunch", "dinner")[number % 3],
+            "minutes": rng.randrange(5, 90, 5),
+        }
         rows["recipe"].append({**recipe, "cuisine": rng.choice(("north", "south", "east", "west"))})
         for food in rng.sample(foods, rng.randint(2, 4)):
             rows["part"].append({"recipe": name, "ingredient": food, "amount": rng.randint(1, 3)})
@@ -46,14 +50,18 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
 TOOLS = (
     listing("list_recipes", "Names of the recipes for breakfast, lunch or dinner.", "recipe", meal="recipe.meal"),
     detail("get_recipe", "Meal, minutes and cuisine of a recipe.", "recipe", name="recipe.name"),
-    listing("get_ingredients", "Portions of each ingredient of a recipe.", "part", "ingredient amount", recipe="recipe.name"),
+    listing(
+        "get_ingredients", "Portions of each ingredient of a recipe.", "part", "ingredient amount", recipe="recipe.name"
+    ),
     detail("get_nutrition", "Price, kcal and protein of one portion.", "ingredient", name="ingredient.name"),
     listing("list_ingredients", "Names of all ingredients.", "ingredient"),
     detail("get_guest", "What a person must not and does not like to eat.", "guest", name="guest.name"),
     listing("list_pantry", "Portions in the pantry.", "pantry", "ingredient amount"),
 )
 EXTRA = (
-    listing("list_recipes_with", "Names of the recipes with an ingredient.", "part", "recipe", ingredient="ingredient.name"),
+    listing(
+        "list_recipes_with", "Names of the recipes with an ingredient.", "part", "recipe", ingredient="ingredient.name"
+    ),
     listing("list_recipes_of_cuisine", "Names of the recipes of a cuisine.", "recipe", cuisine="recipe.cuisine"),
     listing("list_guests", "Names of all guests.", "guest"),
     detail("get_pantry", "Portions of an ingredient in the pantry.", "pantry", "amount", ingredient="ingredient.name"),
@@ -150,7 +158,8 @@ def propose_party(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     count = 2 if brief.level < 2 else 3
     if len(dinners) < count + 1:
         raise Unsuitable
-    chosen = rng.sample(dinners, count)
+    dinners.sort(key=lambda r: total(world, r["name"], "price"))  # among the cheap ones: few others cost as little
+    chosen = rng.sample(dinners[: max(count + 1, len(dinners) // 3)], count)
     cuisines = sorted({r["cuisine"] for r in chosen})
     if len(cuisines) < count:
         raise Unsuitable
@@ -165,7 +174,11 @@ def propose_party(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     )
     shared = len({food for r in chosen for food in contains(world, r["name"])})
     brief.ask(2, f"Together they need at most {shared} different ingredients.", foods=shared)
-    brief.ask(3, f"None takes more than {max(r['minutes'] for r in chosen)} minutes.", minutes=max(r["minutes"] for r in chosen))
+    brief.ask(
+        3,
+        f"None takes more than {max(r['minutes'] for r in chosen)} minutes.",
+        minutes=max(r["minutes"] for r in chosen),
+    )
     kcal = min(total(world, r["name"], "kcal") for r in chosen)
     brief.ask(4, f"Each has at least {kcal} kcal.", kcal=kcal)
 
@@ -221,7 +234,10 @@ def propose_shopping(world: WorldSpec, rng: random.Random, brief: Brief) -> None
         raise Unsuitable
     told = ", ".join(f"{t} x {name}" for t, name in zip(brief.need["times"], brief.need["recipes"], strict=True))
     brief.ask(1, f"We cook {told}. Which portions of which ingredients must be bought, beyond what the pantry has?")
-    brief.ask(3, f"Of each ingredient that is in the pantry now, {keep} portion(s) must be left there afterwards, also of those not used.")
+    brief.ask(
+        3,
+        f"Of each ingredient that is in the pantry now, {keep} portion(s) must be left there afterwards, also of those not used.",
+    )
     brief.ask(4, "Leave out of the list what costs less than 15 a portion.", dear=15)
     if not missing(world, brief.need):
         raise Unsuitable
@@ -266,6 +282,8 @@ CATEGORY = Category(
     templates=(
         Template("day", propose_day, solve_day, check_day, (dict, "{breakfast, lunch, dinner}: names of recipes.")),
         Template("party", propose_party, solve_party, check_party, (list, "the names of the recipes.")),
-        Template("shopping", propose_shopping, solve_shopping, check_shopping, (dict, "{ingredient: portions to buy}.")),
+        Template(
+            "shopping", propose_shopping, solve_shopping, check_shopping, (dict, "{ingredient: portions to buy}.")
+        ),
     ),
 )

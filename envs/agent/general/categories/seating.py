@@ -1,6 +1,6 @@
 """An event: guests with companies, diets and quarrels, and tables to seat them at.
 
-    Seat the guests of Cole & Sons so that nobody sits with somebody of the same trade or with an opponent ...
+Seat the guests of Cole & Sons so that nobody sits with somebody of the same trade or with an opponent ...
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ SCHEMA = {
 def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {table: [] for table in SCHEMA}
     for color in rng.sample(COLORS, 6 + size):
-        board = {"name": f"{color} table", "seats": rng.randint(3, 5), "zone": rng.choice(("hall", "terrace", "garden"))}
+        board = {
+            "name": f"{color} table",
+            "seats": rng.randint(3, 5),
+            "zone": rng.choice(("hall", "terrace", "garden")),
+        }
         rows["board"].append({**board, "distance": rng.randint(2, 30)})
     names = people(rng, 30 + 14)
     for name in names[:30]:
@@ -284,8 +288,15 @@ CATEGORY = Category(
     tools=TOOLS,
     extra=EXTRA,
     templates=(
-        Template("seat", propose_seat, solve_seat, check_seat),
-        Template("peace", propose_peace, solve_peace, check_peace, (list, "a list of pairs, each a list of two names.")),
+        Template("seat", propose_seat, solve_seat, check_seat, hidden=("guests",)),
+        Template(
+            "peace",
+            propose_peace,
+            solve_peace,
+            check_peace,
+            (list, "a list of pairs, each a list of two names."),
+            hidden=("pairs",),
+        ),
         Template("programme", propose_programme, solve_programme, check_programme, (list, "the names, in order.")),
     ),
 )

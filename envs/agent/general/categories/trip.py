@@ -1,6 +1,6 @@
 """Trips: cities with hotels, restaurants, sights, transport and weather. The paper's example among the tasks.
 
-    Plan a three-day trip from Oslo, 2025-10-01 to 2025-10-03. No city, hotel, sight or restaurant twice ...
+Plan a three-day trip from Oslo, 2025-10-01 to 2025-10-03. No city, hotel, sight or restaurant twice ...
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ TOOLS = (
     listing("get_all_restaurants_by_city", "Names of the restaurants of a city.", "restaurant", city="city.name"),
     listing("get_all_attractions_by_city", "Names of the sights of a city.", "attraction", city="city.name"),
     detail("get_infos_by_hotel", "Price of a night and stars of a hotel.", "hotel", name="hotel.name"),
-    detail("get_infos_by_restaurant", "Price of a meal and stars of a restaurant.", "restaurant", name="restaurant.name"),
+    detail(
+        "get_infos_by_restaurant", "Price of a meal and stars of a restaurant.", "restaurant", name="restaurant.name"
+    ),
     detail("get_infos_by_attraction", "Ticket and kind of a sight.", "attraction", name="attraction.name"),
     listing(
         "get_inter_city_transport",
@@ -367,8 +369,19 @@ CATEGORY = Category(
     templates=(
         Template("three_days", propose_days, solve_days, check_days, (list, PLAN)),
         Template(
-            "one_city", propose_evening, solve_evening, check_evening, (dict, "{city, hotel, attraction, restaurants: [2 names]}.")
+            "one_city",
+            propose_evening,
+            solve_evening,
+            check_evening,
+            (dict, "{city, hotel, attraction, restaurants: [2 names]}."),
         ),
-        Template("route", propose_route, solve_route, check_route, (list, "the cities in order, the first and last included.")),
+        Template(
+            "route",
+            propose_route,
+            solve_route,
+            check_route,
+            (list, "the cities in order, the first and last included."),
+            hidden=("price",),
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """Warehouses: products in stock, orders with lines, suppliers, and carriers' rates between cities.
 
-    Ship order 4711: for each line choose one warehouse that has the whole amount ... as few parcels as possible.
+Ship order 4711: for each line choose one warehouse that has the whole amount ... as few parcels as possible.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
     for name, city in zip(titles(rng, 4 + size, "Depot"), cities, strict=False):
         rows["warehouse"].append({"name": name, "city": city, "cooled": rng.choice(("yes", "no", "yes"))})
     for sku, name in zip(numbers(rng, 14, 1000, 9999), titles(rng, 14), strict=True):
-        rows["product"].append({"sku": sku, "name": name, "weight": rng.randint(1, 20), "cold": rng.choice(("no", "no", "yes"))})
+        rows["product"].append(
+            {"sku": sku, "name": name, "weight": rng.randint(1, 20), "cold": rng.choice(("no", "no", "yes"))}
+        )
         for warehouse in rows["warehouse"]:
             amount = rng.choice((0, rng.randint(1, 12), rng.randint(8, 40)))
             if rows["product"][-1]["cold"] == "yes" and warehouse["cooled"] == "no":
@@ -145,7 +147,11 @@ def propose_ship(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     )
     brief.ask(3, f"At least {reserve} pieces of the product must stay in that warehouse.")
     brief.ask(4, "A line that no warehouse can send whole is not shipped, and then the order stays open.", partly=True)
-    brief.ask(2, "No two lines are sent from the same warehouse: choose so that all shipments together cost least.", apart=True)
+    brief.ask(
+        2,
+        "No two lines are sent from the same warehouse: choose so that all shipments together cost least.",
+        apart=True,
+    )
     best = cheapest(world, brief.need)
     if not best or (brief.level == 1 and len(best) < 2):
         raise Unsuitable
@@ -217,7 +223,9 @@ def solve_ship(tools: Any, need: dict[str, Any]) -> Any:
 def check_ship(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str, Any]) -> Iterator[str]:
     order, sent = world.get("purchase", need["order"]), end.all("shipment")
     lines = {line["sku"]: line["amount"] for line in world.all("line", purchase=order["id"])}
-    if any(row["purchase"] != order["id"] for row in sent) or not same(world, end, apart_from=("stock", "shipment", "purchase")):
+    if any(row["purchase"] != order["id"] for row in sent) or not same(
+        world, end, apart_from=("stock", "shipment", "purchase")
+    ):
         yield "something else was changed"
     if sorted((r["sku"], r["amount"]) for r in sent) != sorted((s, lines[s]) for s in need["lines"]):
         yield "not exactly these lines were sent"
@@ -367,8 +375,10 @@ CATEGORY = Category(
     tools=TOOLS,
     extra=EXTRA,
     templates=(
-        Template("ship", propose_ship, solve_ship, check_ship),
-        Template("level", propose_level, solve_level, check_level),
-        Template("weights", propose_weights, solve_weights, check_weights, (list, "the order numbers, heaviest first.")),
+        Template("ship", propose_ship, solve_ship, check_ship, hidden=("total", "lines")),
+        Template("level", propose_level, solve_level, check_level, hidden=("skus",)),
+        Template(
+            "weights", propose_weights, solve_weights, check_weights, (list, "the order numbers, heaviest first.")
+        ),
     ),
 )
