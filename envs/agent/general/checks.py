@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from envs.agent.general.case import Case, Step, run_solution
+from envs.agent.general.case import SUBMIT, Case, Step, run_solution
 from envs.agent.general.solution import SolutionError, check_source
 from envs.agent.general.world import WorldSpec
 from envs.environment import ToolError
@@ -19,31 +19,51 @@ from envs.tools import check_arguments
 
 RANDOM_ANSWERS = 5
 Columns = list[list[Any]]
+_HOLLOW = {"array": [], "object": {}, "string": "", "integer": 0, "number": 0, "boolean": False}
+_WEAK = {
+    "nothing": "an episode in which nothing was done",
+    "hollow": "an empty result",
+    "first": "the first value of every column",
+    "random": "random values",
+}
 
 
 def reject_reason(case: Case) -> str | None:
     """None for a case to keep, else one word."""
+    problem = find_problem(case)
+    return problem[0] if problem else None
+
+
+def find_problem(case: Case) -> tuple[str, str] | None:
+    """(one word, details for who wrote the case), None for a case to keep."""
     try:
         check_source(case.solution, list(case.tools))
-    except SolutionError:
-        return "solution_not_allowed"
+    except SolutionError as error:
+        return "solution_not_allowed", str(error)
     world = case.open()
     try:
         steps = run_solution(case, world)
-        if case.judge(world.state(), world.submitted) is not None:
-            return "solution_fails"
-    except SolutionError:
-        return "solution_raises"
+        verdict = case.judge(world.state(), world.submitted)
+    except SolutionError as error:
+        return "solution_raises", str(error)
     finally:
         world.close()
-    return "too_easy" if weak_answer(case, steps) else None
+    if verdict is not None:
+        return "solution_fails", verdict
+    if who := weak_answer(case, steps):
+        return "too_easy", f"the verifier accepts {_WEAK[who]}"
+    return None
 
 
 def weak_answer(case: Case, steps: list[Step]) -> str | None:
     """The name of a weak answerer that passes, None when all fail."""
     columns = _columns(case.start)
     if _passes(case, []):
-        return "empty"
+        return "nothing"
+    if case.answer_wanted:
+        kind = case.tools[SUBMIT].schema["parameters"]["properties"]["result"]["type"]
+        if _passes(case, [(SUBMIT, {"result": _HOLLOW[kind]})]):
+            return "hollow"
     acts = [step for step in steps if step.name in case.changing]
     if _passes(case, _replaced(acts, columns, lambda values: values[0])):
         return "first"
@@ -62,7 +82,7 @@ def _passes(case: Case, acts: list[tuple[str, dict[str, Any]]]) -> bool:
                 continue
             try:
                 world.call(name, arguments)
-            except ToolError:
+            except (ToolError, TimeoutError):
                 continue
         return case.judge(world.state(), world.submitted) is None
     finally:

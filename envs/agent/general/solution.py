@@ -12,8 +12,6 @@ in the sandbox all the same (``stored.py``).
 
 from __future__ import annotations
 
-import __future__
-
 import ast
 import builtins
 import inspect
@@ -25,9 +23,24 @@ from typing import Any
 from envs.agent.general import logic
 
 SAFE_BUILTINS = (
-    "abs all any bool dict divmod enumerate filter float int isinstance len list map max min next range reversed round "
-    "set sorted str sum tuple zip Exception ValueError KeyError StopIteration"
-).split()
+    *(
+        "abs",
+        "all",
+        "any",
+        "bool",
+        "dict",
+        "divmod",
+        "enumerate",
+        "filter",
+        "float",
+        "int",
+        "isinstance",
+        "len",
+        "list",
+    ),
+    *("map", "max", "min", "next", "range", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip"),
+    *("Exception", "ValueError", "KeyError", "StopIteration"),
+)
 # attributes by which plain values lead to the interpreter's insides
 _INNER = ("format", "format_map", "mro", "gi_", "cr_", "ag_", "f_", "tb_", "co_", "func_")
 _FORBIDDEN: dict[type[ast.AST], str] = {
@@ -136,6 +149,6 @@ def run_trusted(source: str, tools: ToolProxy) -> Any:
     """Run a solution of this package in this process. Never for source from elsewhere."""
     namespace: dict[str, Any] = {"__builtins__": {name: getattr(builtins, name) for name in SAFE_BUILTINS}}
     # the package's sources rely on annotations that are not evaluated
-    code = compile(source, "<solution>", "exec", __future__.annotations.compiler_flag, dont_inherit=True)
+    code = compile(source, "<solution>", "exec", annotations.compiler_flag, dont_inherit=True)
     exec(code, namespace)
     return namespace["solution"](tools)

@@ -5,6 +5,7 @@ Pay from Mara Lind's accounts: 320 to Otto Blake, 145 to ... Each payment comes 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from envs.agent.general.category import (
     people,
     row_or_error,
 )
+from envs.agent.general.logic import first_plan
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.environment import ToolError
 
@@ -51,7 +53,7 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
         transfers.append((source, target, amount + rng.choice((0, 0, 0, 5)), day, note))
     for _ in range(6):  # money that is handed on
         way, amount, day = rng.sample(rows["account"], 5), rng.randrange(401, 900, 7), rng.randint(1, 10)
-        for source, target in zip(way, way[1:], strict=False):
+        for source, target in itertools.pairwise(way):
             transfers.append((source["number"], target["number"], amount, day, rng.choice(("gift", "repair"))))
             amount, day = amount - rules["fee"], day + rng.randint(1, 4)
     rng.shuffle(transfers)
@@ -136,7 +138,8 @@ def propose_bills(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     told = ", ".join(f"{amount} to {name}" for name, amount in bills)
     brief.ask(
         1,
-        f"Pay from {payer['name']}'s accounts: {told}. Each payment is one transfer of the whole sum from one of the accounts "
+        f"Pay from {payer['name']}'s accounts: {told}. Each payment is one transfer of the whole sum from one of "
+        f"the accounts "
         "to the receiver's current account. Change nothing else.",
         payer=payer["name"],
         owner=payer["id"],
@@ -152,21 +155,21 @@ def solve_bills(tools: Any, need: dict[str, Any]) -> Any:
     targets = []
     for name, _ in bills:
         theirs = tools.list_accounts(owner=tools.find_customer(name=name))
-        targets.append([account["number"] for account in theirs if account["kind"] == "current"][0])
+        targets.append(next(account["number"] for account in theirs if account["kind"] == "current"))
     if "no_deposit" in need:
         accounts = [account for account in accounts if account["kind"] != "deposit"]
 
     def fits(plan):
         for account in accounts:
-            paid = [bill[1] for bill, source in zip(bills, plan) if source["number"] == account["number"]]
+            paid = [bill[1] for bill, source in zip(bills, plan, strict=False) if source["number"] == account["number"]]
             if account["balance"] - sum(paid) < need["keep"]:
                 return False
             if "once" in need and account["kind"] == "savings" and len(paid) > 1:
                 return False
         return True
 
-    plan = first_plan([accounts] * len(bills), fits)  # noqa: F821
-    for bill, source, target in zip(bills, plan, targets):
+    plan = first_plan([accounts] * len(bills), fits)
+    for bill, source, target in zip(bills, plan, targets, strict=False):
         tools.transfer(source=source["number"], target=target, amount=bill[1])
 
 
@@ -200,7 +203,7 @@ def propose_twice(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         1: "with the same target, amount, day and note",
         2: "with the same target, amount, day and note",
         3: f"with the same target, amount, day and note, if the amount is at least {brief.need['low']}",
-        4: f"with the same target, amount and note, at most 2 days apart, if the amount is at least {brief.need['low']}",
+        4: f"with the same target, amount and note, at most 2 days apart, of at least {brief.need['low']}",
     }[brief.level]
     brief.ask(4, "", keys=["source", "target", "amount", "note"], apart=2)
     brief.ask(
@@ -269,13 +272,15 @@ def propose_trail(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     less = f"less a fee of {fee}, " if fee else ""
     ask = "Give the names of the owners, from the first receiver to the last."
     if brief.level == 4:
-        ask = "Give the names of those owners, from the first receiver to the last, who now have more than 1000 in all their accounts together."
+        ask = "Give the names of those owners, from the first receiver to the last, who now have more than 1000 in "
+        "all their accounts together."
     brief.ask(4, "", rich=1000)
     if brief.level == 4 and not 1 <= len(owners(world, brief.need)) < len(trail):
         raise Unsuitable
     brief.ask(
         1,
-        f"Account {first['source']} sent {first['amount']} to another account. The whole sum, {less}was handed on by the account "
+        f"Account {first['source']} sent {first['amount']} to another account. The whole sum, {less}was handed on "
+        f"by the account "
         f"that received it, later and within 4 days, and so on, {brief.need['steps']} time(s) in all. {ask}",
     )
 
@@ -305,7 +310,7 @@ def owners(world: WorldSpec, need: Mapping[str, Any]) -> list[str]:
 
 
 def solve_trail(tools: Any, need: dict[str, Any]) -> Any:
-    row = [sent for sent in tools.list_sent(source=need["source"]) if sent["amount"] == need["amount"]][0]
+    row = next(sent for sent in tools.list_sent(source=need["source"]) if sent["amount"] == need["amount"])
     trail = [row["target"]]
     for _ in range(need["steps"]):
         for sent in tools.list_sent(source=row["target"]):

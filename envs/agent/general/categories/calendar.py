@@ -156,7 +156,8 @@ def propose_common(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     title, hours = titles(rng, 1, "Planning")[0], rng.randint(1, 2)
     brief.ask(
         1,
-        f'Hold a meeting "{title}" of {hours} hour(s) for {", ".join(names)}, and nobody else, as early in the week as possible, '
+        f'Hold a meeting "{title}" of {hours} hour(s) for {", ".join(names)}, and nobody else, as early in the week '
+        f"as possible, "
         "in any room that has a place for everybody.",
         title=title,
         people=names,
@@ -173,7 +174,8 @@ def propose_common(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
 
 
 def solve_common(tools: Any, need: dict[str, Any]) -> Any:
-    rooms, meetings = tools.list_rooms(), {}
+    rooms = tools.list_rooms()
+    meetings: Any = {}
     for name in need["people"]:
         for number in tools.list_meetings_of(person=name):
             meetings.setdefault(number, []).append(name)
@@ -223,7 +225,8 @@ def propose_closed(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"{room['name']} is closed on day {' and '.join(str(day) for day in days)}. Move each of its meetings on that day to another "
+        f"{room['name']} is closed on day {' and '.join(str(day) for day in days)}. Move each of its meetings on "
+        f"that day to another "
         "room at the same time, with places for everybody who comes. Change nothing else.",
     )
     brief.ask(3, f"The new rooms have the same equipment ({room['equipment']}).")
@@ -267,12 +270,12 @@ def solve_closed(tools: Any, need: dict[str, Any]) -> Any:
         for i in range(len(plan)):
             for j in range(i):
                 one, two = moved[i], moved[j]
-                if plan[i] == plan[j] and one[1] == two[1]:
-                    if "spread" in need or (one[2] < two[3] and two[2] < one[3]):
-                        return False
+                at_once = "spread" in need or (one[2] < two[3] and two[2] < one[3])
+                if plan[i] == plan[j] and one[1] == two[1] and at_once:
+                    return False
         return True
 
-    for m, room in zip(moved, first_plan(options, fits)):
+    for m, room in zip(moved, first_plan(options, fits), strict=False):
         tools.move_to_room(meeting=m[0], room=room)
 
 
@@ -304,7 +307,8 @@ def propose_load(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Which {count} people of the {team} team sit longest in meetings, on day {', '.join(str(d) for d in brief.need['days'])}? "
+        f"Which {count} people of the {team} team sit longest in meetings, on day "
+        f"{', '.join(str(d) for d in brief.need['days'])}? "
         "Give the names, the longest first, with the hours.",
     )
     brief.ask(3, "Only meetings with at least 3 people count.")

@@ -40,7 +40,7 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
     count = 12 + size
     for number, name in zip(numbers(rng, count, 10, 99), people(rng, count), strict=True):
         spoken = sorted(rng.sample(LANGUAGES, rng.randint(2, 3)))
-        doctor = {"id": number, "name": name, "speciality": SPECIALITIES[len(rows["doctor"]) % 4]}
+        doctor: Row = {"id": number, "name": name, "speciality": SPECIALITIES[len(rows["doctor"]) % 4]}
         doctor |= {"languages": ", ".join(spoken), "fee": rng.randrange(40, 160, 5), "floor": rng.randint(1, 4)}
         rows["doctor"].append(doctor)
     for number, name in zip(numbers(rng, 20, 1000, 9999), people(rng, 20), strict=True):
@@ -57,8 +57,8 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
             free = [
                 p["id"] for p in rows["patient"] if p["id"] not in busy and doctor["languages"].find(p["language"]) >= 0
             ]
-            patient = rng.choice(free) if free and rng.random() < 0.4 else FREE
-            rows["slot"].append({"id": next(ids), "doctor": doctor["id"], "day": day, "hour": hour, "patient": patient})
+            who = rng.choice(free) if free and rng.random() < 0.4 else FREE
+            rows["slot"].append({"id": next(ids), "doctor": doctor["id"], "day": day, "hour": hour, "patient": who})
     return rows
 
 
@@ -133,7 +133,8 @@ def propose_series(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     doctors = [world.get("doctor", slot["doctor"]) for slot in chosen]
     brief.ask(
         1,
-        f"{patient['name']} needs appointments in this order, each on a later day than the one before: {', then '.join(wanted)}. "
+        f"{patient['name']} needs appointments in this order, each on a later day than the one before: "
+        f"{', then '.join(wanted)}. "
         "Every doctor speaks the patient's language. Book them; leave all other appointments as they are.",
         name=patient["name"],
         patient=patient["id"],
@@ -224,7 +225,8 @@ def propose_ill(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Dr. {doctor['name']} is ill on day {day}. Move every appointment of that doctor on that day to a free hour of another "
+        f"Dr. {doctor['name']} is ill on day {day}. Move every appointment of that doctor on that day to a free "
+        f"hour of another "
         "doctor of the same speciality on the same day. Change nothing else.",
         doctor=doctor["id"],
         name=doctor["name"],
@@ -258,7 +260,7 @@ def solve_ill(tools: Any, need: dict[str, Any]) -> Any:
             fitting = [slot for slot in fitting if abs(slot[1] - old["hour"]) <= 4]
         options.append(fitting)
     plan = first_plan(options, lambda chosen: len({slot[0] for slot in chosen}) == len(chosen))
-    for old, new in zip(appointments, plan):
+    for old, new in zip(appointments, plan, strict=False):
         tools.cancel(slot=old["id"])
         tools.book(slot=new[0], patient=old["patient"])
 
@@ -284,7 +286,8 @@ def propose_earliest(world: WorldSpec, rng: random.Random, brief: Brief) -> None
     patient, speciality = rng.choice(world.all("patient")), rng.choice(SPECIALITIES)
     brief.ask(
         1,
-        f"Book the earliest possible appointment for {patient['name']} with a doctor for {speciality} who speaks the patient's "
+        f"Book the earliest possible appointment for {patient['name']} with a doctor for {speciality} who speaks "
+        f"the patient's "
         "language.",
         name=patient["name"],
         patient=patient["id"],

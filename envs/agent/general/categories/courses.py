@@ -22,6 +22,7 @@ from envs.agent.general.category import (
     row_or_error,
     titles,
 )
+from envs.agent.general.logic import subsets
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.environment import ToolError
 
@@ -43,7 +44,11 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
     for number, title in enumerate(names):
         area = areas[number % len(areas)]
         before = [row["code"] for row in rows["course"] if row["area"] == area]
-        course = {"code": f"{area[:3].upper()}{rng.randrange(10) + 10 * (10 + number)}", "title": title, "area": area}
+        course: Row = {
+            "code": f"{area[:3].upper()}{rng.randrange(10) + 10 * (10 + number)}",
+            "title": title,
+            "area": area,
+        }
         course |= {"credits": rng.randint(3, 8), "day": rng.choice(DAYS), "hour": rng.randint(8, 17)}
         course |= {
             "seats": rng.choice((0, 2, 5, 9)),
@@ -134,15 +139,16 @@ def propose_enrol(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     for _ in range(80):
         chosen = rng.sample(free, count)
         all_times = times(chosen + taken)
-        if len({c["area"] for c in chosen}) == count and len(set(all_times)) == len(all_times):
-            if sum(c["credits"] for c in chosen) <= room:
-                break
+        different = len({c["area"] for c in chosen}) == count and len(set(all_times)) == len(all_times)
+        if different and sum(c["credits"] for c in chosen) <= room:
+            break
     else:
         raise Unsuitable
     credits = sum(c["credits"] for c in chosen) - rng.randrange(2)
     brief.ask(
         1,
-        f"Enrol {student['name']} in exactly {count} more courses, each of another area, with at least {credits} credits "
+        f"Enrol {student['name']} in exactly {count} more courses, each of another area, with at least {credits} "
+        f"credits "
         "together. Leave the other courses as they are.",
         name=student["name"],
         student=student["id"],
@@ -174,7 +180,7 @@ def solve_enrol(tools: Any, need: dict[str, Any]) -> Any:
         good = good and (c["requires"] == "" or c["requires"] in passed) and (c["day"], c["hour"]) not in taken
         if good and c["day"] != need.get("not_on") and c["hour"] >= need.get("early", 0):
             free.append(c)
-    for chosen in subsets(free, need["count"]):  # noqa: F821
+    for chosen in subsets(free, need["count"]):
         total = sum(c["credits"] for c in chosen)
         good = len({c["area"] for c in chosen}) == len(chosen) and total >= need["credits"]
         good = good and total + held <= need["max_credits"]
@@ -217,7 +223,8 @@ def propose_swap(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     ]
     brief.ask(
         1,
-        f"{student['name']} drops {old['code']}. Enrol the student instead in the course with the lowest fee that the rules allow.",
+        f"{student['name']} drops {old['code']}. Enrol the student instead in the course with the lowest fee that "
+        f"the rules allow.",
     )
     brief.ask(1, "", name=student["name"], student=student["id"], old=old["code"])
     if brief.level >= 2:
@@ -244,7 +251,7 @@ def solve_swap(tools: Any, need: dict[str, Any]) -> Any:
     courses = {code: tools.get_course(code=code) for code in tools.list_courses()}
     old, rest = courses[need["old"]], [courses[code] for code in now if code != need["old"]]
     room = need["max_credits"] - sum(c["credits"] for c in rest)
-    best = None
+    best: Any = None
     for c in courses.values():
         good = c["seats"] > 0 and c["code"] not in passed and c["code"] not in now and c["credits"] <= room
         good = good and (c["requires"] == "" or c["requires"] in passed)
@@ -286,8 +293,10 @@ def propose_terms(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     most = max(max(world.get("course", code)["credits"] for code in missing), {1: 99, 2: 99, 3: 14, 4: 12}[brief.level])
     brief.ask(
         1,
-        f"{student['name']} wants to pass {', '.join(g['code'] for g in goals)}. Which courses does the student still have to "
-        "take, these included, and in which term? Each course comes in a later term than the one it requires, nothing is "
+        f"{student['name']} wants to pass {', '.join(g['code'] for g in goals)}. Which courses does the student "
+        f"still have to "
+        "take, these included, and in which term? Each course comes in a later term than the one it requires, "
+        "nothing is "
         "taken that is not needed or passed already. Seats, hours and the limit on credits do not matter here.",
         name=student["name"],
         goals=[g["code"] for g in goals],
@@ -307,7 +316,7 @@ def solve_terms(tools: Any, need: dict[str, Any]) -> Any:
             waiting.append(courses[code]["requires"])
     terms, done = [], set(passed)
     while len(done) < len(passed) + len(courses):
-        term = []
+        term: Any = []
         for code, c in courses.items():
             ready = code not in done and (c["requires"] == "" or c["requires"] in done)
             total = c["credits"] + sum(courses[other]["credits"] for other in term)

@@ -40,7 +40,10 @@ ZONES = ("east", "west", "north")
 def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {table: [] for table in SCHEMA}
     for driver in people(rng, 6 + size):
-        vehicle = {"plate": f"{rng.choice('ABCDEF')}{rng.choice('KLMN')} {rng.randint(100, 999)}", "driver": driver}
+        vehicle: Row = {
+            "plate": f"{rng.choice('ABCDEF')}{rng.choice('KLMN')} {rng.randint(100, 999)}",
+            "driver": driver,
+        }
         vehicle |= {"capacity": rng.randrange(20, 80, 5), "zones": some(rng, ZONES, 1, 3)}
         if vehicle["plate"] not in [v["plate"] for v in rows["vehicle"]]:
             rows["vehicle"].append({**vehicle, "cooled": rng.choice(("yes", "no")), "cost": rng.randrange(30, 120, 5)})
@@ -54,7 +57,7 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
             if start != destination:
                 rows["road"].append({"start": start, "destination": destination, "minutes": rng.randint(10, 90)})
     for number in numbers(rng, 26 + 3 * size, 1000, 9999):
-        parcel = {
+        parcel: Row = {
             "id": number,
             "stop": rng.choice(names[1:]),
             "weight": rng.randint(3, 30),
@@ -161,7 +164,8 @@ def propose_load(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Load all parcels to {', '.join(stops)} that are not loaded yet. A vehicle takes only parcels to stops in its zones, and no "
+        f"Load all parcels to {', '.join(stops)} that are not loaded yet. A vehicle takes only parcels to stops in "
+        f"its zones, and no "
         "more than its capacity with what it has already. Leave loaded parcels where they are.",
         stops=stops,
         parcels=waiting,
@@ -201,12 +205,12 @@ def solve_load(tools: Any, need: dict[str, Any]) -> Any:
 
     def fits(plan):
         for v in plan:
-            mine = [parcel for parcel, other in zip(waiting, plan) if other[0] == v[0]]
+            mine = [parcel for parcel, other in zip(waiting, plan, strict=False) if other[0] == v[0]]
             if sum(p["weight"] for p in mine) > v[1] or v[4] + sum(p["value"] for p in mine) > need.get("value", 99999):
                 return False
         return len({v[0] for v in plan}) <= need.get("vehicles", 99)
 
-    for parcel, v in zip(waiting, first_plan(slots, fits)):
+    for parcel, v in zip(waiting, first_plan(slots, fits), strict=False):
         tools.load_parcel(parcel=parcel["id"], plate=v[0])
 
 
@@ -226,7 +230,8 @@ def propose_broken(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     parcels = [p["id"] for p in world.all("parcel", vehicle=vehicle["plate"])]
     brief.ask(
         1,
-        f"The vehicle of {vehicle['driver']} has broken down. Move each of its parcels to other vehicles that serve the zone of its stop, "
+        f"The vehicle of {vehicle['driver']} has broken down. Move each of its parcels to other vehicles that serve "
+        f"the zone of its stop, "
         "no vehicle carrying more than it can.",
         driver=vehicle["driver"],
         broken=vehicle["plate"],
@@ -248,7 +253,7 @@ def propose_broken(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
 
 
 def solve_broken(tools: Any, need: dict[str, Any]) -> Any:
-    vehicles, broken = [], None
+    vehicles, broken = [], []
     for plate in tools.list_vehicles():
         v, loaded = tools.get_vehicle(plate=plate), tools.list_load(vehicle=plate)
         if v["driver"] == need["driver"]:
@@ -269,12 +274,12 @@ def solve_broken(tools: Any, need: dict[str, Any]) -> Any:
 
     def fits(plan):
         for v in plan:
-            mine = [parcel for parcel, other in zip(parcels, plan) if other[0] == v[0]]
+            mine = [parcel for parcel, other in zip(parcels, plan, strict=False) if other[0] == v[0]]
             if sum(p["weight"] for p in mine) > v[1] or v[4] + sum(p["value"] for p in mine) > need.get("value", 99999):
                 return False
         return len({v[0] for v in plan}) <= need.get("vehicles", 99)
 
-    for parcel, v in zip(parcels, first_plan(slots, fits)):
+    for parcel, v in zip(parcels, first_plan(slots, fits), strict=False):
         tools.load_parcel(parcel=parcel["id"], plate=v[0])
 
 
@@ -321,7 +326,7 @@ def solve_route(tools: Any, need: dict[str, Any]) -> Any:
             if a != b:
                 minutes[(a, b)] = tools.get_minutes(start=a, destination=b)
     hours = {stop: tools.get_stop(name=stop) for stop in stops} if "hours" in need else {}
-    best = None
+    best: Any = None
     for route in orders(stops):
         if need.get("inner") in [route[0], route[-1]]:
             continue

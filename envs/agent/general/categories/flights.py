@@ -27,7 +27,8 @@ from envs.environment import ToolError
 from envs.words import CITIES
 
 SCHEMA = {
-    "flight": "id integer, start text, destination text, day integer, leaves integer, lands integer, seats integer, price integer",
+    "flight": "id integer, start text, destination text, day integer, leaves integer, lands integer, "
+    "seats integer, price integer",
     "passenger": "name text, status text, points integer, diet text",
     "booking": "id integer, passenger text, flight integer, cabin text",
 }
@@ -40,7 +41,13 @@ def build(rng: random.Random, size: int, rules: Mapping[str, Any]) -> dict[str, 
     for number in numbers(rng, 46 + 12 * size, 100, 999):
         start, destination = rng.sample(cities, 2)
         leaves, hours = rng.randint(5, 20), rng.randint(1, 4)
-        flight = {"id": number, "start": start, "destination": destination, "day": rng.randint(1, 3), "leaves": leaves}
+        flight: Row = {
+            "id": number,
+            "start": start,
+            "destination": destination,
+            "day": rng.randint(1, 3),
+            "leaves": leaves,
+        }
         rows["flight"].append(
             {**flight, "lands": leaves + hours, "seats": rng.randint(3, 6), "price": rng.randrange(60, 400, 5)}
         )
@@ -187,7 +194,8 @@ def propose_cancelled(world: WorldSpec, rng: random.Random, brief: Brief) -> Non
         brief.ask(4, "", upgrade=True)
     brief.ask(
         1,
-        f"Flight {flight['id']} is cancelled. Rebook each of its bookings to another direct flight between the same cities, on the same "
+        f"Flight {flight['id']} is cancelled. Rebook each of its bookings to another direct flight between the same "
+        f"cities, on the same "
         "day or the day after, that has a free seat and does not overlap with the passenger's other flights.",
     )
     brief.ask(2, "Passengers with gold status fly on the same day.")
@@ -227,7 +235,7 @@ def solve_cancelled(tools: Any, need: dict[str, Any]) -> Any:
                 options.append(f["id"])
         slots.append(options)
     plan = first_plan(slots, lambda p: all(p.count(number) <= room[number] for number in p))
-    for b, number in zip(bookings, plan):
+    for b, number in zip(bookings, plan, strict=False):
         tools.rebook(booking=b["id"], flight=number)
         if "upgrade" in need and statuses[b["id"]] in ["gold", "silver"] and b["cabin"] != "business":
             tools.set_cabin(booking=b["id"], cabin="business")
@@ -277,8 +285,10 @@ def propose_journey(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     start, goal = rng.sample(cities, 2)
     brief.ask(
         1,
-        f"Book {passenger['name']} in economy from {start} to {goal} on the cheapest way on day DAY: a direct flight, or two flights of "
-        "that day with one change, 1 to 9 hours between landing and leaving. No flight may be full or overlap with the passenger's "
+        f"Book {passenger['name']} in economy from {start} to {goal} on the cheapest way on day DAY: a direct "
+        f"flight, or two flights of "
+        "that day with one change, 1 to 9 hours between landing and leaving. No flight may be full or overlap with "
+        "the passenger's "
         "other flights.",
         name=passenger["name"],
         start=start,
@@ -323,7 +333,7 @@ def solve_journey(tools: Any, need: dict[str, Any]) -> Any:
                 for two in usable(city, need["goal"]):
                     if need.get("change", 1) <= two["leaves"] - one["lands"] <= 9:
                         ways.append([one, two])
-    best = None
+    best: Any = None
     for way in ways:
         price = sum(f["price"] for f in way)
         good = way[0]["leaves"] >= need.get("after", 0) and way[-1]["lands"] <= need.get("until", 99)
@@ -365,7 +375,8 @@ def propose_upgrade(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     start, day, business = rng.choice(cities), rng.randint(1, 3), rng.randint(1, 3)
     brief.ask(
         1,
-        f"On each flight that leaves {start} on day {day} there may be {business} booking(s) in business. Where there are fewer, move "
+        f"On each flight that leaves {start} on day {day} there may be {business} booking(s) in business. Where "
+        f"there are fewer, move "
         "passengers from economy up, those with the most points first, until there are as many or nobody is left.",
         start=start,
         day=day,

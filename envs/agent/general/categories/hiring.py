@@ -22,6 +22,7 @@ from envs.agent.general.category import (
     row_or_error,
     some,
 )
+from envs.agent.general.logic import first_plan
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.environment import ToolError
 from envs.words import CITIES
@@ -133,7 +134,8 @@ def propose_fill(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     wages = sum(person["wage"] for person in plan)
     brief.ask(
         1,
-        f"Fill the positions {', '.join(str(p['id']) for p in positions)}, each with another candidate who has the skill and asks "
+        f"Fill the positions {', '.join(str(p['id']) for p in positions)}, each with another candidate who has the "
+        f"skill and asks "
         "for no more than the position pays. Fill no other position.",
         positions=[p["id"] for p in positions],
     )
@@ -160,7 +162,7 @@ def solve_fill(tools: Any, need: dict[str, Any]) -> Any:
         names = [person["name"] for person in plan]
         return len(set(names)) == len(names) and sum(p["wage"] for p in plan) <= need.get("wages", 99999)
 
-    for number, person in zip(need["positions"], first_plan(slots, fits)):  # noqa: F821
+    for number, person in zip(need["positions"], first_plan(slots, fits), strict=False):
         tools.hire(position=number, candidate=person["name"])
 
 
@@ -198,7 +200,8 @@ def propose_interviews(world: WorldSpec, rng: random.Random, brief: Brief) -> No
     person, skill = rng.choice(world.all("candidate")), rng.choice(world.all("interviewer"))["skill"]
     brief.ask(
         1,
-        f"Invite {person['name']} to two interviews on one day with two interviewers, the first of whom knows {skill}. Take the "
+        f"Invite {person['name']} to two interviews on one day with two interviewers, the first of whom knows "
+        f"{skill}. Take the "
         "earliest day on which that is possible, and on it any such hours.",
         name=person["name"],
         skill=skill,
@@ -219,7 +222,7 @@ def solve_interviews(tools: Any, need: dict[str, Any]) -> Any:
         for h in tools.list_hours(interviewer=person["name"]):
             if h["candidate"] == "" and (h["day"], h["time"]) not in own:
                 free.append({**h, **person})
-    best = None
+    best: Any = None
     for one in free:
         for two in free:
             good = one["skill"] == need["skill"] and one["name"] != two["name"] and one["day"] == two["day"]
@@ -253,7 +256,8 @@ def propose_rank(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Which {count} candidates for {skill} are best? Those with the skill count, ranked by years of experience and 3 points for "
+        f"Which {count} candidates for {skill} are best? Those with the skill count, ranked by years of experience "
+        f"and 3 points for "
         "each further skill; the best first.",
     )
     brief.ask(2, f"Only those who ask for at most {brief.need.get('wage')}.")
@@ -265,10 +269,10 @@ def ranking(world: WorldSpec, need: Mapping[str, Any]) -> list[tuple[int, str]]:
     ranked = []
     for person in world.all("candidate"):
         skills = person["skills"].split(", ")
-        if need["skill"] in skills and person["wage"] <= need.get("wage", 999):
-            if "city" not in need or need["city"] == person["city"] or person["moves"] == "yes":
-                met = len(world.all("hour", candidate=person["name"])) if "met" in need else 0
-                ranked.append((person["years"] + 3 * (len(skills) - 1) + 2 * met, person["name"]))
+        there = "city" not in need or need["city"] == person["city"] or person["moves"] == "yes"
+        if there and need["skill"] in skills and person["wage"] <= need.get("wage", 999):
+            met = len(world.all("hour", candidate=person["name"])) if "met" in need else 0
+            ranked.append((person["years"] + 3 * (len(skills) - 1) + 2 * met, person["name"]))
     return sorted(ranked, reverse=True)
 
 

@@ -22,6 +22,7 @@ from envs.agent.general.category import (
     row_or_error,
     titles,
 )
+from envs.agent.general.logic import subsets
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.environment import ToolError
 
@@ -117,8 +118,10 @@ def propose_returns(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     copies = rng.sample(lent, count)
     brief.ask(
         1,
-        f"These copies came back: {', '.join(str(c) for c in copies)}. First take all of them back. Then, one after the other "
-        "in this order, lend each to the member with the lowest place in the line for its book who is allowed to borrow, "
+        f"These copies came back: {', '.join(str(c) for c in copies)}. First take all of them back. Then, one after "
+        f"the other "
+        "in this order, lend each to the member with the lowest place in the line for its book who is allowed to "
+        "borrow, "
         "and take that member out of that line. A copy for which nobody qualifies stays in.",
         copies=copies,
     )
@@ -133,11 +136,11 @@ def solve_returns(tools: Any, need: dict[str, Any]) -> Any:
         isbn = tools.get_copy(id=copy)["isbn"]
         for hold in sorted(tools.list_holds(isbn=isbn), key=lambda hold: hold["place"]):
             member = hold["member"]
-            if tools.get_member(id=member)["fines"] <= need["max_fines"]:
-                if len(tools.list_loans(member=member)) < need["max_loans"]:
-                    tools.lend(copy=copy, member=member)
-                    tools.remove_hold(isbn=isbn, member=member)
-                    break
+            allowed = tools.get_member(id=member)["fines"] <= need["max_fines"]
+            if allowed and len(tools.list_loans(member=member)) < need["max_loans"]:
+                tools.lend(copy=copy, member=member)
+                tools.remove_hold(isbn=isbn, member=member)
+                break
 
 
 def check_returns(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str, Any]) -> Iterator[str]:
@@ -177,7 +180,8 @@ def propose_reading(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     pages = sum(b["pages"] for b in chosen)
     brief.ask(
         1,
-        f"Lend {member['name']} exactly {count} books that are in, each of another author, with {pages - 25} to {pages + 25} "
+        f"Lend {member['name']} exactly {count} books that are in, each of another author, with {pages - 25} to "
+        f"{pages + 25} "
         "pages together.",
         name=member["name"],
         member=member["id"],
@@ -205,7 +209,7 @@ def solve_reading(tools: Any, need: dict[str, Any]) -> Any:
                 copies[book["isbn"]] = present[0]
                 waiting[book["isbn"]] = len(tools.list_holds(isbn=book["isbn"])) if "unwaited" in need else 0
                 books.append(book)
-    for chosen in subsets(books, need["count"]):  # noqa: F821
+    for chosen in subsets(books, need["count"]):
         good = abs(sum(b["pages"] for b in chosen) - need["pages"]) <= 25
         good = good and len({b["author"] for b in chosen}) == len(chosen)
         good = good and sum(waiting[b["isbn"]] == 0 for b in chosen) >= need.get("unwaited", 0)
@@ -236,7 +240,8 @@ def propose_overdue(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     today, limit = rng.randint(90, 110), rng.choice((8, 12, 16, 20))
     brief.ask(
         1,
-        f"Today is day {today}. Which members owe more than {limit}, if their fines and {world.rules['day_fine']} for each day "
+        f"Today is day {today}. Which members owe more than {limit}, if their fines and {world.rules['day_fine']} "
+        f"for each day "
         "and copy that is overdue are added up?",
         today=today,
         limit=limit,

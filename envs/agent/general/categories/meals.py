@@ -10,11 +10,36 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from envs.agent.general.category import Brief, Category, Template, Unsuitable, detail, listing, people, titles
+from envs.agent.general.logic import first_plan, subsets
 from envs.agent.general.world import Row, WorldSpec, same
 
 FOODS = tuple(
-    "rice beans eggs milk butter cheese tofu salmon chicken lentils tomato onion spinach carrot peanut walnut oats apple "
-    "lemon shrimp pasta mushroom potato yoghurt".split()
+    [
+        "rice",
+        "beans",
+        "eggs",
+        "milk",
+        "butter",
+        "cheese",
+        "tofu",
+        "salmon",
+        "chicken",
+        "lentils",
+        "tomato",
+        "onion",
+        "spinach",
+        "carrot",
+        "peanut",
+        "walnut",
+        "oats",
+        "apple",
+        "lemon",
+        "shrimp",
+        "pasta",
+        "mushroom",
+        "potato",
+        "yoghurt",
+    ]
 )
 SCHEMA = {
     "ingredient": "name text, price integer, kcal integer, protein integer",
@@ -93,7 +118,8 @@ def propose_day(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     slack = {1: 60, 2: 40, 3: 30, 4: 20}[brief.level]
     brief.ask(
         1,
-        f"Plan one day for {guest['name']}: a breakfast, a lunch and a dinner with {kcal - slack} to {kcal + slack} kcal together, "
+        f"Plan one day for {guest['name']}: a breakfast, a lunch and a dinner with {kcal - slack} to {kcal + slack} "
+        f"kcal together, "
         "and nothing the guest is allergic to.",
         guest=guest["name"],
         low=kcal - slack,
@@ -132,7 +158,7 @@ def solve_day(tools: Any, need: dict[str, Any]) -> Any:
         good = need["low"] <= sums["kcal"] <= need["high"] and sums["protein"] >= need.get("protein", 0)
         return good and sums["price"] <= need.get("price", 99999) and sums["minutes"] <= need.get("minutes", 99999)
 
-    plan = first_plan(slots, fits)  # noqa: F821
+    plan = first_plan(slots, fits)
     tools.submit_result(result={"breakfast": plan[0]["name"], "lunch": plan[1]["name"], "dinner": plan[2]["name"]})
 
 
@@ -166,7 +192,8 @@ def propose_party(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     price = sum(total(world, r["name"], "price") for r in chosen)
     brief.ask(
         1,
-        f"{', '.join(g['name'] for g in guests)} come together. Choose {count} different recipes, of any meal, each of another cuisine, "
+        f"{', '.join(g['name'] for g in guests)} come together. Choose {count} different recipes, of any meal, each "
+        f"of another cuisine, "
         f"that nobody of them is allergic to, and that cost at most {price} together.",
         guests=[g["name"] for g in guests],
         count=count,
@@ -198,9 +225,9 @@ def solve_party(tools: Any, need: dict[str, Any]) -> Any:
                     kcal = kcal + part["amount"] * known[part["ingredient"]]["kcal"]
                 if kcal >= need.get("kcal", 0):
                     options.append([name, recipe["cuisine"], price, foods])
-    for chosen in subsets(options, need["count"]):  # noqa: F821
-        foods = {food for option in chosen for food in option[3]}
-        good = sum(option[2] for option in chosen) <= need["price"] and len(foods) <= need.get("foods", 99)
+    for chosen in subsets(options, need["count"]):
+        used = {food for option in chosen for food in option[3]}
+        good = sum(option[2] for option in chosen) <= need["price"] and len(used) <= need.get("foods", 99)
         if good and len({option[1] for option in chosen}) == len(chosen):
             tools.submit_result(result=[option[0] for option in chosen])
             return
@@ -212,10 +239,10 @@ def check_party(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str
         yield "wrong number of recipes"
     if len({r["cuisine"] for r in recipes}) < len(recipes):
         yield "a cuisine twice"
-    foods = {food for name in answer for food in contains(world, name)}
-    if foods & {world.get("guest", name)["allergy"] for name in need["guests"]}:
+    eaten = {food for name in answer for food in contains(world, name)}
+    if eaten & {world.get("guest", name)["allergy"] for name in need["guests"]}:
         yield "somebody is allergic to it"
-    if sum(total(world, name, "price") for name in answer) > need["price"] or len(foods) > need.get("foods", 99):
+    if sum(total(world, name, "price") for name in answer) > need["price"] or len(eaten) > need.get("foods", 99):
         yield "too dear, or too many ingredients"
     if any(r["minutes"] > need.get("minutes", 999) for r in recipes):
         yield "a recipe takes too long"
@@ -236,7 +263,8 @@ def propose_shopping(world: WorldSpec, rng: random.Random, brief: Brief) -> None
     brief.ask(1, f"We cook {told}. Which portions of which ingredients must be bought, beyond what the pantry has?")
     brief.ask(
         3,
-        f"Of each ingredient that is in the pantry now, {keep} portion(s) must be left there afterwards, also of those not used.",
+        f"Of each ingredient that is in the pantry now, {keep} portion(s) must be left there afterwards, also of "
+        f"those not used.",
     )
     brief.ask(4, "Leave out of the list what costs less than 15 a portion.", dear=15)
     if not missing(world, brief.need):
@@ -257,7 +285,7 @@ def solve_shopping(tools: Any, need: dict[str, Any]) -> Any:
     wanted = {}
     for row in tools.list_pantry():
         wanted[row["ingredient"]] = need.get("keep", 0) - row["amount"]
-    for name, times in zip(need["recipes"], need["times"]):
+    for name, times in zip(need["recipes"], need["times"], strict=False):
         for part in tools.get_ingredients(recipe=name):
             wanted[part["ingredient"]] = wanted.get(part["ingredient"], 0) + times * part["amount"]
     bought = {}

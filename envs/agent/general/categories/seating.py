@@ -20,7 +20,7 @@ from envs.agent.general.category import (
     people,
     row_or_error,
 )
-from envs.agent.general.logic import first_plan
+from envs.agent.general.logic import first_plan, subsets
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.environment import ToolError
 from envs.words import COLORS, INSTRUMENTS, JOBS
@@ -119,7 +119,8 @@ def propose_seat(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Seat all guests of {company} who are not seated yet. Nobody of them sits with someone who has complained about them or whom "
+        f"Seat all guests of {company} who are not seated yet. Nobody of them sits with someone who has complained "
+        f"about them or whom "
         "they have complained about. Those who sit already stay where they are.",
         company=company,
         guests=waiting,
@@ -166,7 +167,7 @@ def solve_seat(tools: Any, need: dict[str, Any]) -> Any:
             return False
         return "spread" not in need or not before
 
-    for guest, table in zip(waiting, first_plan([tables] * len(waiting), fits)):
+    for guest, table in zip(waiting, first_plan([tables] * len(waiting), fits), strict=False):
         tools.seat(guest=guest["name"], table=table["name"])
 
 
@@ -185,7 +186,8 @@ def propose_peace(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(3, "", stage=rng.choice((10, 15)))
     brief.ask(
         1,
-        f"Which pairs of guests sit at one table in the zone {zone} although one of them has complained about the other? "
+        f"Which pairs of guests sit at one table in the zone {zone} although one of them has complained about the "
+        f"other? "
         "Give each pair once, the names in alphabetical order.",
     )
     brief.ask(2, "Give also the pairs that have the same trade.")
@@ -241,7 +243,8 @@ def propose_programme(world: WorldSpec, rng: random.Random, brief: Brief) -> Non
     slack = {1: 5, 2: 0, 3: 0, 4: 0}[brief.level]
     brief.ask(
         1,
-        f"Put together a programme of {count} performers who play {minutes - slack} to {minutes + slack} minutes together "
+        f"Put together a programme of {count} performers who play {minutes - slack} to {minutes + slack} minutes "
+        f"together "
         f"and whose fees are at most {fee} together.",
         count=count,
         low=minutes - slack,
@@ -260,7 +263,7 @@ def propose_programme(world: WorldSpec, rng: random.Random, brief: Brief) -> Non
 
 def solve_programme(tools: Any, need: dict[str, Any]) -> Any:
     performers = sorted(tools.list_performers(), key=lambda performer: performer["minutes"])
-    for chosen in subsets(performers, need["count"]):  # noqa: F821
+    for chosen in subsets(performers, need["count"]):
         kinds, lengths = [p["instrument"] for p in chosen], [p["minutes"] for p in chosen]
         good = len(set(kinds)) == len(kinds) and need["low"] <= sum(lengths) <= need["high"]
         good = good and ("rising" not in need or len(set(lengths)) == len(lengths))

@@ -29,7 +29,8 @@ from envs.environment import ToolError
 TOPICS = ("printer", "network", "mail", "backup", "licence")
 NOBODY = ""
 SCHEMA = {
-    "ticket": "id integer, device integer, topic text, priority integer, hours integer, day integer, state text, agent text",
+    "ticket": "id integer, device integer, topic text, priority integer, hours integer, day integer, "
+    "state text, agent text",
     "agent": "name text, skills text, shift text, site text",
     "device": "id integer, owner text, model text, site text, bought integer",
     "spare": "id integer, model text, site text",
@@ -189,12 +190,12 @@ def solve_assign(tools: Any, need: dict[str, Any]) -> Any:
 
     def fits(plan):
         for name in plan:
-            hours = [ticket["hours"] for ticket, other in zip(tickets, plan) if other == name]
+            hours = [ticket["hours"] for ticket, other in zip(tickets, plan, strict=False) if other == name]
             if sum(hours) > room[name] or len(hours) > need.get("most", 99):
                 return False
         return True
 
-    for ticket, name in zip(tickets, first_plan(slots, fits)):
+    for ticket, name in zip(tickets, first_plan(slots, fits), strict=False):
         tools.assign(ticket=ticket["id"], agent=name)
 
 
@@ -237,7 +238,8 @@ def propose_merge(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     same_what = "the same device" if brief.level >= 3 else "the same device and the same topic"
     brief.ask(
         1,
-        f"At the site {site} some open tickets are about {same_what}. Of each such group keep the oldest (by day, then by id) "
+        f"At the site {site} some open tickets are about {same_what}. Of each such group keep the oldest (by day, "
+        f"then by id) "
         "and close the others.",
     )
     brief.ask(2, "Set the priority of each one that you keep of such a group to 1.")
@@ -256,7 +258,7 @@ def propose_merge(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
 
 def solve_merge(tools: Any, need: dict[str, Any]) -> Any:
     devices = {number: tools.get_device(id=number) for number in tools.list_devices_at(site=need["site"])}
-    groups = {}
+    groups: Any = {}
     for number in tools.list_tickets(state="open"):
         t = tools.get_ticket(id=number)
         if t["device"] in devices:
@@ -318,7 +320,7 @@ def to_replace(world: WorldSpec, need: Mapping[str, Any]) -> list[Row]:
 def solve_replace(tools: Any, need: dict[str, Any]) -> Any:
     devices = [tools.get_device(id=number) for number in tools.list_devices_at(site=need["site"])]
     old = [d for d in devices if d["bought"] <= need["year"]]
-    tickets = {}
+    tickets: Any = {}
     if "ticket" in need:
         for state in ["open", "assigned"]:
             for number in tools.list_tickets(state=state):
@@ -326,7 +328,7 @@ def solve_replace(tools: Any, need: dict[str, Any]) -> Any:
         old = [d for d in old if d["id"] in tickets]
     spares = tools.list_spares(site=need["site"])
     slots = [[s["id"] for s in spares if "model" not in need or s["model"] == d["model"]] for d in old]
-    for d, spare in zip(old, first_plan(slots, lambda plan: len(set(plan)) == len(plan))):
+    for d, spare in zip(old, first_plan(slots, lambda plan: len(set(plan)) == len(plan)), strict=False):
         tools.swap_device(device=d["id"], spare=spare)
         if "close" in need:
             for number in tickets[d["id"]]:

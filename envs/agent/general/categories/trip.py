@@ -5,11 +5,13 @@ Plan a three-day trip from Oslo, 2025-10-01 to 2025-10-03. No city, hotel, sight
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from envs.agent.general.category import Brief, Category, Template, Unsuitable, detail, listing, titles
+from envs.agent.general.logic import first_plan, subsets
 from envs.agent.general.world import Row, WorldSpec
 from envs.words import CITIES
 
@@ -84,12 +86,14 @@ PLAN = (
 )
 TIERS = (
     "If the hotel of day 2 costs 800 or more, its two restaurants cost less than 350 together and both have at least "
-    "4.0 stars, and the sight costs less than 120; if it costs 500 to 799, at least one of the restaurants has 4.0 stars "
+    "4.0 stars, and the sight costs less than 120; if it costs 500 to 799, at least one of the restaurants has 4.0 "
+    "stars "
     "and the sight costs less than 180; if it costs 200 to 499, at least one of the restaurants has 3.2 stars."
 )
 
 
-def tier_holds(hotel: Row, one: Row, two: Row, sight: Row) -> bool:
+def tier_holds(hotel: Row, meals: list[Row], sight: Row) -> bool:
+    one, two = meals
     best, worst = max(one["stars"], two["stars"]), min(one["stars"], two["stars"])
     if hotel["price"] >= 800:
         return one["price"] + two["price"] < 350 and worst >= 4.0 and sight["ticket"] < 120
@@ -111,13 +115,14 @@ def propose_days(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         hotels = [rng.choice(world.all("hotel", city=city)) for city in route]
         sights = [rng.choice(world.all("attraction", city=city)) for city in route]
         meals = [rng.sample(world.all("restaurant", city=city), 2) for city in route]
-        if None not in fares and tier_holds(hotels[1], *meals[1], sights[1]):
+        if None not in fares and tier_holds(hotels[1], meals[1], sights[1]):
             break
     else:
         raise Unsuitable
     brief.ask(
         1,
-        f"Plan a three-day trip for a traveller who lives in {start}, {DATES[0]} to {DATES[2]}, one city a day, {start} "
+        f"Plan a three-day trip for a traveller who lives in {start}, {DATES[0]} to {DATES[2]}, one city a day, "
+        f"{start} "
         "not among them. No city, hotel, sight or restaurant twice; every place lies in that day's city. " + TIERS,
         start=start,
         dates=list(DATES),
@@ -127,7 +132,8 @@ def propose_days(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     total = sum(f or 0 for f in fares) + rng.randrange(0, 30, 5)
     brief.ask(
         3,
-        f"The traveller goes from {start} to the first city and from city to city by direct connections, whose fares are "
+        f"The traveller goes from {start} to the first city and from city to city by direct connections, whose "
+        f"fares are "
         f"at most {total} together.",
         fares=total,
     )
@@ -197,11 +203,13 @@ def solve_days(tools: Any, need: dict[str, Any]) -> Any:
         return True
 
     # within a city only the price of the hotel matters to the other days
-    plan = first_plan([cheapest(options), cheapest(second), cheapest(options)], fits)  # noqa: F821
+    plan = first_plan([cheapest(options), cheapest(second), cheapest(options)], fits)
     names = ["hotel", "afternoon_restaurant", "afternoon_attraction", "evening_restaurant"]
     days = []
-    for date, option in zip(need["dates"], plan):
-        days.append({"time": date, "city": option[0], **{k: row["name"] for k, row in zip(names, option[1:])}})
+    for date, option in zip(need["dates"], plan, strict=False):
+        days.append(
+            {"time": date, "city": option[0], **{k: row["name"] for k, row in zip(names, option[1:], strict=False)}}
+        )
     tools.submit_result(result=days)
 
 
@@ -219,7 +227,7 @@ def check_days(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str,
             yield f"a place is not in {city}"
         if pair[0]["name"] == pair[1]["name"]:
             yield "a restaurant stands twice"
-    if not tier_holds(hotels[1], *meals[1], sights[1]):
+    if not tier_holds(hotels[1], meals[1], sights[1]):
         yield "day 2 breaks the budget"
     if "nights" in need and sum(hotel["price"] for hotel in hotels) > need["nights"]:
         yield "the hotels are too dear"
@@ -265,7 +273,7 @@ def solve_evening(tools: Any, need: dict[str, Any]) -> Any:
         sights = [tools.get_infos_by_attraction(name=n) for n in tools.get_all_attractions_by_city(city=city)]
         for hotel in hotels:
             for sight in sights:
-                for pair in subsets(meals, 2):  # noqa: F821
+                for pair in subsets(meals, 2):
                     spent = hotel["price"] + sight["ticket"] + sum(meal["price"] for meal in pair)
                     good = spent <= need["spent"] and sight["kind"] == need["kind"]
                     good = good and sorted(meal["cuisine"] for meal in pair) == need["cuisines"]
@@ -338,7 +346,7 @@ def solve_route(tools: Any, need: dict[str, Any]) -> Any:
             if a != b and a != need["goal"] and b != need["start"]:
                 links[(a, b)] = tools.get_inter_city_transport(start=a, destination=b)
     middle = [city for city in cities if city != need["start"] and city != need["goal"]]
-    best = None
+    best: Any = None
     for stops in [[], *[[a] for a in middle], *[[a, b] for a in middle for b in middle if a != b]]:
         way = [need["start"], *stops, need["goal"]]
         legs = [links[(way[i], way[i + 1])] for i in range(len(way) - 1)]
@@ -352,7 +360,7 @@ def solve_route(tools: Any, need: dict[str, Any]) -> Any:
 def check_route(world: WorldSpec, end: WorldSpec, answer: Any, need: Mapping[str, Any]) -> Iterator[str]:
     if answer[0] != need["start"] or answer[-1] != need["goal"] or len(answer) > 4 or need["avoid"] in answer:
         yield "the way is not allowed"
-    legs = [world.all("connection", start=a, destination=b) for a, b in zip(answer, answer[1:], strict=False)]
+    legs = [world.all("connection", start=a, destination=b) for a, b in itertools.pairwise(answer)]
     if not all(legs):
         yield "there is no such connection"
     if sum(leg[0]["price"] for leg in legs) > need["price"] or sum(leg[0]["hours"] for leg in legs) > need["hours"]:

@@ -101,7 +101,7 @@ TOOLS = (
     listing("list_warehouses", "All warehouses.", "warehouse", "name city cooled"),
     listing("list_products", "The sku of every product.", "product"),
     detail("get_product", "All about a product; weight in kilos.", "product", sku="product.sku"),
-    listing("get_stock", "How many pieces of a product each warehouse has.", "stock", "warehouse amount", sku="product.sku"),
+    listing("get_stock", "Pieces of a product in each warehouse.", "stock", "warehouse amount", sku="product.sku"),
     detail("get_order", "City and status of an order.", "purchase", id="purchase.id"),
     listing("list_lines", "The products and amounts of an order.", "line", "sku amount", purchase="purchase.id"),
     detail(
@@ -140,7 +140,8 @@ def propose_ship(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     reserve = {1: 0, 2: 0, 3: rng.randint(1, 3), 4: rng.randint(2, 5)}[brief.level]
     brief.ask(
         1,
-        f"Ship order {order['id']} and close it. Each line is sent whole from one warehouse, as one shipment: from the one from which "
+        f"Ship order {order['id']} and close it. Each line is sent whole from one warehouse, as one shipment: from "
+        f"the one from which "
         "that shipment costs least (base price, and price per kilo times the weight), of those that have enough.",
         order=order["id"],
         reserve=reserve,
@@ -202,7 +203,7 @@ def solve_ship(tools: Any, need: dict[str, Any]) -> Any:
                 options.append([price, stock["warehouse"], line["sku"], line["amount"]])
         if options:
             slots.append(sorted(options))
-    best = [None, 999999]
+    best: Any = [None, 999999]
 
     def extend(plan, price):
         if len(plan) == len(slots):
@@ -258,7 +259,8 @@ def propose_level(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     told = ", ".join(p["name"] for p in chosen[:count])
     brief.ask(
         1,
-        f"Move stock so that every warehouse has at least {least} pieces of: {told}. A product that must be kept cold concerns cooled "
+        f"Move stock so that every warehouse has at least {least} pieces of: {told}. A product that must be kept "
+        f"cold concerns cooled "
         f"warehouses only. A warehouse that gives away pieces keeps at least {least}. Touch no other products.",
         least=least,
         skus=[p["sku"] for p in chosen[:count]],
@@ -270,9 +272,9 @@ def propose_level(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         brief.ask(3, f"No pieces may be taken from the warehouse in {city}.", keeps=city)
         for product in chosen[:count]:
             places = [w for w in world.all("warehouse") if product["cold"] == "no" or w["cooled"] == "yes"]
-            amounts = [(amount_in(world, w["name"], product["sku"]), w["city"]) for w in places]
-            spare = sum(max(0, a - least) for a, at in amounts if at != city)
-            if spare < sum(max(0, least - a) for a, _ in amounts):
+            held_at = [(amount_in(world, w["name"], product["sku"]), w["city"]) for w in places]
+            spare = sum(max(0, n - least) for n, at in held_at if at != city)
+            if spare < sum(max(0, least - n) for n, _ in held_at):
                 raise Unsuitable
 
 
