@@ -52,9 +52,9 @@ TASK = """Propose a task. Reply with
    one by one and accept every right answer, not only one; it must also check that nothing else was changed.
 Functions may use plain Python and these builtins only: {builtins}."""
 
-HARDER = """Make a harder version of that task in the same environment: more constraints that interact, or more steps. It
-must need more tool calls than before ({calls}). Reply in the same form, complete. If the tools do not suffice, put a
-further ```python block with new tools (functions whose first parameter is db) first."""
+HARDER = """Make a harder version of that task in the same environment: more constraints that interact, or more
+steps. It must need more tool calls than before ({calls}). Reply in the same form, complete. If the tools do not
+suffice, put a further ```python block with new tools (functions whose first parameter is db) first."""
 
 REPAIR = "That does not work: {problem}\nSend the complete, corrected reply."
 

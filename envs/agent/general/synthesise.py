@@ -183,21 +183,21 @@ def with_tools(draft: Draft, reply: str) -> Draft:
 
 def _try_tools(draft: Draft) -> None:
     """Call each tool once, with values from the data. It must answer or refuse, in time."""
-    case = StoredCase(_sources(draft, None, "", ""))
-    for tool in draft.tools:
-        arguments = {name: _value(draft.spec, name, kind) for name, kind in tool["parameters"].items()}
-        world = case.open()
-        try:
-            world.call(tool["name"], arguments)
-        except TimeoutError as error:
-            raise Rejected("tool_hangs", f"{error}, called with {arguments}") from None
-        except ToolError as error:
-            if str(error).startswith(f"{tool['name']} failed: "):  # not a refusal in its own words
-                raise Rejected("bad_tools", f"{error}, called with {arguments}") from None
-        except SolutionError as error:
-            raise Rejected("bad_tools", str(error)) from None
-        finally:
-            world.close()
+    world = StoredCase(_sources(draft, None, "", "")).open()
+    try:
+        for tool in draft.tools:
+            arguments = {name: _value(draft.spec, name, kind) for name, kind in tool["parameters"].items()}
+            try:
+                world.call(tool["name"], arguments)
+            except TimeoutError as error:
+                raise Rejected("tool_hangs", f"{error}, called with {arguments}") from None
+            except ToolError as error:
+                if str(error).startswith(f"{tool['name']} failed: "):  # not a refusal in its own words
+                    raise Rejected("bad_tools", f"{error}, called with {arguments}") from None
+            except SolutionError as error:
+                raise Rejected("bad_tools", str(error)) from None
+    finally:
+        world.close()
 
 
 def _value(spec: WorldSpec, name: str, kind: str) -> Any:
