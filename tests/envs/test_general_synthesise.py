@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from envs.agent.general import prompts
 from envs.agent.general.case import SUBMIT, run_solution
 from envs.agent.general.environment import case_of
 from envs.agent.general.llm import ChatEndpoint, EndpointError
+from envs.agent.general.prompts import ReplyError
 from envs.agent.general.stored import StoredCase
-from envs.agent.general.synthesise import main, synthesise
+from envs.agent.general.synthesise import Rejected, main, synthesise, task_of, with_tools, world_of
 from envs.agent.general.taskset import StoredTaskset
 from envs.environment import ToolError
 from envs.episode import play_episode
@@ -198,11 +201,21 @@ WRONG_SOLUTION = OLDEST.replace("max(", "min(")
 TWO_VERIFIERS = f"{CHECK_OLDEST}\n```\n```python\n{CHECK_OLDEST}"
 
 
+ACCEPTS_ALL = task("?", NAME, OLDEST, "def verify(start, end, answer):\n    return True")
+
+
+def test_bad_tasks_are_rejected_and_the_model_is_told(serve: Any) -> None:
+    fails = task("?", NAME, WRONG_SOLUTION, CHECK_OLDEST)
+    done, model = made(serve, WORLD, TOOLS, fails, ACCEPTS_ALL, GOOD, rounds=3)
+    assert done.rejects == {"solution_fails": 1, "too_easy": 1}
+    assert len(done.tasks) == 1
+    assert "solution_fails: the verifier says no" in model.repairs()[0]
+    assert "too_easy: the verifier accepts an empty result" in model.repairs()[1]
+
+
 @pytest.mark.parametrize(
     ("reply", "reason", "told"),
     [
-        (task("?", NAME, WRONG_SOLUTION, CHECK_OLDEST), "solution_fails", "the verifier says no"),
-        (task("?", NAME, OLDEST, "def verify(start, end, answer):\n    return True"), "too_easy", "an empty result"),
         (
             task(
                 "?",
@@ -228,11 +241,11 @@ TWO_VERIFIERS = f"{CHECK_OLDEST}\n```\n```python\n{CHECK_OLDEST}"
         (task("?", {"type": "color"}, OLDEST, CHECK_OLDEST), "malformed_reply", '"answer" must be null'),
     ],
 )
-def test_bad_tasks_are_rejected_and_the_model_is_told(serve: Any, reply: str, reason: str, told: str) -> None:
-    done, model = made(serve, WORLD, TOOLS, reply, GOOD, rounds=2)
-    assert done.rejects == {reason: 1}
-    assert len(done.tasks) == 1
-    assert told in model.repairs()[0]
+def test_every_check_of_a_task(reply: str, reason: str, told: str) -> None:
+    draft = replace(world_of("pet shop", WORLD, 10), tools=tuple(prompts.tools_in(TOOLS)))
+    with pytest.raises(ReplyError if reason == "malformed_reply" else Rejected, match=told) as caught:
+        task_of(draft, reply, 0)
+    assert getattr(caught.value, "reason", reason) == reason
 
 
 def test_what_never_ends_is_ended(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,11 +312,10 @@ def test_harder_means_more_calls(serve: Any) -> None:
         ('```json\n{"about": "x", "schema": {"a": {"c": "text"}}, "rows": {"a": []}}\n```', "wanted 2 or more"),
     ],
 )
-def test_bad_worlds_are_rejected(serve: Any, world: str, told: str) -> None:
-    done, model = made(serve, world, WORLD, TOOLS, GOOD, rounds=2)
-    assert done.rejects == {"bad_world": 1}
-    assert told in model.repairs()[0]
-    assert len(done.tasks) == 1
+def test_bad_worlds_are_rejected(world: str, told: str) -> None:
+    with pytest.raises(Rejected, match=told) as caught:
+        world_of("pet shop", world, 10)
+    assert caught.value.reason == "bad_world"
 
 
 @pytest.mark.parametrize(
@@ -317,10 +329,9 @@ def test_bad_worlds_are_rejected(serve: Any, world: str, told: str) -> None:
         (TOOLS.replace("db.run(", "db.all("), "readonly"),
     ],
 )
-def test_bad_tools_are_rejected(serve: Any, tools: str, told: str) -> None:
-    done, model = made(serve, WORLD, tools, TOOLS, GOOD, rounds=2)
-    assert sum(done.rejects.values()) == 1
-    assert told in model.repairs()[0]
+def test_bad_tools_are_rejected(tools: str, told: str) -> None:
+    with pytest.raises((Rejected, ReplyError), match=told):
+        with_tools(world_of("pet shop", WORLD, 10), tools)
 
 
 def test_rounds_are_bounded(serve: Any) -> None:
