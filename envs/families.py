@@ -17,6 +17,7 @@ FAMILIES: dict[str, str] = {
     "code": "envs.code.taskset.CodeTaskset",
     "interpreter": "envs.interpreter.taskset.InterpreterTaskset",
     "agent": "envs.agent.taskset.AgentTaskset",
+    "general": "envs.agent.general.taskset.GeneralTaskset",
     "mix": "envs.mixture.MixTaskset",
 }
 

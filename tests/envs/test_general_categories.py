@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from envs.agent.general.case import SUBMIT, ProgramCase, run_solution
 from envs.agent.general.categories import CATEGORIES
 from envs.agent.general.checks import reject_reason
-from envs.agent.general.environment import case_of
+from envs.agent.general.environment import case_of, turns_of
 from envs.agent.general.solution import check_source
 from envs.agent.general.taskset import GeneralTaskset, environment_id
 from envs.agent.general.world import Database
@@ -265,3 +265,16 @@ def test_a_task_of_another_recipe_is_refused() -> None:
     metadata = {**GeneralTaskset().task(0).metadata, "recipe": 0}
     with pytest.raises(ValueError, match="recipe 0"):
         ProgramCase(metadata)
+
+
+def test_turns_ask_for_what_has_been_read_and_change_in_order() -> None:
+    task, case, _ = trip_plan()
+    world = case.open()
+    steps = run_solution(case, world)
+    turns = turns_of(steps, case, task.prompt[-1].content)
+    assert sorted(map(id, steps)) == sorted(id(step) for turn in turns for step in turn)
+    assert [step.name for step in turns[0]] == ["get_all_cities"]
+    kinds = ("hotel", "restaurant", "attraction")
+    assert {step.name for step in turns[1]} == {f"get_all_{kind}s_by_city" for kind in kinds}
+    assert [step.name for step in turns[-1]] == [SUBMIT]
+    assert len(turns) < len(steps) / 4

@@ -14,6 +14,7 @@ and what was submitted, never what was said.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from envs.agent.general.case import SUBMIT, Case, ProgramCase, Step, World, run_solution
@@ -87,24 +88,35 @@ def case_of(task: Task) -> Case:
 
 
 def turns_of(steps: Sequence[Step], case: Case, prompt: str) -> list[list[Step]]:
-    """A solution's calls as turns. A call waits for the next turn when it needs what this turn will bring."""
+    """A solution's calls as turns. Between two changes the order of calls that only ask does not matter: each is made
+    as soon as what it names has been read, together with others that can be made then."""
     turns: list[list[Step]] = []
-    earlier, now = prompt, ""
-    for step in steps:
-        changes = step.name in case.changing
-        joins = (
-            turns
-            and len(turns[-1]) < CALLS_PER_TURN
-            and step.name != SUBMIT
-            and (turns[-1][-1].name in case.changing) == changes
-            and not any(text in now and text not in earlier for text in _leaves(step.arguments))
-        )
-        if not joins:
-            turns.append([])
-            earlier, now = f"{earlier}\n{now}", ""
-        turns[-1].append(step)
-        now = f"{now}\n{render_output(step.value)}"
+    read = prompt
+    for changes, group in groupby(steps, lambda step: step.name in case.changing):
+        block = list(group)
+        depths = [0] * len(block) if changes else _depths(block, read)
+        for depth in sorted(set(depths)):
+            layer = [step for step, its in zip(block, depths, strict=True) if its == depth]
+            last = [layer.pop()] if layer[-1].name == SUBMIT else []
+            turns += [layer[i : i + CALLS_PER_TURN] for i in range(0, len(layer), CALLS_PER_TURN)]
+            turns += [last] if last else []
+        read = "\n".join([read, *(render_output(step.value) for step in block)])
     return turns
+
+
+def _depths(block: Sequence[Step], read: str) -> list[int]:
+    """For each call, how many turns of answers it has to wait for."""
+    depths: list[int] = []
+    answers: list[str] = []
+    for step in block:
+        waits = [0]
+        for leaf in _leaves(step.arguments):
+            if leaf not in read:
+                sources = [depth for depth, text in zip(depths, answers, strict=True) if leaf in text]
+                waits.append(1 + min(sources) if sources else max(depths, default=0))
+        depths.append(max(waits))
+        answers.append(render_output(step.value))
+    return depths
 
 
 def _leaves(value: Any) -> list[str]:
