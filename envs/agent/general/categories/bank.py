@@ -138,9 +138,8 @@ def propose_bills(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     told = ", ".join(f"{amount} to {name}" for name, amount in bills)
     brief.ask(
         1,
-        f"Pay from {payer['name']}'s accounts: {told}. Each payment is one transfer of the whole sum from one of "
-        f"the accounts "
-        "to the receiver's current account. Change nothing else.",
+        f"Pay from {payer['name']}'s accounts: {told}. Each payment is one transfer of the whole sum from one of the "
+        "accounts to the receiver's current account. Change nothing else.",
         payer=payer["name"],
         owner=payer["id"],
         bills=[list(bill) for bill in bills],
@@ -208,8 +207,8 @@ def propose_twice(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(4, "", keys=["source", "target", "amount", "note"], apart=2)
     brief.ask(
         1,
-        f"{customer['name']} has made transfers twice by mistake: two transfers from one account {asked}. "
-        "Reverse the one with the higher id of each such pair, on all accounts of this customer, and nothing else.",
+        f"{customer['name']} has made transfers twice by mistake: two transfers from one account {asked}. Reverse the "
+        "one with the higher id of each such pair, on all accounts of this customer, and nothing else.",
     )
     found = [row["id"] for row in twice(world, brief.need)]
     if len(found) < (2 if brief.level >= 2 else 1):
@@ -279,9 +278,9 @@ def propose_trail(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Account {first['source']} sent {first['amount']} to another account. The whole sum, {less}was handed on "
-        f"by the account "
-        f"that received it, later and within 4 days, and so on, {brief.need['steps']} time(s) in all. {ask}",
+        f"Account {first['source']} sent {first['amount']} to another account. The whole sum, {less}was handed on by "
+        f"the account that received it, later and within 4 days, and so on, {brief.need['steps']} time(s) in all. "
+        f"{ask}",
     )
 
 

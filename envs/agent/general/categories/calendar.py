@@ -157,8 +157,7 @@ def propose_common(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f'Hold a meeting "{title}" of {hours} hour(s) for {", ".join(names)}, and nobody else, as early in the week '
-        f"as possible, "
-        "in any room that has a place for everybody.",
+        "as possible, in any room that has a place for everybody.",
         title=title,
         people=names,
         hours=hours,
@@ -225,9 +224,8 @@ def propose_closed(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"{room['name']} is closed on day {' and '.join(str(day) for day in days)}. Move each of its meetings on "
-        f"that day to another "
-        "room at the same time, with places for everybody who comes. Change nothing else.",
+        f"{room['name']} is closed on day {' and '.join(str(day) for day in days)}. Move each of its meetings on that "
+        "day to another room at the same time, with places for everybody who comes. Change nothing else.",
     )
     brief.ask(3, f"The new rooms have the same equipment ({room['equipment']}).")
     brief.ask(4, "No room takes more than one of them on a day.")
@@ -308,8 +306,7 @@ def propose_load(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Which {count} people of the {team} team sit longest in meetings, on day "
-        f"{', '.join(str(d) for d in brief.need['days'])}? "
-        "Give the names, the longest first, with the hours.",
+        f"{', '.join(str(d) for d in brief.need['days'])}? Give the names, the longest first, with the hours.",
     )
     brief.ask(3, "Only meetings with at least 3 people count.")
     brief.ask(4, f"Meetings on floor {brief.need.get('floor')} do not count.")

@@ -134,8 +134,8 @@ def propose_series(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"{patient['name']} needs appointments in this order, each on a later day than the one before: "
-        f"{', then '.join(wanted)}. "
-        "Every doctor speaks the patient's language. Book them; leave all other appointments as they are.",
+        f"{', then '.join(wanted)}. Every doctor speaks the patient's language. Book them; leave all other "
+        "appointments as they are.",
         name=patient["name"],
         patient=patient["id"],
         wanted=wanted,
@@ -225,9 +225,8 @@ def propose_ill(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Dr. {doctor['name']} is ill on day {day}. Move every appointment of that doctor on that day to a free "
-        f"hour of another "
-        "doctor of the same speciality on the same day. Change nothing else.",
+        f"Dr. {doctor['name']} is ill on day {day}. Move every appointment of that doctor on that day to a free hour "
+        "of another doctor of the same speciality on the same day. Change nothing else.",
         doctor=doctor["id"],
         name=doctor["name"],
         day=day,
@@ -286,9 +285,8 @@ def propose_earliest(world: WorldSpec, rng: random.Random, brief: Brief) -> None
     patient, speciality = rng.choice(world.all("patient")), rng.choice(SPECIALITIES)
     brief.ask(
         1,
-        f"Book the earliest possible appointment for {patient['name']} with a doctor for {speciality} who speaks "
-        f"the patient's "
-        "language.",
+        f"Book the earliest possible appointment for {patient['name']} with a doctor for {speciality} who speaks the "
+        "patient's language.",
         name=patient["name"],
         patient=patient["id"],
         speciality=speciality,

@@ -148,8 +148,7 @@ def propose_enrol(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Enrol {student['name']} in exactly {count} more courses, each of another area, with at least {credits} "
-        f"credits "
-        "together. Leave the other courses as they are.",
+        "credits together. Leave the other courses as they are.",
         name=student["name"],
         student=student["id"],
         count=count,
@@ -223,8 +222,8 @@ def propose_swap(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     ]
     brief.ask(
         1,
-        f"{student['name']} drops {old['code']}. Enrol the student instead in the course with the lowest fee that "
-        f"the rules allow.",
+        f"{student['name']} drops {old['code']}. Enrol the student instead in the course with the lowest fee that the "
+        "rules allow.",
     )
     brief.ask(1, "", name=student["name"], student=student["id"], old=old["code"])
     if brief.level >= 2:
@@ -293,11 +292,10 @@ def propose_terms(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     most = max(max(world.get("course", code)["credits"] for code in missing), {1: 99, 2: 99, 3: 14, 4: 12}[brief.level])
     brief.ask(
         1,
-        f"{student['name']} wants to pass {', '.join(g['code'] for g in goals)}. Which courses does the student "
-        f"still have to "
-        "take, these included, and in which term? Each course comes in a later term than the one it requires, "
-        "nothing is "
-        "taken that is not needed or passed already. Seats, hours and the limit on credits do not matter here.",
+        f"{student['name']} wants to pass {', '.join(g['code'] for g in goals)}. Which courses does the student still "
+        "have to take, these included, and in which term? Each course comes in a later term than the one it "
+        "requires, nothing is taken that is not needed or passed already. Seats, hours and the limit on credits do "
+        "not matter here.",
         name=student["name"],
         goals=[g["code"] for g in goals],
         missing=sorted(missing),

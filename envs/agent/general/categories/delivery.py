@@ -165,8 +165,7 @@ def propose_load(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Load all parcels to {', '.join(stops)} that are not loaded yet. A vehicle takes only parcels to stops in "
-        f"its zones, and no "
-        "more than its capacity with what it has already. Leave loaded parcels where they are.",
+        "its zones, and no more than its capacity with what it has already. Leave loaded parcels where they are.",
         stops=stops,
         parcels=waiting,
     )
@@ -231,8 +230,7 @@ def propose_broken(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"The vehicle of {vehicle['driver']} has broken down. Move each of its parcels to other vehicles that serve "
-        f"the zone of its stop, "
-        "no vehicle carrying more than it can.",
+        "the zone of its stop, no vehicle carrying more than it can.",
         driver=vehicle["driver"],
         broken=vehicle["plate"],
         parcels=parcels,

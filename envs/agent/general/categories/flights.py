@@ -195,8 +195,8 @@ def propose_cancelled(world: WorldSpec, rng: random.Random, brief: Brief) -> Non
     brief.ask(
         1,
         f"Flight {flight['id']} is cancelled. Rebook each of its bookings to another direct flight between the same "
-        f"cities, on the same "
-        "day or the day after, that has a free seat and does not overlap with the passenger's other flights.",
+        "cities, on the same day or the day after, that has a free seat and does not overlap with the passenger's "
+        "other flights.",
     )
     brief.ask(2, "Passengers with gold status fly on the same day.")
     brief.ask(3, "A new flight on the same day leaves at most 2 hours earlier than the old one.")
@@ -285,11 +285,9 @@ def propose_journey(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     start, goal = rng.sample(cities, 2)
     brief.ask(
         1,
-        f"Book {passenger['name']} in economy from {start} to {goal} on the cheapest way on day DAY: a direct "
-        f"flight, or two flights of "
-        "that day with one change, 1 to 9 hours between landing and leaving. No flight may be full or overlap with "
-        "the passenger's "
-        "other flights.",
+        f"Book {passenger['name']} in economy from {start} to {goal} on the cheapest way on day DAY: a direct flight, "
+        "or two flights of that day with one change, 1 to 9 hours between landing and leaving. No flight may be full "
+        "or overlap with the passenger's other flights.",
         name=passenger["name"],
         start=start,
         goal=goal,
@@ -375,9 +373,9 @@ def propose_upgrade(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     start, day, business = rng.choice(cities), rng.randint(1, 3), rng.randint(1, 3)
     brief.ask(
         1,
-        f"On each flight that leaves {start} on day {day} there may be {business} booking(s) in business. Where "
-        f"there are fewer, move "
-        "passengers from economy up, those with the most points first, until there are as many or nobody is left.",
+        f"On each flight that leaves {start} on day {day} there may be {business} booking(s) in business. Where there "
+        "are fewer, move passengers from economy up, those with the most points first, until there are as many or "
+        "nobody is left.",
         start=start,
         day=day,
         business=business,

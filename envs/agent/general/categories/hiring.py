@@ -135,8 +135,7 @@ def propose_fill(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Fill the positions {', '.join(str(p['id']) for p in positions)}, each with another candidate who has the "
-        f"skill and asks "
-        "for no more than the position pays. Fill no other position.",
+        "skill and asks for no more than the position pays. Fill no other position.",
         positions=[p["id"] for p in positions],
     )
     brief.ask(2, "A candidate who lives elsewhere must be ready to move.")
@@ -201,8 +200,7 @@ def propose_interviews(world: WorldSpec, rng: random.Random, brief: Brief) -> No
     brief.ask(
         1,
         f"Invite {person['name']} to two interviews on one day with two interviewers, the first of whom knows "
-        f"{skill}. Take the "
-        "earliest day on which that is possible, and on it any such hours.",
+        f"{skill}. Take the earliest day on which that is possible, and on it any such hours.",
         name=person["name"],
         skill=skill,
     )
@@ -257,8 +255,7 @@ def propose_rank(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Which {count} candidates for {skill} are best? Those with the skill count, ranked by years of experience "
-        f"and 3 points for "
-        "each further skill; the best first.",
+        "and 3 points for each further skill; the best first.",
     )
     brief.ask(2, f"Only those who ask for at most {brief.need.get('wage')}.")
     brief.ask(3, f"Only those who live in {brief.need.get('city')} or are ready to move.")

@@ -119,10 +119,8 @@ def propose_returns(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"These copies came back: {', '.join(str(c) for c in copies)}. First take all of them back. Then, one after "
-        f"the other "
-        "in this order, lend each to the member with the lowest place in the line for its book who is allowed to "
-        "borrow, "
-        "and take that member out of that line. A copy for which nobody qualifies stays in.",
+        "the other in this order, lend each to the member with the lowest place in the line for its book who is "
+        "allowed to borrow, and take that member out of that line. A copy for which nobody qualifies stays in.",
         copies=copies,
     )
     if len({world.get("copy", copy)["isbn"] for copy in copies}) < count:
@@ -181,8 +179,7 @@ def propose_reading(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Lend {member['name']} exactly {count} books that are in, each of another author, with {pages - 25} to "
-        f"{pages + 25} "
-        "pages together.",
+        f"{pages + 25} pages together.",
         name=member["name"],
         member=member["id"],
         count=count,
@@ -240,9 +237,8 @@ def propose_overdue(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     today, limit = rng.randint(90, 110), rng.choice((8, 12, 16, 20))
     brief.ask(
         1,
-        f"Today is day {today}. Which members owe more than {limit}, if their fines and {world.rules['day_fine']} "
-        f"for each day "
-        "and copy that is overdue are added up?",
+        f"Today is day {today}. Which members owe more than {limit}, if their fines and {world.rules['day_fine']} for "
+        "each day and copy that is overdue are added up?",
         today=today,
         limit=limit,
     )

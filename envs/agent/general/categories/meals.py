@@ -119,8 +119,7 @@ def propose_day(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Plan one day for {guest['name']}: a breakfast, a lunch and a dinner with {kcal - slack} to {kcal + slack} "
-        f"kcal together, "
-        "and nothing the guest is allergic to.",
+        "kcal together, and nothing the guest is allergic to.",
         guest=guest["name"],
         low=kcal - slack,
         high=kcal + slack,
@@ -193,8 +192,7 @@ def propose_party(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"{', '.join(g['name'] for g in guests)} come together. Choose {count} different recipes, of any meal, each "
-        f"of another cuisine, "
-        f"that nobody of them is allergic to, and that cost at most {price} together.",
+        f"of another cuisine, that nobody of them is allergic to, and that cost at most {price} together.",
         guests=[g["name"] for g in guests],
         count=count,
         price=price,
@@ -264,7 +262,7 @@ def propose_shopping(world: WorldSpec, rng: random.Random, brief: Brief) -> None
     brief.ask(
         3,
         f"Of each ingredient that is in the pantry now, {keep} portion(s) must be left there afterwards, also of "
-        f"those not used.",
+        "those not used.",
     )
     brief.ask(4, "Leave out of the list what costs less than 15 a portion.", dear=15)
     if not missing(world, brief.need):

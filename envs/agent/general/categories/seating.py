@@ -120,8 +120,7 @@ def propose_seat(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Seat all guests of {company} who are not seated yet. Nobody of them sits with someone who has complained "
-        f"about them or whom "
-        "they have complained about. Those who sit already stay where they are.",
+        "about them or whom they have complained about. Those who sit already stay where they are.",
         company=company,
         guests=waiting,
     )
@@ -187,8 +186,7 @@ def propose_peace(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"Which pairs of guests sit at one table in the zone {zone} although one of them has complained about the "
-        f"other? "
-        "Give each pair once, the names in alphabetical order.",
+        "other? Give each pair once, the names in alphabetical order.",
     )
     brief.ask(2, "Give also the pairs that have the same trade.")
     brief.ask(3, f"Only tables at most {brief.need.get('stage')} metres from the stage count.")
@@ -244,8 +242,7 @@ def propose_programme(world: WorldSpec, rng: random.Random, brief: Brief) -> Non
     brief.ask(
         1,
         f"Put together a programme of {count} performers who play {minutes - slack} to {minutes + slack} minutes "
-        f"together "
-        f"and whose fees are at most {fee} together.",
+        f"together and whose fees are at most {fee} together.",
         count=count,
         low=minutes - slack,
         high=minutes + slack,

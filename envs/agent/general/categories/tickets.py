@@ -239,8 +239,7 @@ def propose_merge(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     brief.ask(
         1,
         f"At the site {site} some open tickets are about {same_what}. Of each such group keep the oldest (by day, "
-        f"then by id) "
-        "and close the others.",
+        "then by id) and close the others.",
     )
     brief.ask(2, "Set the priority of each one that you keep of such a group to 1.")
     if len(closed) < (1 if brief.level < 3 else 2) or (brief.level >= 2 and not urgent):

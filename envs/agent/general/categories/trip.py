@@ -87,8 +87,7 @@ PLAN = (
 TIERS = (
     "If the hotel of day 2 costs 800 or more, its two restaurants cost less than 350 together and both have at least "
     "4.0 stars, and the sight costs less than 120; if it costs 500 to 799, at least one of the restaurants has 4.0 "
-    "stars "
-    "and the sight costs less than 180; if it costs 200 to 499, at least one of the restaurants has 3.2 stars."
+    "stars and the sight costs less than 180; if it costs 200 to 499, at least one of the restaurants has 3.2 stars."
 )
 
 
@@ -132,9 +131,8 @@ def propose_days(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     total = sum(f or 0 for f in fares) + rng.randrange(0, 30, 5)
     brief.ask(
         3,
-        f"The traveller goes from {start} to the first city and from city to city by direct connections, whose "
-        f"fares are "
-        f"at most {total} together.",
+        f"The traveller goes from {start} to the first city and from city to city by direct connections, whose fares "
+        f"are at most {total} together.",
         fares=total,
     )
     kinds = sorted({sight["kind"] for sight in sights})

@@ -1,6 +1,6 @@
 """Warehouses: products in stock, orders with lines, suppliers, and carriers' rates between cities.
 
-Ship order 4711: for each line choose one warehouse that has the whole amount ... as few parcels as possible.
+Ship order 4711: each line whole, from one warehouse that has enough, so that all together costs least.
 """
 
 from __future__ import annotations
@@ -140,19 +140,15 @@ def propose_ship(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     reserve = {1: 0, 2: 0, 3: rng.randint(1, 3), 4: rng.randint(2, 5)}[brief.level]
     brief.ask(
         1,
-        f"Ship order {order['id']} and close it. Each line is sent whole from one warehouse, as one shipment: from "
-        f"the one from which "
-        "that shipment costs least (base price, and price per kilo times the weight), of those that have enough.",
+        f"Ship order {order['id']} and close it. Each line is sent whole, as one shipment from one warehouse that has "
+        "enough. A shipment costs the base price of its way, and the price per kilo times its weight; all shipments "
+        "together cost as little as possible.",
         order=order["id"],
         reserve=reserve,
     )
+    brief.ask(2, "No two lines are sent from the same warehouse.", apart=True)
     brief.ask(3, f"At least {reserve} pieces of the product must stay in that warehouse.")
-    brief.ask(4, "A line that no warehouse can send whole is not shipped, and then the order stays open.", partly=True)
-    brief.ask(
-        2,
-        "No two lines are sent from the same warehouse: choose so that all shipments together cost least.",
-        apart=True,
-    )
+    brief.ask(4, "A line that no warehouse can send so is left out, and then the order stays open.", partly=True)
     best = cheapest(world, brief.need)
     if not best or (brief.level == 1 and len(best) < 2):
         raise Unsuitable
@@ -259,9 +255,9 @@ def propose_level(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
     told = ", ".join(p["name"] for p in chosen[:count])
     brief.ask(
         1,
-        f"Move stock so that every warehouse has at least {least} pieces of: {told}. A product that must be kept "
-        f"cold concerns cooled "
-        f"warehouses only. A warehouse that gives away pieces keeps at least {least}. Touch no other products.",
+        f"Move stock so that every warehouse has at least {least} pieces of: {told}. A product that must be kept cold "
+        f"concerns cooled warehouses only. A warehouse that gives away pieces keeps at least {least}. Touch no other "
+        "products.",
         least=least,
         skus=[p["sku"] for p in chosen[:count]],
         names=[p["name"] for p in chosen[:count]],
@@ -329,8 +325,8 @@ def propose_weights(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
         raise Unsuitable
     brief.ask(
         1,
-        f"Put these orders in the order of what they weigh, heaviest first: {', '.join(str(o['id']) for o in chosen)}. "
-        "The weight of an order is that of all pieces of all its lines.",
+        "Put these orders in the order of what they weigh, heaviest first: "
+        f"{', '.join(str(o['id']) for o in chosen)}. The weight of an order is that of all pieces of all its lines.",
     )
     brief.ask(2, "A piece that must be kept cold counts twice, for its box.")
     brief.ask(4, "Only pieces count which the warehouses have now, all together, each order taken alone.")
