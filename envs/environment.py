@@ -23,7 +23,7 @@ import inspect
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -125,6 +125,10 @@ class Environment:
 
     # -- running a call ----------------------------------------------------------------------
 
+    def call_tool(self, known: Tool, arguments: Mapping[str, Any]) -> Any:
+        """Run a tool whose arguments fit its schema. Override it where tools belong to the task, not to the class."""
+        return getattr(self, known.method)(**arguments)
+
     def _run(self, call: ToolCall, counts: Counter[str]) -> str:
         known = self.tools.get(call.name)
         if known is None:
@@ -159,17 +163,17 @@ class Environment:
     def _call_with_deadline(self, known: Tool, call: ToolCall) -> tuple[bool, Any]:
         """(finished, value or the exception). A thread cannot be killed, so a late one is left behind."""
         # an async tool has its own thread too: the caller's may have an event loop running already
-        method = getattr(self, known.method)
+        is_async = inspect.iscoroutinefunction(getattr(self, known.method, None))
         box: list[Any] = []
 
         def target() -> None:
             try:
-                value = method(**call.arguments)
+                value = self.call_tool(known, call.arguments)
                 box.append(asyncio.run(value) if inspect.iscoroutine(value) else value)
             except (Exception, SystemExit) as error:
                 box.append(error)
 
-        if self.tool_timeout_s is None and not inspect.iscoroutinefunction(method):
+        if self.tool_timeout_s is None and not is_async:
             target()
             return True, box[0]
         thread = threading.Thread(target=target, name=f"tool-{known.name}", daemon=True)

@@ -31,7 +31,7 @@ FAMILIES: dict[str, str] = {
     "wiki": "envs.search.wiki.WikiTaskset",
     "repo": "envs.code.repo.RepoTaskset",
     "notebook": "envs.interpreter.notebook.NotebookTaskset",
-    "general": "envs.agent.general.GeneralTaskset",
+    "general": "envs.agent.general.taskset.GeneralTaskset",
     "reasoning": "envs.reasoning.taskset.ReasoningTaskset",
     "humaneval": "envs.code.humaneval.HumanEvalTaskset",
     # made of others, or of files
