@@ -1,12 +1,13 @@
 """The base run of a repository: which tests pass as it is, how long they take, which functions they enter.
 
     base = base_of("toolz")
-    base.covering["toolz/itertoolz.py::take"]     tests that enter take(), the nearest and fastest first
+    base.covering["toolz/itertoolz.py::take"]     tests that enter take(), the nearest first
 
-All doctests and test files run twice in the sandbox, the second time in another order; a test that fails, is skipped
-or takes over ``SLOW_S`` in either run is left out. The result is kept on disk, under the digest of the sources and of
-the code that ran them: once per machine. It takes seconds for a small package and minutes for networkx or sympy.
-Folder: ``$SPECIALE_CACHE``, else ``$XDG_CACHE_HOME/speciale-rl``, else ``~/.cache/speciale-rl``.
+All doctests and test files run twice in the sandbox, the second time in another order; a test that fails, is
+skipped or takes over ``SLOW_S`` in either run is left out. The result is kept on disk, under the digest of the
+sources and of the code that ran them: once per machine. It takes seconds for a small package and minutes for networkx
+or sympy. Which test is slow is a measurement: machines that are to draw the very same tasks share the folder, or a
+copy. Folder: ``$SPECIALE_CACHE``, else ``$XDG_CACHE_HOME/speciale-rl``, else ``~/.cache/speciale-rl``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from envs.code.repo_packages import Repository, repository
 from envs.code.repo_run import Run, Verdict, run_tests
 from envs.sandbox import Limits
 
-SLOW_S = 0.4  # CPU seconds of one test, coverage included
+SLOW_S = 0.2  # CPU seconds of one test, coverage included
 _LIMITS = Limits(wall_s=900.0, cpu_s=600, memory_mb=1536, processes=8, output_bytes=200_000_000)
 _CHUNK = 40  # files of one sandbox
 
@@ -34,7 +35,7 @@ _CHUNK = 40  # files of one sandbox
 @dataclass(frozen=True)
 class Base:
     """What the base run of one package found. ``tests``: id -> (CPU seconds, functions entered); ``sites``: how many
-    mutations are proposed for each function that some test enters."""
+    mutations are proposed for each function, entered by a test or not."""
 
     package: str
     tests: dict[str, tuple[float, tuple[str, ...]]]
@@ -50,8 +51,8 @@ class Base:
                 found.setdefault(function, []).append(test)
         return {f: tuple(sorted(tests, key=lambda t, f=f: self._rank(f, t))) for f, tests in found.items()}  # type: ignore[misc]
 
-    def _rank(self, function: str, test: str) -> tuple[int, float, str]:
-        path, seconds = function.partition("::")[0], self.tests[test][0]
+    def _rank(self, function: str, test: str) -> tuple[int, str]:
+        path = function.partition("::")[0]
         stem, folder = path.removesuffix(".py").rpartition("/")[2], path.rpartition("/")[0]
         file = test.partition("::")[0]
         if test == function:
@@ -60,7 +61,7 @@ class Base:
             near = 1
         else:
             near = 2 if file.startswith(f"{folder}/") else 3
-        return near, seconds, test
+        return near, test  # by name, not by seconds: those are never the same twice
 
 
 @lru_cache(maxsize=32)
@@ -113,7 +114,7 @@ def record(repo: Repository) -> dict[str, object]:
     return {
         "functions": names,
         "tests": {test: [seconds, [number[n] for n in entered]] for test, (seconds, entered) in kept.items()},
-        "sites": {n: len(mutations(repo.text(n.partition("::")[0]), n.partition("::")[2])) for n in names},
+        "sites": {n: len(mutations(repo.text(n.partition("::")[0]), n.partition("::")[2])) for n in sorted(known)},
         "dropped": dropped,
     }
 

@@ -22,8 +22,7 @@ from envs.code.repo_packages import function_name, repository
 from envs.code.repo_run import Run, Verdict, run_tests
 from envs.taskset import Split, split_of
 
-MAX_TESTS = 40  # of one function; the nearest and fastest of those that enter it
-MAX_TESTS_S = 2.0  # CPU seconds of them in the base run
+MAX_TESTS = 30  # of one function; the nearest of those that enter it
 MAX_NEIGHBOURS = 8  # doctests of the same file that do not enter the function
 _HEAVIEST = 60  # sites beyond which a function is drawn no more often
 
@@ -64,10 +63,12 @@ class Examined:
 def draw_defect(rng: random.Random, package: str, split: Split, other_than: str = "") -> Defect:
     """A random mutation of a function of the split that some test enters, by its number of sites."""
     names, weights = _functions(package, split)
+    covering = base_of(package).covering
     while True:
+        # of all functions, so that a test more or less in the base run shifts no other draw
         name = rng.choices(names, cum_weights=weights)[0]
         path, _, function = name.partition("::")
-        if function_name(path, function) == other_than:
+        if name not in covering or function_name(path, function) == other_than:
             continue
         by_kind: dict[str, list[Mutation]] = {}
         for mutation in mutations(repository(package).text(path), function):
@@ -97,16 +98,11 @@ def apply(package: str, defects: Sequence[Defect]) -> dict[str, str]:
 
 
 def selected_tests(package: str, defects: Sequence[Defect]) -> tuple[str, ...]:
-    """The tests that decide: of each function the nearest that enter it, up to a number and a time, and some more
-    doctests of its file."""
-    base, chosen = base_of(package), []
+    """The tests that decide: of each function the nearest that enter it, and some more doctests of its file."""
+    base = base_of(package)
+    chosen: list[str] = []
     for defect in defects:
-        seconds = 0.0
-        for test in base.covering[f"{defect.path}::{defect.function}"][:MAX_TESTS]:
-            seconds += base.tests[test][0]
-            if seconds > MAX_TESTS_S:
-                break
-            chosen.append(test)
+        chosen += base.covering[f"{defect.path}::{defect.function}"][:MAX_TESTS]
         # what else the file promises: a repair may not break it
         others = [test for test in base.tests if test.startswith(f"{defect.path}::") and test not in chosen]
         chosen += random.Random(defect.name).sample(others, min(MAX_NEIGHBOURS, len(others)))
@@ -150,7 +146,7 @@ def _functions(package: str, split: Split) -> tuple[list[str], list[float]]:
     """The functions of a split, and the running sum of their weights."""
     base = base_of(package)
     mine = [n for n, sites in sorted(base.sites.items()) if sites and split_of(function_name(*n.split("::"))) == split]
-    if not mine:
+    if not any(name in base.covering for name in mine):
         raise ValueError(f"packages: {package!r} has no function in split {split!r}; name more packages")
     return mine, list(accumulate(min(base.sites[n], _HEAVIEST) for n in mine))
 

@@ -82,15 +82,14 @@ class Watch:
         self.late, self.codes, self.started = False, {}, time.process_time()
         signal.setitimer(signal.ITIMER_VIRTUAL, self.limit)
         if self.cover:
-            sys.setprofile(self.profile)
+            sys.settrace(self.enter)
         return self
 
-    def profile(self, frame, event, argument):
-        if event == "call":
-            self.codes[id(frame.f_code)] = frame.f_code
+    def enter(self, frame, event, argument):
+        self.codes[id(frame.f_code)] = frame.f_code  # and no trace of its lines: returns None
 
     def __exit__(self, *error):
-        sys.setprofile(None)
+        sys.settrace(None)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         self.seconds = round(time.process_time() - self.started, 4)
 

@@ -65,7 +65,6 @@ PACKAGES: dict[str, Package] = {
                 "sympy/utilities/",
                 "sympy/functions/combinatorial/",
                 "sympy/logic/",
-                "sympy/geometry/",
                 "sympy/discrete/",
             ),
         ),
