@@ -30,7 +30,8 @@ from envs.code.repo_packages import Doctest, Repository, repository
 from envs.sandbox import Limits, Sandbox, SandboxResult
 
 _GUEST = Path(__file__).with_name("repo_guest.py")
-LIMITS = Limits(wall_s=40.0, cpu_s=20, memory_mb=1024, processes=8, output_bytes=2_000_000)
+# CPU time is what stops a run; the clock is for what sleeps, and generous because machines are busy.
+LIMITS = Limits(wall_s=120.0, cpu_s=20, memory_mb=1024, processes=8, output_bytes=2_000_000)
 _SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=8)
 TEST_S = 1.0  # CPU seconds of one test; those of the base run are far below
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
