@@ -6,7 +6,7 @@ edited files), ``doctests``, ``pytest`` (node ids or files), ``names`` (what eve
 ``cover``, ``stop`` (end at the first test that takes too long); or ``overlay`` and ``script``, a program to run
 as it is. One line per test goes out on a private copy of standard output, with the token in front:
 ``["doctest", id, [[got, error], ...], seconds, covered]`` or
-``["pytest", id, passed, {message, line}, seconds, covered]``.
+``["pytest", id, passed, {message, line}, seconds, covered]``; at the end ``["end", CPU seconds]``.
 
 Doctests are judged outside, from what each example printed. Assertions can only be judged here; a test
 that must fail runs with them, and tells whether somebody has taken pytest apart.
@@ -233,7 +233,7 @@ def main():
         import pytest  # noqa: F401  before the package can stand in its way
 
         report(["intact", run_pytest(job["pytest"], job["root"], watch, report, job["stop"])])
-    report(["end"])
+    report(["end", round(time.process_time(), 3)])
     os._exit(0)  # threads and exit handlers of the code under test are of no interest
 
 
