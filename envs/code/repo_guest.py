@@ -174,20 +174,19 @@ def run_pytest(targets, root, watch, report, stop):
                     self.info["skipped"] = True
             return made
 
-    options = [
-        "-q",
-        "--rootdir=/mnt",
-        "-c",
-        "/dev/null",
-        "--capture=no",
-        "-W",
-        "ignore",
-        "--tb=no",
-        "-p",
-        "no:cacheprovider",
-    ]
-    options += ["--continue-on-collection-errors", "--noconftest", "-p", "no:faulthandler", "-p", "no:warnings"]
-    options += ["-p", "no:logging", "-p", "no:unraisableexception", "-p", "no:threadexception", "-p", "no:junitxml"]
+    options = ["-q", "--rootdir=/mnt", "-c", "/dev/null", "--capture=no", "-W", "ignore", "--tb=no"]
+    options += ["--continue-on-collection-errors", "--noconftest"]
+    unused = (
+        "cacheprovider",
+        "faulthandler",
+        "warnings",
+        "logging",
+        "unraisableexception",
+        "threadexception",
+        "junitxml",
+    )
+    for plugin in unused:
+        options += ["-p", f"no:{plugin}"]
     reporter = Reporter()
     with contextlib.suppress(SystemExit):
         pytest.main([*options, *("/mnt/" + t for t in targets), "/tmp/canary/test_canary.py"], plugins=[reporter])
@@ -218,6 +217,8 @@ def main():
 
     warnings.simplefilter("ignore")
     watch = Watch(job)
+    if job["pytest"]:
+        import pytest  # noqa: F401  before an edited file can put another in its place
     # importing counts for no test: the first would pay for all
     for name in dict.fromkeys([*map(module_of, job["overlay"]), *(test["module"] for test in job["doctests"])]):
         try:
@@ -230,8 +231,6 @@ def main():
         if shown is None and job["stop"]:
             return
     if job["pytest"]:
-        import pytest  # noqa: F401  before the package can stand in its way
-
         report(["intact", run_pytest(job["pytest"], job["root"], watch, report, job["stop"])])
     report(["end", round(time.process_time(), 3)])
     os._exit(0)  # threads and exit handlers of the code under test are of no interest

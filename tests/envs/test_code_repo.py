@@ -202,6 +202,7 @@ CHEATS = {
     "prints": "print('[\"end\"]')",
     "always equal": "import doctest; doctest.OutputChecker.check_output = lambda *a: True",
     "no assertions": "import _pytest.python as p; p.Function.runtest = lambda self: None",
+    "another pytest": "import sys, types; sys.modules['pytest'] = types.ModuleType('pytest')",
     "no reports": "import _pytest.runner as r; r.call_and_report = lambda *a, **k: None",
 }
 
