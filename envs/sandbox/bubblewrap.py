@@ -138,13 +138,22 @@ def _tools() -> _Tools:
 
 def _memory_file(content: bytes) -> int:
     descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC)
-    os.write(descriptor, content)
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
 
-def _command(tools: _Tools, limits: Limits, seccomp_fd: int, files: Sequence[tuple[str, int]]) -> list[str]:
-    """bwrap's command line up to the program; ``files`` are (path inside, descriptor of the content)."""
+def _command(
+    tools: _Tools,
+    limits: Limits,
+    seccomp_fd: int,
+    files: Sequence[tuple[str, int]],
+    mounts: Sequence[tuple[str, str]],
+) -> list[str]:
+    """bwrap's command line up to the program; ``files`` are (path inside, descriptor of the content),
+    ``mounts`` (host path, path inside)."""
     command = [tools.bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
     command += ["--cap-drop", "ALL", "--clearenv"]
@@ -154,9 +163,10 @@ def _command(tools: _Tools, limits: Limits, seccomp_fd: int, files: Sequence[tup
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
-    for folder in tools.folders:
+    parents = {str(parent) for _, inside in mounts for parent in Path(inside).parents} - {"/"}
+    for folder in (*tools.folders, *sorted(parents)):
         command += ["--perms", "0755", "--dir", folder]
-    for source, inside in tools.system_mounts:
+    for source, inside in (*tools.system_mounts, *mounts):
         command += ["--ro-bind", source, inside]
     for target, inside in tools.symlinks:
         command += ["--symlink", target, inside]
@@ -193,9 +203,14 @@ def _spawn_thread() -> ThreadPoolExecutor:
         return _spawner
 
 
-def start(limits: Limits, program: Sequence[str], files: Sequence[tuple[str, bytes]] = ()) -> subprocess.Popen[bytes]:
+def start(
+    limits: Limits,
+    program: Sequence[str],
+    files: Sequence[tuple[str, bytes]] = (),
+    mounts: Sequence[tuple[str, str]] = (),
+) -> subprocess.Popen[bytes]:
     """Start ``program`` (absolute path inside, then its arguments) behind the walls, with pipes to all three
-    standard streams. ``files`` are (path inside, content), read-only.
+    standard streams. ``files`` are (path inside, content), ``mounts`` (host path, path inside); both read-only.
 
     The program must take its own rlimits before anything untrusted runs, and give a sign of life, so that a
     failure to start is never taken for a failure of what runs (see the guest programs).
@@ -208,7 +223,7 @@ def start(limits: Limits, program: Sequence[str], files: Sequence[tuple[str, byt
             _spawn_thread()
             .submit(
                 subprocess.Popen,
-                [*_command(tools, limits, descriptors[0], named), *program],
+                [*_command(tools, limits, descriptors[0], named, mounts), *program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

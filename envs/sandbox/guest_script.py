@@ -1,4 +1,4 @@
-"""Runs inside the sandbox: takes on the limits, then runs /main.py as the main program.
+"""Runs inside the sandbox: unpacks the files it was given, takes on the limits, runs /main.py as main program.
 
 Given to ``python -c`` as text; never imported by the toolkit. Standard library only, and little of it,
 because every import costs start-up time. One byte on standard output says that the program is about to start.
@@ -7,6 +7,20 @@ because every import costs start-up time. One byte on standard output says that 
 import os
 import resource
 import sys
+
+
+def unpack(archive: str) -> None:
+    """The files of the caller (see files.py), below /tmp/work, which becomes the working folder."""
+    os.mkdir("/tmp/work")
+    os.chdir("/tmp/work")
+    with open(archive, "rb") as source:
+        while size := source.read(4):
+            name = source.read(int.from_bytes(size, "little")).decode("utf-8")
+            folder = name.rpartition("/")[0]
+            if folder:
+                os.makedirs(folder, exist_ok=True)
+            with open(name, "wb") as file:
+                file.write(source.read(int.from_bytes(source.read(4), "little")))
 
 
 def take_limits() -> None:
@@ -41,5 +55,7 @@ def run_main() -> None:
 
 
 if __name__ == "__main__":
+    if os.path.exists("/files"):
+        unpack("/files")
     take_limits()
     run_main()

@@ -8,10 +8,12 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from envs.sandbox.bubblewrap import not_started, python_program, start
+from envs.sandbox.files import ARCHIVE, mount_points, pack
 from envs.sandbox.limits import Limits
 
 _GUEST = Path(__file__).with_name("guest_script.py")
@@ -40,14 +42,28 @@ class Sandbox:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
 
-    def run_python(self, code: str, stdin: str = "") -> SandboxResult:
-        """Run ``code`` as ``python main.py`` with ``stdin`` on its standard input."""
+    def run_python(
+        self, code: str, stdin: str = "", files: Mapping[str, bytes] = {}, mounts: Mapping[str, Path] = {}
+    ) -> SandboxResult:
+        """Run ``code`` as ``python main.py`` with ``stdin`` on its standard input.
+
+        ``files`` (path -> content) are put, writable, below ``/tmp/work``, which is then the working folder
+        (``/tmp`` without files). A path is relative, with "/" between folders and no "..", "." or empty part.
+        ``mounts`` (name -> folder or file of the host) appear read-only at ``/mnt/<name>``; a name is letters,
+        digits and ``_ . + -``. All that lies in a mounted folder can be read, and a socket in it can be
+        talked to: mount nothing that the program must not know.
+
+        Raises ValueError for a bad path or name, and for files that ``limits.disk_mb`` cannot hold.
+        """
         try:
             source, text = code.encode("utf-8"), stdin.encode("utf-8")
         except UnicodeEncodeError as error:
             return SandboxResult("", f"the program is not valid Unicode text: {error}", exit_code=1)
         program = python_program(_GUEST.read_text(encoding="utf-8"), self.limits)
-        process = start(self.limits, program, files=[("/main.py", source)])
+        inside = [("/main.py", source)]
+        if files:
+            inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
+        process = start(self.limits, program, inside, mount_points(mounts))
         try:
             _await_start(process)
             deadline = time.monotonic() + self.limits.wall_s

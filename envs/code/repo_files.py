@@ -1,0 +1,114 @@
+"""The files of an episode: the package's sources, with the edits kept in memory.
+
+    files = Files(repository("toolz"), {"toolz/itertoolz.py": broken}, scope=("toolz/",))
+    files.edit("toolz/itertoolz.py", "n > 1", "n >= 1")
+    files.changed        -> {"toolz/itertoolz.py": "…"}    what differs from the installed package
+
+Only sources can be edited, one passage at a time. Tests, conftests and new files cannot, and neither can words
+that reach for the interpreter or the test machinery be brought in: no repair of a library needs them, a forgery would.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from envs.code.repo_packages import Repository
+from envs.environment import ToolError
+
+MAX_LINES = 200  # of one read
+MAX_HITS = 40  # of one search
+# Ways to the frames, to the result channel and to the machinery that judges.
+_FORBIDDEN = re.compile(
+    r"\b(_getframe|currentframe|f_back|f_locals|f_globals|tb_frame|gi_frame|get_objects|get_referrers|ctypes|_exit"
+    r"|pytest|_pytest|doctest|unittest|settrace|setprofile|meta_path|linecache|setitimer|__main__|__subclasses__)\b"
+)
+
+
+class Files:
+    """``start`` holds the files with the defect; ``scope`` the paths and folders (ending in /) that are shown."""
+
+    def __init__(self, repo: Repository, start: Mapping[str, str], scope: Sequence[str]) -> None:
+        self.repo = repo
+        self._start, self._now = dict(start), dict(start)
+        folders, single = tuple(s for s in scope if s.endswith("/")), {s for s in scope if not s.endswith("/")}
+        self.paths = tuple(p for p in repo.files if p in single or (folders and p.startswith(folders)))
+
+    @property
+    def changed(self) -> dict[str, str]:
+        """Files that differ from the installed package: what the sandbox has to be given."""
+        return {path: text for path, text in sorted(self._now.items()) if text != self.repo.text(path)}
+
+    @property
+    def edited(self) -> bool:
+        """The policy has changed something (and not back)."""
+        return self._now != self._start
+
+    def text(self, path: str) -> str:
+        if path not in self.paths:
+            raise ToolError(f"there is no file {path!r}; list_files shows what there is")
+        return self._now.get(path) or self.repo.text(path)
+
+    def listing(self, folder: str) -> str:
+        """One level of a folder: files with their number of lines, folders with their number of files."""
+        prefix = "" if folder.strip("./") == "" else folder.strip("/") + "/"
+        below = [p for p in self.paths if p.startswith(prefix)]
+        if not below:
+            raise ToolError(
+                f"there is no folder {folder!r}; folders are named like {self.paths[0].rpartition('/')[0]!r}"
+            )
+        shown: Counter[str] = Counter()
+        lines = []
+        for path in below:
+            name, slash, _ = path.removeprefix(prefix).partition("/")
+            if slash:
+                shown[f"{prefix}{name}/"] += 1
+            else:
+                lines.append(f"{path} ({self.text(path).count(chr(10))} lines)")
+        return "\n".join([*(f"{name} ({count} files)" for name, count in sorted(shown.items())), *lines])
+
+    def read(self, path: str, start: int, end: int | None) -> str:
+        """Lines ``start`` to ``end``, numbered."""
+        lines = self.text(path).split("\n")
+        if not 1 <= start <= len(lines):
+            raise ToolError(f"start is {start}; {path} has lines 1 to {len(lines)}")
+        last = min(len(lines), start + MAX_LINES - 1, end if end is not None else len(lines))
+        shown = "\n".join(f"{n:5} {lines[n - 1]}" for n in range(start, last + 1))
+        more = len(lines) - last
+        return f"{shown}\n[{more} more lines]" if more > 0 and (end is None or last < end) else shown
+
+    def search(self, text: str, under: str) -> str:
+        """Lines that hold ``text``, as path:number: line."""
+        if not text:
+            raise ToolError("pattern is empty")
+        prefix = "" if under.strip("./") == "" else under.strip("/")
+        hits = []
+        for path in self.paths:
+            if path.startswith(prefix):
+                for number, line in enumerate(self.text(path).split("\n"), 1):
+                    if text in line:
+                        hits.append(f"{path}:{number}: {line.strip()[:160]}")
+        if not hits:
+            return f"No line holds {text!r}."
+        more = f"\n[{len(hits) - MAX_HITS} more]" if len(hits) > MAX_HITS else ""
+        return "\n".join(hits[:MAX_HITS]) + more
+
+    def edit(self, path: str, old: str, new: str) -> str:
+        """Replace the one occurrence of ``old``."""
+        text = self.text(path)
+        if self.repo.is_test(path):
+            raise ToolError(f"{path} is a test; tests cannot be edited")
+        count = text.count(old) if old else 0
+        if count != 1:
+            raise ToolError(f"old occurs {count} times in {path}; give a passage that occurs once")
+        result = text.replace(old, new)
+        allowed = Counter(_FORBIDDEN.findall(self.repo.text(path)))
+        if brought := Counter(_FORBIDDEN.findall(result)) - allowed:
+            raise ToolError(f"the edit brings in {', '.join(sorted(brought))}, which is not allowed here")
+        self._now[path] = result
+        try:
+            compile(result, path, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            return f"Edited {path}, which is no valid Python now: {error}"
+        return f"Edited {path}."

@@ -1,0 +1,240 @@
+"""Runs inside the sandbox: imports a package with some of its files replaced, runs doctests and pytest tests.
+
+Given to ``Sandbox.run_python`` as text; never imported by the toolkit. The job comes as JSON on standard input, so
+that no file holds it: ``token``, ``root`` (the package's folder below /mnt), ``overlay`` (path -> text of the
+edited files), ``doctests``, ``pytest`` (node ids or files), ``names`` (what every doctest may use), ``test_s``,
+``cover``, ``stop`` (end at the first test that takes too long); or ``overlay`` and ``script``, a program to run
+as it is. One line per test goes out on a private copy of standard output, with the token in front:
+``["doctest", id, [[got, error], ...], seconds, covered]`` or
+``["pytest", id, passed, {message, line}, seconds, covered]``; at the end ``["end", CPU seconds]``.
+
+Doctests are judged outside, from what each example printed. Assertions can only be judged here; a test
+that must fail runs with them, and tells whether somebody has taken pytest apart.
+"""
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.util
+import io
+import json
+import linecache
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+
+CANARY = (
+    "import pytest\ndef test_equal(): assert [1] == [2]\ndef test_raises():\n    with pytest.raises(Exception): pass\n"
+)
+
+
+class TooLong(BaseException):
+    """A test used more CPU time than it may. Not an Exception, so that code under test does not swallow it."""
+
+
+class Overlay(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the edited files from memory; everything about them but the text is as on disk."""
+
+    def __init__(self, edited):  # absolute path -> text
+        self.edited = edited
+        for path, text in edited.items():  # tracebacks and inspect show the edited lines
+            linecache.cache[path] = (len(text), None, text.splitlines(True), path)
+
+    def find_spec(self, fullname, path=None, target=None):
+        stem = "/mnt/" + fullname.replace(".", "/")
+        for candidate in (stem + "/__init__.py", stem + ".py"):
+            if candidate in self.edited:
+                places = [stem] if candidate.endswith("/__init__.py") else None
+                spec = importlib.util.spec_from_file_location(
+                    fullname, candidate, loader=self, submodule_search_locations=places
+                )
+                return spec
+        return None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        path = module.__spec__.origin
+        exec(compile(self.edited[path], path, "exec"), module.__dict__)
+
+    def get_filename(self, fullname):
+        return self.find_spec(fullname).origin
+
+
+class Watch:
+    """Time and coverage of one test at a time. CPU time, so that a busy machine changes no result."""
+
+    def __init__(self, job):
+        self.limit, self.cover, self.prefix = job["test_s"], job["cover"], job["root"] + "/"
+        self.late = False
+        signal.signal(signal.SIGVTALRM, self.stop)
+
+    def stop(self, number, frame):
+        self.late = True
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.05)  # again, in case somebody catches everything
+        raise TooLong
+
+    def __enter__(self):
+        self.late, self.codes, self.started = False, {}, time.process_time()
+        signal.setitimer(signal.ITIMER_VIRTUAL, self.limit)
+        if self.cover:
+            sys.settrace(self.enter)
+        return self
+
+    def enter(self, frame, event, argument):
+        self.codes[id(frame.f_code)] = frame.f_code  # and no trace of its lines: returns None
+
+    def __exit__(self, *error):
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        self.seconds = round(time.process_time() - self.started, 4)
+
+    def covered(self):
+        start = len("/mnt/")
+        return sorted(
+            {
+                code.co_filename[start:] + "::" + code.co_qualname.split(".<locals>")[0]
+                for code in self.codes.values()
+                if code.co_filename.startswith(self.prefix)
+            }
+        )
+
+
+def run_doctest(test, names, watch):
+    """What each example printed or raised. The namespace is the module's own, as doctest has it."""
+    shown = []
+    stdout, hook = sys.stdout, sys.displayhook
+    try:
+        with watch:
+            module = importlib.import_module(test["module"])
+            namespace = dict(vars(module), __name__="__main__")
+            for name, target in names.items():
+                namespace[name] = importlib.import_module(target)
+            for source in test["examples"]:
+                buffer = io.StringIO()
+                sys.stdout, sys.displayhook = buffer, sys.__displayhook__
+                error = None
+                try:
+                    exec(compile(source, "<doctest>", "single", 0, True), namespace)
+                except TooLong:
+                    raise
+                except BaseException as raised:
+                    error = traceback.format_exception_only(type(raised), raised)[-1]
+                shown.append([buffer.getvalue()[:4000], error])
+    except TooLong:
+        pass  # the watch knows
+    except BaseException as raised:
+        shown.append(["", "".join(traceback.format_exception_only(type(raised), raised))])
+    finally:
+        sys.stdout, sys.displayhook = stdout, hook
+    return None if watch.late else shown
+
+
+def run_pytest(targets, root, watch, report, stop):
+    """Runs the targets in one pytest session and reports each test as it ends."""
+    import pytest
+
+    os.makedirs("/tmp/canary")
+    with open("/tmp/canary/test_canary.py", "w") as file:
+        file.write(CANARY)
+
+    class Reporter:
+        failed: bool | None = False
+        info: dict = {}
+        alarms: set = set()
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(self, item):
+            self.failed, self.info = False, {}
+            with watch:
+                result = yield
+            if item.path.name == "test_canary.py":
+                self.alarms.add(item.name) if self.failed else None
+            else:
+                passed = None if watch.late else self.failed is False
+                report(["pytest", item.nodeid, passed, self.info, watch.seconds, watch.covered()])
+                if watch.late and stop:
+                    raise pytest.exit.Exception("a test takes too long")
+            return result
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(self, item, call):
+            made = yield
+            if made.outcome != "passed" and self.failed is False:
+                self.failed = True if made.failed else None  # skipped tests count as neither
+                if call.excinfo is not None:
+                    here = [e for e in call.excinfo.traceback if str(e.path) == str(item.path)]
+                    message = call.excinfo.exconly(tryshort=True)
+                    self.info = {"message": message[:2000], "line": here[-1].lineno + 1 if here else None}
+                if made.skipped:
+                    self.info["skipped"] = True
+            return made
+
+    options = ["-q", "--rootdir=/mnt", "-c", "/dev/null", "--capture=no", "-W", "ignore", "--tb=no"]
+    options += ["--continue-on-collection-errors", "--noconftest"]
+    unused = (
+        "cacheprovider",
+        "faulthandler",
+        "warnings",
+        "logging",
+        "unraisableexception",
+        "threadexception",
+        "junitxml",
+    )
+    for plugin in unused:
+        options += ["-p", f"no:{plugin}"]
+    reporter = Reporter()
+    with contextlib.suppress(SystemExit):
+        pytest.main([*options, *("/mnt/" + t for t in targets), "/tmp/canary/test_canary.py"], plugins=[reporter])
+    return {"test_equal", "test_raises"} <= reporter.alarms
+
+
+def module_of(path):
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def main():
+    job = json.loads(sys.stdin.buffer.read())
+    sys.path.append("/mnt")
+    sys.meta_path.insert(0, Overlay({"/mnt/" + path: text for path, text in job["overlay"].items()}))
+    if "script" in job:  # of the policy, for its own eyes
+        exec(compile(job["script"], "<script>", "exec"), {"__name__": "__main__"})
+        return
+    token = job.pop("token").encode()
+    channel = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+
+    def report(row):
+        line = token + json.dumps(row).encode() + b"\n"
+        while line:
+            line = line[os.write(channel, line) :]
+
+    warnings.simplefilter("ignore")
+    watch = Watch(job)
+    if job["pytest"]:
+        import pytest  # noqa: F401  before an edited file can put another in its place
+    # importing counts for no test: the first would pay for all
+    for name in dict.fromkeys([*map(module_of, job["overlay"]), *(test["module"] for test in job["doctests"])]):
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            report(["import", name, "".join(traceback.format_exception_only(type(error), error))[:2000]])
+    for test in job["doctests"]:
+        shown = run_doctest(test, job["names"], watch)
+        report(["doctest", test["id"], shown, watch.seconds, watch.covered()])
+        if shown is None and job["stop"]:
+            return
+    if job["pytest"]:
+        report(["intact", run_pytest(job["pytest"], job["root"], watch, report, job["stop"])])
+    report(["end", round(time.process_time(), 3)])
+    os._exit(0)  # threads and exit handlers of the code under test are of no interest
+
+
+if __name__ == "__main__":
+    main()
