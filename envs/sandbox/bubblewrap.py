@@ -35,6 +35,7 @@ _ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "LD_LIBRARY_PATH": "/python/lib",
+    "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MB of the address space that Limits.memory_mb bounds
     "PYTHONHASHSEED": "0",  # the order of sets must not differ from one run to the next
 }
 _SETPRIV = "/sandbox/setpriv"
@@ -208,9 +209,11 @@ def start(
     program: Sequence[str],
     files: Sequence[tuple[str, bytes]] = (),
     mounts: Sequence[tuple[str, str]] = (),
+    inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start ``program`` (absolute path inside, then its arguments) behind the walls, with pipes to all three
     standard streams. ``files`` are (path inside, content), ``mounts`` (host path, path inside); both read-only.
+    ``inherited`` are descriptors that the program gets under the same numbers.
 
     The program must take its own rlimits before anything untrusted runs, and give a sign of life, so that a
     failure to start is never taken for a failure of what runs (see the guest programs).
@@ -229,7 +232,7 @@ def start(
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 close_fds=True,
-                pass_fds=tuple(descriptors),
+                pass_fds=(*descriptors, *inherited),
                 env={},
                 cwd="/",
             )

@@ -51,3 +51,9 @@ class Limits:
                 self.output_bytes,
             )
         ]
+
+
+# A kernel reserves far more address space than it uses: threads, numpy, pandas.
+KERNEL_LIMITS = Limits(
+    wall_s=120.0, cpu_s=120, memory_mb=2048, processes=32, disk_mb=64, file_mb=16, open_files=256, output_bytes=20_000
+)

@@ -1,0 +1,364 @@
+"""KernelSession: a Jupyter kernel in a sandbox, with numpy, pandas and sympy; V3.2's code interpreter.
+
+    with KernelSession(files={"sales.csv": b"day,sold\\n1,4\\n2,5\\n"}) as kernel:
+        kernel.run("import pandas as pd; table = pd.read_csv('sales.csv')")
+        kernel.run("table.sold.sum()")      # ExecResult(output="9\\n")
+
+The kernel is ipykernel, and what goes over the wire is Jupyter's protocol, over ZeroMQ on Unix sockets: the
+sandbox has no network. The sockets are opened out here, in a folder that only this user can enter and that is
+gone once the kernel answers; the sandbox inherits their descriptors and sees no folder of the host.
+
+What comes back is not trusted. A message counts for a cell only if it is signed and names that cell's random
+id, so nothing can be sent ahead for a later cell; messages are bounded in size and number; a kernel that does
+not react to an interrupt is killed. (Code of an earlier cell still runs in the same process and can change
+what later cells do and print. That is so in any notebook.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from envs.sandbox.bubblewrap import SandboxUnavailableError, not_started, python_program, start
+from envs.sandbox.files import ARCHIVE, pack
+from envs.sandbox.limits import KERNEL_LIMITS, Limits
+from envs.sandbox.packages import package_mounts
+from envs.sandbox.script import GUEST as _SCRIPT
+from envs.sandbox.script import await_start
+from envs.sandbox.session import LOST, ExecResult
+
+_GUEST = Path(__file__).with_name("guest_kernel.py")
+_CHANNELS = ("shell", "control", "iopub")
+_START_S = 60.0  # a start takes about a second on an idle machine
+_INTERRUPT_S = 3.0  # between the interrupt and the kill
+_SETTLE_S = 2.0  # output may arrive after the reply
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_PRINTED = 1 << 20  # characters that a cell may print or show at least, before print() raises
+_ESCAPED = 6  # bytes of a character in JSON, at worst
+_QUEUED = 16  # messages that wait in our memory for each channel; the kernel waits to send more
+_JUNK: dict[str, Any] = {"parent_header": {}, "content": {}}
+
+
+class _Died(Exception):
+    pass
+
+
+class KernelSession:
+    """Runs cells one after the other in one Jupyter kernel; the value of a last expression is shown as text.
+
+    The kernel starts at the first call. A cell that takes longer than ``limits.wall_s`` is interrupted (variables
+    are kept), and the kernel is killed when that does not help. A call that ends the kernel says so in its error;
+    the next one gets a new kernel with the same ``files``, in which ``setup`` has run again.
+    A cell may print a million characters (``limits.output_bytes`` if that is more), then print() raises.
+    Rich results are shown as text. There is no shell, so ``!commands`` fail. Not for several threads at once.
+
+    ``files`` (path -> content) lie in the working folder, ``/tmp/work``, writable; names as for
+    ``Sandbox.run_python``. ``packages`` can be imported, with what they need, and no other.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        setup: str = "",
+        files: Mapping[str, bytes] = {},
+        packages: Sequence[str] = ("numpy", "pandas", "sympy"),
+    ) -> None:
+        self.limits = limits or KERNEL_LIMITS
+        self.setup = setup
+        self.packages = tuple(packages)
+        self._printed = max(_PRINTED, self.limits.output_bytes)
+        self._archive = pack(files, self.limits.disk_mb)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch = -1  # a descriptor that becomes readable when the process ends
+        self._context: Any = None
+        self._channels: dict[str, Any] = {}
+        self._session: Any = None
+
+    def __enter__(self) -> KernelSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, code: str) -> ExecResult:
+        """Run one cell. Whatever the code does comes back as a result.
+
+        Raises SandboxUnavailableError when there is no sandbox or no ipykernel, ValueError when ``setup`` fails.
+        """
+        try:
+            code.encode("utf-8")
+        except UnicodeEncodeError:
+            return ExecResult("", "SyntaxError: the code is not valid Unicode text")
+        if self._process is None:
+            self.start()
+        return self._cell(code)
+
+    def start(self) -> None:
+        """Start the kernel now rather than at the first call: it takes about a second."""
+        if self._process is not None:
+            return
+        try:
+            self._open()
+        except (_Died, TimeoutError) as error:
+            process, self._process = self._process, None
+            assert process is not None
+            try:
+                raise not_started(process) from error
+            finally:
+                self.close()
+        except BaseException:
+            self.close()
+            raise
+        if self.setup:
+            first = self._cell(self.setup)
+            if first.error:
+                self.close()
+                raise ValueError(f"KernelSession.setup failed: {first.error}; setup was {self.setup!r}")
+
+    def close(self) -> None:
+        """End the kernel and everything it started; leaves no process, descriptor or file. May be called again."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # the operating system ends every process of the sandbox with it
+            process.wait()
+            _close_streams(process)
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.close(linger=0)
+        context, self._context = self._context, None
+        if context is not None:
+            context.term()
+        watch, self._watch = self._watch, -1
+        if watch >= 0:
+            os.close(watch)
+
+    def _open(self) -> None:
+        try:
+            import zmq
+            from jupyter_client.session import Session
+        except ImportError as error:
+            raise SandboxUnavailableError(
+                f"no Jupyter client ({error}). Install it: pip install jupyter_client ipykernel"
+            ) from error
+        mounts = package_mounts(("ipykernel", *self.packages))
+        key = secrets.token_hex(16)
+        folder = tempfile.mkdtemp(prefix="kernel-")  # mode 0700
+        listening: list[socket.socket] = []
+        try:
+            for name in _CHANNELS:
+                listening.append(_listen(f"{folder}/{name}"))
+            descriptors = [end.fileno() for end in listening]
+            program = python_program(
+                _SCRIPT.read_text(encoding="utf-8"), replace(self.limits, cpu_s=self.limits.cpu_s * 100)
+            )
+            program += [",".join(map(str, descriptors)), key, str(self.limits.cpu_s), str(self._printed)]
+            inside = [("/main.py", _GUEST.read_bytes()), (ARCHIVE, self._archive)]
+            self._process = start(self.limits, program, inside, mounts, descriptors)
+            self._watch = os.pidfd_open(self._process.pid)
+            self._session = Session(key=key.encode(), username="host")
+            self._context = zmq.Context()
+            for name in _CHANNELS:
+                channel = self._context.socket(zmq.SUB if name == "iopub" else zmq.DEALER)
+                self._channels[name] = channel
+                channel.setsockopt(zmq.LINGER, 0)
+                channel.setsockopt(zmq.RECONNECT_IVL, -1)
+                channel.setsockopt(zmq.RCVHWM, _QUEUED)
+                channel.setsockopt(zmq.MAXMSGSIZE, self._printed * (_ESCAPED + 1))
+                if name == "iopub":
+                    channel.setsockopt(zmq.SUBSCRIBE, b"")
+                channel.connect(f"ipc://{folder}/{name}")
+            await_start(self._process)
+            self._await_ready(time.monotonic() + _START_S)
+        finally:
+            for listener in listening:
+                listener.close()
+            shutil.rmtree(folder)
+        _close_streams(self._process)  # what a cell prints does not come this way
+
+    def _await_ready(self, deadline: float) -> None:
+        """Until the kernel has answered on every channel; only then are all of them connected."""
+        asked = {name: self._send(name, "kernel_info_request", {}) for name in ("shell", "control")}
+        missing = set(_CHANNELS)
+        while missing:
+            for name, message, _ in self._receive(deadline):
+                if name == "iopub" or message["parent_header"].get("msg_id") == asked[name]:
+                    missing.discard(name)
+
+    def _send(self, channel: str, kind: str, content: dict[str, Any]) -> str:
+        """Returns the message's id; raises _Died when the other end has hung up."""
+        import zmq
+
+        message = self._session.msg(kind, content)
+        try:
+            self._channels[channel].send_multipart(self._session.serialize(message), zmq.NOBLOCK)
+        except zmq.Again as error:
+            raise _Died from error
+        return str(message["header"]["msg_id"])
+
+    def _receive(self, deadline: float) -> list[tuple[str, dict[str, Any], int]]:
+        """What has arrived, waiting for something: (channel, message, bytes). Junk is an empty message.
+
+        Raises TimeoutError at the deadline, _Died when the process has ended and all it said was read.
+        """
+        import zmq
+
+        poller = zmq.Poller()
+        for channel in self._channels.values():
+            poller.register(channel, zmq.POLLIN)
+        poller.register(self._watch, zmq.POLLIN)
+        ready = dict(poller.poll(int(max(0.0, deadline - time.monotonic()) * 1000)))
+        arrived = []
+        for name, channel in self._channels.items():
+            if channel in ready:
+                frames = channel.recv_multipart(zmq.NOBLOCK)
+                arrived.append((name, self._read(frames), sum(len(frame) for frame in frames)))
+        if not arrived:
+            raise _Died if ready else TimeoutError
+        return arrived
+
+    def _read(self, frames: list[bytes]) -> dict[str, Any]:
+        try:
+            _, parts = self._session.feed_identities(frames)
+            message: dict[str, Any] = self._session.deserialize(parts)
+            well_formed = all(isinstance(message[part], dict) for part in ("parent_header", "content"))
+        except Exception:  # whatever the other side made up: a wrong signature, a replay, bad JSON
+            return _JUNK
+        return message if well_formed else _JUNK
+
+    def _exit_code(self) -> int | None:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may have hung up and live on
+            return self._process.wait(timeout=1.0)
+        return None
+
+    def _cell(self, code: str) -> ExecResult:
+        limits = self.limits
+        cell = _Cell(limits.output_bytes)
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
+        deadline = time.monotonic() + limits.wall_s
+        stopped = ""  # why the cell was interrupted
+        received = 0
+        try:
+            asked = self._send("shell", "execute_request", content)
+            while not (cell.replied and cell.idle):
+                try:
+                    arrived = self._receive(min(deadline, cell.replied + _SETTLE_S) if cell.replied else deadline)
+                except TimeoutError:
+                    if stopped or cell.replied:
+                        raise
+                    stopped = f"TimeoutError: no result after {limits.wall_s:g} seconds"
+                else:
+                    for name, message, size in arrived:
+                        received += size
+                        if message["parent_header"].get("msg_id") == asked:
+                            cell.take(name, message)
+                    if stopped or received <= self._printed * _ESCAPED * 4:
+                        continue
+                    stopped = "OutputError: the output limit is reached"
+                self._send("control", "interrupt_request", {})
+                deadline = time.monotonic() + _INTERRUPT_S
+        except TimeoutError:
+            self.close()
+            error = f"{stopped or 'The session ended'}. {LOST}"
+            return cell.result(error, timed_out=stopped.startswith("TimeoutError"), restarted=True)
+        except _Died:
+            died_of_cpu = self._exit_code() == 128 + signal.SIGXCPU  # as bwrap reports it
+            self.close()
+            why = (
+                f"TimeoutError: more than {limits.cpu_s} CPU seconds" if died_of_cpu else stopped or "The session ended"
+            )
+            return cell.result(f"{why}. {LOST}", timed_out=why.startswith("TimeoutError"), restarted=True)
+        if stopped:
+            error = f"{stopped}; the cell was interrupted, variables are kept."
+            return cell.result(error, timed_out=stopped.startswith("TimeoutError"))
+        return cell.result(cell.error)
+
+
+class _Cell:
+    """What one cell has shown so far, as text."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.shown = bytearray()
+        self.truncated = self.idle = False
+        self.replied = 0.0  # when
+        self.error = ""
+
+    def take(self, channel: str, message: dict[str, Any]) -> None:
+        kind, content = message.get("msg_type"), message["content"]
+        if channel == "iopub":
+            if kind == "stream":
+                self._show(_text(content.get("text")))
+            elif kind in ("execute_result", "display_data", "update_display_data"):
+                self._show_rich(content.get("data"))
+            elif kind == "status" and content.get("execution_state") == "idle":
+                self.idle = True
+        elif channel == "shell" and kind == "execute_reply":
+            self.replied = time.monotonic()
+            payload = content.get("payload")
+            for page in payload if isinstance(payload, list) else ():
+                if isinstance(page, dict):
+                    self._show_rich(page.get("data"))  # what `name?` shows
+            if content.get("status") != "ok":
+                self.error = self._traceback(content)
+
+    def result(self, error: str, timed_out: bool = False, restarted: bool = False) -> ExecResult:
+        output = self.shown.decode("utf-8", "ignore")
+        if self.truncated:
+            output += f"\n[cut: the output is longer than {self.limit} bytes]\n"
+        return ExecResult(output, error, timed_out, self.truncated, restarted)
+
+    def _show(self, text: str) -> None:
+        self.shown += _ANSI.sub("", text).encode("utf-8", "replace")
+        if len(self.shown) > self.limit:
+            del self.shown[self.limit :]
+            self.truncated = True
+
+    def _show_rich(self, data: object) -> None:
+        plain = _text(data.get("text/plain")) if isinstance(data, dict) else ""
+        if plain:
+            self._show(plain + "\n")
+
+    def _traceback(self, content: dict[str, Any]) -> str:
+        lines = content.get("traceback")
+        text = "\n".join(map(_text, lines)) if isinstance(lines, list) else ""
+        text = _ANSI.sub("", text).strip() or f"{_text(content.get('ename'))}: {_text(content.get('evalue'))}"
+        told = text.encode("utf-8", "replace")
+        if len(told) > self.limit:  # the end says what happened
+            text = "[cut]" + told[-self.limit :].decode("utf-8", "ignore")
+        return text
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _listen(path: str) -> socket.socket:
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        end.bind(path)
+        end.listen(1)
+    except OSError as error:
+        end.close()
+        raise SandboxUnavailableError(
+            f"cannot open a socket at {path} ({error}); set TMPDIR to a short path"
+        ) from error
+    return end
+
+
+def _close_streams(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
