@@ -181,7 +181,7 @@ def test_junk_on_the_sockets_only_ends_the_session():
 
 
 def test_a_message_too_large_for_the_host_ends_the_session():
-    with KernelSession(replace(QUICK, wall_s=2.0), packages=()) as kernel:
+    with KernelSession(QUICK, packages=()) as kernel:
         code = "app = get_ipython().kernel.parent\n"
         code += "app.session.send(app.iopub_socket, 'stream', {'text': 'x' * (20 << 20)})"
         assert kernel.run(code).restarted
