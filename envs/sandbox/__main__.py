@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from envs.sandbox import KernelSession, PythonSession, Sandbox, SandboxUnavailableError
+from envs.sandbox.bubblewrap import killed_first
 from envs.sandbox.escapes import ESCAPES
 from envs.sandbox.probes import ANY, ROOT, Bait, inside, outside
 
@@ -29,7 +30,8 @@ def main() -> int:
         return 1
     print(f"started as uid {os.geteuid()}, inside uid {hello.stdout.strip()}")
     contained = _attempts()
-    print("memory: each process by its address space, /tmp by its size; there is no cgroup (see Limits)")
+    last = "sandboxes are killed first" if killed_first() else "no choom (apt-get install util-linux): anything is"
+    print(f"memory: bounded for each process and for /tmp, by no cgroup (see Limits); when it runs out, {last}")
     _times()
     return 0 if contained else 1
 

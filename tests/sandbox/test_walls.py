@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from envs.environment import InfrastructureError
 from envs.sandbox import Limits, PythonSession, Sandbox, SandboxUnavailableError, bubblewrap
+from envs.sandbox.probes import survivors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -182,7 +184,7 @@ def test_limits_are_checked():
 
 
 def test_a_start_that_fails_is_never_the_programs_fault(monkeypatch: pytest.MonkeyPatch):
-    broken = dataclasses.replace(bubblewrap._tools(), bwrap="/bin/false")
+    broken = dataclasses.replace(bubblewrap._tools(), bwrap="/bin/false", choom=None)
     monkeypatch.setattr(bubblewrap, "_tools", lambda: broken)
     with pytest.raises(SandboxUnavailableError, match="did not start"):
         run("print(1)")
@@ -191,3 +193,17 @@ def test_a_start_that_fails_is_never_the_programs_fault(monkeypatch: pytest.Monk
     monkeypatch.setattr(bubblewrap, "_tools", lambda: dataclasses.replace(broken, bwrap="/nowhere/bwrap"))
     with pytest.raises(SandboxUnavailableError, match="cannot start a process"):
         run("print(1)")
+
+
+def test_sandboxes_are_the_first_to_be_killed_when_memory_runs_out():
+    if not bubblewrap.killed_first():
+        pytest.skip("no choom on this machine (apt-get install util-linux)")
+    mark = f"oom{os.getpid()}"
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\ntime.sleep(1.5)"
+    thread = threading.Thread(target=run, args=(code,))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not (found := survivors(mark, patience_s=0.0)):
+        assert time.monotonic() < deadline
+    assert Path(f"/proc/{found[0]}/oom_score_adj").read_text() == "1000\n"
+    thread.join()
