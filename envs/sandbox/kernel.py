@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -32,19 +31,18 @@ from pathlib import Path
 from typing import Any
 
 from envs.sandbox.bubblewrap import SandboxUnavailableError, not_started, python_program, start
+from envs.sandbox.cell import CellOutput
 from envs.sandbox.files import ARCHIVE, pack
 from envs.sandbox.limits import KERNEL_LIMITS, Limits
 from envs.sandbox.packages import package_mounts
-from envs.sandbox.script import GUEST as _SCRIPT
-from envs.sandbox.script import await_start
+from envs.sandbox.script import GUEST, await_start
 from envs.sandbox.session import LOST, ExecResult
 
-_GUEST = Path(__file__).with_name("guest_kernel.py")
+_KERNEL = Path(__file__).with_name("guest_kernel.py")
 _CHANNELS = ("shell", "control", "iopub")
 _START_S = 60.0  # a start takes about a second on an idle machine
 _INTERRUPT_S = 3.0  # between the interrupt and the kill
 _SETTLE_S = 5.0  # output may arrive after the reply
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PRINTED = 1 << 20  # characters that a cell may print or show at least, before print() raises
 _ESCAPED = 6  # bytes of a character in JSON, at worst
 _QUEUED = 16  # messages that wait in our memory for each channel; the kernel waits to send more
@@ -118,6 +116,9 @@ class KernelSession:
                 raise not_started(process) from error
             finally:
                 self.close()
+        except OSError as error:
+            self.close()
+            raise SandboxUnavailableError(f"cannot start a kernel ({error}); too many processes or files?") from error
         except BaseException:
             self.close()
             raise
@@ -161,10 +162,10 @@ class KernelSession:
                 listening.append(_listen(f"{folder}/{name}"))
             descriptors = [end.fileno() for end in listening]
             program = python_program(
-                _SCRIPT.read_text(encoding="utf-8"), replace(self.limits, cpu_s=self.limits.cpu_s * 100)
+                GUEST.read_text(encoding="utf-8"), replace(self.limits, cpu_s=self.limits.cpu_s * 100)
             )
             program += [",".join(map(str, descriptors)), key, str(self.limits.cpu_s), str(self._printed)]
-            inside = [("/main.py", _GUEST.read_bytes()), (ARCHIVE, self._archive)]
+            inside = [("/main.py", _KERNEL.read_bytes()), (ARCHIVE, self._archive)]
             self._process = start(self.limits, program, inside, mounts, descriptors)
             self._watch = os.pidfd_open(self._process.pid)
             self._session = Session(key=key.encode(), username="host")
@@ -181,6 +182,8 @@ class KernelSession:
                 channel.connect(f"ipc://{folder}/{name}")
             await_start(self._process)
             self._await_ready(time.monotonic() + _START_S)
+        except zmq.ZMQError as error:
+            raise SandboxUnavailableError(f"no ZeroMQ socket ({error}); too many files?") from error
         finally:
             for listener in listening:
                 listener.close()
@@ -245,7 +248,7 @@ class KernelSession:
 
     def _cell(self, code: str) -> ExecResult:
         limits = self.limits
-        cell = _Cell(limits.output_bytes)
+        cell = CellOutput(limits.output_bytes)
         content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
         deadline = time.monotonic() + limits.wall_s
         stopped = ""  # why the cell was interrupted
@@ -284,65 +287,6 @@ class KernelSession:
             error = f"{stopped}; the cell was interrupted, variables are kept."
             return cell.result(error, timed_out=stopped.startswith("TimeoutError"))
         return cell.result(cell.error)
-
-
-class _Cell:
-    """What one cell has shown so far, as text."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.shown = bytearray()
-        self.truncated = self.idle = False
-        self.replied = 0.0  # when
-        self.error = ""
-
-    def take(self, channel: str, message: dict[str, Any]) -> None:
-        kind, content = message.get("msg_type"), message["content"]
-        if channel == "iopub":
-            if kind == "stream":
-                self._show(_text(content.get("text")))
-            elif kind in ("execute_result", "display_data", "update_display_data"):
-                self._show_rich(content.get("data"))
-            elif kind == "status" and content.get("execution_state") == "idle":
-                self.idle = True
-        elif channel == "shell" and kind == "execute_reply":
-            self.replied = time.monotonic()
-            payload = content.get("payload")
-            for page in payload if isinstance(payload, list) else ():
-                if isinstance(page, dict):
-                    self._show_rich(page.get("data"))  # what `name?` shows
-            if content.get("status") != "ok":
-                self.error = self._traceback(content)
-
-    def result(self, error: str, timed_out: bool = False, restarted: bool = False) -> ExecResult:
-        output = self.shown.decode("utf-8", "ignore")
-        if self.truncated:
-            output += f"\n[cut: the output is longer than {self.limit} bytes]\n"
-        return ExecResult(output, error, timed_out, self.truncated, restarted)
-
-    def _show(self, text: str) -> None:
-        self.shown += _ANSI.sub("", text).encode("utf-8", "replace")
-        if len(self.shown) > self.limit:
-            del self.shown[self.limit :]
-            self.truncated = True
-
-    def _show_rich(self, data: object) -> None:
-        plain = _text(data.get("text/plain")) if isinstance(data, dict) else ""
-        if plain:
-            self._show(plain + "\n")
-
-    def _traceback(self, content: dict[str, Any]) -> str:
-        lines = content.get("traceback")
-        text = "\n".join(map(_text, lines)) if isinstance(lines, list) else ""
-        text = _ANSI.sub("", text).strip() or f"{_text(content.get('ename'))}: {_text(content.get('evalue'))}"
-        told = text.encode("utf-8", "replace")
-        if len(told) > self.limit:  # the end says what happened
-            text = "[cut]" + told[-self.limit :].decode("utf-8", "ignore")
-        return text
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _listen(path: str) -> socket.socket:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envs.sandbox import KERNEL_LIMITS, KernelSession, SandboxUnavailableError
+from envs.sandbox import kernel as kernel_module
 from envs.sandbox.packages import closure, package_mounts
 
 QUICK = replace(KERNEL_LIMITS, wall_s=20.0)
@@ -26,6 +27,12 @@ SHARED = KernelSession(
 def _close_shared() -> Iterator[None]:
     yield
     SHARED.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_module, "_SETTLE_S", 1.0)
+    monkeypatch.setattr(kernel_module, "_INTERRUPT_S", 1.5)
 
 
 def test_state_setup_and_the_last_value():
@@ -116,6 +123,7 @@ def test_output_is_cut_with_a_note():
         assert kernel.run("'é' * 60").output.startswith("'éé")  # cut inside a character
 
 
+@pytest.mark.usefixtures("impatient")
 def test_time_limit_interrupts_then_kills():
     with KernelSession(replace(QUICK, wall_s=1.0), setup="data = [3, 4]", files={"f": b"1"}, packages=()) as kernel:
         kernel.run("x = 1; open('f', 'w').write('changed')")
@@ -169,6 +177,7 @@ def test_a_cell_cannot_send_results_for_a_later_one():
         assert SHARED.run(f"import time; time.sleep(0.05); {n}").output == f"{n}\n"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_junk_on_the_sockets_only_ends_the_session():
     with KernelSession(replace(QUICK, wall_s=2.0), packages=()) as kernel:
         kernel.run("import os")
@@ -180,6 +189,7 @@ def test_junk_on_the_sockets_only_ends_the_session():
         assert kernel.run("2").output == "2\n"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_message_too_large_for_the_host_ends_the_session():
     with KernelSession(QUICK, packages=()) as kernel:
         code = "app = get_ipython().kernel.parent\n"
