@@ -11,7 +11,7 @@ from envs.sandbox.probes import ANY, ROOT, Probe
 
 _ABSENT, _DENIED, _READ_ONLY = {"ENOENT"}, {"EPERM"}, {"EROFS", "EACCES"}
 _SMALL = Limits(wall_s=10.0, memory_mb=64, processes=8, disk_mb=4, file_mb=1, output_bytes=1000)
-_SHORT = Limits(wall_s=0.7)
+_SHORT = Limits(wall_s=0.4)
 
 # fmt: off
 _NETWORK = (
