@@ -217,11 +217,14 @@ class KernelSession:
         """
         import zmq
 
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:  # also when there is something to read: a flood must not outlast the deadline
+            raise TimeoutError
         poller = zmq.Poller()
         for channel in self._channels.values():
             poller.register(channel, zmq.POLLIN)
         poller.register(self._watch, zmq.POLLIN)
-        ready = dict(poller.poll(int(max(0.0, deadline - time.monotonic()) * 1000)))
+        ready = dict(poller.poll(int(left_s * 1000)))
         arrived = []
         for name, channel in self._channels.items():
             if channel in ready:

@@ -198,6 +198,20 @@ def test_a_message_too_large_for_the_host_ends_the_session():
         assert kernel.run("2").output == "2\n"
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_flood_does_not_outlast_the_time_limit():
+    flood = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "app, parent = get_ipython().kernel.parent, get_ipython().kernel.get_parent()\n"
+        "while True: app.session.send(app.iopub_socket, 'stream', {'text': 'x' * 1000}, parent=parent)"
+    )
+    with KernelSession(replace(QUICK, wall_s=2.0), packages=()) as kernel:
+        kernel.start()
+        started = time.monotonic()
+        assert kernel.run(flood).restarted
+        assert time.monotonic() - started < 10
+
+
 def test_setup_that_fails_and_files_that_do_not_fit_are_our_errors():
     with pytest.raises(ValueError, match=r"KernelSession\.setup failed: (.|\n)*ZeroDivisionError"):
         KernelSession(QUICK, setup="1 / 0", packages=()).run("1")
