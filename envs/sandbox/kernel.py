@@ -4,21 +4,21 @@
         kernel.run("import pandas as pd; table = pd.read_csv('sales.csv')")
         kernel.run("table.sold.sum()")      # ExecResult(output="9\\n")
 
-The kernel is ipykernel, and what goes over the wire is Jupyter's protocol, over ZeroMQ on Unix sockets: the
-sandbox has no network. The sockets are opened out here, in a folder that only this user can enter and that is
-gone once the kernel answers; the sandbox inherits their descriptors and sees no folder of the host.
+The kernel is ipykernel, and what goes over the wire is Jupyter's protocol, over ZeroMQ (see ``zmtp.py``) on Unix
+sockets: the sandbox has no network. The sockets are opened out here, in a folder that only this user can enter
+and that is gone once the kernel answers; the sandbox inherits their descriptors and sees no folder of the host.
 
 What comes back is not trusted. A message counts for a cell only if it is signed and names that cell's random
-id, so nothing can be sent ahead for a later cell; messages are bounded in size and number; a kernel that does
-not react to an interrupt is killed. (Code of an earlier cell still runs in the same process and can change
-what later cells do and print. That is so in any notebook.)
+id, so nothing can be sent ahead for a later cell; nothing is read between cells, and a bounded amount during
+one; a kernel that does not react to an interrupt is killed. (Code of an earlier cell still runs in the same
+process and can change what later cells do and print. That is so in any notebook.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -37,6 +37,7 @@ from envs.sandbox.limits import KERNEL_LIMITS, Limits
 from envs.sandbox.packages import package_mounts
 from envs.sandbox.script import GUEST, await_start
 from envs.sandbox.session import LOST, ExecResult
+from envs.sandbox.zmtp import Channel, HungUpError
 
 _KERNEL = Path(__file__).with_name("guest_kernel.py")
 _CHANNELS = ("shell", "control", "iopub")
@@ -45,12 +46,7 @@ _INTERRUPT_S = 3.0  # between the interrupt and the kill
 _SETTLE_S = 5.0  # output may arrive after the reply
 _PRINTED = 1 << 20  # characters that a cell may print or show at least, before print() raises
 _ESCAPED = 6  # bytes of a character in JSON, at worst
-_QUEUED = 16  # messages that wait in our memory for each channel; the kernel waits to send more
 _JUNK: dict[str, Any] = {"parent_header": {}, "content": {}}
-
-
-class _Died(Exception):
-    pass
 
 
 class KernelSession:
@@ -79,9 +75,7 @@ class KernelSession:
         self._printed = max(_PRINTED, self.limits.output_bytes)
         self._archive = pack(files, self.limits.disk_mb)
         self._process: subprocess.Popen[bytes] | None = None
-        self._watch = -1  # a descriptor that becomes readable when the process ends
-        self._context: Any = None
-        self._channels: dict[str, Any] = {}
+        self._channels: dict[str, Channel] = {}
         self._session: Any = None
 
     def __enter__(self) -> KernelSession:
@@ -109,7 +103,7 @@ class KernelSession:
             return
         try:
             self._open()
-        except (_Died, TimeoutError) as error:
+        except (HungUpError, TimeoutError) as error:
             process, self._process = self._process, None
             assert process is not None
             try:
@@ -137,17 +131,10 @@ class KernelSession:
             _close_streams(process)
         channels, self._channels = self._channels, {}
         for channel in channels.values():
-            channel.close(linger=0)
-        context, self._context = self._context, None
-        if context is not None:
-            context.term()
-        watch, self._watch = self._watch, -1
-        if watch >= 0:
-            os.close(watch)
+            channel.close()
 
     def _open(self) -> None:
         try:
-            import zmq
             from jupyter_client.session import Session
         except ImportError as error:
             raise SandboxUnavailableError(
@@ -167,23 +154,12 @@ class KernelSession:
             program += [",".join(map(str, descriptors)), key, str(self.limits.cpu_s), str(self._printed)]
             inside = [("/main.py", _KERNEL.read_bytes()), (ARCHIVE, self._archive)]
             self._process = start(self.limits, program, inside, mounts, descriptors)
-            self._watch = os.pidfd_open(self._process.pid)
             self._session = Session(key=key.encode(), username="host")
-            self._context = zmq.Context()
             for name in _CHANNELS:
-                channel = self._context.socket(zmq.SUB if name == "iopub" else zmq.DEALER)
-                self._channels[name] = channel
-                channel.setsockopt(zmq.LINGER, 0)
-                channel.setsockopt(zmq.RECONNECT_IVL, -1)
-                channel.setsockopt(zmq.RCVHWM, _QUEUED)
-                channel.setsockopt(zmq.MAXMSGSIZE, self._printed * (_ESCAPED + 1))
-                if name == "iopub":
-                    channel.setsockopt(zmq.SUBSCRIBE, b"")
-                channel.connect(f"ipc://{folder}/{name}")
+                kind = "SUB" if name == "iopub" else "DEALER"
+                self._channels[name] = Channel(f"{folder}/{name}", kind, self._printed * (_ESCAPED + 1))
             await_start(self._process)
             self._await_ready(time.monotonic() + _START_S)
-        except zmq.ZMQError as error:
-            raise SandboxUnavailableError(f"no ZeroMQ socket ({error}); too many files?") from error
         finally:
             for listener in listening:
                 listener.close()
@@ -192,46 +168,45 @@ class KernelSession:
 
     def _await_ready(self, deadline: float) -> None:
         """Until the kernel has answered on every channel; only then are all of them connected."""
-        asked = {name: self._send(name, "kernel_info_request", {}) for name in ("shell", "control")}
+        for channel in self._channels.values():
+            channel.handshake(deadline)
+        asked = {name: self._send(name, "kernel_info_request", {}, deadline) for name in ("shell", "control")}
         missing = set(_CHANNELS)
         while missing:
             for name, message, _ in self._receive(deadline):
                 if name == "iopub" or message["parent_header"].get("msg_id") == asked[name]:
                     missing.discard(name)
 
-    def _send(self, channel: str, kind: str, content: dict[str, Any]) -> str:
-        """Returns the message's id; raises _Died when the other end has hung up."""
-        import zmq
-
+    def _send(self, channel: str, kind: str, content: dict[str, Any], deadline: float) -> str:
+        """Returns the message's id. Raises HungUpError, and TimeoutError at the deadline."""
         message = self._session.msg(kind, content)
-        try:
-            self._channels[channel].send_multipart(self._session.serialize(message), zmq.NOBLOCK)
-        except zmq.Again as error:
-            raise _Died from error
+        self._channels[channel].send(self._session.serialize(message), deadline)
         return str(message["header"]["msg_id"])
 
     def _receive(self, deadline: float) -> list[tuple[str, dict[str, Any], int]]:
         """What has arrived, waiting for something: (channel, message, bytes). Junk is an empty message.
 
-        Raises TimeoutError at the deadline, _Died when the process has ended and all it said was read.
+        Raises TimeoutError at the deadline, HungUpError when the kernel has ended and all it said was read.
         """
-        import zmq
-
         left_s = deadline - time.monotonic()
         if left_s <= 0:  # also when there is something to read: a flood must not outlast the deadline
             raise TimeoutError
-        poller = zmq.Poller()
+        poll = select.poll()
         for channel in self._channels.values():
-            poller.register(channel, zmq.POLLIN)
-        poller.register(self._watch, zmq.POLLIN)
-        ready = dict(poller.poll(int(left_s * 1000)))
+            poll.register(channel, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(left_s * 1000)}
         arrived = []
+        hung_up: HungUpError | None = None
         for name, channel in self._channels.items():
-            if channel in ready:
-                frames = channel.recv_multipart(zmq.NOBLOCK)
-                arrived.append((name, self._read(frames), sum(len(frame) for frame in frames)))
-        if not arrived:
-            raise _Died if ready else TimeoutError
+            if channel.fileno() in ready:
+                try:
+                    messages = channel.receive()
+                except HungUpError as error:
+                    hung_up = error
+                    continue
+                arrived += [(name, self._read(frames), sum(map(len, frames))) for frames in messages]
+        if hung_up and not arrived:
+            raise hung_up
         return arrived
 
     def _read(self, frames: list[bytes]) -> dict[str, Any]:
@@ -257,7 +232,7 @@ class KernelSession:
         stopped = ""  # why the cell was interrupted
         received = 0
         try:
-            asked = self._send("shell", "execute_request", content)
+            asked = self._send("shell", "execute_request", content, deadline)
             while not (cell.replied and cell.idle):
                 try:
                     arrived = self._receive(min(deadline, cell.replied + _SETTLE_S) if cell.replied else deadline)
@@ -273,13 +248,13 @@ class KernelSession:
                     if stopped or received <= self._printed * _ESCAPED * 4:
                         continue
                     stopped = "OutputError: the output limit is reached"
-                self._send("control", "interrupt_request", {})
                 deadline = time.monotonic() + _INTERRUPT_S
+                self._send("control", "interrupt_request", {}, deadline)
         except TimeoutError:
             self.close()
             error = f"{stopped or 'The session ended'}. {LOST}"
             return cell.result(error, timed_out=stopped.startswith("TimeoutError"), restarted=True)
-        except _Died:
+        except HungUpError:
             died_of_cpu = self._exit_code() == 128 + signal.SIGXCPU  # as bwrap reports it
             self.close()
             why = (

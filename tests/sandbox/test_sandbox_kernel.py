@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 import threading
 import time
@@ -196,6 +197,19 @@ def test_a_message_too_large_for_the_host_ends_the_session():
         code += "app.session.send(app.iopub_socket, 'stream', {'text': 'x' * (20 << 20)})"
         assert kernel.run(code).restarted
         assert kernel.run("2").output == "2\n"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_message_without_end_does_not_fill_the_hosts_memory():
+    endless = (
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "while True:\n  for n in range(3, 64):\n    try: os.write(n, b'\\1\\0' * 4096)\n    except OSError: pass"
+    )
+    with KernelSession(QUICK, packages=()) as kernel:
+        kernel.start()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert kernel.run(endless).restarted
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB
 
 
 @pytest.mark.usefixtures("impatient")
