@@ -1,46 +1,25 @@
-"""``python -m envs.sandbox``: tries the walls of the sandbox on this machine and says what held."""
+"""``python -m envs.sandbox``: tries to get out of the sandbox on this machine, says what held and how fast it is.
+
+held  a fork bomb                                EAGAIN   the number of processes is limited
+111 of 111 attempts contained as uid 0; 61 of them were shown to come through outside
+one program: p50 24.0 ms, p99 41.5 ms (200 runs)
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable
 
-from envs.sandbox import Limits, PythonSession, Sandbox, SandboxUnavailableError
-
-# (what is tried, program that prints "open" when it got through, limits)
-_ATTEMPTS: tuple[tuple[str, str, Limits], ...] = (
-    (
-        "network",
-        "import socket\nsocket.create_connection(('127.0.0.1', 22), 1)\nprint('open')",
-        Limits(),
-    ),
-    (
-        "host files",
-        "import os\nif os.path.exists('/etc/passwd') or os.path.exists('/root'): print('open')",
-        Limits(),
-    ),
-    ("kernel settings", "open('/proc/sys/kernel/core_pattern', 'r+')\nprint('open')", Limits()),
-    ("writing outside /tmp", "open('/python/x', 'w')\nprint('open')", Limits()),
-    (
-        "root",
-        "import os\ntry: os.setuid(0)\nexcept OSError: pass\nif os.getuid() == 0: print('open')",
-        Limits(),
-    ),
-    ("memory", "x = bytearray(400 << 20)\nprint('open')", Limits()),
-    (
-        "processes",
-        "import os, time\nfor _ in range(40):\n if os.fork() == 0: time.sleep(2); os._exit(0)\nprint('open')",
-        Limits(),
-    ),
-    ("endless output", "while True: print('x' * 1000)", Limits(wall_s=5)),
-    ("endless loop", "while True: pass", Limits(wall_s=1)),
-)
+from envs.sandbox import KernelSession, PythonSession, Sandbox, SandboxUnavailableError
+from envs.sandbox.bubblewrap import killed_first
+from envs.sandbox.escapes import ESCAPES
+from envs.sandbox.probes import ANY, ROOT, Bait, inside, outside
 
 
 def main() -> int:
-    """Prints one line per wall; returns 0 when all held."""
-    started = time.perf_counter()
+    """Prints one line per attempt and the times; returns 0 when all attempts were contained."""
     try:
         hello = Sandbox().run_python("import os; print(os.getuid())")
     except SandboxUnavailableError as error:
@@ -49,32 +28,57 @@ def main() -> int:
     if hello.exit_code != 0:
         print(f"no sandbox: a trivial program failed: {hello.stderr.strip() or hello}", file=sys.stderr)
         return 1
-    print(f"started as uid {os.geteuid()}, inside uid {hello.stdout.strip()}; first start {_ms(started)}")
-    failed = 0
-    for name, program, limits in _ATTEMPTS:
-        result = Sandbox(limits).run_python(program)
-        held = "open" not in result.stdout
-        failed += not held
-        last = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else ""
-        how = "stopped: time" if result.timed_out else "stopped: output" if result.truncated else last
-        print(f"{'held' if held else 'OPEN':5} {name:22} {how}")
-    started = time.perf_counter()
-    for _ in range(20):
-        Sandbox().run_python("")
-    print(f"one program: {_ms(started, 20)}")
-    started = time.perf_counter()
+    print(f"started as uid {os.geteuid()}, inside uid {hello.stdout.strip()}")
+    contained = _attempts()
+    last = "sandboxes are killed first" if killed_first() else "no choom (apt-get install util-linux): anything is"
+    print(f"memory: bounded for each process and for /tmp, by no cgroup (see Limits); when it runs out, {last}")
+    _times()
+    return 0 if contained else 1
+
+
+def _attempts() -> bool:
+    probes = [probe for probe in ESCAPES if probe.runs_here()]
+    held = shown = 0
+    with Bait() as bait:
+        for probe in probes:
+            end, left = inside(probe, bait)
+            fine = end in probe.ends and not left
+            held += fine
+            verdict = "held"
+            if not fine:
+                verdict = "OPEN" if end == "open" or left else "odd"
+            print(f"{verdict:5} {probe.tries:62} {end:20} {probe.must}")
+            if probe.control == ANY or (probe.control == ROOT and os.geteuid() == 0):
+                shown += outside(probe, bait) not in probe.ends
+    print(f"{held} of {len(probes)} attempts contained as uid {os.geteuid()}; ", end="")
+    print(f"{shown} of them were shown to come through outside")
+    return held == len(probes)
+
+
+def _times() -> None:
+    sandbox = Sandbox()
+    print(f"one program: {_quantiles(200, lambda: sandbox.run_python('pass'))}")
     with PythonSession() as session:
-        session.run("x = 1")
-        print(f"one session start and call: {_ms(started)}")
+        print(f"one session, started and called: {_quantiles(1, lambda: session.run('x = 1'))}")
+        print(f"one more call: {_quantiles(200, lambda: session.run('x + 1'))}")
+    try:
+        with KernelSession() as kernel:
+            print(f"one Jupyter kernel, started: {_quantiles(1, kernel.start)}")
+            print(f"one cell: {_quantiles(100, lambda: kernel.run('1 + 1'))}")
+    except SandboxUnavailableError as error:
+        print(f"no Jupyter kernel: {error}")
+
+
+def _quantiles(count: int, action: Callable[[], object]) -> str:
+    times = []
+    for _ in range(count):
         started = time.perf_counter()
-        for _ in range(100):
-            session.run("x + 1")
-        print(f"one more call: {_ms(started, 100)}")
-    return 1 if failed else 0
-
-
-def _ms(started: float, count: int = 1) -> str:
-    return f"{(time.perf_counter() - started) / count * 1000:.1f} ms"
+        action()
+        times.append((time.perf_counter() - started) * 1000)
+    times.sort()
+    if count == 1:
+        return f"{times[0]:.0f} ms"
+    return f"p50 {times[count // 2]:.1f} ms, p99 {times[count * 99 // 100]:.1f} ms ({count} runs)"
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ _ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "LD_LIBRARY_PATH": "/python/lib",
+    "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MB of the address space that Limits.memory_mb bounds
     "PYTHONHASHSEED": "0",  # the order of sets must not differ from one run to the next
 }
 _SETPRIV = "/sandbox/setpriv"
@@ -49,6 +50,7 @@ class SandboxUnavailableError(InfrastructureError):
 class _Tools:
     bwrap: str
     setpriv: str | None  # needed, and set, only for root
+    choom: str | None  # when the machine has it: see killed_first()
     folders: tuple[str, ...]  # parents of what follows; bwrap would make them closed to other users
     system_mounts: tuple[tuple[str, str], ...]  # (host path, path inside), read-only
     symlinks: tuple[tuple[str, str], ...]  # (target, path inside)
@@ -130,10 +132,19 @@ def _tools() -> _Tools:
         bwrap=str(bwrap),
         folders=tuple(sorted(parents - {"/"} - set(inside))),
         setpriv=setpriv,
+        choom=shutil.which("choom"),
         system_mounts=tuple(python_mounts + system_mounts),
         symlinks=tuple(symlinks),
         hidden=tuple(hidden),
     )
+
+
+def killed_first() -> bool:
+    """Whether the kernel, when the machine runs out of memory, kills sandboxes before anything else.
+
+    It does where util-linux's choom is installed. The limits bound one sandbox (see Limits), not all of them.
+    """
+    return _tools().choom is not None
 
 
 def _memory_file(content: bytes) -> int:
@@ -154,7 +165,8 @@ def _command(
 ) -> list[str]:
     """bwrap's command line up to the program; ``files`` are (path inside, descriptor of the content),
     ``mounts`` (host path, path inside)."""
-    command = [tools.bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    command = [] if tools.choom is None else [tools.choom, "-n", "1000", "--"]
+    command += [tools.bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
     command += ["--cap-drop", "ALL", "--clearenv"]
     if tools.setpriv is None:
@@ -208,9 +220,11 @@ def start(
     program: Sequence[str],
     files: Sequence[tuple[str, bytes]] = (),
     mounts: Sequence[tuple[str, str]] = (),
+    inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start ``program`` (absolute path inside, then its arguments) behind the walls, with pipes to all three
     standard streams. ``files`` are (path inside, content), ``mounts`` (host path, path inside); both read-only.
+    ``inherited`` are descriptors that the program gets under the same numbers.
 
     The program must take its own rlimits before anything untrusted runs, and give a sign of life, so that a
     failure to start is never taken for a failure of what runs (see the guest programs).
@@ -229,7 +243,7 @@ def start(
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 close_fds=True,
-                pass_fds=tuple(descriptors),
+                pass_fds=(*descriptors, *inherited),
                 env={},
                 cwd="/",
             )

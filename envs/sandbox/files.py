@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,5 +51,8 @@ def mount_points(mounts: Mapping[str, Path]) -> list[tuple[str, str]]:
         source = os.path.realpath(mounts[name])
         if not os.path.exists(source):
             raise ValueError(f"mounts[{name!r}]={str(mounts[name])!r} does not exist on the host")
+        if os.geteuid() == 0 and not os.stat(source).st_mode & stat.S_IROTH:
+            # Root starts sandboxes that run as another user; everybody else's run as oneself.
+            raise ValueError(f"mounts[{name!r}]={source!r} cannot be read by other users; chmod -R o+rX it, or copy it")
         points.append((source, f"/mnt/{name}"))
     return points

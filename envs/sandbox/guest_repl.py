@@ -18,7 +18,7 @@ import sys
 def take_limits() -> tuple[int, int]:
     """Limits that later code cannot raise; CPU time is granted call by call, for 100 calls at most."""
     memory, cpu, processes, file_size, files, shown = (int(n) for n in sys.argv[1:7])
-    os.closerange(3, 4096)
+    os.closerange(3, 65536)
     for kind, amount in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_NPROC, processes),

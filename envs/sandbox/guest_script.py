@@ -24,9 +24,12 @@ def unpack(archive: str) -> None:
 
 
 def take_limits() -> None:
-    """Hard limits, so that nothing that runs later can raise them. Also drops every inherited descriptor."""
+    """Hard limits, so that nothing that runs later can raise them. Also drops every inherited descriptor but
+    those that the program is told of in its first argument."""
     memory, cpu, processes, file_size, files = (int(n) for n in sys.argv[1:6])
-    os.closerange(3, 4096)
+    kept = sorted(int(n) for n in sys.argv[7].split(",")) if len(sys.argv) > 7 else []
+    for low, high in zip([2, *kept], [*kept, 65536], strict=True):
+        os.closerange(low + 1, high)
     for kind, amount in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_NPROC, processes),
@@ -40,7 +43,7 @@ def take_limits() -> None:
 
 def run_main() -> None:
     """Run /main.py with the module namespace and the traceback a plain ``python main.py`` would give."""
-    sys.argv[:] = ["/main.py"]
+    sys.argv[:] = ["/main.py", *sys.argv[7:]]
     main = sys.modules["__main__"] = type(sys)("__main__")
     main.__file__ = "/main.py"
     with open("/main.py", encoding="utf-8") as file:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 class Limits:
     """Limits of one sandbox.
 
-    There is no memory cgroup (it would need root): the kernel bounds the address space of each process, so
-    the worst case of one sandbox is ``processes * memory_mb + disk_mb``.
+    The kernel bounds the address space of each process, and the size of ``/tmp``; there is no memory cgroup,
+    which would have to be delegated to this user. So the worst case of one sandbox is ``processes * memory_mb +
+    disk_mb``, plus what the kernel keeps for empty files: about 1 kB each, and at most as many as half the
+    machine's memory has pages, an eighth of the memory in all. Against many such sandboxes at once there is the
+    kernel's choice: when memory runs out, it kills sandboxes before anything else (``killed_first``).
     """
 
     wall_s: float = 10.0  # per run (script) or per call (session); the sandbox is killed after it
@@ -51,3 +54,9 @@ class Limits:
                 self.output_bytes,
             )
         ]
+
+
+# With numpy, pandas and sympy loaded a kernel holds 120 MB and reserves 330 MB of addresses, in 8 threads.
+KERNEL_LIMITS = Limits(
+    wall_s=120.0, cpu_s=120, memory_mb=1024, processes=24, disk_mb=64, file_mb=16, open_files=256, output_bytes=20_000
+)

@@ -16,7 +16,7 @@ from envs.sandbox.bubblewrap import not_started, python_program, start
 from envs.sandbox.files import ARCHIVE, mount_points, pack
 from envs.sandbox.limits import Limits
 
-_GUEST = Path(__file__).with_name("guest_script.py")
+GUEST = Path(__file__).with_name("guest_script.py")
 _CHUNK = 65_536
 _START_S = 30.0  # a start takes some 20 ms on an idle machine
 
@@ -59,13 +59,13 @@ class Sandbox:
             source, text = code.encode("utf-8"), stdin.encode("utf-8")
         except UnicodeEncodeError as error:
             return SandboxResult("", f"the program is not valid Unicode text: {error}", exit_code=1)
-        program = python_program(_GUEST.read_text(encoding="utf-8"), self.limits)
+        program = python_program(GUEST.read_text(encoding="utf-8"), self.limits)
         inside = [("/main.py", source)]
         if files:
             inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
         process = start(self.limits, program, inside, mount_points(mounts))
         try:
-            _await_start(process)
+            await_start(process)
             deadline = time.monotonic() + self.limits.wall_s
             out, err, timed_out, truncated = _exchange(process, text, deadline, self.limits.output_bytes)
         finally:
@@ -84,7 +84,7 @@ class Sandbox:
         )
 
 
-def _await_start(process: subprocess.Popen[bytes]) -> None:
+def await_start(process: subprocess.Popen[bytes]) -> None:
     """Waits for the guest's first byte; what goes wrong before it is the machine's fault."""
     assert process.stdout
     poll = select.poll()

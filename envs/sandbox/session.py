@@ -16,12 +16,13 @@ from envs.sandbox.limits import Limits
 
 _GUEST = Path(__file__).with_name("guest_repl.py")
 _START_S = 30.0
-_LOST = "The session was restarted: variables are lost."
+LOST = "The session was restarted: variables are lost."
 
 
 @dataclass(frozen=True)
 class ExecResult:
-    """What one call printed and how it failed. ``error`` is one line in words for the policy, or empty."""
+    """What one call printed and how it failed. ``error`` is in words for the policy, or empty: one line
+    from a PythonSession, a traceback as a notebook shows it from a KernelSession."""
 
     output: str
     error: str = ""
@@ -69,15 +70,15 @@ class PythonSession:
             return self._ask(cell, deadline)
         except TimeoutError:
             self.close()
-            error = f"TimeoutError: no result after {self.limits.wall_s:g} seconds. {_LOST}"
+            error = f"TimeoutError: no result after {self.limits.wall_s:g} seconds. {LOST}"
             return ExecResult("", error, timed_out=True, restarted=True)
         except (_SessionDied, BrokenPipeError):
             died_of_cpu = self._exit_code() == 128 + signal.SIGXCPU  # as bwrap reports it
             self.close()
             if died_of_cpu:
-                error = f"TimeoutError: more than {self.limits.cpu_s} CPU seconds. {_LOST}"
+                error = f"TimeoutError: more than {self.limits.cpu_s} CPU seconds. {LOST}"
                 return ExecResult("", error, timed_out=True, restarted=True)
-            return ExecResult("", f"The session ended. {_LOST}", restarted=True)
+            return ExecResult("", f"The session ended. {LOST}", restarted=True)
 
     def close(self) -> None:
         """End the session and everything it started. May be called again."""

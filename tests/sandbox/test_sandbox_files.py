@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,13 @@ def test_what_is_not_there_and_what_does_not_fit_is_named(tmp_path: Path):
         mount_points({"x": tmp_path / "none"})
     with pytest.raises(ValueError, match=r"Limits\.disk_mb=1; raise it"):
         Sandbox(Limits(disk_mb=1)).run_python("", files={"a": bytes(1 << 20)})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's sandbox runs as that user")
+def test_a_mount_that_the_sandboxs_user_cannot_read_is_named(tmp_path: Path):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    with pytest.raises(ValueError, match=r"mounts\['x'\].*cannot be read by other users"):
+        mount_points({"x": tmp_path / "closed"})
 
 
 @given(st.dictionaries(st.text("ab/.é", min_size=1, max_size=6), st.binary(max_size=5), max_size=4))

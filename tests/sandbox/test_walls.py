@@ -1,4 +1,4 @@
-"""Programs that try to get out, or to harm the machine. Each runs in the real sandbox."""
+"""How programs run in the sandbox, and what is said when there is none. Attempts to get out: escapes.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from envs.environment import InfrastructureError
 from envs.sandbox import Limits, PythonSession, Sandbox, SandboxUnavailableError, bubblewrap
+from envs.sandbox.probes import survivors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -28,26 +30,6 @@ def attempt(code: str) -> str:
     result = run(program)
     assert result.exit_code == 0, result
     return result.stdout.strip()
-
-
-def processes_with(marker: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                if marker.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-    return found
-
-
-def gone(marker: str) -> bool:
-    for _ in range(50):
-        if not processes_with(marker):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_an_ordinary_program_runs():
@@ -89,19 +71,6 @@ def test_multiprocessing_works():
     assert result.stdout == "[1, 2]\n", result
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import socket; socket.create_connection(('127.0.0.1', 80), 1)",
-        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('8.8.8.8', 53))",
-        "import socket; socket.socket(40, socket.SOCK_STREAM)",  # AF_VSOCK: not in any network namespace
-        "import socket; socket.socket(16, socket.SOCK_RAW, 0)",  # AF_NETLINK
-    ],
-)
-def test_no_network(code: str):
-    assert attempt(code) == "PermissionError"
-
-
 def test_sees_no_host_files():
     listing = run("import os\nprint(sorted(os.listdir('/')))").stdout
     assert "etc" not in listing
@@ -120,109 +89,6 @@ def test_writes_only_below_tmp():
     assert run("import os; print(os.listdir('/tmp'))").stdout == "[]\n"
     for path in ("/x", "/dev/x", "/python/x", "/main.py", "/usr/lib/x"):
         assert attempt(f"open({path!r}, 'w')") in ("OSError", "PermissionError"), path
-
-
-def test_kernel_settings_cannot_be_opened():
-    # Opened only, never written: as host root this used to succeed.
-    assert attempt("open('/proc/sys/kernel/core_pattern', 'r+')") == "FileNotFoundError"
-    mount = (
-        "import ctypes, os\nos.mkdir('/tmp/p')\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-        "assert libc.mount(b'proc', b'/tmp/p', b'proc', 0, None) == 0, ctypes.get_errno()"
-    )
-    assert attempt(mount) == "AssertionError"
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os\nos.setuid(0)",
-        "import os\nos.setgroups([0])",
-        "import os\nos.chroot('/tmp')",
-        "import os\nos.nice(-5)",
-        "import os\nos.memfd_create('x')",
-        "import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (4000, 4000))",
-        "import os\nos.kill(1, 9)\nos.kill(1, 0)\nraise OSError if os.getpid() == 1 else ValueError",
-    ],
-)
-def test_privileges_are_gone(code: str):
-    assert attempt(code) in ("PermissionError", "ValueError", "OSError")
-
-
-def test_no_capability_is_left_not_even_to_gain():
-    code = (
-        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-        "header = (ctypes.c_uint32 * 2)(0x20080522, 0)\nsets = (ctypes.c_uint32 * 6)()\n"
-        "assert libc.capget(header, sets) == 0\n"
-        "bounding = [n for n in range(41) if libc.prctl(23, n, 0, 0, 0) == 1]\n"
-        "print(list(sets), bounding, libc.prctl(39, 0, 0, 0, 0))"
-    )
-    assert run(code).stdout == "[0, 0, 0, 0, 0, 0] [] 1\n"
-
-
-@pytest.mark.parametrize("flag", [0x10000000, 0x00020000, 0x20000000, 0x40000000])  # USER, NS, PID, NET
-def test_no_new_namespaces(flag: int):
-    code = (
-        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-        f"print(libc.unshare({flag}), libc.syscall(56, {flag} | 17, 0, 0, 0, 0))"  # 56: clone on x86-64
-    )
-    if os.uname().machine != "x86_64":
-        pytest.skip("system-call number of x86-64")
-    assert run(code).stdout == "-1 -1\n"
-
-
-def test_signals_do_not_reach_this_process():
-    for target in (str(os.getpid()), str(os.getppid()), "os.getppid()", "-1"):
-        run(f"import os\nos.kill({target}, 9)")  # were it to reach anything, these tests would be gone
-    code = f"import os\nos.kill({os.getpid()}, 0)"
-    assert attempt(code) in ("ProcessLookupError", "PermissionError")
-
-
-def test_environment_and_descriptors_are_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SECRET_KEY", "hunter2")
-    secret = tmp_path / "secret"
-    secret.write_text("hunter2")
-    descriptor = os.open(secret, os.O_RDONLY)
-    os.set_inheritable(descriptor, True)
-    try:
-        code = (
-            "import os\nprint('SECRET_KEY' in os.environ)\n"
-            "def is_open(n):\n try: os.fstat(n); return True\n except OSError: return False\n"
-            "print([n for n in range(64) if is_open(n)])"
-        )
-        assert run(code).stdout == "False\n[0, 1, 2]\n"
-    finally:
-        os.close(descriptor)
-
-
-def test_fork_bomb_is_stopped():
-    marker = f"bomb{os.getpid()}"
-    code = f"'{marker}'\nimport os, time\nfor n in range(200):\n if os.fork() == 0: time.sleep(30)\n"
-    result = run(code, processes=16, wall_s=5)
-    assert "Resource temporarily unavailable" in result.stderr
-    everlasting = f"'{marker}'\nimport os\nwhile True:\n try: os.fork()\n except OSError: pass\n"
-    assert run(everlasting, processes=16, wall_s=0.5).timed_out
-    assert gone(marker)
-
-
-def test_what_a_program_left_running_ends_with_it():
-    marker = f"left{os.getpid()}"
-    code = (
-        "import subprocess, sys\n"
-        "quiet = {name: subprocess.DEVNULL for name in ('stdin', 'stdout', 'stderr')}\n"
-        f"command = [sys.executable, '-c', 'import time; time.sleep(60) # {marker}']\n"
-        "subprocess.Popen(command, start_new_session=True, **quiet)\n"
-        "print('started')"
-    )
-    assert run(code).stdout == "started\n"
-    assert gone(marker)
-
-
-def test_memory_and_disk_are_bounded():
-    assert "MemoryError" in run("x = bytearray(300 << 20)", memory_mb=128).stderr
-    result = run("open('big', 'wb').write(bytes(4 << 20))", disk_mb=16, file_mb=1)
-    assert "File too large" in result.stderr
-    fill = "for n in range(9): open(str(n), 'wb').write(bytes(1 << 20))"
-    assert "No space left" in run(fill, disk_mb=4, file_mb=2).stderr
 
 
 def test_endless_output_is_cut():
@@ -318,7 +184,7 @@ def test_limits_are_checked():
 
 
 def test_a_start_that_fails_is_never_the_programs_fault(monkeypatch: pytest.MonkeyPatch):
-    broken = dataclasses.replace(bubblewrap._tools(), bwrap="/bin/false")
+    broken = dataclasses.replace(bubblewrap._tools(), bwrap="/bin/false", choom=None)
     monkeypatch.setattr(bubblewrap, "_tools", lambda: broken)
     with pytest.raises(SandboxUnavailableError, match="did not start"):
         run("print(1)")
@@ -327,3 +193,17 @@ def test_a_start_that_fails_is_never_the_programs_fault(monkeypatch: pytest.Monk
     monkeypatch.setattr(bubblewrap, "_tools", lambda: dataclasses.replace(broken, bwrap="/nowhere/bwrap"))
     with pytest.raises(SandboxUnavailableError, match="cannot start a process"):
         run("print(1)")
+
+
+def test_sandboxes_are_the_first_to_be_killed_when_memory_runs_out():
+    if not bubblewrap.killed_first():
+        pytest.skip("no choom on this machine (apt-get install util-linux)")
+    mark = f"oom{os.getpid()}"
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\ntime.sleep(1.5)"
+    thread = threading.Thread(target=run, args=(code,))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not (found := survivors(mark, patience_s=0.0)):
+        assert time.monotonic() < deadline
+    assert Path(f"/proc/{found[0]}/oom_score_adj").read_text() == "1000\n"
+    thread.join()
