@@ -1,0 +1,6 @@
+"""Bridges: environments of other libraries as tasksets of ours. Nothing in ``rl`` knows that they exist.
+
+| module | class | drives | package and pin | extra |
+|---|---|---|---|---|
+| ``mcp`` | ``McpTaskset`` | tools of an MCP server over stdio | mcp==2.3.0 (comes with vLLM) | mcp |
+"""
