@@ -3,4 +3,5 @@
 | module | class | drives | package and pin | extra |
 |---|---|---|---|---|
 | ``mcp`` | ``McpTaskset`` | tools of an MCP server over stdio | mcp==2.3.0 (comes with vLLM) | mcp |
+| ``gym`` | ``GymTaskset``, ``FrozenLakeTaskset`` | Gymnasium, discrete actions | gymnasium==1.4.0 | gym |
 """

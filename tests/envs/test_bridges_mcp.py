@@ -13,8 +13,6 @@ from typing import Any
 import psutil
 import pytest
 
-pytest.importorskip("mcp", reason="pip install 'mcp==2.3.0'")
-
 from envs.bridges.mcp import McpEnvironment, McpTaskset
 from envs.bridges.mcp_session import McpSession, function_schema
 from envs.check import check_taskset
@@ -22,6 +20,8 @@ from envs.environment import InfrastructureError
 from envs.episode import play_episode
 from envs.families import taskset_class
 from envs.types import Episode, Message, ToolCall
+
+pytest.importorskip("mcp", reason="pip install 'mcp==2.3.0'")
 
 SERVER = str(Path(__file__).with_name("bridges_mcp_server.py"))
 ROWS = [
