@@ -4,4 +4,5 @@
 |---|---|---|---|---|
 | ``mcp`` | ``McpTaskset`` | tools of an MCP server over stdio | mcp==2.3.0 (comes with vLLM) | mcp |
 | ``gym`` | ``GymTaskset``, ``FrozenLakeTaskset`` | Gymnasium, discrete actions | gymnasium==1.4.0 | gym |
+| ``textarena`` | ``TextArenaTaskset`` | TextArena games, one or two players | textarena==0.7.4 | textarena |
 """
