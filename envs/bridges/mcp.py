@@ -24,6 +24,7 @@ from typing import Any
 from envs.bridges.mcp_session import McpSession
 from envs.bridges.packages import load_object, need
 from envs.bridges.rows import rows_of
+from envs.bridges.schemas import check_call
 from envs.environment import Environment, InfrastructureError
 from envs.taskset import Split, Taskset
 from envs.tools import Tool
@@ -96,20 +97,7 @@ class McpEnvironment(Environment):
         return self.call(tool_name, arguments)
 
     def _check(self, known: Tool, call: ToolCall) -> str | None:
-        """As for ``@tool`` methods, but a server's schema may use all of JSON Schema."""
-        from jsonschema import Draft202012Validator
-        from jsonschema.exceptions import best_match
-
-        parameters = known.schema["parameters"]
-        unknown = [key for key in call.arguments if key not in parameters["properties"]]
-        if unknown and not parameters.get("additionalProperties") and "patternProperties" not in parameters:
-            allowed = ", ".join(parameters["properties"]) or "none"
-            return f'{call.name} has no argument "{unknown[0]}"; its arguments are: {allowed}.'
-        error = best_match(Draft202012Validator(parameters).iter_errors(dict(call.arguments)))
-        if error is None:
-            return None
-        where = f'argument "{".".join(str(p) for p in error.absolute_path)}": ' if error.absolute_path else ""
-        return f"{call.name}: {where}{error.message}."
+        return check_call(known.schema, call.arguments)
 
 
 class McpTaskset(Taskset):

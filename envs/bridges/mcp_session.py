@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.bridges.packages import need
+from envs.bridges.schemas import function_schema
 from envs.environment import InfrastructureError, ToolError
 
 CLOSE_S = 15.0  # the SDK's own escalation (close stdin, SIGTERM, SIGKILL) takes 7 seconds at most
@@ -146,32 +147,6 @@ class McpSession:
         text = os.pread(self._log.fileno(), _SHOWN_LOG_BYTES, max(0, size - _SHOWN_LOG_BYTES)).decode(errors="replace")
         text = text.strip()
         return f"; its last output: {text}" if text else ""
-
-
-def function_schema(name: str, description: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The function schema that a policy sees: the server's own, without generated titles, which cost tokens."""
-    slim = _slim(parameters)
-    return {
-        "name": name,
-        "description": (description or "").strip(),
-        "parameters": {**slim, "type": "object", "properties": slim.get("properties", {}),
-                       "required": slim.get("required", [])},
-    }  # fmt: skip
-
-
-def _slim(schema: Any) -> Any:
-    """A JSON schema without the annotations ``title`` and ``$schema``; properties of that name stay."""
-    if isinstance(schema, list):
-        return [_slim(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    kept = {key: value for key, value in schema.items() if key not in ("title", "$schema")}
-    for key, value in kept.items():
-        if key in ("properties", "$defs", "definitions", "patternProperties"):
-            kept[key] = {name: _slim(inner) for name, inner in value.items()}
-        elif key not in ("enum", "const", "default", "examples", "required"):
-            kept[key] = _slim(value)
-    return kept
 
 
 def _text_of(result: Any) -> str:

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from envs.bridges.mcp import McpEnvironment, McpTaskset
-from envs.bridges.mcp_session import McpSession, function_schema
+from envs.bridges.mcp_session import McpSession
+from envs.bridges.schemas import function_schema
 from envs.check import check_taskset
 from envs.environment import InfrastructureError
 from envs.episode import play_episode
