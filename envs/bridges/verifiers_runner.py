@@ -36,7 +36,7 @@ KEY_VARIABLE = "SPECIALE_POLICY_API_KEY"  # verifiers keeps names with API_KEY f
 class Pipe:
     """Lines to the parent and back. One question is open at a time; ``stopped`` is called when the parent is gone."""
 
-    def __init__(self, stopped: Callable[[], None]) -> None:
+    def __init__(self, stopped: Callable[[], object]) -> None:
         # a copy of stdout is ours alone: what others print goes to stderr
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
