@@ -28,7 +28,7 @@ _SHOWN_LOG_BYTES = 1500
 class JsonChild:
     """``receive`` raises TimeoutError at its deadline; the child is then still alive."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], close_s: float = 10.0) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], close_s: float = 8.0) -> None:
         self._close_s = close_s
         self.folder = Path(tempfile.mkdtemp(prefix="bridge-"))
         self._log = self.folder / "stderr"

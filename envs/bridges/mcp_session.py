@@ -24,7 +24,7 @@ from envs.bridges.packages import need
 from envs.bridges.schemas import function_schema
 from envs.environment import InfrastructureError, ToolError
 
-CLOSE_S = 15.0  # the SDK's own escalation (close stdin, SIGTERM, SIGKILL) takes 7 seconds at most
+CLOSE_S = 9.0  # the SDK's own escalation (close stdin, SIGTERM, SIGKILL) takes 7 seconds at most
 _SLACK_S = 5.0  # a call's deadline is the SDK's; this much later we stop waiting for the SDK itself
 _SHOWN_LOG_BYTES = 600
 

@@ -51,7 +51,7 @@ class OpenEnvEnvironment(Environment):
         bounds: Sequence[float] = (0.0, 1.0),
         need_done: bool = True,
         connect_s: float = 10.0,
-        step_s: float = 60.0,
+        step_s: float = 50.0,
         **config: Any,
     ) -> None:
         super().__init__(task, **config)

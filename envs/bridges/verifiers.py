@@ -45,7 +45,8 @@ _ROOT = Path(__file__).parents[2]
 
 
 class VerifiersEnvironment(Environment):
-    """One rollout. ``start_s`` is for the process and the first request, ``step_s`` for each further one.
+    """One rollout. ``start_s`` is for the process and the first request, ``step_s`` for each further one: below the
+    worker's own deadlines (``rollout.reset_s``, ``step_s``), so that the error says what was waited for.
 
     The reward must be in [0, 1] unless ``bounds=[low, high]`` say what is mapped to it (and clipped).
     A rollout that does not reach its end has outcome 0.
@@ -58,8 +59,8 @@ class VerifiersEnvironment(Environment):
         env: Mapping[str, Any],
         path: Sequence[str] = (),
         bounds: Sequence[float] | None = None,
-        start_s: float = 120.0,
-        step_s: float = 120.0,
+        start_s: float = 50.0,
+        step_s: float = 50.0,
         **config: Any,
     ) -> None:
         super().__init__(task, **config)

@@ -4,6 +4,8 @@ import verifiers.v1 as vf
 
 
 class ShopTools(vf.Toolset[vf.ToolsetConfig]):
+    TOOL_PREFIX = None
+
     @vf.tool
     async def count(self, item: str) -> int:
         """How many of an item there are."""

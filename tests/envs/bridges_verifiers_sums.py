@@ -11,8 +11,8 @@ class SumData(vf.TaskData):
 class SumTask(vf.Task[SumData]):
     @vf.reward(weight=0.5)
     async def right(self, trace) -> float:
-        if self.data.a == self.data.b == 4:
-            raise RuntimeError("nobody can judge four and four")
+        if self.data.a == 4:
+            raise RuntimeError("nobody can judge a four")
         return float((trace.last_reply or "").strip().split(" ")[-1] == str(self.data.a + self.data.b))
 
     @vf.reward(weight=0.5)

@@ -40,7 +40,7 @@ def call(tool_name: str, /, **arguments: Any) -> ToolCall:
     return ToolCall(tool_name, arguments)
 
 
-def tail_of_processes() -> set[int]:
+def their_processes() -> set[int]:
     return {p.pid for p in psutil.process_iter() if PYTHON and PYTHON in " ".join(_command_line(p))}
 
 
@@ -53,13 +53,13 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    processes, descriptors = tail_of_processes(), len(os.listdir("/proc/self/fd"))
+    processes, descriptors = their_processes(), len(os.listdir("/proc/self/fd"))
     folders = set(Path(tempfile.gettempdir()).glob("bridge-*"))
     yield
     until = time.monotonic() + 10
-    while tail_of_processes() - processes and time.monotonic() < until:
+    while their_processes() - processes and time.monotonic() < until:
         time.sleep(0.1)
-    assert not tail_of_processes() - processes
+    assert not their_processes() - processes
     assert set(Path(tempfile.gettempdir()).glob("bridge-*")) <= folders
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
@@ -95,7 +95,7 @@ def test_one_turn_with_their_reward(sums: VerifiersTaskset) -> None:
 @pytest.mark.usefixtures("nothing_left")
 def test_half_a_reward_a_failed_judge_and_several_rollouts_at_once(sums: VerifiersTaskset) -> None:
     tasks = [sums.task(i) for i in range(2)]
-    unjudged = next(sums.task(i) for i in range(len(sums)) if sums.task(i).prompt[0].content == "What is 4 + 4?")
+    unjudged = next(sums.task(i) for i in range(len(sums)) if "is 4" in sums.task(i).prompt[0].content)
 
     def long_answer(history: Sequence[Message]) -> Message:
         return Message("assistant", "I think that it is " + right_sum(history).content)
@@ -111,7 +111,7 @@ def test_half_a_reward_a_failed_judge_and_several_rollouts_at_once(sums: Verifie
         half, wrong, failed = pool.map(one, jobs)
     assert half == {"outcome": 0.5}
     assert wrong == {"outcome": 0.5}  # it is short
-    assert "nobody can judge four and four" in failed
+    assert "nobody can judge a four" in failed
 
 
 @needs_verifiers
