@@ -23,7 +23,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from envs.bridges.packages import load_object, need
+from envs.bridges.packages import need
+from envs.bridges.settings import load_object, plain
 from envs.bridges.tabular import best_actions
 from envs.environment import Environment, InfrastructureError, ToolError
 from envs.taskset import Split, Taskset
@@ -163,8 +164,8 @@ class GymTaskset(Taskset):
             raise ValueError(f"bounds={bounds}: the first must be below the second")
         if split_by not in ("start", "seed"):
             raise ValueError(f"split_by={split_by!r}: must be 'start' or 'seed'")
-        super().__init__(split, seed, size, **config)
-        self._env_kwargs = dict(env_kwargs or {})
+        super().__init__(split, seed, size, **plain(config))
+        self._env_kwargs = plain(env_kwargs or {})
         self._spec = {"env_id": env_id, "env_kwargs": self._env_kwargs, "max_steps": int(max_steps)}
         self._rules, self._split_by = rules, split_by
         env = make_env(self._spec)

@@ -22,9 +22,10 @@ from functools import partial
 from typing import Any
 
 from envs.bridges.mcp_session import McpSession
-from envs.bridges.packages import load_object, need
+from envs.bridges.packages import need
 from envs.bridges.rows import rows_of
 from envs.bridges.schemas import check_call
+from envs.bridges.settings import load_object, plain
 from envs.environment import Environment, InfrastructureError
 from envs.taskset import Split, Taskset
 from envs.tools import Tool
@@ -122,10 +123,10 @@ class McpTaskset(Taskset):
         **config: Any,
     ) -> None:
         need("mcp")
-        self._rows = rows_of(data, split)
+        self._rows = rows_of(plain(data), split)
         if not config.get("score") and (lacking := [row["key"] for row in self._rows if row.get("answer") is None]):
             raise ValueError(f"data: row {lacking[0]!r} has no answer; give one, or score=package.module:function")
-        super().__init__(split, seed, len(self._rows) if size is None else size, command=command, **config)
+        super().__init__(split, seed, len(self._rows) if size is None else size, command=command, **plain(config))
         self._system = system
 
     def task(self, index: int) -> Task:

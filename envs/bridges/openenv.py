@@ -26,8 +26,9 @@ from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from envs.bridges.packages import load_object, need
+from envs.bridges.packages import need
 from envs.bridges.schemas import check_call, function_schema
+from envs.bridges.settings import load_object, plain
 from envs.environment import Environment, InfrastructureError, ToolError
 from envs.taskset import Split, Taskset
 from envs.tools import Tool
@@ -190,8 +191,8 @@ class OpenEnvTaskset(Taskset):
             raise ValueError(f"reward={config['reward']!r}: must be 'sum' or 'last'")
         if (bounds := config.get("bounds", (0.0, 1.0))) and not bounds[0] < bounds[1]:
             raise ValueError(f"bounds={bounds}: the first must be below the second")
-        super().__init__(split, seed, size, base_url=base_url, **config)
-        self._rules, self._reset = rules, dict(reset or {})
+        super().__init__(split, seed, size, base_url=base_url, **plain(config))
+        self._rules, self._reset = rules, plain(reset or {})
 
     def task(self, index: int) -> Task:
         def propose(rng: Any) -> tuple[str, int]:

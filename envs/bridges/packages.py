@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any
 
 # by the name that is imported: what pip installs
 PINS: dict[str, str] = {
@@ -33,18 +32,3 @@ def need(module: str) -> ModuleType:
         if error.name != module:
             raise  # the package is there, and something that it needs is not
         raise MissingPackage(f"{module} is not installed: pip install '{PINS[module]}'") from error
-
-
-def load_object(path: str, field: str) -> Any:
-    """What ``package.module:name`` (or ``package.module.name``) names. Raises ValueError that names ``field``."""
-    module_name, _, name = path.replace(":", ".").rpartition(".")
-    if not module_name:
-        raise ValueError(f"{field}={path!r}: give an import path, package.module:name")
-    try:
-        return getattr(importlib.import_module(module_name), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
-        raise ValueError(f"{field}={path!r}: there is no module {error.name!r} on the Python path") from error
-    except AttributeError:
-        raise ValueError(f"{field}={path!r}: module {module_name!r} has no {name!r}") from None

@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from envs.bridges.packages import load_object, need
+from envs.bridges.packages import need
+from envs.bridges.settings import load_object, plain
 from envs.environment import Environment, InfrastructureError
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, StepResult, Task
@@ -199,8 +200,8 @@ class TextArenaTaskset(Taskset):
             raise ValueError(f"players={players}: must be 1 or 2")
         if split_by not in (None, "start", "seed"):
             raise ValueError(f"split_by={split_by!r}: must be 'start' or 'seed'")
-        super().__init__(split, seed, size, **config)
-        self._spec = {"game": game, "game_kwargs": dict(game_kwargs or {}), "players": players}
+        super().__init__(split, seed, size, **plain(config))
+        self._spec = {"game": game, "game_kwargs": plain(game_kwargs or {}), "players": players}
         self._split_by = split_by or ("start" if players == 1 else "seed")
         try:
             open_game({**self._spec, "seat": 0}, 0)

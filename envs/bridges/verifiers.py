@@ -34,6 +34,7 @@ from envs.bridges.child import JsonChild
 from envs.bridges.openai_chat import HistoryRewrittenError, appended, message_from_json
 from envs.bridges.packages import MissingPackage
 from envs.bridges.schemas import check_call, function_schema
+from envs.bridges.settings import plain
 from envs.environment import Environment, InfrastructureError
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, Message, StepResult, Task
@@ -180,11 +181,11 @@ class VerifiersTaskset(Taskset):
                 f"V/bin/pip install '{PIN}'; then python=V/bin/python, or {PYTHON_VARIABLE}"
             )
         whole = {
-            **(env or {}),
-            "taskset": {"id": taskset} if isinstance(taskset, str) else dict(taskset),
+            **plain(env or {}),
+            "taskset": {"id": taskset} if isinstance(taskset, str) else plain(taskset),
             "agent": {
-                "harness": {"id": harness} if isinstance(harness, str) else dict(harness),
-                "runtime": {"type": runtime} if isinstance(runtime, str) else dict(runtime),
+                "harness": {"id": harness} if isinstance(harness, str) else plain(harness),
+                "runtime": {"type": runtime} if isinstance(runtime, str) else plain(runtime),
             },
         }
         path = [os.path.abspath(folder) for folder in path]
@@ -207,7 +208,7 @@ class VerifiersTaskset(Taskset):
         if not self._rows:
             raise ValueError(f"taskset={taskset!r}: none of its {len(listed['tasks'])} tasks is in split {split!r}")
         size = len(self._rows) if size is None else size
-        super().__init__(split, seed, size, python=python, env=whole, path=path, **config)
+        super().__init__(split, seed, size, python=python, env=whole, path=path, **plain(config))
 
     def task(self, index: int) -> Task:
         position, key, prompt = self._rows[index % len(self._rows)]

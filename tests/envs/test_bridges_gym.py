@@ -150,6 +150,16 @@ def test_a_task_from_disk_is_the_same_lake() -> None:
     assert play_episode(back, environment, environment.oracle, max_turns=64)[1]["outcome"] == 1.0
 
 
+def test_settings_from_hydra_become_json() -> None:
+    instantiate = pytest.importorskip("hydra.utils").instantiate
+    config = {"_target_": "envs.bridges.gym.GymTaskset", **CLIFF, "env_kwargs": {"is_slippery": False}}
+    taskset = instantiate(config)
+    task = taskset.task(0)
+    assert json.loads(json.dumps(dict(task.metadata)))["env_kwargs"] == {"is_slippery": False}
+    environment = taskset.environment(task)
+    assert play_episode(task, environment, environment.oracle, max_turns=64)[1] == {"outcome": 1.0}
+
+
 def test_another_start_than_the_task_says_is_told() -> None:
     taskset = GymTaskset(**TAXI)
     task = taskset.task(0)

@@ -182,6 +182,13 @@ def test_rows(tmp_path: Path) -> None:
     assert taskset_class("envs.bridges.mcp.McpTaskset") is McpTaskset
 
 
+def test_rows_from_hydra_become_json() -> None:
+    instantiate = pytest.importorskip("hydra.utils").instantiate
+    taskset = instantiate({"_target_": "envs.bridges.mcp.McpTaskset", **SETTINGS})
+    assert json.loads(json.dumps(dict(taskset.task(0).metadata)))["solution"] == ROWS[0]["solution"]
+    assert type(taskset.config["args"]) is list
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
