@@ -71,7 +71,11 @@ class McpSession:
         if self._loop is None or not self._thread.is_alive():
             raise InfrastructureError(f"MCP server {self._name!r} is not running{self._last_log()}")
         asked = self._session.call_tool(name, dict(arguments), read_timeout_seconds=seconds)
-        future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        except RuntimeError as error:  # the loop ended since we looked
+            asked.close()
+            raise InfrastructureError(f"MCP server {self._name!r} is gone{self._last_log()}") from error
         try:
             result = future.result(seconds + _SLACK_S)
         except MCPError as error:

@@ -79,6 +79,22 @@ def use_this_python() -> None:
     SubprocessRuntime.prepare_uv_script = prepare
 
 
+def leave_no_port_files() -> None:
+    """verifiers' tool servers tell their port in a file in /tmp that nobody removes."""
+    from verifiers.v1.mcp import launch
+
+    read_back = launch._read_back_port
+
+    async def read_and_remove(runtime: Any, port_file: str) -> int:
+        try:
+            return int(await read_back(runtime, port_file))
+        finally:
+            if runtime.type == "subprocess":  # elsewhere /tmp is the container's
+                Path(port_file).unlink(missing_ok=True)
+
+    launch._read_back_port = read_and_remove
+
+
 def load(order: dict[str, Any]) -> Any:
     from verifiers.v1.utils.loaders import load_environment, resolve_env_config
 
@@ -139,6 +155,7 @@ async def main() -> None:
     assert task is not None
     pipe = Pipe(lambda: loop.call_soon_threadsafe(task.cancel))
     use_this_python()
+    leave_no_port_files()
     try:
         if order["mode"] == "list":
             pipe.send(**tasks_of(order))

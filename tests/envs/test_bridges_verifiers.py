@@ -51,16 +51,21 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
+def files_left() -> set[Path]:
+    """Our folders, and the files in which verifiers' tool servers tell their ports."""
+    return {*Path(tempfile.gettempdir()).glob("bridge-*"), *Path("/tmp").glob("vf-port-*")}
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     processes, descriptors = their_processes(), len(os.listdir("/proc/self/fd"))
-    folders = set(Path(tempfile.gettempdir()).glob("bridge-*"))
+    files = files_left()
     yield
     until = time.monotonic() + 10
     while their_processes() - processes and time.monotonic() < until:
         time.sleep(0.1)
     assert not their_processes() - processes
-    assert set(Path(tempfile.gettempdir()).glob("bridge-*")) <= folders
+    assert files_left() <= files
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
