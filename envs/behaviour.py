@@ -53,10 +53,10 @@ class EpisodePromises:
             try:
                 if not isinstance(environment, Environment):
                     raise CheckFailed(f"environment() gave {type(environment).__name__}, not an Environment")
+                prompt = resolve(environment.reset())  # first: some learn their tools when they start
                 for name, known in environment.tools.items():
                     json.dumps(known.schema)
                     names.add(name)
-                prompt = resolve(environment.reset())
                 shown = {schema["name"] for message in prompt for schema in message.tools}
                 if missing := set(environment.tools) - shown:
                     raise CheckFailed(f"{task.id}: reset() shows no schema of {', '.join(sorted(missing))}")
@@ -225,10 +225,14 @@ def _bad_actions(environment: Environment) -> list[tuple[str, Message]]:
         ("malformed_call", Message("assistant", parse_error="the call is not closed.")),
         ("unknown_tool", Message("assistant", tool_calls=(ToolCall("no_such_tool", {"a": 1}),))),
     ]
-    for name in environment.tools:
-        call = ToolCall(name, {"no_such_argument": 1})
-        actions.append(("bad_arguments", Message("assistant", tool_calls=(call,))))
-    close(environment)
+    resolve = Resolver()
+    try:
+        resolve(environment.reset())  # some learn their tools when they start
+        for name in environment.tools:
+            call = ToolCall(name, {"no_such_argument": 1})
+            actions.append(("bad_arguments", Message("assistant", tool_calls=(call,))))
+    finally:
+        resolve.close(environment)
     return actions
 
 

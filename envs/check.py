@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings.pop("split", None)  # both splits are checked
         cls = taskset_class(name)
         findings = check_taskset(lambda split: cls(split=split, **settings), tasks, step_s, (name, settings))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         print(f"envs-check: {error}", file=sys.stderr)
         return 2
     _print(name, findings)

@@ -134,7 +134,7 @@ class Environment:
         if known is None:
             counts["unknown_tool"] += 1
             return f'Error: there is no tool "{call.name}". Tools: {", ".join(self.tools) or "none"}.'
-        problem = check_arguments(known.schema, call.arguments)
+        problem = self._check(known, call)
         if problem:
             counts["bad_arguments"] += 1
             return f"Error: {problem}"
@@ -159,6 +159,10 @@ class Environment:
             counts["empty_output"] += 1
             return "(no output)"
         return self._cap(text, counts)
+
+    def _check(self, known: Tool, call: ToolCall) -> str | None:
+        """None when the call's arguments fit the tool's schema, else what is wrong, in words for the policy."""
+        return check_arguments(known.schema, call.arguments)
 
     def _call_with_deadline(self, known: Tool, call: ToolCall) -> tuple[bool, Any]:
         """(finished, value or the exception). A thread cannot be killed, so a late one is left behind."""

@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None, read: Callable[[str], str] = input) 
         index = int(settings.pop("index", 0))
         taskset = taskset_class(arguments.taskset.removeprefix("env="))(**settings)
         task = taskset.task(index)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         print(f"envs-play: {error}", file=sys.stderr)
         return 2
     console.print(

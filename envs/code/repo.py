@@ -150,6 +150,8 @@ class RepoTaskset(Taskset):
 
     family = "repo"
     env_class = RepoEnvironment
+    licence = "; ".join(f"{p.distribution} {p.licence}" for p in PACKAGES.values())
+    packages = tuple(p.distribution for p in PACKAGES.values())
 
     def __init__(
         self,
@@ -167,12 +169,12 @@ class RepoTaskset(Taskset):
             raise ValueError(f"levels is {list(levels)}; use some of {LEVELS}")
         for name in packages:
             repository(name).mounts  # noqa: B018  everything is installed, in the right version, or it says so now
-        self.packages, self.levels = tuple(packages), tuple(levels)
+        self.chosen, self.levels = tuple(packages), tuple(levels)
         self.rejects: Counter[str] = Counter()
 
     def candidate(self, rng: random.Random) -> tuple[str, int, tuple[Defect, ...]]:
         """(package, level, defects) of one proposal; whether it makes a task is for ``examine``."""
-        package = rng.choices(self.packages, [PACKAGES[name].weight for name in self.packages])[0]
+        package = rng.choices(self.chosen, [PACKAGES[name].weight for name in self.chosen])[0]
         level = rng.choice(self.levels)
         defects = [draw_defect(rng, package, self.split)]
         if level == 4:
@@ -188,7 +190,7 @@ class RepoTaskset(Taskset):
                 return self._task(index, rng, package, level, defects, found)
             self.rejects[found.reason] += 1
         raise RuntimeError(
-            f"packages={self.packages}: none of {_MAX_CANDIDATES} candidates makes a task ({dict(self.rejects)})"
+            f"packages={self.chosen}: none of {_MAX_CANDIDATES} candidates makes a task ({dict(self.rejects)})"
         )
 
     def verify(self, task: Task) -> str | None:

@@ -1,0 +1,153 @@
+"""Messages to OpenAI chat JSON and back.
+
+    Message("assistant", tool_calls=(ToolCall("count", {"item": "pear"}),)), Message("tool", "3")
+
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "call_0", "type": "function",
+     "function": {"name": "count", "arguments": "{\\"item\\": \\"pear\\"}"}}]},
+    {"role": "tool", "tool_call_id": "call_0", "content": "3"}
+
+Our tool results stand in the order of their calls and need no ids; OpenAI's have ids and any order. Function schemas
+stand on our system message and beside OpenAI's messages. Reasoning is ``reasoning_content``, as vLLM has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from envs.types import Message, ToolCall
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class HistoryRewrittenError(ValueError):
+    """A dialogue does not go on where it was: earlier messages were changed. Names the first one."""
+
+
+def to_openai(messages: Sequence[Message], first_id: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(messages, tools) as a chat completion request has them. Raises ValueError for a result without its call."""
+    wire: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = []
+    open_ids: list[str] = []
+    number = first_id
+    for message in messages:
+        tools += [{"type": "function", "function": schema} for schema in message.tools]
+        if message.role == "tool":
+            if not open_ids:
+                raise ValueError(f"a tool message without a call before it: {message.content[:80]!r}")
+            wire.append({"role": "tool", "tool_call_id": open_ids.pop(0), "content": message.content})
+            continue
+        entry: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.reasoning is not None:
+            entry["reasoning_content"] = message.reasoning
+        open_ids = [f"call_{number + i}" for i in range(len(message.tool_calls))]
+        number += len(open_ids)
+        if message.tool_calls:
+            entry["tool_calls"] = [
+                {
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)},
+                }
+                for call_id, call in zip(open_ids, message.tool_calls, strict=True)
+            ]
+        wire.append(entry)
+    return wire, tools
+
+
+def from_openai(wire: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[Message, ...]:
+    """Our messages; ``tools`` go on the first system message, or on one of their own before all others.
+
+    Raises ValueError that names the message for what has no form here: pictures, unknown roles, arguments that are
+    no JSON object, results of calls that were not made.
+    """
+    messages: list[Message] = []
+    open_ids: list[str] = []
+    results: dict[str, Message] = {}
+
+    def close_results() -> None:
+        messages.extend(results[call_id] for call_id in open_ids if call_id in results)
+        results.clear()
+
+    for number, entry in enumerate(wire):
+        role = entry.get("role")
+        if role not in _ROLES:
+            raise ValueError(f"message {number} has the role {role!r}, known are {', '.join(_ROLES)}")
+        text = _text(entry.get("content"), number)
+        if role == "tool":
+            call_id = str(entry.get("tool_call_id"))
+            if call_id not in open_ids or call_id in results:
+                raise ValueError(f"message {number} is the result of a call {call_id!r} that was not made")
+            results[call_id] = Message("tool", text)
+            continue
+        close_results()
+        calls = entry.get("tool_calls") or ()
+        open_ids = [str(call.get("id")) for call in calls]
+        reasoning = entry.get("reasoning_content", entry.get("reasoning"))
+        messages.append(Message(role, text, reasoning, tuple(_call(call, number) for call in calls)))
+    close_results()
+    schemas = tuple(dict(tool["function"]) for tool in tools if tool.get("type", "function") == "function")
+    if not schemas:
+        return tuple(messages)
+    for position, message in enumerate(messages):
+        if message.role in ("system", "developer"):
+            return (*messages[:position], replace(message, tools=schemas), *messages[position + 1 :])
+    return (Message("system", tools=schemas), *messages)
+
+
+def appended(before: Sequence[Message], now: Sequence[Message]) -> tuple[Message, ...]:
+    """What ``now`` has after ``before``. Reasoning and outer spaces may differ: programs drop or trim them.
+
+    Raises HistoryRewrittenError when ``now`` does not begin with ``before``, or adds nothing.
+    """
+    for position, message in enumerate(before):
+        if position >= len(now) or _essence(now[position]) != _essence(message):
+            found = now[position] if position < len(now) else None
+            raise HistoryRewrittenError(f"message {position} was {message!r:.300}, now it is {found!r:.300}")
+    if len(now) == len(before):
+        raise HistoryRewrittenError("the same dialogue again, with nothing added")
+    return tuple(now[len(before) :])
+
+
+def message_from_json(data: Mapping[str, Any]) -> Message:
+    """The inverse of ``Message.to_json``."""
+    calls = tuple(ToolCall(call["name"], call["arguments"]) for call in data.get("tool_calls", ()))
+    return Message(
+        data["role"],
+        data.get("content", ""),
+        data.get("reasoning"),
+        calls,
+        tuple(data.get("tools", ())),
+        data.get("parse_error"),
+    )
+
+
+def _essence(message: Message) -> tuple[Any, ...]:
+    calls = tuple((call.name, json.dumps(dict(call.arguments), sort_keys=True)) for call in message.tool_calls)
+    return message.role, message.content.strip(), calls
+
+
+def _text(content: Any, number: int) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = []
+    for part in content:
+        if part.get("type") != "text":
+            raise ValueError(f"message {number} has a part of type {part.get('type')!r}; only text is supported")
+        parts.append(part["text"])
+    return "\n".join(parts)
+
+
+def _call(call: Mapping[str, Any], number: int) -> ToolCall:
+    function = call["function"]
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"message {number}: arguments of {function['name']!r} are no JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ValueError(f"message {number}: arguments of {function['name']!r} are {arguments!r:.80}, not an object")
+    return ToolCall(function["name"], arguments)

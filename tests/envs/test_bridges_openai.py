@@ -1,0 +1,208 @@
+"""Chat JSON and the loopback endpoint: round trips by property, and the real OpenAI client against the server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, message_from_json, to_openai
+from envs.bridges.openai_server import ChatRequest, ChatServer
+from envs.types import Message, ToolCall
+
+SCHEMA = {"name": "count", "description": "Count.", "parameters": {"type": "object", "properties": {}, "required": []}}
+
+texts = st.text(max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+calls = st.builds(ToolCall, st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.dictionaries(texts, values, max_size=3))
+assistants = st.builds(
+    lambda content, reasoning, made: Message("assistant", content, reasoning, tuple(made)),
+    texts,
+    st.none() | st.text(min_size=1, max_size=20),
+    st.lists(calls, max_size=3),
+)
+
+
+@st.composite
+def dialogues(draw: st.DrawFn) -> tuple[Message, ...]:
+    """A system message with tools, then users, assistants and the results of their calls."""
+    messages = [Message("system", draw(texts), tools=(SCHEMA,) * draw(st.integers(0, 2)))]
+    for _ in range(draw(st.integers(0, 4))):
+        messages.append(Message("user", draw(texts)))
+        answer = draw(assistants)
+        messages.append(answer)
+        messages += [Message("tool", draw(texts)) for _ in answer.tool_calls]
+    return tuple(messages)
+
+
+@given(dialogues())
+@settings(max_examples=100, deadline=None)
+def test_there_and_back(dialogue: tuple[Message, ...]) -> None:
+    wire, tools = to_openai(dialogue)
+    assert from_openai(json.loads(json.dumps(wire)), json.loads(json.dumps(tools))) == dialogue
+    ids = [call["id"] for entry in wire for call in entry.get("tool_calls", ())]
+    assert len(ids) == len(set(ids))
+    assert [entry["tool_call_id"] for entry in wire if entry["role"] == "tool"] == ids
+    assert tuple(message_from_json(json.loads(json.dumps(m.to_json()))) for m in dialogue) == dialogue
+
+
+@given(dialogues(), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_results_come_in_any_order(dialogue: tuple[Message, ...], rng: Any) -> None:
+    wire, _ = to_openai(dialogue)
+    shuffled: list[dict[str, Any]] = []
+    block: list[dict[str, Any]] = []
+    for entry in [*wire, {"role": "end"}]:
+        if entry["role"] == "tool":
+            block.append(entry)
+        else:
+            rng.shuffle(block)
+            shuffled += [*block, entry]
+            block = []
+    back = from_openai(shuffled[:-1])
+    assert [m.content for m in back] == [m.content for m in dialogue]
+
+
+@given(dialogues(), st.lists(assistants, min_size=1, max_size=2))
+@settings(max_examples=50, deadline=None)
+def test_what_was_added_is_found(dialogue: tuple[Message, ...], more: list[Message]) -> None:
+    assert appended(dialogue, (*dialogue, *more)) == tuple(more)
+    with pytest.raises(HistoryRewrittenError, match="nothing added"):
+        appended(dialogue, dialogue)
+    with pytest.raises(HistoryRewrittenError, match="message 0 was"):
+        appended(dialogue, (Message("user", "another beginning"), *dialogue[1:], *more))
+
+
+def test_reasoning_and_outer_spaces_may_be_dropped() -> None:
+    said = Message("assistant", " yes\n", reasoning="because")
+    assert appended((said,), (Message("assistant", "yes"), Message("user", "why?"))) == (Message("user", "why?"),)
+
+
+@pytest.mark.parametrize(
+    ("wire", "why"),
+    [
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0 has a part of type 'image_url'"),
+        ([{"role": "robot", "content": ""}], "role 'robot'"),
+        ([{"role": "tool", "tool_call_id": "x", "content": ""}], "call 'x' that was not made"),
+        ([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{"}}]}], "no JSON"),
+        (
+            [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[]"}}]}],
+            "not an o",
+        ),
+    ],
+)
+def test_what_has_no_form_is_refused(wire: list[dict[str, Any]], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        from_openai(wire)
+
+
+def test_a_result_needs_a_call() -> None:
+    with pytest.raises(ValueError, match="without a call"):
+        to_openai((Message("tool", "3"),))
+
+
+def test_parts_of_text_and_tools_without_a_system_message() -> None:
+    wire = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    tools = [{"type": "function", "function": SCHEMA}]
+    assert from_openai(wire, tools) == (Message("system", tools=(SCHEMA,)), Message("user", "a\nb"))
+
+
+# -- the server -----------------------------------------------------------------------------
+
+
+def shop(request: ChatRequest) -> Message:
+    """Two calls first, then what they gave; the reasoning says how many schemas were shown."""
+    if request.messages[-1].role == "tool":
+        return Message("assistant", " and ".join(m.content for m in request.messages if m.role == "tool"))
+    pair = (ToolCall("count", {"item": "pear"}), ToolCall("count", {"item": "äpple"}))
+    return Message("assistant", "I look.", reasoning=f"{len(request.messages[0].tools)} tools", tool_calls=pair)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_openai_client_talks_to_it(stream: bool) -> None:
+    openai = pytest.importorskip("openai", reason="pip install 'openai==3.54.0'")
+    threads = threading.active_count()
+    with ChatServer() as server:
+        assert server.base_url.startswith("http://127.0.0.1:")
+        with openai.OpenAI(base_url=server.base_url, api_key=server.open_session(shop), max_retries=0) as client:
+            messages: list[Any] = [{"role": "user", "content": "How many?"}]
+            tools: list[Any] = [{"type": "function", "function": SCHEMA}]
+
+            def ask() -> Any:
+                if not stream:
+                    return client.chat.completions.create(model="m", messages=messages, tools=tools)
+                with client.chat.completions.stream(model="m", messages=messages, tools=tools) as events:
+                    for _ in events:
+                        pass
+                    return events.get_final_completion()
+
+            first = ask().choices[0]
+            assert first.finish_reason == "tool_calls"
+            assert first.message.content == "I look."
+            assert first.message.reasoning_content == "1 tools"
+            assert [json.loads(c.function.arguments)["item"] for c in first.message.tool_calls] == ["pear", "äpple"]
+            messages.append(first.message.model_dump(exclude_none=True, exclude={"parsed"}))
+            for call, count in reversed(list(zip(first.message.tool_calls, ("3", "11"), strict=True))):
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": count})
+            second = ask()
+            assert second.choices[0].message.content == "3 and 11"
+            assert second.choices[0].finish_reason == "stop"
+            if not stream:
+                assert second.usage.total_tokens == second.usage.prompt_tokens + second.usage.completion_tokens > 0
+            assert [model.id for model in client.models.list().data] == ["policy"]
+    assert threading.active_count() <= threads
+
+
+def post(url: str, key: str, body: Any) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    with opener.open(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=20) as answer:
+        return json.load(answer)
+
+
+def test_sessions_do_not_mix_and_wait_for_one_another() -> None:
+    with ChatServer() as server:
+        barrier = threading.Barrier(6)  # every function waits until all were asked: they run side by side
+
+        def answer(name: str) -> Any:
+            return lambda request: Message("assistant", f"{name} {barrier.wait(20) >= 0} {request.model}")
+
+        keys = [server.open_session(answer(f"session {i}")) for i in range(6)]
+        url = f"{server.base_url}/chat/completions"
+        with ThreadPoolExecutor(6) as pool:
+            said = list(pool.map(lambda i: post(url, keys[i], {"model": f"m{i}", "messages": []}), range(6)))
+        assert [s["choices"][0]["message"]["content"] for s in said] == [f"session {i} True m{i}" for i in range(6)]
+
+
+def test_what_is_refused() -> None:
+    def broken(request: ChatRequest) -> Message:
+        raise RuntimeError("the policy is gone")
+
+    with ChatServer() as server:
+        key, url = server.open_session(broken), f"{server.base_url}/chat/completions"
+        for wrong_key, wrong_url, body, status, why in (
+            ("nobody", url, {"messages": []}, 401, "unknown API key"),
+            (key, url, {}, 400, "messages"),
+            (key, url, [1], 400, "TypeError"),
+            (key, url, {"messages": [], "n": 2}, 400, "n=2"),
+            (key, f"{server.base_url}/embeddings", {"messages": []}, 404, "no such path"),
+            (key, url, {"messages": []}, 500, "RuntimeError: the policy is gone"),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                post(wrong_url, wrong_key, body)
+            assert caught.value.code == status
+            assert why in json.load(caught.value)["error"]["message"]
+        server.close_session(key)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            post(url, key, {"messages": []})
