@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ARCHIVE = "/files"  # path of the archive inside; the guest programs know it too
-WORK = "/tmp/work"
 _MOUNT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
