@@ -80,7 +80,7 @@ def number(answer: str) -> Fraction | None:
 
 
 def without_unit(answer: str) -> str:
-    """``12 apples`` -> ``12``, ``$4.50 dollars`` -> ``$4.50``: an answer less one or two words of unit at its end."""
+    """``12 apples`` -> ``12``, ``$4.50 a day`` -> ``4.50``: an answer less one or two words of unit at its end."""
     text = clean(answer)
     found = _UNIT.fullmatch(text)
     if found is None or any(word.strip(".").lower() in _NO_UNITS for word in found[2].split()):
