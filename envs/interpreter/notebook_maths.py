@@ -177,8 +177,8 @@ def determinant(rng: random.Random, level: int) -> Problem:
 def linear_system(rng: random.Random, level: int) -> Problem:
     """A square system with a rational solution; asked is a combination of the unknowns."""
     size = by_level(level, 3, 4, 6, 8)
-    solution = [Fraction(rng.randint(-30, 30), rng.randint(2, 9)) for _ in range(size)]
     while True:
+        solution = [Fraction(rng.randint(-30, 30), rng.randint(2, 9)) for _ in range(size)]
         matrix = [[rng.randint(-9, 9) for _ in range(size)] for _ in range(size)]
         for i in range(size):  # a heavy diagonal: never singular
             matrix[i][i] = sum(abs(x) for j, x in enumerate(matrix[i]) if j != i) + rng.randint(1, 9)
@@ -256,6 +256,7 @@ def lattice_paths(rng: random.Random, level: int) -> Problem:
 def board_expectation(rng: random.Random, level: int) -> Problem:
     """Expected number of throws to leave a board with jumps, exact: backwards substitution against summed chances."""
     cells, sides = by_level(level, (6, 3), (10, 4), (16, 5), (24, 6))
+    weights = [rng.randint(1, 4 + level) for _ in range(sides)]  # of a loaded die
     jumps: dict[int, int] = {}
     for start in rng.sample(range(1, cells - 2), level):
         jumps[start] = rng.randint(start + 1, cells - 1)
@@ -266,17 +267,15 @@ def board_expectation(rng: random.Random, level: int) -> Problem:
             to = cell + throw
             while to in jumps:
                 to = jumps[to]
-            onward += expected[to] if to < cells else 0
-        expected[cell] = 1 + onward / sides
+            onward += weights[throw - 1] * expected[to] if to < cells else 0
+        expected[cell] = 1 + onward / sum(weights)
     rules = "; ".join(f"from {a} to {b}" for a, b in sorted(jumps.items()))
+    chances = ", ".join(f"{side} with {weight}/{sum(weights)}" for side, weight in enumerate(weights, 1))
     question = (
-        f"A token starts on cell 0 of a board with the cells 0 to {cells - 1}. Each turn a fair die with the sides "
-        f"1 to {sides} is "
-        f"thrown and the token moves forward by that number; beyond cell {cells - 1} it has left the board. A token "
-        "that lands on "
-        f"certain cells jumps at once (and jumps again if it lands on such a cell by that): {rules}. What is the "
-        "expected number of "
-        "throws until the token has left the board, as an exact fraction p/q?"
+        f"A token starts on cell 0 of a board with the cells 0 to {cells - 1}. Each turn a loaded die is thrown, which "
+        f"shows {chances}, and the token moves forward by that number; beyond cell {cells - 1} it has left the board. A "
+        "token that lands on certain cells jumps at once (and jumps again if it lands on such a cell by that): "
+        f"{rules}. What is the expected number of throws until the token has left the board, as an exact fraction p/q?"
     )
     program = solver(
         """
@@ -291,15 +290,15 @@ def board_expectation(rng: random.Random, level: int) -> Problem:
             total += sum(chance.values())
             after = {}
             for cell, p in chance.items():
-                for throw in range(1, sides + 1):
+                for throw, weight in enumerate(weights, 1):
                     to = settle(cell + throw)
                     if to < cells:
-                        after[to] = after.get(to, 0) + p / sides
+                        after[to] = after.get(to, 0) + p * weight / sum(weights)
             chance = after
         print(total)
         """,
         jumps=jumps,
-        sides=sides,
+        weights=weights,
         cells=cells,
     )
     return Problem(question, str(expected[0]), program, cells)

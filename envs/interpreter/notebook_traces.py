@@ -109,7 +109,6 @@ def sensor_series(rng: random.Random, level: int) -> Problem:
         """
         import csv
         from fractions import Fraction
-from itertools import pairwise
         readings = []
         for row in sorted(csv.DictReader(open("sensor.csv")), key=lambda row: row["time"]):
             try:

@@ -43,11 +43,11 @@ def test_the_program_finds_what_the_generator_knows(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_problems_grow_with_the_level_and_differ(kind):
-    sizes = [sum(make_problem(kind, level, seed).size for seed in range(4)) for level in LEVELS]
+    sizes = [sum(make_problem(kind, level, seed).size for seed in range(2)) for level in LEVELS]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
-    assert len({make_problem(kind, 1, seed).key() for seed in range(40)}) >= 39
-    assert len({make_problem(kind, 2, seed).answer_text for seed in range(20)}) >= 12  # no answer to guess
+    assert len({make_problem(kind, 1, seed).key() for seed in range(15)}) == 15
+    assert len({make_problem(kind, 2, seed).answer_text for seed in range(10)}) >= 7  # no answer to guess
 
 
 def test_there_are_enough_kinds_of_each_topic():
