@@ -1,0 +1,88 @@
+r"""The final answer in a message of prose: what stands in the last ``\boxed{}``, else the last line.
+
+    "… so there are \boxed{1{,}250} of them."   ->  "1{,}250", cleaned: "1,250"
+    "Adding up.\n**Answer:** 12 km"             ->  "12 km"
+
+One message gives one answer: listing several candidates gives none of them a chance, since only the last counts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+
+SUFFIX = r"Please reason step by step, and put your final answer within \boxed{}."
+
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_LABEL = re.compile(r"^\W*(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:=]?\s*", re.IGNORECASE)
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit|operatorname|texttt)\s*\{([^{}]*)\}")
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_FRACTION = re.compile(r"([-+]?\d+)\s*/\s*(\d+)")
+_MINUS = str.maketrans({"−": "-", "–": "-", "﹣": "-", "＋": "+", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
+_UNIT = re.compile(r"(.*\d)\s*((?:[A-Za-z°]+\.?\s*){1,2})")
+_NO_UNITS = {"or", "and", "to", "of", "percent", "hundred", "thousand", "million", "billion", "dozen", "half"}
+_MAX_DIGITS = 400  # of a number that is read: nobody's answer is longer, and int() of a million digits is slow
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed{...}``, braces balanced; None without one."""
+    for match in reversed(list(_BOXED.finditer(text))):
+        depth = 1
+        for position in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                return text[match.end() : position].strip()
+    return None
+
+
+def final_answer(text: str) -> str:
+    """The last box; without one the whole text less a label like "Answer:". Not cleaned: layout may matter."""
+    inside = boxed(text)
+    return inside if inside is not None else _LABEL.sub("", text.strip(), count=1).strip("*` \n")
+
+
+def last_line(text: str) -> str:
+    """The last box; without one the last line that says something, less its label."""
+    inside = boxed(text)
+    if inside is not None:
+        return inside
+    lines = [line for line in text.splitlines() if line.strip()]
+    return _LABEL.sub("", lines[-1].strip(), count=1).strip("*` ") if lines else ""
+
+
+def clean(answer: str) -> str:
+    """An answer without typography: LaTeX wrappers and spacing, odd minus signs and spaces, dollar signs, bold."""
+    answer = unicodedata.normalize("NFC", answer).translate(_MINUS)
+    while (unwrapped := _WRAPPER.sub(r"\1", answer)) != answer:
+        answer = unwrapped
+    answer = re.sub(r"\\(?:[,;:! ]|quad|qquad|left|right|displaystyle)(?![A-Za-z])", " ", answer)
+    for written, meant in (("\\%", "%"), ("\\$", "$"), ("{,}", ","), ("\\_", "_"), ("\\{", "{"), ("\\}", "}")):
+        answer = answer.replace(written, meant)
+    return answer.strip().strip("$*`").strip().removesuffix(".").strip()
+
+
+def number(answer: str) -> Fraction | None:
+    r"""The one number that an answer is: ``1,250``, ``-3/4``, ``\frac{3}{4}``, ``12.50``; else None.
+
+    Exact, so that ``0.1`` is one tenth. Thousands may be parted by commas; units are not read.
+    """
+    text = clean(answer).replace("$", "").strip()
+    text = re.sub(r"\\d?frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}", r"\1/\2", text)
+    if re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
+        text = text.replace(",", "")
+    if len(text) > _MAX_DIGITS:
+        return None
+    ratio = _FRACTION.fullmatch(text)
+    if ratio:
+        return Fraction(int(ratio[1]), int(ratio[2])) if int(ratio[2]) else None
+    return Fraction(text) if _NUMBER.fullmatch(text) else None
+
+
+def without_unit(answer: str) -> str:
+    """``12 apples`` -> ``12``, ``$4.50 a day`` -> ``4.50``: an answer less one or two words of unit at its end."""
+    text = clean(answer)
+    found = _UNIT.fullmatch(text)
+    if found is None or any(word.strip(".").lower() in _NO_UNITS for word in found[2].split()):
+        return text
+    return found[1]
