@@ -38,7 +38,7 @@ ifeq ($(EXTRA),cpu)
 	  $(BIN)/pip install -qq --disable-pip-version-check "torch==2.13.0+cpu" 2>/dev/null || \
 	  $(BIN)/pip install -qq --disable-pip-version-check "torch==2.13.0+cpu" --index-url $(TORCH_CPU_INDEX)
 endif
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -qq -e ".[$(EXTRA),dev]"
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -qq -e ".[$(EXTRA),tasks,dev]"
 	@$(BIN)/python -c 'import torchvision, torchaudio, torchcodec' >/dev/null 2>&1 || \
 	  $(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
