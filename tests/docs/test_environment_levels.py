@@ -1,4 +1,4 @@
-"""The examples of docs/plugin_examples.md work as they stand: every file and every command on the page."""
+"""The three levels of docs/environments.md work as they stand: every file and every command of the section."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from envs.families import taskset_class
 from envs.taskset import Taskset
 from rl.assemble import open_taskset
 
-PAGE = (Path(__file__).parents[2] / "docs" / "plugin_examples.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+PAGE = PAGE[PAGE.index("## Three levels of environments") : PAGE.index("## The parts")]
 FILES = {
     name: text for name, text in re.findall(r"[Ss]ave this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
 } | dict([re.findall(r"and this as `([\w.]+)`\..*?```python\n(.*?)```", PAGE, re.DOTALL)[0]])
