@@ -14,6 +14,7 @@ from envs.taskset import Taskset
 
 FAMILIES: dict[str, str] = {
     "search": "envs.search.taskset.SearchTaskset",
+    "wiki": "envs.search.wiki.WikiTaskset",
     "code": "envs.code.taskset.CodeTaskset",
     "interpreter": "envs.interpreter.taskset.InterpreterTaskset",
     "agent": "envs.agent.taskset.AgentTaskset",
