@@ -90,17 +90,14 @@ _BORDER = re.compile(rf"^ to the (?P<direction>{_DIRECTION})\b(?! and| by|,? and
 _DESCRIPTION_MAKER = re.compile(r"\b(?:by|directed by|written by) ")
 
 
+_DIGIT = re.compile(r"\d")
 YEAR_RANGE = ("only_year", "earliest_year", "latest_year")
-_BEFORE_YEAR = sorted(
-    word_set(
-        "in In of since Since from From to and by until between after After before around during During the The "
-        "born early late mid-"
-    )
-    | set(MONTHS)
-)
+_BEFORE_YEAR = word_set(
+    "in In of since Since from From to and by until between after After before around during During the The born "
+    "early late"
+) | set(MONTHS)
 _YEAR = re.compile(
-    "(?:" + "|".join(rf"(?<=\b{word} )" for word in _BEFORE_YEAR) + r"|(?<=[(–])|(?<=\d, )|(?<![^\n]))"
-    r"(1\d{3}|20[0-2]\d)(?=[\s.,;)–-])(?!-)(?! (?:BC|km|m\b|met|kilo|feet|ft|mi|species|people|years|BP))"
+    r"(?<![\d,.])(1\d{3}|20[0-2]\d)(?=[\s.,;)–-])(?!-)(?! (?:BC|km|m\b|met|kilo|feet|ft|mi|species|people|years|BP))"
 )
 # Decades, years before Christ and years of three digits: which is the earliest is no longer plain.
 _UNCLEAR_YEARS = re.compile(r"\d{3}s\b|\bBCE?\b|\bBP\b|\bAD\b|\bCE\b|\d{4}[–-]\d{2}\b|\d{4}/|\bc\. ")
@@ -144,7 +141,7 @@ def value_in(relation: str, line: str) -> str | None:
         work = re.match(r"(?:An? )?(\d{4}) ", line)
         return work[1] if work else None
     if relation in YEAR_RANGE:
-        years = [int(year) for year in _YEAR.findall(line)]
+        years = _years_in(line)
         return str(max(years) if relation == "latest_year" else min(years)) if years else None
     match = VALUE_RULES[relation].search(line)
     return match["value"] if match else None
@@ -181,7 +178,7 @@ def _years(article: Article) -> Iterator[Fact]:
     """The only year of an article, or its earliest and latest, when every number that could be a year is one."""
     if _UNCLEAR_YEARS.search("\n".join(article.lines)):
         return
-    lines = [(int(year), position) for position, line in enumerate(article.lines) for year in _YEAR.findall(line)]
+    lines = [(year, position) for position, line in enumerate(article.lines) for year in _years_in(line)]
     numbers = sum(len(re.findall(r"(?<![\d,.])\d{3,4}(?![\d,])", line)) for line in article.lines)
     if not lines or numbers != len(lines):
         return
@@ -198,7 +195,7 @@ def _from_sentences(article: Article) -> Iterator[Fact]:
     for position, sentence in enumerate(article.sentences):
         if not _about_itself(article, position, sentence):
             continue
-        for relation, rule in VALUE_RULES.items():
+        for relation, rule in VALUE_RULES.items() if _DIGIT.search(sentence) else ():
             matches = list(rule.finditer(sentence))
             if len(matches) != 1 or (relation.startswith("year_") and len(re.findall(r"\b\d{4}\b", sentence)) != 1):
                 continue
@@ -225,7 +222,7 @@ def _from_sentences(article: Article) -> Iterator[Fact]:
 
 def _counts_for(article: Article, relation: str, sentence: str) -> bool:
     """Whether a number is the place's own: said once, and not of its surroundings."""
-    said = sum(len(re.findall(rf"\b{relation}\b", other)) for other in article.sentences)
+    said = sum(other.count(relation) for other in article.sentences)
     return said == 1 and article.topic == "Geography" and _OTHER_AREA.search(sentence) is None
 
 
@@ -251,11 +248,29 @@ def _relations(article: Article, target: int, before: str, after: str) -> Iterat
 
 def _about_itself(article: Article, position: int, sentence: str) -> bool:
     """Whether the subject of a sentence is the article's own: it begins with its name or with a pronoun."""
-    if position == 0 or re.match(r"(?:It|He|She|Its) ", sentence):
+    if position == 0 or sentence.startswith(("It ", "He ", "She ", "Its ")):
         return True
+    start = sentence
+    for word in ("The ", "An ", "A "):
+        start = start.removeprefix(word)
     name = article.name.split(",")[0]
-    names = "|".join(re.escape(n) for n in (name, name.split()[-1]))
-    return re.match(rf"(?:The |An? )?(?:{names})(?:,|'s|’s| [a-z])", sentence) is not None
+    for known in (name, name.split()[-1]):
+        rest = start.removeprefix(known)
+        if rest != start and (rest.startswith((",", "'s", "’s")) or (rest[:1] == " " and rest[1:2].islower())):
+            return True
+    return False
+
+
+def _years_in(line: str) -> list[int]:
+    """The numbers of a line that are years, by the word before them."""
+    years = []
+    for match in _YEAR.finditer(line):
+        before = line[: match.start()]
+        word = before.rpartition(" ")[0].rpartition(" ")[2] if before.endswith(" ") else ""
+        after_day = before.endswith(", ") and before[-3:-2].isdigit()
+        if not before or before[-1] in "(–" or after_day or word in _BEFORE_YEAR:
+            years.append(int(match[1]))
+    return years
 
 
 def _is_person(number: int) -> bool:
