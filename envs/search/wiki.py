@@ -23,7 +23,7 @@ from envs.search.wiki_facts import value_in
 from envs.search.wiki_index import wiki_index
 from envs.search.wiki_judges import fooled
 from envs.search.wiki_paths import MENTIONED_BY, surface
-from envs.search.wiki_questions import Branch, Question, draw_shape, propose, query_of
+from envs.search.wiki_questions import Branch, Question, draw_shape, propose, query_of, says
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, Message, Task, ToolCall
 
@@ -33,7 +33,7 @@ SYSTEM = (
     "a year, a date or a number."
 )
 # "depth x breadth": how often
-WEIGHTS: dict[str, float] = {"1x2": 1, "2x1": 2, "2x2": 3, "2x3": 2, "3x1": 4, "3x2": 4, "3x3": 1, "4x1": 3}
+WEIGHTS: dict[str, float] = {"1x2": 0.5, "2x1": 1, "2x2": 3, "2x3": 1, "3x1": 3, "3x2": 4, "3x3": 2, "4x1": 3, "4x2": 3}
 _MAX_TRIES = 20_000
 _PAGE_CHARS = 1600
 _MAX_RESULTS = 10
@@ -104,26 +104,28 @@ class WikiEnvironment(Environment):
 
     def oracle(self, history: Sequence[Message]) -> Message:
         results = [message.content for message in history if message.role == "tool"]
+        turn = sum(message.role == "assistant" for message in history)
         plan = self._plan()
-        if len(results) < len(plan):
-            call, must_show = plan[len(results)]
+        if turn < len(plan):
+            calls, must_show = plan[turn]
             if results and must_show.casefold() not in results[-1].casefold():
                 return Message("assistant", "I could not find it.", reasoning=f"{must_show} is not there.")
-            return Message("assistant", reasoning=f"Next: {call.name}.", tool_calls=(call,))
-        answer = self._read_answer(results, [call.name for call, _ in plan])
+            names = " and ".join(call.name for call in calls)
+            return Message("assistant", reasoning=f"Next: {names}.", tool_calls=calls)
+        called = [call.name for calls, _ in plan for call in calls]
+        answer = self._read_answer(results, called)
         return Message("assistant", answer or "I could not find it.", reasoning="That is the answer.")
 
-    def _plan(self) -> list[tuple[ToolCall, str]]:
-        """The calls, and what the result of the call before must show for each to be made."""
-        plan: list[tuple[ToolCall, str]] = []
+    def _plan(self) -> list[tuple[tuple[ToolCall, ...], str]]:
+        """The calls of each turn, and what the last result before must show for them to be made."""
+        plan: list[tuple[tuple[ToolCall, ...], str]] = []
         shown = ""
         for step in self.task.metadata["steps"]:
-            title = step["article"]
             if step["query"]:
-                plan.append((ToolCall("search", {"query": step["query"], "top_k": _MAX_RESULTS}), shown))
-                shown = f"] {title}: "
-            plan.append((ToolCall("open", {"article": title}), shown))
-            plan.append((ToolCall("find", {"text": step["find"]}), f"] {title}\n"))
+                plan.append(((ToolCall("search", {"query": step["query"], "top_k": _MAX_RESULTS}),), shown))
+                shown = f"] {step['article']}: "
+            find = ToolCall("find", {"text": step["find"]})
+            plan.append(((ToolCall("open", {"article": step["article"]}), find), shown))
             shown = step["find"]
         return plan
 
@@ -183,7 +185,7 @@ class WikiTaskset(Taskset):
         )
 
     def verify(self, task: Task) -> str | None:
-        """Beyond the oracle: every supporting line is in its article, and every weak answerer is wrong."""
+        """Beyond the oracle: every supporting line is in its article, no step is said, every weak answerer is wrong."""
         metadata = task.metadata
         if metadata["corpus"] != f"{PACKAGE}=={VERSION}":
             return "other_corpus"
@@ -192,6 +194,8 @@ class WikiTaskset(Taskset):
                 return "no_support"
         if is_said(task):
             return "answer_in_question"
+        if any(says(task.prompt[-1].content, step["value"]) for step in metadata["steps"]):
+            return "step_in_question"
         return fooled(task.prompt[-1].content, metadata) or super().verify(task)
 
     def _task(self, index: int, question: Question) -> Task:

@@ -96,7 +96,6 @@ EVENTS: dict[str, str] = {
 BETWEEN = (
     "How many years lie between {first} and {second}?",
     "How many years apart are {first} and {second}?",
-    "By how many years are {first} and {second} apart?",
 )
 _MAKER_VERBS = {"written": "wrote", "sculpted": "made", "established": "founded"}
 _WORKS = {

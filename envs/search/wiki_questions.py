@@ -45,7 +45,7 @@ from envs.search.wiki_phrases import phrase_of, short_kind
 Shape = Literal["chain", "meeting", "between"]
 _TRIES = 12  # walks tried from one start
 _BRANCH_TRIES = 400  # of one half of a "between"
-_REVERSE = 0.4  # how often a step goes to an article that names this one
+_REVERSE = 0.65  # how often a step goes to an article that names this one
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def _choose(options: list[Edge], rng: random.Random) -> Edge | None:
         return None
     graph = link_graph()
     weights = [
-        (1.0 if edge.relation in UNTYPED else 3.0)
-        / (1 + (0 if edge.target is None else graph.popularity(edge.target)) / 4)
+        (1.0 if edge.relation in UNTYPED else 2.0)
+        / (1 + (0 if edge.target is None else graph.popularity(edge.target)) / 10)
         for edge in options
     ]
     return rng.choices(options, weights=weights)[0]
@@ -170,16 +170,21 @@ def _fits(clue: Clue, path: tuple[Edge, ...], allowed: frozenset[int]) -> bool:
     last = path[-1]
     if last.stated_in not in allowed or (last.target is not None and last.target not in allowed):
         return False
-    said = " ".join([clue.text, *(f"{edge.kind} {edge.extra_name}" for edge in path)]).casefold()
+    said = " ".join([clue.text, *(f"{edge.kind} {edge.extra_name}" for edge in path)])
     for edge in path:
         names = [edge.value] if edge.target is None else [corpus().articles[edge.target].name, surface(edge)]
-        if any(re.search(rf"\b{re.escape(name.casefold())}\b", said) for name in names):
+        if any(says(said, name) for name in names):
             return False
         if edge.target is not None and surface(edge).casefold() not in edge.text.casefold():
             return False
         if edge.relation == MENTIONED_BY and not can_find(edge.stated_in, query_of(edge)):
             return False
     return True
+
+
+def says(text: str, name: str) -> bool:
+    """Whether a name or number stands in a text as a word of its own, in any case."""
+    return re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", text.casefold()) is not None
 
 
 def query_of(edge: Edge) -> str:
@@ -230,7 +235,7 @@ def _between(depth: int, rng: random.Random, allowed: frozenset[int]) -> Questio
         return None
     years = abs(int(last[0].value) - int(last[1].value))
     said = f"{one.clue.text} {two.clue.text}"
-    if years == 0 or any(re.search(rf"\b{edge.value}\b", said) for edge in last):
+    if years == 0 or any(says(said, edge.value) for edge in last):
         return None
     first, second = (EVENTS[b.path[-1].relation].format(np=_noun_phrase(b, rng)) for b in (one, two))
     text = rng.choice(BETWEEN).format(first=first, second=second)
