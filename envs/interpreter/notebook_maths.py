@@ -273,8 +273,8 @@ def board_expectation(rng: random.Random, level: int) -> Problem:
     chances = ", ".join(f"{side} with {weight}/{sum(weights)}" for side, weight in enumerate(weights, 1))
     question = (
         f"A token starts on cell 0 of a board with the cells 0 to {cells - 1}. Each turn a loaded die is thrown, which "
-        f"shows {chances}, and the token moves forward by that number; beyond cell {cells - 1} it has left the board. A "
-        "token that lands on certain cells jumps at once (and jumps again if it lands on such a cell by that): "
+        f"shows {chances}, and the token moves forward by that number; beyond cell {cells - 1} it has left the board. "
+        "A token that lands on certain cells jumps at once (and jumps again if it lands on such a cell by that): "
         f"{rules}. What is the expected number of throws until the token has left the board, as an exact fraction p/q?"
     )
     program = solver(

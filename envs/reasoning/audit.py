@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envs.reasoning.gym import KINDS, check_package, gym_score, make_entry
+from envs.reasoning.gym import KINDS, check_package, gym_score, make_data_set, make_entry
 
 NONSENSE = ("", "zzz", "I do not know.", "[]", "answer", "( 1", "\\boxed{", "None")
 USUAL_SHARE = 0.4  # the most frequent answer may be right for at most this share of entries (of 20 or more)
@@ -37,6 +37,7 @@ def audit(kind: str, level: int, seeds: Sequence[int]) -> Audit:
     """Makes one entry for each seed and tries answers on it."""
     problems: list[str] = []
     answers, questions = [], set()
+    make_data_set(kind, level, seeds[0])  # imports what it needs, which is not an entry's time
     started = time.process_time()
     for seed in seeds:
         make_entry(kind, level, seed)
