@@ -211,6 +211,13 @@ def test_submitting_ends_the_episode() -> None:
     assert wrong.info["counts"] == {"bad_arguments": 1}
 
 
+def test_tools_of_a_task_run_under_a_deadline_too() -> None:
+    taskset = GeneralTaskset(categories=["library"], tool_timeout_s=20.0)
+    task = taskset.task(0)
+    environment = taskset.environment(task)
+    assert play_episode(task, environment, environment.oracle, max_turns=16)[1]["outcome"] == 1.0
+
+
 def test_refusals_are_told_and_counted() -> None:
     taskset = GeneralTaskset(categories=["bank"])
     task = taskset.task(0)

@@ -130,14 +130,21 @@ def propose_returns(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
 def solve_returns(tools: Any, need: dict[str, Any]) -> Any:
     for copy in need["copies"]:
         tools.take_back(copy=copy)
-    for copy in need["copies"]:
-        isbn = tools.get_copy(id=copy)["isbn"]
-        for hold in sorted(tools.list_holds(isbn=isbn), key=lambda hold: hold["place"]):
+    books = {copy: tools.get_copy(id=copy)["isbn"] for copy in need["copies"]}
+    lines = {copy: tools.list_holds(isbn=isbn) for copy, isbn in books.items()}
+    fines, loans = {}, {}
+    for line in lines.values():
+        for hold in line:
+            if hold["member"] not in fines:
+                fines[hold["member"]] = tools.get_member(id=hold["member"])["fines"]
+                loans[hold["member"]] = len(tools.list_loans(member=hold["member"]))
+    for copy, line in lines.items():
+        for hold in sorted(line, key=lambda hold: hold["place"]):
             member = hold["member"]
-            allowed = tools.get_member(id=member)["fines"] <= need["max_fines"]
-            if allowed and len(tools.list_loans(member=member)) < need["max_loans"]:
+            if fines[member] <= need["max_fines"] and loans[member] < need["max_loans"]:
                 tools.lend(copy=copy, member=member)
-                tools.remove_hold(isbn=isbn, member=member)
+                tools.remove_hold(isbn=books[copy], member=member)
+                loans[member] = loans[member] + 1
                 break
 
 
