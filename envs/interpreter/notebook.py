@@ -100,6 +100,7 @@ class NotebookTaskset(Taskset):
 
     family = "notebook"
     env_class = NotebookEnvironment
+    packages = ("ipykernel", "pandas", "numpy", "sympy")
 
     def __init__(
         self,

@@ -63,6 +63,8 @@ class ReasoningTaskset(Taskset):
 
     family = "reasoning"
     env_class = ReasoningEnvironment
+    licence = "reasoning-gym, Apache-2.0; word problems of this package"
+    packages = ("reasoning-gym", "math-verify")
 
     def __init__(
         self,

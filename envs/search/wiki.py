@@ -152,6 +152,8 @@ class WikiTaskset(Taskset):
 
     family = "wiki"
     env_class = WikiEnvironment
+    licence = "text of Wikipedia, CC BY-SA 4.0"
+    packages = (PACKAGE,)
 
     def __init__(
         self,
