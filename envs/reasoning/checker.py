@@ -99,7 +99,9 @@ class Checker:
             raise self._ended(ready=False) from None
         first = self._reply(WALL_S, ready=False)
         if isinstance(first, dict):
-            raise GoldRejectedError(f"an answer cannot be checked: {first['broken']}; the request was {request}")
+            raise GoldRejectedError(
+                f"an answer cannot be checked: {first['broken'][:300]}; the task's entry is {request.get('gym', 'a story')}"
+            )
         verdict = self._reply(WALL_S, ready=True)
         return Verdict(verdict["right"], verdict["why"])
 

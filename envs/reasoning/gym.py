@@ -32,7 +32,7 @@ _FOUR_LEVELS = _words(
     "needle_haystack number_filtering number_format number_sequence number_sorting palindrome_generation pool_matrix "
     "products quantum_lock rotate_matrix sentence_reordering simple_equations simple_geometry spell_backward "
     "spiral_matrix "
-    "string_manipulation time_intervals tower_of_hanoi word_sequence_reversal word_sorting"
+    "string_manipulation time_intervals word_sequence_reversal word_sorting"
 )
 _ONE_LEVEL = _words("list_functions mini_sudoku palindrome_partitioning power_function puzzle24 simple_integration")
 # kind -> levels that work and differ
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(_FOUR_LEVELS, (1, 2, 3, 4)),
     **dict.fromkeys(_words("aiw count_bits largest_island"), (2, 3, 4)),
     **dict.fromkeys(_words("futoshiki kakurasu string_splitting string_synthesis sudoku"), (1, 2, 3)),
-    **dict.fromkeys(_words("bf caesar_cipher countdown survo"), (1, 2)),
+    **dict.fromkeys(_words("bf caesar_cipher countdown survo tower_of_hanoi"), (1, 2)),
     **dict.fromkeys(_ONE_LEVEL, (1,)),
 }
 
