@@ -100,7 +100,8 @@ class Checker:
         first = self._reply(WALL_S, ready=False)
         if isinstance(first, dict):
             raise GoldRejectedError(
-                f"an answer cannot be checked: {first['broken'][:300]}; the task's entry is {request.get('gym', 'a story')}"
+            where = request.get('gym', 'a story')
+            raise GoldRejectedError(f"an answer cannot be checked: {first['broken'][:300]}; entry: {where}")
             )
         verdict = self._reply(WALL_S, ready=True)
         return Verdict(verdict["right"], verdict["why"])
