@@ -10,6 +10,7 @@ An entry is named by (kind, level, seed). Level n is the curriculum's level n - 
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import re
 from functools import lru_cache
@@ -111,8 +112,10 @@ def question_key(question: str) -> str:
 @lru_cache(maxsize=64)
 def make_entry(kind: str, level: int, seed: int) -> tuple[Any, dict[str, Any]]:
     """(data set, entry). The entry holds question, answer and what the scorer needs."""
-    data = make_data_set(kind, level, seed)
-    return data, data[0]
+    # some kinds set the precision of decimals for the whole thread: neither others nor the caller may see that
+    with decimal.localcontext(decimal.DefaultContext):
+        data = make_data_set(kind, level, seed)
+        return data, data[0]
 
 
 def gym_score(kind: str, level: int, seed: int, answer: str) -> float:
@@ -121,4 +124,5 @@ def gym_score(kind: str, level: int, seed: int, answer: str) -> float:
     if not answer.strip() or (alphabet is not None and not alphabet.fullmatch(answer)):
         return 0.0
     data, entry = make_entry(kind, level, seed)
-    return float(data.score_answer(answer, entry))
+    with decimal.localcontext(decimal.DefaultContext):
+        return float(data.score_answer(answer, entry))
