@@ -99,7 +99,8 @@ class Checker:
             raise self._ended(ready=False) from None
         first = self._reply(WALL_S, ready=False)
         if isinstance(first, dict):
-            raise GoldRejectedError(f"an answer cannot be checked: {first['broken']}; the request was {request}")
+            where = request.get("gym", "a story")
+            raise GoldRejectedError(f"an answer cannot be checked: {first['broken'][:300]}; entry: {where}")
         verdict = self._reply(WALL_S, ready=True)
         return Verdict(verdict["right"], verdict["why"])
 

@@ -26,6 +26,7 @@ from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task
 
 LEVELS = (1, 2, 3, 4)
+_LONGEST_ANSWER = 4000  # characters
 _NONSENSE = ("zzz", "I do not know.", "[]")
 _GUESSES = ("0", "1", "2", "-1", "10", "yes", "no", "True", "False", "None", "A")
 
@@ -109,8 +110,11 @@ class ReasoningTaskset(Taskset):
                 return question_key(problem.text), (problem.text, problem.answer, about)
             weights = self._kinds[level]
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
-            seed = rng.getrandbits(31)
-            _, entry = make_entry(kind, level, seed)
+            while True:  # an entry in a thousand has no answer, or one that no policy could write down
+                seed = rng.getrandbits(31)
+                _, entry = make_entry(kind, level, seed)
+                if 0 < len(str(entry["answer"]).strip()) <= _LONGEST_ANSWER:
+                    break
             about = {"source": "reasoning-gym", "kind": kind, "level": level, "entry_seed": seed}
             return question_key(entry["question"]), (entry["question"], str(entry["answer"]), about)
 

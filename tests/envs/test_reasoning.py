@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -188,6 +189,15 @@ def test_a_task_whose_entry_has_changed_is_never_scored():
     with pytest.raises(InfrastructureError, match="build the data set again"):
         check_answer(changed, "zzz")
     assert taskset.verify(changed) == "gold_rejected"
+
+
+def test_a_fraction_that_is_not_simplified_is_wrong():
+    taskset = ReasoningTaskset(stories=0.0, kinds={"fraction_simplification": 1.0})
+    for index in range(4):
+        task = taskset.task(index)
+        top, bottom = map(int, re.findall(r"\d+", task.prompt[0].content)[:2])
+        assert score(taskset, task, rf"\boxed{{\frac{{{top}}}{{{bottom}}}}}")["outcome"] == 0.0
+        assert taskset.verify(task) is None
 
 
 def test_what_is_guessable_or_free_is_rejected():
