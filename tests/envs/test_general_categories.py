@@ -285,3 +285,13 @@ def test_turns_ask_for_what_has_been_read_and_change_in_order() -> None:
     assert {step.name for step in turns[1]} == {f"get_all_{kind}s_by_city" for kind in kinds}
     assert [step.name for step in turns[-1]] == [SUBMIT]
     assert len(turns) < len(steps) / 4
+
+
+def test_an_environment_may_lack_a_column_and_the_tools_that_need_it() -> None:
+    worlds = [CATEGORIES["bank"].world(seed) for seed in range(40)]
+    assert {world.has("customer.city") for world, _ in worlds} == {True, False}
+    for world, tools in worlds:
+        if not world.has("customer.city"):
+            assert "city" not in world.all("customer")[0]
+            assert "list_customers_by_city" not in [tool.name for tool in tools]
+        assert {"find_customer", "get_customer", "transfer"} <= {tool.name for tool in tools}

@@ -46,7 +46,12 @@ class ToolSpec:
     parameters: Mapping[str, Domain]
     run: Callable[..., Any]  # (database, **arguments) -> JSON value; ToolError says why not
     changes: bool = False
-    needs: tuple[str, ...] = ()  # columns that an environment must have for this tool to exist
+    columns: tuple[str, ...] = ()  # "table.column" that it reads by name: without them there is no such tool
+
+    def fits(self, world: WorldSpec) -> bool:
+        """Whether the world has the columns that the tool needs; an environment may lack some."""
+        domains = [domain for domain in self.parameters.values() if isinstance(domain, str)]
+        return all(world.has(column) for column in (*self.columns, *domains))
 
     def schema_for(self, world: WorldSpec) -> Tool:
         properties = {name: {"type": self._type(world, domain)} for name, domain in self.parameters.items()}
@@ -75,10 +80,10 @@ def listing(name: str, text: str, table: str, columns: str = "", /, **where: Dom
             return [{column: row[column] for column in wanted} for row in rows]
         return [row[wanted[0]] if wanted else next(iter(row.values())) for row in rows]
 
-    return ToolSpec(name, text, where, run)
+    return ToolSpec(name, text, where, run, columns=tuple(f"{table}.{column}" for column in (*wanted, *where)))
 
 
-def detail(name: str, text: str, table: str, columns: str = "", /, *, needs: str = "", **where: Domain) -> ToolSpec:
+def detail(name: str, text: str, table: str, columns: str = "", /, **where: Domain) -> ToolSpec:
     """A tool that gives one row: an object, or the value alone when ``columns`` names one column."""
     wanted = columns.split()
 
@@ -90,7 +95,7 @@ def detail(name: str, text: str, table: str, columns: str = "", /, *, needs: str
             raise ToolError(f"there is no {table} with {said}.")
         return row[wanted[0]] if len(wanted) == 1 else {column: row[column] for column in wanted or row}
 
-    return ToolSpec(name, text, where, run, needs=tuple(needs.split()))
+    return ToolSpec(name, text, where, run, columns=tuple(f"{table}.{column}" for column in (*wanted, *where)))
 
 
 def action(name: str, text: str, run: Callable[..., Any], /, **parameters: Domain) -> ToolSpec:
@@ -175,7 +180,7 @@ class Category:
         missing = tuple(column for column in self.optional if rng.random() < 0.5)
         world = full.without(missing)
         extra = [tool for tool in self.extra if rng.random() < 0.6]
-        offered = [t for t in (*self.tools, *extra) if all(world.has(column) for column in t.needs)]
+        offered = [tool for tool in (*self.tools, *extra) if tool.fits(world)]
         return world, tuple(sorted(offered, key=lambda t: t.name))
 
 

@@ -339,6 +339,7 @@ CATEGORY = Category(
     build=build,
     tools=TOOLS,
     extra=EXTRA,
+    optional=("customer.city",),
     rules={"keep": (0, 25, 50, 100), "fee": (0, 1, 2, 3)},
     law="Every account must keep at least {keep}.",
     templates=(

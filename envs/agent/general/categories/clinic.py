@@ -346,6 +346,7 @@ CATEGORY = Category(
     build=build,
     tools=TOOLS,
     extra=EXTRA,
+    optional=("patient.born",),
     rules={"per_day": (2, 3, 4)},
     law="A patient has at most {per_day} appointments a day, and never two at the same time.",
     templates=(

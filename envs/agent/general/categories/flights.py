@@ -124,7 +124,7 @@ TOOLS = (
     detail("get_flight", "All about a flight; seats is how many it has.", "flight", id="flight.id"),
     listing("list_bookings", "The bookings of a flight.", "booking", "id passenger cabin", flight="flight.id"),
     listing("list_bookings_of", "A passenger's bookings.", "booking", "id flight cabin", passenger="passenger.name"),
-    detail("get_passenger", "Status, points and diet of a passenger.", "passenger", name="passenger.name"),
+    detail("get_passenger", "All about a passenger.", "passenger", name="passenger.name"),
     action("rebook", "Move a booking to another flight.", rebook, booking="booking.id", flight="flight.id"),
     action("book", "Book a flight.", book, passenger="passenger.name", flight="flight.id", cabin="booking.cabin"),
     action("set_cabin", "Change the cabin of a booking.", set_cabin, booking="booking.id", cabin="booking.cabin"),
@@ -360,6 +360,7 @@ CATEGORY = Category(
     build=build,
     tools=TOOLS,
     extra=EXTRA,
+    optional=("passenger.diet",),
     templates=(
         Template("cancelled", propose_cancelled, solve_cancelled, check_cancelled),
         Template("journey", propose_journey, solve_journey, check_journey, hidden=("price",)),
