@@ -124,11 +124,11 @@ def _run_all(repo: Repository, cover: bool) -> Run:
     sources = [t for path in repo.sources() for t in repo.doctests(path)]
     for chunk in (*_chunks(sources, 8 * _CHUNK, cover), *_chunks(list(repo.test_files()), _CHUNK, cover)):
         run = run_tests(repo, {}, chunk, _LIMITS, test_s=SLOW_S, cover=cover, stop=False)
-        verdicts.update(run.verdicts)
-        if run.broken and len(chunk) > 1:  # one of them ended the process: find the others' results one by one
+        if not run.ended and len(chunk) > 1:  # one of them ended the process, and took the others' results along
             for one in chunk:
-                if not any(v.partition("::")[0] == one or v == one for v in run.verdicts):
-                    verdicts.update(run_tests(repo, {}, [one], _LIMITS, SLOW_S, cover, stop=False).verdicts)
+                verdicts.update(run_tests(repo, {}, [one], _LIMITS, SLOW_S, cover, stop=False).verdicts)
+        else:
+            verdicts.update(run.verdicts)
     return Run(verdicts)
 
 

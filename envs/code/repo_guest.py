@@ -75,7 +75,7 @@ class Watch:
 
     def stop(self, number, frame):
         self.late = True
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.05)  # again, in case somebody catches everything
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)  # again, in case somebody catches everything
         raise TooLong
 
     def __enter__(self):
@@ -163,7 +163,10 @@ def run_pytest(targets, root, watch, report, stop):
 
         @pytest.hookimpl(wrapper=True)
         def pytest_runtest_makereport(self, item, call):
+            left, _ = signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # an alarm in pytest's own code ends the session
             made = yield
+            if not watch.late:
+                signal.setitimer(signal.ITIMER_VIRTUAL, left)
             if made.outcome != "passed" and self.failed is False:
                 self.failed = True if made.failed else None  # skipped tests count as neither
                 if call.excinfo is not None:

@@ -55,11 +55,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Run:
-    """Verdicts by test id; a test without one did not come to its end. ``broken``: the process ended before the
-    last test. ``unimportable``: a module that could not be imported, and why."""
+    """Verdicts by test id; a test without one did not come to its end. ``ended``: the process came to its own end.
+    ``broken``: it did not, and no time limit is to blame. ``unimportable``: a module that could not be imported,
+    and why."""
 
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     timed_out: bool = False
+    ended: bool = True
     broken: str = ""
     unimportable: str = ""
 
@@ -126,7 +128,13 @@ def run_tests(
         verdicts = {n: v if v.late or not repo.is_test(n) else Verdict(False, got=v.got) for n, v in verdicts.items()}
     late = result.timed_out or any(v.late for v in verdicts.values())
     broken = "" if ended or late else "the tests ended the program"
-    return Run(verdicts, timed_out=late, broken=broken, unimportable=_tame(unimportable))
+    return Run(
+        verdicts,
+        timed_out=late,
+        ended=ended and (intact or not pytests),
+        broken=broken,
+        unimportable=_tame(unimportable),
+    )
 
 
 def run_script(repo: Repository, overlay: Mapping[str, str], code: str) -> SandboxResult:

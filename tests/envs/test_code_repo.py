@@ -220,6 +220,24 @@ def test_a_cheat_that_gets_past_the_editor_still_makes_no_test_pass(cheat: str):
     assert not any(map(run_tests(toolz, {"toolz/itertoolz.py": broken}, tests).passed, tests))
 
 
+def test_a_test_that_never_ends_is_stopped_and_the_others_go_on():
+    toolz = repository("toolz")
+    text = toolz.text("toolz/itertoolz.py")
+    endless = text.replace("def second(seq):", "def second(seq):\n    while True: pass\n\ndef _second(seq):", 1)
+    assert endless != text
+    file = "toolz/tests/test_itertoolz.py"
+    tests = ["toolz/itertoolz.py::second", "toolz/itertoolz.py::last", f"{file}::test_second", f"{file}::test_last"]
+    run = run_tests(toolz, {"toolz/itertoolz.py": endless}, tests, test_s=0.2, stop=False)
+    assert {test: run.passed(test) for test in tests} == dict(zip(tests, (False, True, False, True), strict=True))
+    assert run.timed_out
+    assert run.ended
+    assert run.verdicts[tests[0]].late
+    assert run.verdicts[tests[2]].late
+    stopped = run_tests(toolz, {"toolz/itertoolz.py": endless}, tests, test_s=0.2)
+    assert stopped.timed_out
+    assert not stopped.passed(tests[3])
+
+
 def test_an_edited_docstring_changes_no_test():
     repo = repository(PACKAGE)
     text = repo.text(PATH)
