@@ -27,7 +27,7 @@ HINT = (
     "set SPECIALE_OPENENV_PYTHON to a Python that has OpenEnv: python -m venv V; V/bin/pip install --no-deps "
     "openenv-core==0.3.0; V/bin/pip install fastmcp==4.1.2 fastapi==0.165.0 uvicorn websockets requests"
 )
-pytestmark = [pytest.mark.bridges, pytest.mark.skipif(not PYTHON, reason=HINT)]
+pytestmark = pytest.mark.bridges
 
 
 class Solved(OpenEnvTaskset.env_class):  # type: ignore[misc]
@@ -45,6 +45,8 @@ def guess(number: Any, **more: Any) -> Message:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not PYTHON:
+        pytest.skip(HINT)
     log = tmp_path_factory.mktemp("openenv") / "log"
     script = str(Path(__file__).with_name("bridges_openenv_server.py"))
     with log.open("w") as errors:
