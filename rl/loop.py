@@ -43,6 +43,7 @@ class LoopState:
     tokens_sampled: int = 0
     tokens_trained: int = 0
     rollout_s: float = 0.0  # seconds the loop waited for rollouts
+    sampling_s: float = 0.0  # seconds in which workers could sample: with staleness they do so beside the learner
     learner_s: float = 0.0
     sync_s: float = 0.0
     mismatch_max: float = 0.0
@@ -59,7 +60,7 @@ class LoopState:
             "stop_reason": self.stop,
             "tokens_sampled": self.tokens_sampled,
             "tokens_trained": self.tokens_trained,
-            "rollout_tokens_per_s": round(self.tokens_sampled / max(self.rollout_s, 1e-9), 1),
+            "rollout_tokens_per_s": round(self.tokens_sampled / max(self.sampling_s, 1e-9), 1),
             "learner_tokens_per_s": round(self.tokens_trained / max(self.learner_s, 1e-9), 1),
             "mismatch_max": self.mismatch_max,
             "time_s": {"rollout": self.rollout_s, "learner": self.learner_s, "sync": self.sync_s},
@@ -126,6 +127,8 @@ def grpo(
         state.tokens_sampled += int(metrics["tokens/sampled"])
         state.tokens_trained += int(metrics["learner/tokens"])
         state.rollout_s += sampled - started
+        sampling_s = (synced if cfg.max_staleness else sampled) - started
+        state.sampling_s += sampling_s
         state.learner_s += trained - sampled
         state.sync_s += synced - trained
         state.mismatch_max = max(state.mismatch_max, metrics.get("mismatch/max", 0.0), probe)
@@ -136,7 +139,7 @@ def grpo(
             "time/step_s": synced - started,
             "mismatch/probe_max": probe,
             "tokens/sampled_total": float(state.tokens_sampled),
-            "rollout/tokens_per_s": metrics["tokens/sampled"] / max(sampled - started, 1e-9),
+            "rollout/tokens_per_s": metrics["tokens/sampled"] / max(sampling_s, 1e-9),
             "rollout/prefix_hit_rate": engines["cached_prompt_tokens"] / max(engines["prompt_tokens"], 1.0),
             "rollout/restarted_workers": float(pool.counts["workers_restarted"]),
             "rollout/resubmitted_groups": float(pool.counts["groups_resubmitted"]),
