@@ -111,8 +111,15 @@ def table(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
     rows = []
     for variant, runs in by_variant.items():
 
-        def over(metric: str, form: str, runs: list[Outcome] = runs, last: int | None = None) -> str:
-            values = [v for r in runs if (v := r.mean(metric, r.rows[-last:] if last else None)) is not None]
+        def over(
+            metric: str, form: str, runs: list[Outcome] = runs, last: int | None = None, fresh: bool = False
+        ) -> str:
+            """``fresh``: only steps whose rollouts are of the present weights, the first of a stale run."""
+            values = []
+            for run in runs:
+                rows = [row for row in run.rows[-last if last else 0 :] if not fresh or row["staleness/max"] == 0]
+                if (value := run.mean(metric, rows)) is not None:
+                    values.append(value)
             return format(fmean(values), form) if values else "–"
 
         rows.append(
@@ -123,8 +130,8 @@ def table(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
                 _spread([r.after - r.before for r in runs], "+.3f"),
                 over("score/outcome", ".3f", last=LAST),
                 over("policy/ratio_outside", ".2%"),
-                over("mismatch/outside", ".3%"),
-                over("mismatch/mean", ".1e"),
+                over("mismatch/outside", ".3%", fresh=True),
+                over("mismatch/mean", ".1e", fresh=True),
                 over("policy/masked_sequences", ".1%"),
                 over("policy/entropy", ".3f", last=LAST),
                 over("staleness/mean", ".1f"),

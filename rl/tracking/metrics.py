@@ -119,7 +119,8 @@ METRICS: dict[str, str] = {
     "adapt/oracle_targets": "The mass that the best possible k rows recall, where a target is predicted.",
     "adapt/oracle_all": "The same over all positions that see more than k rows.",
     # rollout engine
-    "rollout/tokens_per_s": "Sampled tokens per second in which workers could sample (with staleness the whole step), all workers together.",
+    "rollout/tokens_per_s": "Sampled tokens per second in which workers could sample (with staleness: the "
+    "whole step), all workers together.",
     "rollout/prefix_hit_rate": "Share of prompt tokens found in the prefix cache.",
     "rollout/restarted_workers": "Rollout workers restarted so far.",
     "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
