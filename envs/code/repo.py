@@ -35,7 +35,7 @@ from typing import Any
 from envs.code.repo_defects import Defect, Examined, apply, draw_defect, examine, examined
 from envs.code.repo_files import Files
 from envs.code.repo_issue import issue
-from envs.code.repo_packages import PACKAGES, function_name, repository
+from envs.code.repo_packages import DEFAULT, PACKAGES, function_name, repository
 from envs.code.repo_run import Run, Verdict, run_remembered, run_script, run_tests
 from envs.environment import Environment, ToolError, tool
 from envs.taskset import Split, Taskset
@@ -144,7 +144,7 @@ class RepoEnvironment(Environment):
 class RepoTaskset(Taskset):
     """Tasks from the packages of ``envs.code.repo_packages``.
 
-    ``packages``: which (all by default). ``levels``: which, drawn alike. A task costs one or more runs in the
+    ``packages``: which (all but sympy by default). ``levels``: which, drawn alike. A task costs one or more runs in the
     sandbox (its tests decide whether it is one); ``rejects`` counts the candidates passed over, by reason.
     """
 
@@ -158,7 +158,7 @@ class RepoTaskset(Taskset):
         split: Split = "train",
         seed: int = 0,
         size: int | None = None,
-        packages: Sequence[str] = tuple(PACKAGES),
+        packages: Sequence[str] = DEFAULT,
         levels: Sequence[int] = LEVELS,
         **config: Any,
     ) -> None:

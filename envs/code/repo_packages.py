@@ -78,6 +78,11 @@ PACKAGES: dict[str, Package] = {
 }
 
 
+# What tasks are made of unless told otherwise. sympy's tests take long to record at first use, and how many of its
+# candidates make a task has not been measured: ask for it with packages=["sympy"].
+DEFAULT: tuple[str, ...] = tuple(name for name in PACKAGES if name != "sympy")
+
+
 @dataclass(frozen=True)
 class Doctest:
     """The examples of one docstring."""
