@@ -1,9 +1,9 @@
 """What DSA adaptation does on needle retrieval: `rl-adapt experiment=needle` for several seeds, one table, one plot.
 
-    python benchmarks/adaptation.py                                   three seeds; docs/images/dsa-adaptation.svg
-    python benchmarks/adaptation.py --seeds 0 --out /tmp/plot.svg     one seed
-    python benchmarks/adaptation.py sparse.steps=200                  more Hydra overrides, for all seeds
-    python benchmarks/adaptation.py --from runs/a runs/b              only draw: from runs that are there
+    python -m benchmarks.adaptation                                   three seeds; docs/images/dsa-adaptation.svg
+    python -m benchmarks.adaptation --seeds 0 --out /tmp/plot.svg     one seed
+    python -m benchmarks.adaptation sparse.steps=200                  more Hydra overrides, for all seeds
+    python -m benchmarks.adaptation --from runs/a runs/b              only draw: from runs that are there
 
 The seeds share one dense policy (the cache keeps it) and the held-out documents; each has its own fresh indexer and
 its own training documents. Numbers are means over seeds, ± half their range.
