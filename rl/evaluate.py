@@ -74,7 +74,7 @@ def main() -> None:
 def _run(cfg: EvaluateConfig) -> None:
     from rich.console import Console
 
-    from .assemble import cluster, open_pool, open_tasksets
+    from .assemble import cluster, open_judge, open_pool, open_tasksets
     from .tracking.rundir import trajectory_json, write_atomic
     from .tracking.summary import eval_summary, event_counts, summary_table
 
@@ -84,7 +84,7 @@ def _run(cfg: EvaluateConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
     started = time.perf_counter()
-    with cluster(cfg.ray, cfg.rollout.workers):
+    with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
         pool = open_pool(cfg, directory, tasksets)
         try:
@@ -125,6 +125,7 @@ def _like_the_run(cfg: EvaluateConfig) -> None:
     stored = OmegaConf.load(Path(cfg.runs_dir) / cfg.run / "config.yaml")
     run: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
     cfg.policy, cfg.env, cfg.reward, cfg.rollout = run.policy, run.env, run.reward, run.rollout
+    cfg.judge = run.judge
 
 
 def _policy_directory(cfg: EvaluateConfig) -> Path:
