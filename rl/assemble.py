@@ -82,7 +82,9 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
 
     from rewards.compose import RewardComposer
 
-    return RewardComposer([instantiate(dict(part)) for part in reward.values() if part is not None])
+    # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be.
+    parts = [instantiate(dict(part), _convert_="all") for part in reward.values() if part is not None]
+    return RewardComposer(parts)
 
 
 def open_renderer(kind: str, directory: str) -> Any:

@@ -33,6 +33,7 @@ from rl.tracking.metrics import by_family
 from rl.types import Trajectory
 
 OUTCOME = "score/outcome"  # the environment's raw outcome, as rewards.compose.Reward.parts names it
+NO_REWARD = ("reward_error", "reward_timeout")  # the environment scored the episode, a reward part did not
 
 
 def eval_summary(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def eval_summary(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
             "stderr": _stderr(means),
             "k": k,
             "n_tasks": len(means),
-            "reward": float(np.mean([t.reward for t in scored])),
+            "reward": _mean([t.reward for t in scored if t.failure_kind not in NO_REWARD]),
             "sampled_tokens": float(np.mean([t.sampled_tokens for t in scored])),
             "n_unscored": len(members) - len(scored),
         }
@@ -230,6 +231,10 @@ def clock(seconds: float) -> str:
 
 def _stage_times(wall: Mapping[str, float]) -> list[str]:
     return [f"{stage} {clock(seconds)}" for stage, seconds in wall.items()]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _stderr(means: list[float]) -> float:
