@@ -31,9 +31,7 @@ class RolloutConfig:
     max_tokens: int = 160  # sampled tokens of an assistant message
     max_context: int = 1024  # prompt plus everything appended to it, per segment
     thinking: bool = True  # the policy writes reasoning before it answers or calls
-    max_thinking: int | None = (
-        None  # tokens of reasoning in a message before it is closed; null: no limit of its own
-    )
+    max_thinking: int | None = None  # tokens of reasoning in a message before it is closed; null: no limit of its own
 
     temperature: float = 1.0  # 0 is greedy: for evaluation only
     top_p: float = 1.0  # nucleus mass kept

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from envs.types import Message
-from rl.rollout.config import RolloutConfig
 
 if TYPE_CHECKING:
     from rl.chat.session import Session
@@ -33,7 +32,7 @@ class Generate(Protocol):
 class Said:
     """An assistant message, and how its sampling ended.
 
-    ``finish_reason`` ``length``: at ``max_tokens`` sampled tokens, or (with fewer) at the end of the context window.
+    ``finish_reason`` ``length``: all tokens that were asked for, or (fewer) the end of the context window.
     ``counts``: events, by the names of ``Trajectory.counts``.
     """
 
@@ -43,12 +42,13 @@ class Said:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-async def sample_message(session: Session, generate: Generate, config: RolloutConfig) -> Said:
-    """Sample the next assistant message into ``session``, which must have room for a token at least."""
-    sampled, limit = 0, config.max_thinking
+async def sample_message(session: Session, generate: Generate, max_tokens: int, max_thinking: int | None) -> Said:
+    """Sample the next assistant message into ``session``: at most ``max_tokens`` tokens, and what the context window
+    has room for (one at least)."""
+    sampled, limit = 0, max_thinking
     counts: dict[str, int] = {}
     while True:
-        left = min(config.max_tokens - sampled, session.room())
+        left = min(max_tokens - sampled, session.room())
         asked = left if limit is None else min(left, limit)
         part = await generate(session.prompt_tokens(), asked)
         sampled += len(part.tokens)

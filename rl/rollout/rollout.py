@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from envs.environment import Environment
     from rewards.compose import Reward
     from rl.chat.session import Session
+    from rl.rollout.engine import Generation
 
 Composer = Callable[[Episode, Mapping[str, float]], "Reward"]
 
@@ -65,19 +66,26 @@ async def rollout(
     reward: Reward | None = None
     failure, detail = None, ""
     env = _Env(trajectory_id, task, config, started, watch)
+
+    async def ask(prompt_tokens: list[int], max_tokens: int) -> Generation:
+        sampled: Generation = await env.within("generate", generate(prompt_tokens, max_tokens))
+        return sampled
+
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
         while stop is None:
-            if session.room() < 1:
+            if (budget := min(config.max_tokens, session.room())) < 1:
                 stop = StopReason.CONTEXT
                 break
-            said = await sample_message(session, lambda *request: env.within("generate", generate(*request)), config)
+            said = await sample_message(session, ask, budget, config.max_thinking)
             turns, sampled_tokens = turns + 1, sampled_tokens + said.sampled_tokens
             counts.update(said.counts)
             if said.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
             elif said.finish_reason == "length":
-                stop = StopReason.MAX_TOKENS if said.sampled_tokens == config.max_tokens else StopReason.CONTEXT
+                # a cut of the thinking takes room too: then the window may end before the budget
+                full = budget == config.max_tokens and said.sampled_tokens == budget
+                stop = StopReason.MAX_TOKENS if full else StopReason.CONTEXT
             else:
                 result = await env.step(said.message)
                 counts.update(result.info.get("counts", {}))

@@ -50,12 +50,13 @@ class Thinker:
         return Generation(tokens, [-0.25 * number] * len(tokens), reason, number, [number] * len(tokens))
 
 
-def sample(thinking: int, said: int, room: int = 500, **limits: int | None) -> tuple[Said, Session, Thinker]:
-    config = RolloutConfig(max_context=2000, **limits)
+def sample(
+    thinking: int, said: int, room: int = 500, *, max_tokens: int, max_thinking: int | None = None
+) -> tuple[Said, Session, Thinker]:
     prompt_length = len(renderer().render(PROMPT, thinking=True))
     session = Session(renderer(), PROMPT, thinking=True, max_context=prompt_length + room)
     policy = Thinker(thinking, said)
-    return asyncio.run(sample_message(session, policy, config)), session, policy
+    return asyncio.run(sample_message(session, policy, max_tokens, max_thinking)), session, policy
 
 
 def test_thinking_is_closed_at_the_limit_by_hand() -> None:

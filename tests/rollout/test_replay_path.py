@@ -16,7 +16,6 @@ from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy, build_policy, load_policy
-from rl.rollout.config import RolloutConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.rollout.message import sample_message
 from rl.types import Group, Trajectory
@@ -97,7 +96,6 @@ def test_thinking_cut_by_the_engine_is_trained_around(engine: Engine, model_dir:
     """The forced end of thinking is an input of the learner and never a target; the tokens behind it were sampled
     after it, with its experts and indexer rows recorded like any other's."""
     end_of_thinking = tokenizer().token_id("</think>")
-    config = RolloutConfig(max_tokens=30, max_thinking=12, max_context=500, top_p=0.8)
     trajectories = []
     for number in range(4):
         session = Session(renderer(), PROMPT, thinking=True, max_context=500)
@@ -106,7 +104,7 @@ def test_thinking_cut_by_the_engine_is_trained_around(engine: Engine, model_dir:
             assert prompt_tokens == session.prompt_tokens()
             return generate(engine, "request", session, max_tokens)
 
-        said = asyncio.run(sample_message(session, sample, config))
+        said = asyncio.run(sample_message(session, sample, 30, 12))
         (segment,) = session.segments()
         prompt = int(np.flatnonzero(segment.loss_mask)[0])
         own_end = end_of_thinking in segment.tokens[prompt : prompt + 12] or said.sampled_tokens <= 12
