@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.tracking.usage import tally, usage_metrics
 from rl.types import Group, Trajectory
 
 METRICS: dict[str, str] = {
@@ -43,12 +44,18 @@ METRICS: dict[str, str] = {
     "length/sampled_mean": "Sampled tokens per episode, mean.",
     "length/sampled_p90": "Sampled tokens per episode, 90th percentile.",
     "length/sampled_max": "Sampled tokens of the longest episode.",
+    "length/thinking_mean": "Sampled thinking tokens per episode, mean.",
+    "length/thinking_p90": "Sampled thinking tokens per episode, 90th percentile.",
     "length/context_mean": "All tokens per episode (prompt, sampled, environment), mean.",
     "length/family/{family}": "Sampled tokens per episode of one family, mean.",
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
     "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …",
+    # what an API would bill (rl.tracking.usage); kinds: prompt, cached, thinking, tool, answer
+    "usage/{kind}": "Tokens of this kind in the step's rollouts (masked ones too), over all requests: prompt (a turn's "
+    "prompt holds the turns before it again), cached (of them found in the prefix cache), thinking, tool, answer.",
+    "usage/family/{family}/{kind}": "The same of one family.",
     # tokens and versions
     "tokens/sampled": "Tokens the policy sampled in this step.",
     "tokens/total": "All tokens of the step's trajectories.",
@@ -192,6 +199,7 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
         out |= {f"stop/{reason}": n / len(every) for reason, n in stops.items()}
     out["tokens/sampled"] = sum(t.sampled_tokens for t in every)
     out["tokens/total"] = sum(t.total_tokens for t in every)
+    out |= usage_metrics(tally(every))
     if version is not None:
         out |= _staleness(every, version)
     if not valid:
@@ -208,6 +216,9 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     out["length/sampled_mean"] = float(sampled.mean())
     out["length/sampled_p90"] = float(np.percentile(sampled, 90))
     out["length/sampled_max"] = float(sampled.max())
+    thinking = np.array([t.usage.thinking for t in valid])
+    out["length/thinking_mean"] = float(thinking.mean())
+    out["length/thinking_p90"] = float(np.percentile(thinking, 90))
     out["length/context_mean"] = float(np.mean([t.total_tokens for t in valid]))
     for part, values in _parts(valid).items():
         name = part if part.startswith("score/") else f"reward/part/{part}"
