@@ -29,6 +29,7 @@ from configs.schema import (
     BudgetConfig,
     ColdStartConfig,
     ColdStartRunConfig,
+    CompareConfig,
     CorpusConfig,
     DenseStageConfig,
     DiagnoseConfig,
@@ -50,6 +51,7 @@ from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
+from rl.tracking.cost import CostConfig, PriceConfig
 
 BEGIN = "<!-- fields: made by `python -m configs.reference docs/configuration.md`; do not edit below -->"
 END = "<!-- end of fields -->"
@@ -58,6 +60,7 @@ END = "<!-- end of fields -->"
 COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
+    ("`rl-compare`", CompareConfig),
     ("`rl-diagnose`", DiagnoseConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
@@ -82,6 +85,8 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
     ("tracking", TrackingConfig),
+    ("cost", CostConfig),
+    ("cost.prices.NAME", PriceConfig),
     ("ray", RayConfig),
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),

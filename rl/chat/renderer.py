@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from envs.types import Message
+from rl.chat.split import Split
 
 
 class RenderError(ValueError):
@@ -40,6 +41,10 @@ class Renderer(Protocol):
 
         ``ended`` is False when sampling hit its limit before a stop token; that too is a parse_error.
         """
+        ...
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """How many of the sampled ``tokens`` of one response are thinking, tool calls and answer."""
         ...
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from envs.types import Episode, Message, StepResult, StopReason, Task
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
-from rl.types import Trajectory
+from rl.types import Trajectory, Usage
 
 if TYPE_CHECKING:
     from envs.environment import Environment
@@ -96,6 +96,7 @@ async def rollout(
                 sampled.version_per_token,
                 sampled.replay,
                 ended=sampled.finish_reason == "stop",
+                cached=sampled.cached_tokens,
             )
             if sampled.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
@@ -144,6 +145,7 @@ async def rollout(
         turns=turns,
         counts={name: n for name, n in counts.items() if n},
         wall_s=time.monotonic() - started,
+        usage=session.usage if session is not None else Usage(),
     )
 
 
