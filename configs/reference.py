@@ -29,6 +29,7 @@ from configs.schema import (
     BudgetConfig,
     ColdStartConfig,
     ColdStartRunConfig,
+    CompareConfig,
     CorpusConfig,
     DenseStageConfig,
     DiagnoseConfig,
@@ -52,6 +53,7 @@ from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
+from rl.tracking.cost import CostConfig, PriceConfig
 
 BEGIN = "<!-- fields: made by `python -m configs.reference docs/configuration.md`; do not edit below -->"
 END = "<!-- end of fields -->"
@@ -60,6 +62,7 @@ END = "<!-- end of fields -->"
 COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
+    ("`rl-compare`", CompareConfig),
     ("`rl-diagnose`", DiagnoseConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
@@ -84,6 +87,8 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
     ("tracking", TrackingConfig),
+    ("cost", CostConfig),
+    ("cost.prices.NAME", PriceConfig),
     ("ray", RayConfig),
     ("judge", JudgeConfig),
     ("judge.client (worker)", WorkerJudge),

@@ -7,6 +7,7 @@ rl-eval path=assets/tiny_dsa_base env=search eval.n_tasks=16
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -77,12 +78,13 @@ def _run(cfg: EvaluateConfig) -> None:
     from .assemble import cluster, open_judge, open_pool, open_tasksets
     from .tracking.rundir import trajectory_json, write_atomic
     from .tracking.summary import eval_summary, event_counts, summary_table
+    from .tracking.usage import UsageBook, tally
 
     directory = _policy_directory(cfg)
     _like_the_run(cfg)
     out = Path(cfg.out) if cfg.out else directory / "eval"
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log file has no width: room for the tables
     started = time.perf_counter()
     with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
@@ -100,11 +102,14 @@ def _run(cfg: EvaluateConfig) -> None:
             pool.close()
     result = eval_summary(trajectories)
     counts, failures = event_counts(trajectories)
+    book = UsageBook()
+    book.put("evaluation", "evaluation", tally(trajectories))
     summary: dict[str, Any] = {
         "eval_after": result,
         "policy": str(directory),
         "wall_s": {"evaluation": round(time.perf_counter() - started, 1)},
         "tokens_sampled": sum(t.sampled_tokens for t in trajectories),
+        "usage": book.summary(cfg.cost),
         "counts": dict(counts),
         "failures": dict(failures),
     }
