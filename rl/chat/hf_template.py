@@ -98,11 +98,16 @@ class HFTemplateRenderer:
             before = before[: max(ends, default=len(before))]
         return self._encode(after[len(before) :]) if after.startswith(before) else None
 
-    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """The end of the reasoning if it is still open, then EOS."""
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` on a line of its own, if the response opened its reasoning (or the template did) and not closed
+        it."""
         text = self._decode(tokens)
         inside = (THINK in text or self._opens_reasoning(thinking)) and END_THINK not in text
-        return [*(self._encode(f"\n{END_THINK}\n\n") if inside else []), self._eos_id]
+        return self._encode(f"\n{END_THINK}\n\n") if inside else []
+
+    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """The end of the reasoning if it is still open, then EOS."""
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._eos_id]
 
     # -- tokens to a message -----------------------------------------------------------------
 

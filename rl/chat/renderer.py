@@ -42,6 +42,10 @@ class Renderer(Protocol):
         """
         ...
 
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """Tokens that end the reasoning of a response that is still being written; [] when it is not inside one."""
+        ...
+
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """Tokens that complete a response that was cut off, so that the dialogue can go on after it."""
         ...

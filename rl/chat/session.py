@@ -11,7 +11,9 @@ exactly what the engine saw and said. Where the rendered history changes (in thi
 message drops the reasoning before it), the session branches: a new segment with its own prompt.
 
 A response that was cut off before its stop token stays open: either sampling goes on where it stopped
-(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss.
+(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss. A limit on
+thinking uses the first: ``close_thinking`` puts the end of the reasoning behind what was sampled, as context, and
+the response goes on from there.
 """
 
 from __future__ import annotations
@@ -194,6 +196,22 @@ class Session:
         message = self._renderer.parse(stream.tokens[begin:], thinking=self._thinking, ended=ended)
         self._messages.append(message)
         return message
+
+    def close_thinking(self) -> bool:
+        """End the reasoning of the cut-off response with tokens that carry no loss; sampling goes on behind them.
+
+        False when the response is not inside its reasoning: nothing is appended then. ``room()`` may be 0 afterwards.
+        """
+        if self._open_from is None:
+            raise SessionError("close_thinking without an open response; append_sampled(…, ended=False) before it")
+        stream = self._streams[-1]
+        closing = self._renderer.end_thinking_tokens(stream.tokens[self._open_from :], thinking=self._thinking)
+        if not closing:
+            return False
+        stream.extend_context(closing)
+        response = stream.tokens[self._open_from :]
+        self._messages[-1] = self._renderer.parse(response, thinking=self._thinking, ended=False)
+        return True
 
     def append_messages(self, messages: Sequence[Message]) -> None:
         """Append what the environment said: with loss mask 0, or as a new segment if history changes."""

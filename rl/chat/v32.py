@@ -55,10 +55,13 @@ class V32Renderer:
         error = None if ended else cut_off_error(len(tokens))
         return parse_text(self.tokenizer.decode(body), thinking=thinking, error=error)
 
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` if the response never left its reasoning."""
+        return [self._end_think_id] if thinking and self._end_think_id not in tokens else []
+
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` if the response never left its reasoning, then EOS."""
-        closing = [self._end_think_id] if thinking and self._end_think_id not in tokens else []
-        return [*closing, self.tokenizer.eos_id]
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self.tokenizer.eos_id]
 
 
 def render_text(messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> str:

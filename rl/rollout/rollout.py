@@ -15,11 +15,12 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
+from rl.rollout.message import Generate, sample_message
 from rl.types import Trajectory
 
 if TYPE_CHECKING:
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from rewards.compose import Reward, RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Generation
-
-
-class Generate(Protocol):
-    """Samples from the policy: at most ``max_tokens`` tokens after ``prompt_tokens``."""
-
-    def __call__(self, prompt_tokens: list[int], max_tokens: int) -> Awaitable[Generation]: ...
 
 
 @dataclass(frozen=True)
@@ -82,27 +77,28 @@ async def rollout(
     reward: Reward | None = None
     failure, detail = None, ""
     env = _Env(trajectory_id, task, config, started, watch)
+
+    async def ask(prompt_tokens: list[int], max_tokens: int) -> Generation:
+        sampled: Generation = await env.within("generate", generate(prompt_tokens, max_tokens))
+        return sampled
+
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
         while stop is None:
             if (budget := min(config.max_tokens, session.room())) < 1:
                 stop = StopReason.CONTEXT
                 break
-            sampled = await env.within("generate", generate(session.prompt_tokens(), budget))
-            turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
-            action = session.append_sampled(
-                sampled.tokens,
-                sampled.logprobs,
-                sampled.version_per_token,
-                sampled.replay,
-                ended=sampled.finish_reason == "stop",
-            )
-            if sampled.finish_reason == "abort":
+            said = await sample_message(session, ask, budget, config.max_thinking)
+            turns, sampled_tokens = turns + 1, sampled_tokens + said.sampled_tokens
+            counts.update(said.counts)
+            if said.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
-            elif sampled.finish_reason == "length":
-                stop = StopReason.MAX_TOKENS if budget == config.max_tokens else StopReason.CONTEXT
+            elif said.finish_reason == "length":
+                # a cut of the thinking takes room too: then the window may end before the budget
+                full = budget == config.max_tokens and said.sampled_tokens == budget
+                stop = StopReason.MAX_TOKENS if full else StopReason.CONTEXT
             else:
-                result = await env.step(action)
+                result = await env.step(said.message)
                 counts.update(result.info.get("counts", {}))
                 if result.terminated or turns >= config.max_turns:
                     stop = StopReason.ANSWERED if result.terminated else StopReason.MAX_TURNS

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ class GroupSpec:
     """An order for ``size`` rollouts of one task, admitted at policy version ``version``.
 
     ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
-    configured one (evaluation).
+    configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that are other for these rollouts; of use
+    are those that an episode reads (limits and deadlines), not those of the engine.
     """
 
     id: int
@@ -52,6 +53,7 @@ class GroupSpec:
     version: int
     taskset: str = "train"
     temperature: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,15 +193,16 @@ class RolloutWorker:
 
     async def _episode(self, spec: GroupSpec, position: int, finished: dict[str, Scored]) -> Trajectory:
         name = f"{spec.taskset}-{spec.id}-{position}"
+        config = replace(self.config, **spec.settings)
         async with self._slots:
             try:
                 trajectory = await rollout(
                     spec.task,
                     self.setup.tasksets[spec.taskset].environment,
-                    self._open_session,
-                    partial(self._generate, spec),
+                    partial(self._open_session, config),
+                    partial(self._generate, spec, config),
                     self.setup.composer,
-                    self.config,
+                    config,
                     name,
                     watch=lambda what: self._doing.__setitem__(name, (what, time.monotonic())),
                     version=spec.version,
@@ -210,15 +213,16 @@ class RolloutWorker:
         self._episodes_done += 1
         return trajectory
 
-    def _open_session(self, prompt: Sequence[Message]) -> Session:
+    def _open_session(self, config: RolloutConfig, prompt: Sequence[Message]) -> Session:
         from rl.chat.session import Session
 
-        return Session(self._renderer, prompt, thinking=self.config.thinking, max_context=self.config.max_context)
+        return Session(self._renderer, prompt, thinking=config.thinking, max_context=config.max_context)
 
-    async def _generate(self, spec: GroupSpec, prompt_tokens: list[int], max_tokens: int) -> Generation:
+    async def _generate(
+        self, spec: GroupSpec, config: RolloutConfig, prompt_tokens: list[int], max_tokens: int
+    ) -> Generation:
         from rl.rollout.engine import GenerateRequest
 
-        config = self.config
         return await self._engine.generate(
             GenerateRequest(
                 request_id=str(next(self._serial)),
