@@ -17,6 +17,8 @@ class ScriptedJudge:
 
     verdicts: Sequence[str] = ()  # answers to "Verify."
     ratings: Sequence[str] = ()  # answers to "Assess."
+    proofs: Sequence[str] = ()  # answers to "Prove."
+    refined: Sequence[str] = ()  # answers to "Refine."
     fails: tuple[str, ...] = ()  # roles in which it raises JudgeError
     cut_off: bool = False
     asked: list[tuple[str, str, int]] = field(default_factory=list)  # role, user message, n
@@ -39,6 +41,7 @@ class ScriptedJudge:
         self.most[0] -= 1
         if system.content in self.fails:
             raise JudgeError("no judge here")
-        script = self.verdicts if system.content == "Verify." else self.ratings
+        scripts = {"Verify.": self.verdicts, "Assess.": self.ratings, "Prove.": self.proofs, "Refine.": self.refined}
+        script = scripts[system.content]
         reason = "length" if self.cut_off else "stop"
         return [Completion(script[i % len(script)], None, reason, 1, 1) for i in range(n)]
