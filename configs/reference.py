@@ -47,6 +47,7 @@ from rewards.format import FormatPenalty
 from rewards.judge import EndpointJudge
 from rewards.length import Length
 from rewards.outcome import Outcome
+from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
@@ -96,6 +97,9 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),
+    ("reward.verifier", VerifierReward),
+    ("reward.meta", MetaReward),
+    ("reward.generator", GeneratorReward),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 
