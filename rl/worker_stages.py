@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .ledger import RolloutMeter, StageMeter
 from .loop import LoopState, grpo
+from .tracking.evaluation import evaluation_metrics
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -34,6 +35,9 @@ WORKERS = "workers"
 ENV_CODE = ("envs",)
 EVAL_CODE = (
     "rl/evaluate.py",
+    "rl/evaluation",
+    "rl/tracking/evaluation.py",
+    "rl/tracking/summary.py",
     "rl/worker_stages.py",
     "rl/flops.py",
     "rl/ledger.py",
@@ -152,7 +156,7 @@ def evaluation_stage(
         trajectories = _evaluate(job, pool, stage, family)
         stored = job.rundir.log_trajectories(name, trajectories, tokens=cfg.tracking.save_tokens)
         # After they are on disk: it raises when none has a score.
-        result = eval_summary(trajectories) | {"flops": meter.read(trajectories)}
+        result = eval_summary(trajectories, cfg.eval) | {"flops": meter.read(trajectories)}
         if cache_key is not None:
 
             def produce(out: Path) -> None:
@@ -167,8 +171,7 @@ def evaluation_stage(
 
 def _log_evaluation(job: Job, title: str, name: str, result: dict[str, Any]) -> None:
     job.ledger.put(title, "evaluation", rollout=result["flops"])
-    families = {f"eval/family/{f}": v["avg@k"] for f, v in result["families"].items()}
-    job.log(name, 0, {"eval/overall": result["overall"]} | families)
+    job.log(name, 0, evaluation_metrics(result))
 
 
 def _evaluate(job: Job, pool: RolloutPool, stage: Stage, family: str | None) -> list[Trajectory]:
