@@ -43,8 +43,10 @@ from configs.schema import (
     TrainConfig,
 )
 from rewards.format import FormatPenalty
+from rewards.judge import EndpointJudge
 from rewards.length import Length
 from rewards.outcome import Outcome
+from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
@@ -83,6 +85,9 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("eval", EvalConfig),
     ("tracking", TrackingConfig),
     ("ray", RayConfig),
+    ("judge", JudgeConfig),
+    ("judge.client (worker)", WorkerJudge),
+    ("judge.client (endpoint)", EndpointJudge),
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),

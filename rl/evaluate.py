@@ -117,8 +117,8 @@ def evaluate_policy(
     """
     from omegaconf import OmegaConf
 
-    from .assemble import cluster, open_pool, open_tasksets
-    from .evaluate_settings import check_budgets
+    from .assemble import cluster, open_judge, open_pool, open_tasksets
+    from .evaluate_settings import check_before_start
     from .tracking.evaluation import evaluation_metrics
     from .tracking.report import write_report
     from .tracking.rundir import RunDir, write_atomic
@@ -126,7 +126,7 @@ def evaluate_policy(
     from .tracking.sweep import sweep_metrics, sweep_point, sweep_svg
     from .tracking.wandb_log import WandbLog
 
-    check_budgets(cfg)
+    check_before_start(cfg)
     rundir = RunDir(out)
     resolved = asdict(cfg)
     rundir.write_config(OmegaConf.to_yaml(OmegaConf.create(resolved)))
@@ -139,7 +139,7 @@ def evaluate_policy(
         wandb_log.log(stage, step, metrics)
 
     started = time.perf_counter()
-    with cluster(cfg.ray, cfg.rollout.workers):
+    with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
         pool = open_pool(cfg, directory, tasksets)
         wall_s["start"] = round(time.perf_counter() - started, 1)

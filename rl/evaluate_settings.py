@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .rollout.config import RolloutConfig
 
-OF_THE_RUN = ("policy", "env", "reward", "rollout")  # settings that a run brings with it
+OF_THE_RUN = ("policy", "env", "reward", "rollout", "judge")  # settings that a run brings with it
 
 
 def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
@@ -31,7 +31,7 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
 
 def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:
     """``cfg`` with the settings that ``run`` was trained with (None: as it is): its policy format, environments,
-    rewards and rollout settings. What stands on the command line goes before them."""
+    rewards, judge and rollout settings. What stands on the command line goes before them."""
     if run is None:
         return cfg
     from omegaconf import OmegaConf
@@ -48,10 +48,17 @@ def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:
     return cfg
 
 
-def check_budgets(cfg: EvaluateConfig) -> None:
-    """Raise SystemExit when a budget of the sweep cannot be, before anything starts."""
+def check_before_start(cfg: EvaluateConfig) -> None:
+    """Raise SystemExit for a budget of the sweep that cannot be, and for a ``best_of`` that could rank nothing."""
     for budget in cfg.sweep.thinking:
         _checked(cfg, max_thinking=budget)
+    part = cfg.reward.get(cfg.eval.best_of or "") or {}
+    if part.get("weight") == 0:
+        name = cfg.eval.best_of
+        raise SystemExit(
+            f"eval.best_of={name}: reward.{name}.weight=0 makes all its terms 0; give it a weight, or rank by one of its "
+            f"details, eval.best_of={name}/<detail>"
+        )
 
 
 def _checked(cfg: EvaluateConfig, **changes: Any) -> RolloutConfig:

@@ -55,7 +55,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rich.console import Console
 
-    from .assemble import cluster, open_pool, open_tasksets
+    from .assemble import cluster, open_judge, open_pool, open_tasksets
     from .coldstart import FIGURES
     from .job import Job, figures_of
     from .ledger import open_ledger
@@ -84,7 +84,8 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
             base = base_stage(cfg, rundir, progress)
             ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
             job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary)
-            with cluster(cfg.ray, cfg.rollout.workers), ThreadPoolExecutor(1) as background:
+            engines = cfg.rollout.workers + cfg.judge.is_worker
+            with cluster(cfg.ray, engines), open_judge(cfg, base.path), ThreadPoolExecutor(1) as background:
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 records = cfg.replay.indexer != "off"
                 pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)

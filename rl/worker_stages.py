@@ -139,7 +139,7 @@ def evaluation_stage(
     cfg = job.cfg
     inputs = {
         "policy": cache_key, "env": cfg.env, "family": family, "env_source": env_source(job.tasksets[HELDOUT]),
-        "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward,
+        "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward, "judge": asdict(cfg.judge),
         "code": source_hash(*EVAL_CODE, *ENV_CODE),
     }  # fmt: skip
     target = Path(cfg.cache_dir) / f"eval-{stage_key(inputs)}"

@@ -40,7 +40,7 @@ class RolloutConfig:
 
     reset_s: float = 60.0  # Environment.__init__ + reset (the first of a process may build an index)
     step_s: float = 60.0  # one Environment.step; above the environment's own tool deadline
-    score_s: float = 60.0  # Environment.score, and again for the reward parts
+    score_s: float = 60.0  # Environment.score; reward parts have their own timeout_s
     close_s: float = 10.0  # Environment.close
     episode_s: float = 300.0  # a whole episode, generation included
     start_s: float = 300.0  # a worker's engine must be up within this time

@@ -14,10 +14,10 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
-from rewards.part import RewardError
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
 from rl.rollout.message import Generate, sample_message
@@ -25,11 +25,18 @@ from rl.types import Trajectory
 
 if TYPE_CHECKING:
     from envs.environment import Environment
-    from rewards.compose import Reward
+    from rewards.compose import Reward, RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Generation
 
-Composer = Callable[[Episode, Mapping[str, float]], "Reward"]
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished episode with the environment's scores and the reward made of them."""
+
+    episode: Episode
+    scores: Mapping[str, float]
+    reward: Reward
 
 
 class EpisodeTimeout(Exception):
@@ -41,10 +48,12 @@ async def rollout(
     open_env: Callable[[Task], Environment],
     open_session: Callable[[Sequence[Message]], Session],
     generate: Generate,
-    composer: Composer,
+    composer: RewardComposer,
     config: RolloutConfig,
     trajectory_id: str,
     watch: Callable[[str], None] = lambda what: None,
+    version: int = 0,
+    scored: Callable[[Scored], None] = lambda what: None,
 ) -> Trajectory:
     """Play ``task`` once.
 
@@ -52,10 +61,12 @@ async def rollout(
         open_env: makes the environment; called on the environment's own thread, under ``config.reset_s``.
         open_session: makes the token stream for the prompt that ``reset`` returned.
         watch: told what the episode begins to wait for, so that a stall can be named.
+        version: policy version at which the group was admitted; scheduled reward weights read it.
+        scored: told what the reward was computed from, once it is, for the parts that look at the whole group.
         generate: the engine. What it raises is not caught: without an engine there is no episode.
     Returns:
         The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``episode_timeout``,
-        ``aborted`` (engine gave the request up), ``reward_error`` or what a reward part masks for.
+        ``aborted`` (engine gave the request up), ``reward_error``, ``reward_timeout`` or what a reward part masks for.
     """
     started = time.monotonic()
     counts: Counter[str] = Counter()
@@ -99,13 +110,12 @@ async def rollout(
             messages = (*session.messages, *last)
             episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts))
             scores = await env.score(episode)
-            reward = await env.run("reward", config.score_s, composer, episode, scores)
-            failure = reward.masked
+            reward = await env.within("reward", composer.score(episode, scores, version))
+            failure, detail = reward.masked, reward.detail
+            counts.update(reward.counts)
+            scored(Scored(episode, scores, reward))
     except EnvError as error:
-        if isinstance(error.cause, RewardError):
-            failure, stop = "reward_error", stop or StopReason.ENV_ERROR
-        else:
-            failure, stop = "env_error", StopReason.ENV_ERROR
+        failure, stop = "env_error", StopReason.ENV_ERROR
         detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
     except EnvTimeout as error:
         failure, stop, detail = "env_timeout", StopReason.ENV_TIMEOUT, str(error)

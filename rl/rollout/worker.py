@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,11 +27,12 @@ from envs.types import Message, Task
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
-from rl.rollout.rollout import Composer, rollout
+from rl.rollout.rollout import Scored, rollout
 from rl.rollout.weights import Packed, probe_mismatch, unpack
 from rl.types import Group, ReplayRecord, Trajectory
 
 if TYPE_CHECKING:
+    from rewards.compose import RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Engine, Generation
 
@@ -66,7 +68,7 @@ class WorkerSetup:
     model_dir: str
     open_renderer: Callable[[], Any]
     tasksets: Mapping[str, Taskset]
-    composer: Composer
+    composer: RewardComposer
     record_indexer: bool = False
 
 
@@ -119,7 +121,10 @@ class RolloutWorker:
 
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
-        trajectories = await asyncio.gather(*(self._episode(spec, i) for i in range(spec.size)))
+        finished: dict[str, Scored] = {}
+        trajectories = await asyncio.gather(*(self._episode(spec, i, finished) for i in range(spec.size)))
+        await add_group_terms(self.setup.composer, trajectories, finished, spec.version)
+        self._failures += sum(t.failure_kind is not None for t in trajectories)
         return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, list(trajectories))
 
     async def update_weights(self, weights: Packed, version: int) -> float:
@@ -149,7 +154,8 @@ class RolloutWorker:
         return os.getpid()
 
     async def close(self) -> None:
-        """Release the engine (vLLM's executor) before the actor is killed."""
+        """Release the engine (vLLM's executor) and the reward's processes before the actor is killed."""
+        self.setup.composer.close()
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
 
@@ -185,7 +191,7 @@ class RolloutWorker:
             probe_mismatch(where, version, logprobs, reference.logprobs, reference.tolerance)
         return engine
 
-    async def _episode(self, spec: GroupSpec, position: int) -> Trajectory:
+    async def _episode(self, spec: GroupSpec, position: int, finished: dict[str, Scored]) -> Trajectory:
         name = f"{spec.taskset}-{spec.id}-{position}"
         config = replace(self.config, **spec.settings)
         async with self._slots:
@@ -199,11 +205,12 @@ class RolloutWorker:
                     config,
                     name,
                     watch=lambda what: self._doing.__setitem__(name, (what, time.monotonic())),
+                    version=spec.version,
+                    scored=lambda what: finished.__setitem__(name, what),
                 )
             finally:
                 self._doing.pop(name, None)
         self._episodes_done += 1
-        self._failures += trajectory.failure_kind is not None
         return trajectory
 
     def _open_session(self, config: RolloutConfig, prompt: Sequence[Message]) -> Session:
@@ -228,6 +235,28 @@ class RolloutWorker:
                 min_p=config.min_p,
             )
         )
+
+
+async def add_group_terms(
+    composer: RewardComposer, trajectories: Sequence[Trajectory], finished: Mapping[str, Scored], version: int
+) -> None:
+    """Add the terms of the group parts to the trajectories of one task, in place.
+
+    ``finished``: by trajectory id, what the rewards so far were made of. Trajectories without a reward, or masked, keep
+    what they have; those whose group term could not be computed are masked.
+    """
+    there = [t for t in trajectories if t.id in finished]
+    of = [finished[t.id] for t in there]
+    before = [one.reward for one in of]
+    after = await composer.score_group([one.episode for one in of], [one.scores for one in of], before, version)
+    for trajectory, reward, old in zip(there, after, before, strict=True):
+        if reward is old:
+            continue
+        trajectory.reward, trajectory.reward_parts = reward.total, dict(reward.parts)
+        if reward.masked is not None:
+            trajectory.failure_kind, trajectory.failure_detail = reward.masked, reward.detail
+            events = Counter(trajectory.counts) + Counter(reward.counts) + Counter([reward.masked])
+            trajectory.counts = dict(events)
 
 
 def _unpickled(setup: bytes) -> WorkerSetup:

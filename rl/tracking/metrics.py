@@ -23,7 +23,10 @@ METRICS: dict[str, str] = {
     "reward/mean": "Mean reward of the step's valid trajectories.",
     "reward/std": "Standard deviation of the reward over valid trajectories.",
     "reward/family/{family}": "Mean reward of one family.",
-    "reward/part/{part}": "Mean weighted term of one reward part (they sum to reward/mean).",
+    "reward/part/{part}": "Mean weighted term of one reward part over valid trajectories, 0 where it does not "
+    "apply; the parts sum to reward/mean.",
+    "reward/detail/{part}/{detail}": "Mean of a detail that a part gave beside its value, over the trajectories that "
+    "have it; raw, not part of the reward.",
     "score/{score}": "Mean raw score from the environments, unweighted; score/outcome is the success rate.",
     "outcome/family/{family}": "Mean raw outcome score of one family.",
     # groups
@@ -48,7 +51,9 @@ METRICS: dict[str, str] = {
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
-    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …",
+    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, … A reward part that "
+    "gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, out_of_bounds, wrong_type, "
+    "too_large or unpicklable.",
     # tokens and versions
     "tokens/sampled": "Tokens the policy sampled in this step.",
     "tokens/total": "All tokens of the step's trajectories.",
@@ -217,8 +222,12 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     out["length/sampled_max"] = float(sampled.max())
     out["length/context_mean"] = float(np.mean([t.total_tokens for t in valid]))
     for part, values in _parts(valid).items():
-        name = part if part.startswith("score/") else f"reward/part/{part}"
-        out[name] = float(np.mean(values))
+        if part.startswith("score/"):
+            out[part] = float(np.mean(values))
+        elif "/" in part:
+            out[f"reward/detail/{part}"] = float(np.mean(values))
+        else:
+            out[f"reward/part/{part}"] = float(np.sum(values)) / len(valid)
     for family, members in by_family(valid).items():
         out[f"reward/family/{family}"] = float(np.mean([t.reward for t in members]))
         out[f"length/family/{family}"] = float(np.mean([t.sampled_tokens for t in members]))

@@ -51,6 +51,8 @@ from rl.types import Trajectory
 if TYPE_CHECKING:
     from configs.schema import EvalConfig
 
+NO_REWARD = ("reward_error", "reward_timeout")  # the environment scored the episode, a reward part did not
+
 
 def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None = None) -> dict[str, Any]:
     """The evaluation table of one set of rollouts; with ``config`` also its estimates (rl.tracking.evaluation).
@@ -81,7 +83,7 @@ def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None =
             "stderr": stderr(means),
             "k": k,
             "n_tasks": len(means),
-            "reward": float(np.mean([t.reward for t in scored])),
+            "reward": _mean([t.reward for t in scored if t.failure_kind not in NO_REWARD]),
             "sampled_tokens": float(np.mean([t.sampled_tokens for t in scored])),
             "n_unscored": len(members) - len(scored),
             "tasks": tasks,
@@ -269,6 +271,10 @@ def clock(seconds: float) -> str:
 
 def _stage_times(wall: Mapping[str, float]) -> list[str]:
     return [f"{stage} {clock(seconds)}" for stage, seconds in wall.items()]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _row(

@@ -107,6 +107,7 @@ def test_a_baseline(two_runs: Path) -> None:
         (("runs=[a,a]",), "a run stands there twice"),
         (("run=a", "sweep.thinking=[500]"), "rollout.max_thinking=500: must be at least 1 and below max_tokens=160"),
         (("run=a", "eval.ks=[9]"), "eval.ks=[9]: every size must be between 1 and eval.k=4"),
+        (("run=a", "eval.best_of=format", "reward.format.weight=0"), "reward.format.weight=0 makes all its terms 0"),
         (("run=a", "~reward.length"), "set it to null instead"),
     ],
 )
