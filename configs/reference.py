@@ -40,6 +40,7 @@ from configs.schema import (
     PretrainConfig,
     RayConfig,
     SparseStageConfig,
+    SweepConfig,
     TrainConfig,
 )
 from rewards.format import FormatPenalty
@@ -83,6 +84,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("pipeline.distill", DistillConfig),
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
+    ("sweep", SweepConfig),
     ("tracking", TrackingConfig),
     ("ray", RayConfig),
     ("judge", JudgeConfig),

@@ -56,7 +56,7 @@ def check_before_start(cfg: EvaluateConfig) -> None:
     if part.get("weight") == 0:
         name = cfg.eval.best_of
         raise SystemExit(
-            f"eval.best_of={name}: reward.{name}.weight=0 makes all its terms 0; give it a weight, or rank by one of its "
+            f"eval.best_of={name}: reward.{name}.weight=0 makes all its terms 0; weigh it, or rank by one of its "
             f"details, eval.best_of={name}/<detail>"
         )
 
