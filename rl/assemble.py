@@ -79,12 +79,14 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
 def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     """The reward from its configured parts; a part set to null is left out."""
     from hydra.utils import instantiate
+    from omegaconf import DictConfig, OmegaConf
 
     from rewards.compose import RewardComposer
 
-    # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be.
-    parts = [instantiate(dict(part), _convert_="all") for part in reward.values() if part is not None]
-    return RewardComposer(parts)
+    # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be. Resolved here:
+    # out of its place in the configuration a node like ${judge.client} no longer finds what its own ${...} mean.
+    plain: Any = OmegaConf.to_container(reward, resolve=True) if isinstance(reward, DictConfig) else reward
+    return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
 
 
 def open_renderer(kind: str, directory: str) -> Any:

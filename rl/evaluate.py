@@ -10,6 +10,7 @@ rl-eval run=seed-1 baseline=seed-0                      the difference, task by 
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -86,7 +87,7 @@ def _run(cfg: EvaluateConfig) -> None:
 
     policies = policies_of(cfg)
     baseline = baseline_of(cfg)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log file has no width: room for the tables
     if not cfg.runs:
         ((name, directory),) = policies
         settings = like_the_run(cfg, cfg.run)
@@ -124,6 +125,7 @@ def evaluate_policy(
     from .tracking.rundir import RunDir, write_atomic
     from .tracking.summary import eval_summary, event_counts, summary_table
     from .tracking.sweep import sweep_metrics, sweep_point, sweep_svg
+    from .tracking.usage import UsageBook, tally
     from .tracking.wandb_log import WandbLog
 
     check_before_start(cfg)
@@ -133,6 +135,7 @@ def evaluate_policy(
     wandb_log = WandbLog(cfg.tracking, rundir, resolved, name=f"{name}-eval")
     wall_s: dict[str, float] = {}
     points: list[dict[str, Any]] = []
+    book = UsageBook()
 
     def log(stage: str, step: int, metrics: Mapping[str, float]) -> None:
         rundir.log_metrics(stage, step, metrics)
@@ -157,6 +160,7 @@ def evaluate_policy(
                 )
             rundir.log_trajectories(file, trajectories, tokens=cfg.tracking.save_tokens)
             wall_s[what] = round(time.perf_counter() - began, 1)
+            book.put(what, "evaluation", tally(trajectories))
             return trajectories
 
         try:
@@ -179,6 +183,7 @@ def evaluate_policy(
         "policy": str(directory),
         "wall_s": wall_s,
         "tokens_sampled": sum(t.sampled_tokens for t in trajectories),
+        "usage": book.summary(cfg.cost),
         "counts": dict(counts),
         "failures": dict(failures),
     }

@@ -62,6 +62,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     from .pipeline import members_of, pipeline, stage_names
     from .tracking.progress import Progress
     from .tracking.rundir import RunDir
+    from .tracking.usage import UsageBook
     from .tracking.wandb_log import WandbLog
 
     resumed = cfg.resume is not None
@@ -83,7 +84,8 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         with Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
             base = base_stage(cfg, rundir, progress)
             ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
-            job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary)
+            usage = UsageBook(summary.get("usage", {}).get("stages"))
+            job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
             engines = cfg.rollout.workers + cfg.judge.is_worker
             with cluster(cfg.ray, engines), open_judge(cfg, base.path), ThreadPoolExecutor(1) as background:
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .ledger import RolloutMeter, StageMeter
 from .loop import LoopState, grpo
 from .tracking.evaluation import evaluation_metrics
+from .tracking.usage import tally, usage_metrics
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -41,6 +42,7 @@ EVAL_CODE = (
     "rl/worker_stages.py",
     "rl/flops.py",
     "rl/ledger.py",
+    "rl/tracking/usage.py",
     "rl/rollout",
     "rl/policy",
     "rl/chat",
@@ -103,6 +105,7 @@ def grpo_stage(
                 tokens_per_s=metrics.get("rollout/tokens_per_s"),
                 note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
             )
+            job.usage.put(title, "rl", state.usage)
             if not main:  # the loop wrote the row beside its trajectories; the run's own file has all stages
                 job.rundir.log_metrics(stage, step, metrics)
             job.write(state.summary() if main else None)
@@ -156,7 +159,10 @@ def evaluation_stage(
         trajectories = _evaluate(job, pool, stage, family)
         stored = job.rundir.log_trajectories(name, trajectories, tokens=cfg.tracking.save_tokens)
         # After they are on disk: it raises when none has a score.
-        result = eval_summary(trajectories, cfg.eval) | {"flops": meter.read(trajectories)}
+        result = eval_summary(trajectories, cfg.eval) | {
+            "flops": meter.read(trajectories),
+            "usage": tally(trajectories),
+        }
         if cache_key is not None:
 
             def produce(out: Path) -> None:
@@ -171,7 +177,8 @@ def evaluation_stage(
 
 def _log_evaluation(job: Job, title: str, name: str, result: dict[str, Any]) -> None:
     job.ledger.put(title, "evaluation", rollout=result["flops"])
-    job.log(name, 0, evaluation_metrics(result))
+    job.usage.put(title, "evaluation", result["usage"])
+    job.log(name, 0, evaluation_metrics(result) | usage_metrics(result["usage"]))
 
 
 def _evaluate(job: Job, pool: RolloutPool, stage: Stage, family: str | None) -> list[Trajectory]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from envs.types import Message, ToolCall
 from rl.chat.renderer import RenderError, cut_off_error
+from rl.chat.split import Split, split_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,6 +130,17 @@ class HFTemplateRenderer:
             except ValueError as wrong:
                 error = str(wrong)
         return Message("assistant", text, reasoning=reasoning, parse_error=error)
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """Tokens by kind (see Renderer); whether there is thinking is read as ``parse`` reads it."""
+        thinks = self._opens_reasoning(thinking) or self._decode(tokens).lstrip().startswith(THINK)
+        return split_response(
+            tokens,
+            self._decode,
+            stop_token_ids=self.stop_token_ids,
+            end_think=END_THINK if thinks else None,
+            calls=(CALL, END_CALL),
+        )
 
     # -- the template ------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from envs.types import Message
+from rl.chat.split import Split
 
 
 class RenderError(ValueError):
@@ -44,6 +45,10 @@ class Renderer(Protocol):
 
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """Tokens that end the reasoning of a response that is still being written; [] when it is not inside one."""
+        ...
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """How many of the sampled ``tokens`` of one response are thinking, tool calls and answer."""
         ...
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:

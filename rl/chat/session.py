@@ -24,7 +24,7 @@ import numpy as np
 
 from envs.types import Message
 from rl.chat.renderer import Renderer
-from rl.types import ReplayRecord, Segment
+from rl.types import ReplayRecord, Segment, Usage
 
 
 class SessionError(RuntimeError):
@@ -146,6 +146,8 @@ class Session:
         self._messages: list[Message] = list(prompt)
         self._streams = [_Stream(renderer.render(self._messages, thinking=thinking))]
         self._open_from: int | None = None  # where a response without a stop token begins
+        self._usage = Usage()  # of everything but the response that is still open
+        self._last = Usage()  # of the last response
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -156,6 +158,11 @@ class Session:
     def is_cut_off(self) -> bool:
         """True while the last response has no stop token."""
         return self._open_from is not None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens sent and sampled so far. A response that went on after a cut-off is split as a whole."""
+        return self._usage + self._last
 
     def prompt_tokens(self) -> list[int]:
         """What the engine continues from now."""
@@ -175,12 +182,14 @@ class Session:
         replay: ReplayRecord | None = None,
         *,
         ended: bool,
+        cached: int = 0,
     ) -> Message:
         """Append what the engine sampled after ``prompt_tokens()`` and return it as a message.
 
         ``tokens`` holds the stop token when ``ended``; ``logprobs`` and ``versions`` (or one version for
         all) are per token; ``replay`` has one row per token of the segment so far and of ``tokens``. After a
-        cut-off the tokens continue the same response, and the message replaces the partial one.
+        cut-off the tokens continue the same response, and the message replaces the partial one. ``cached``: tokens
+        of the prompt that the engine found in its prefix cache.
         """
         tokens = [int(t) for t in tokens]
         versions = [versions] * len(tokens) if isinstance(versions, int) else [int(v) for v in versions]
@@ -188,12 +197,21 @@ class Session:
         stream = self._streams[-1]
         if replay is not None:
             stream.check_replay(replay, len(stream.tokens) + len(tokens))
+        sent = Usage(1, len(stream.tokens), cached)
         begin = len(stream.tokens) if self._open_from is None else self._open_from
         if self._open_from is not None:
             self._messages.pop()
+            sent += Usage(self._last.requests, self._last.prompt, self._last.cached)
+        else:
+            self._usage = self.usage
         stream.extend_sampled(tokens, [float(x) for x in logprobs], versions, replay)
         self._open_from = None if ended else begin
-        message = self._renderer.parse(stream.tokens[begin:], thinking=self._thinking, ended=ended)
+        response = stream.tokens[begin:]
+        kinds = self._renderer.split(response, thinking=self._thinking)
+        # What close_thinking put into the response ends its thinking, and was not sampled.
+        forced = stream.mask[begin:].count(False)
+        self._last = sent + Usage(thinking=kinds.thinking - forced, tool=kinds.tool, answer=kinds.answer)
+        message = self._renderer.parse(response, thinking=self._thinking, ended=ended)
         self._messages.append(message)
         return message
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from envs.types import Message
 from rl.chat import dsml
 from rl.chat.renderer import RenderError, cut_off_error
+from rl.chat.split import Split, split_response
 from rl.chat.tokenizer import ChatTokenizer
 
 _CONTROL_TOKENS = (dsml.BOS, dsml.EOS, dsml.USER, dsml.ASSISTANT, dsml.THINK, dsml.END_THINK)
@@ -58,6 +59,16 @@ class V32Renderer:
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` if the response never left its reasoning."""
         return [self._end_think_id] if thinking and self._end_think_id not in tokens else []
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """Tokens by kind (see Renderer). In chat mode the prompt has closed the thinking already."""
+        return split_response(
+            tokens,
+            self.tokenizer.decode,
+            stop_token_ids=self.stop_token_ids,
+            end_think=dsml.END_THINK if thinking else None,
+            calls=(dsml.CALLS_OPEN, dsml.CALLS_CLOSE),
+        )
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` if the response never left its reasoning, then EOS."""

@@ -54,7 +54,8 @@ class Generation:
 
     ``logprobs`` [n] natural log under the sampling distribution; ``version_per_token`` [n]; ``version`` of
     the last token; ``replay`` rows for all m + n tokens: experts and (engine option) indexer choices, and the
-    support (int32 ids, ascending) of truncated sampling. None when there is nothing of the kind.
+    support (int32 ids, ascending) of truncated sampling. None when there is nothing of the kind. ``cached_tokens``:
+    of the prompt's m tokens, those found in the prefix cache.
     """
 
     tokens: list[int]
@@ -63,6 +64,7 @@ class Generation:
     version: int
     version_per_token: list[int]
     replay: ReplayRecord | None = None
+    cached_tokens: int = 0
 
 
 @dataclass
@@ -73,6 +75,7 @@ class _Running:
     versions: list[int] = field(default_factory=list)
     support: list[np.ndarray] = field(default_factory=list)
     finish_reason: FinishReason = "abort"
+    cached_tokens: int = 0
 
 
 @dataclass
@@ -388,7 +391,8 @@ class Engine:
                 continue  # aborted
             if output.prefill_stats is not None:
                 totals.prompt_tokens += output.prefill_stats.num_prompt_tokens
-                totals.cached_prompt_tokens += output.prefill_stats.num_cached_tokens
+                state.cached_tokens = output.prefill_stats.num_cached_tokens
+                totals.cached_prompt_tokens += state.cached_tokens
             if output.new_token_ids:
                 state.tokens += output.new_token_ids
                 state.logprobs.append(float(output.new_logprobs.logprobs[0, 0]))
@@ -419,6 +423,7 @@ class Engine:
             version=state.versions[-1] if state.versions else self.version,
             version_per_token=state.versions,
             replay=self._replay(request_id, total, known, state.support),
+            cached_tokens=state.cached_tokens,
         )
 
     def _slots(self, request_id: str, count: int) -> torch.Tensor:

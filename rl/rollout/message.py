@@ -53,7 +53,14 @@ async def sample_message(session: Session, generate: Generate, max_tokens: int, 
         part = await generate(session.prompt_tokens(), asked)
         sampled += len(part.tokens)
         ended = part.finish_reason == "stop"
-        message = session.append_sampled(part.tokens, part.logprobs, part.version_per_token, part.replay, ended=ended)
+        message = session.append_sampled(
+            part.tokens,
+            part.logprobs,
+            part.version_per_token,
+            part.replay,
+            ended=ended,
+            cached=part.cached_tokens,
+        )
         if part.finish_reason != "length" or asked == left:
             return Said(message, sampled, part.finish_reason, counts)
         limit = None

@@ -21,7 +21,7 @@ from envs.types import Episode, Message, StepResult, StopReason, Task
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
 from rl.rollout.message import Generate, sample_message
-from rl.types import Trajectory
+from rl.types import Trajectory, Usage
 
 if TYPE_CHECKING:
     from envs.environment import Environment
@@ -140,6 +140,7 @@ async def rollout(
         turns=turns,
         counts={name: n for name, n in counts.items() if n},
         wall_s=time.monotonic() - started,
+        usage=session.usage if session is not None else Usage(),
     )
 
 

@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rl.evaluation.answers import answer_key, answer_of
 from rl.evaluation.estimators import best_of_k, majority_at_k, mean, pass_at_k
 from rl.evaluation.intervals import estimate, paired_difference
+from rl.evaluation.votes import answer_key, answer_of
+from rl.tracking.usage import OUTCOME
 from rl.types import Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig
 
-OUTCOME = "score/outcome"  # the environment's raw outcome, as rewards.compose.Reward.parts names it
 Tasks = Mapping[str, Sequence[Trajectory]]  # scored samples by task id
 
 

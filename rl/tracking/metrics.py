@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.tracking.usage import tally, usage_metrics
 from rl.types import Group, Trajectory
 
 METRICS: dict[str, str] = {
@@ -46,6 +47,8 @@ METRICS: dict[str, str] = {
     "length/sampled_mean": "Sampled tokens per episode, mean.",
     "length/sampled_p90": "Sampled tokens per episode, 90th percentile.",
     "length/sampled_max": "Sampled tokens of the longest episode.",
+    "length/thinking_mean": "Sampled thinking tokens per episode, mean.",
+    "length/thinking_p90": "Sampled thinking tokens per episode, 90th percentile.",
     "length/context_mean": "All tokens per episode (prompt, sampled, environment), mean.",
     "length/family/{family}": "Sampled tokens per episode of one family, mean.",
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
@@ -54,6 +57,10 @@ METRICS: dict[str, str] = {
     "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, … A reward part that "
     "gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, out_of_bounds, wrong_type, "
     "too_large or unpicklable.",
+    # what an API would bill (rl.tracking.usage); kinds: prompt, cached, thinking, tool, answer
+    "usage/{kind}": "Tokens of this kind in the step's rollouts (masked ones too), over all requests: prompt (a turn's "
+    "prompt holds the turns before it again), cached (of them found in the prefix cache), thinking, tool, answer.",
+    "usage/family/{family}/{kind}": "The same of one family.",
     # tokens and versions
     "tokens/sampled": "Tokens the policy sampled in this step.",
     "tokens/total": "All tokens of the step's trajectories.",
@@ -154,6 +161,8 @@ METRICS: dict[str, str] = {
     # a point of a thinking sweep (rl-eval sweep.thinking); the step is the budget in tokens
     "eval/tokens_mean": "Sampled tokens per episode, mean.",
     "eval/tokens_p90": "Sampled tokens per episode, 90th percentile.",
+    "eval/thinking_mean": "Thinking tokens per episode, mean.",
+    "eval/thinking_p90": "Thinking tokens per episode, 90th percentile.",
     "eval/thinking_cut": "Share of episodes in which thinking was closed at rollout.max_thinking.",
     "eval/truncated": "Share of episodes that ended at a limit: tokens of a message, turns, context.",
 }
@@ -204,6 +213,7 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
         out |= {f"stop/{reason}": n / len(every) for reason, n in stops.items()}
     out["tokens/sampled"] = sum(t.sampled_tokens for t in every)
     out["tokens/total"] = sum(t.total_tokens for t in every)
+    out |= usage_metrics(tally(every))
     if version is not None:
         out |= _staleness(every, version)
     if not valid:
@@ -220,6 +230,9 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     out["length/sampled_mean"] = float(sampled.mean())
     out["length/sampled_p90"] = float(np.percentile(sampled, 90))
     out["length/sampled_max"] = float(sampled.max())
+    thinking = np.array([t.usage.thinking for t in valid])
+    out["length/thinking_mean"] = float(thinking.mean())
+    out["length/thinking_p90"] = float(np.percentile(thinking, 90))
     out["length/context_mean"] = float(np.mean([t.total_tokens for t in valid]))
     for part, values in _parts(valid).items():
         if part.startswith("score/"):

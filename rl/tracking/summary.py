@@ -17,6 +17,7 @@ summary.json::
      "steps", "stop_reason",                      of the (mixed) GRPO stage, as the tokens, speeds and counts are
      "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.ledger)
      "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
+     "usage": tokens and money of every stage  (rl.tracking.usage)
      "counts": {event: n}, "failures": {kind: n},
      "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep, rl.evaluate)
 
@@ -35,7 +36,6 @@ from rich.table import Table
 
 from rl.evaluation.intervals import stderr
 from rl.tracking.evaluation import (
-    OUTCOME,
     check_best_of,
     difference_text,
     estimate_table,
@@ -46,6 +46,7 @@ from rl.tracking.evaluation import (
 )
 from rl.tracking.metrics import by_family
 from rl.tracking.sweep import sweep_table
+from rl.tracking.usage import OUTCOME, USAGE_COLUMNS, price_note, usage_rows
 from rl.types import Trajectory
 
 if TYPE_CHECKING:
@@ -227,7 +228,11 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
         parts.append(rich_table("pipeline: held-out outcome by stage", PIPELINE_COLUMNS, rows))
     if rows := compute_rows(summary):
         parts.append(rich_table("compute", COMPUTE_COLUMNS, rows))
+    if rows := usage_rows(summary):
+        parts.append(rich_table("tokens and money", USAGE_COLUMNS, rows))
     facts = Table.grid(padding=(0, 2))
+    if rows:
+        facts.add_row("price", price_note(summary))
     wall = summary.get("wall_s", {})
     facts.add_row("tokens sampled", _number(summary.get("tokens_sampled"), ",.0f"))
     facts.add_row("rollout tokens/s", _number(summary.get("rollout_tokens_per_s"), ",.0f"))

@@ -3,10 +3,12 @@
 Entry ``sweep.thinking`` of rl-eval's summary, one per budget in the order asked for::
 
     {"max_thinking": tokens or null, "limit": tokens, "evaluation": like eval_after,
-     "tokens": {"mean", "p90"}, "thinking_cut", "truncated", "stops": {StopReason: share}, "failures": {kind: n}}
+     "tokens": {"mean", "p90"}, "thinking": {"mean", "p90"},
+     "thinking_cut", "truncated", "stops": {StopReason: share}, "failures": {kind: n}}
 
 ``limit`` is where the point stands in the plot: its budget, and for null what a message may have at all
-(``rollout.max_tokens``). Shares are of all episodes; tokens are sampled ones of a scored episode. A gain that comes
+(``rollout.max_tokens``). Shares are of all episodes; tokens are sampled ones of a scored episode, thinking those of
+them before the end of thinking. A gain that comes
 from a limit shows in ``truncated`` and ``stops``.
 """
 
@@ -19,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from envs.types import StopReason
-from rl.tracking.evaluation import OUTCOME, interval_text
+from rl.tracking.evaluation import interval_text
 from rl.tracking.svg import HEIGHT, INK, STYLE, SVG_STYLE, WIDTH, Series, line_chart
+from rl.tracking.usage import OUTCOME
 from rl.types import Trajectory
 
 TRUNCATIONS = (StopReason.MAX_TOKENS, StopReason.MAX_TURNS, StopReason.CONTEXT)
@@ -32,14 +35,15 @@ def sweep_point(
 ) -> dict[str, Any]:
     """One point (see the module). ``evaluation``: the ``eval_summary`` of ``trajectories``; ``max_tokens``: sampled
     tokens of a message, thinking and answer together."""
-    sampled = [t.sampled_tokens for t in trajectories if OUTCOME in t.reward_parts]
+    scored = [t for t in trajectories if OUTCOME in t.reward_parts]
     n = len(trajectories)
     stops = Counter(t.stop_reason.value for t in trajectories)
     return {
         "max_thinking": max_thinking,
         "limit": max_tokens if max_thinking is None else max_thinking,
         "evaluation": dict(evaluation),
-        "tokens": {"mean": float(np.mean(sampled)), "p90": float(np.percentile(sampled, 90))},
+        "tokens": _mean_p90([t.sampled_tokens for t in scored]),
+        "thinking": _mean_p90([t.usage.thinking for t in scored]),
         "thinking_cut": sum(THINKING_CUT in t.counts for t in trajectories) / n,
         "truncated": sum(stops[reason.value] for reason in TRUNCATIONS) / n,
         "stops": {reason: count / n for reason, count in sorted(stops.items())},
@@ -52,6 +56,8 @@ def sweep_metrics(point: Mapping[str, Any]) -> dict[str, float]:
     return {
         "eval/tokens_mean": point["tokens"]["mean"],
         "eval/tokens_p90": point["tokens"]["p90"],
+        "eval/thinking_mean": point["thinking"]["mean"],
+        "eval/thinking_p90": point["thinking"]["p90"],
         "eval/thinking_cut": point["thinking_cut"],
         "eval/truncated": point["truncated"],
     }
@@ -61,7 +67,7 @@ def sweep_table(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], l
     """(columns, rows), a row per budget."""
     families = _families(points)
     own = families if len(families) > 1 else []
-    columns = ("max thinking", "avg@k", *own, "tokens", "p90", "thinking cut", "truncated", "ended")
+    columns = ("max thinking", "avg@k", *own, "tokens", "p90", "thinking", "p90", "cut", "truncated", "ended")
     rows = []
     for point in points:
         evaluation = point["evaluation"]
@@ -72,8 +78,7 @@ def sweep_table(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], l
                 budget,
                 interval_text(_avg(evaluation)),
                 *(f"{evaluation['families'][f]['avg@k']:.3f}" if f in evaluation["families"] else "–" for f in own),
-                f"{point['tokens']['mean']:.0f}",
-                f"{point['tokens']['p90']:.0f}",
+                *(f"{point[what][key]:.0f}" for what in ("tokens", "thinking") for key in ("mean", "p90")),
                 f"{point['thinking_cut']:.0%}",
                 f"{point['truncated']:.0%}",
                 stops,
@@ -99,6 +104,10 @@ def sweep_svg(points: Sequence[Mapping[str, Any]]) -> str:
         f'<style>{STYLE}\n{SVG_STYLE}</style><rect x="-8" y="-8" width="{width}" height="{height}" '
         f'style="fill:var(--paper)"/>{"".join(sweep_charts(points, side_by_side=True))}</svg>\n'
     )
+
+
+def _mean_p90(tokens: Sequence[int]) -> dict[str, float]:
+    return {"mean": float(np.mean(tokens)), "p90": float(np.percentile(tokens, 90))}
 
 
 def _chart(title: str, points: Sequence[Mapping[str, Any]], label: str, at: Any, offset: tuple[int, int]) -> str:

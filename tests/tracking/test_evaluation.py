@@ -112,7 +112,7 @@ def test_a_sweep_point_by_hand(rollouts) -> None:
     assert first["failures"] == {"env_error": 1}
     assert undocumented(sweep_metrics(first)) == []
     columns, rows = sweep_table([first, last])
-    assert columns == ("max thinking", "avg@k", "tokens", "p90", "thinking cut", "truncated", "ended")
+    assert columns == ("max thinking", "avg@k", "tokens", "p90", "thinking", "p90", "cut", "truncated", "ended")
     assert [row[0] for row in rows] == ["16", "no limit"]
     assert rows[0][-1] == "answered 88%, max_tokens 12%"
     svg = sweep_svg([first, last])
