@@ -55,7 +55,8 @@ def evaluate(
     """
     tasks = heldout_tasks(taskset, config.n_tasks, family)
     for number, (index, task) in enumerate(tasks):
-        pool.submit(GroupSpec(number, task, index, config.k, pool.version, taskset=HELDOUT))
+        runs = pool.config.context.runs
+        pool.submit(GroupSpec(number, task, index, config.k, pool.version, taskset=HELDOUT, parallel=runs))
     groups: dict[int, list[Trajectory]] = {}
     for done in range(1, len(tasks) + 1):
         group = pool.collect(1, deadline_s)[0]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
 from rewards.part import RewardError
+from rl.chat.context import ContextManager
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
 from rl.types import Trajectory
@@ -73,9 +74,17 @@ async def rollout(
     env = _Env(trajectory_id, task, config, started, watch)
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
+        context = ContextManager(config.context, session, counts)
         while stop is None:
-            if (budget := min(config.max_tokens, session.room())) < 1:
-                stop = StopReason.CONTEXT
+            _checked("the managed context", context.before_turn)
+            limits = {  # where several are equal the first one names the reason
+                StopReason.MAX_TOKENS: context.turn_tokens(config.max_tokens),
+                StopReason.CONTEXT: session.room(),
+                StopReason.TOTAL_TOKENS: context.tokens_left(),
+            }
+            bound = min(limits, key=lambda reason: limits[reason])
+            if (budget := limits[bound]) < 1:
+                stop = bound
                 break
             sampled = await env.within("generate", generate(session.prompt_tokens(), budget))
             turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
@@ -88,8 +97,11 @@ async def rollout(
             )
             if sampled.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
+            elif context.summarising:
+                context.restart(action)
+                stop = StopReason.MAX_TURNS if turns >= config.max_turns else None
             elif sampled.finish_reason == "length":
-                stop = StopReason.MAX_TOKENS if budget == config.max_tokens else StopReason.CONTEXT
+                stop = bound
             else:
                 result = await env.step(action)
                 counts.update(result.info.get("counts", {}))
@@ -100,7 +112,7 @@ async def rollout(
                     _checked("step's messages", session.append_messages, result.messages)
         if failure is None:
             counts[stop.value] += stop is not StopReason.ANSWERED
-            messages = (*session.messages, *last)
+            messages = (*session.dialogue, *last)
             episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts))
             scores = await env.score(episode)
             reward = await env.run("reward", config.score_s, composer, episode, scores)
@@ -125,7 +137,7 @@ async def rollout(
         task_id=task.id,
         family=task.family,
         segments=session.segments() if session is not None else [],
-        messages=[m.to_json() for m in (*(session.messages if session is not None else task.prompt), *last)],
+        messages=_shown(session, last) if session is not None else [m.to_json() for m in task.prompt],
         stop_reason=stop,
         reward=reward.total if reward is not None else 0.0,
         reward_parts=dict(reward.parts) if reward is not None else {},
@@ -135,6 +147,17 @@ async def rollout(
         counts={name: n for name, n in counts.items() if n},
         wall_s=time.monotonic() - started,
     )
+
+
+def _shown(session: Session, last: Sequence[Message]) -> list[dict[str, Any]]:
+    """All that was said, as stored with the trajectory; ``context`` says where the context was rewritten, and by what.
+
+    ``last`` came after the policy's last turn.
+    """
+    said = [m.to_json() for m in (*session.messages, *last)]
+    for position, mark in session.marks.items():
+        said[position]["context"] = mark
+    return said
 
 
 class _Env:

@@ -27,6 +27,7 @@ from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
 from rl.rollout.rollout import Composer, rollout
+from rl.rollout.selection import fewest_steps
 from rl.rollout.weights import Packed, probe_mismatch, unpack
 from rl.types import Group, ReplayRecord, Trajectory
 
@@ -40,7 +41,8 @@ class GroupSpec:
     """An order for ``size`` rollouts of one task, admitted at policy version ``version``.
 
     ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
-    configured one (evaluation).
+    configured one (evaluation). ``parallel``: independent runs for each of the ``size`` rollouts, of which the
+    finished one with the fewest steps comes back (``rl.rollout.selection``).
     """
 
     id: int
@@ -50,6 +52,7 @@ class GroupSpec:
     version: int
     taskset: str = "train"
     temperature: float | None = None
+    parallel: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,11 @@ class RolloutWorker:
 
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
-        trajectories = await asyncio.gather(*(self._episode(spec, i) for i in range(spec.size)))
-        return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, list(trajectories))
+        n = spec.parallel
+        trajectories = list(await asyncio.gather(*(self._episode(spec, i) for i in range(spec.size * n))))
+        if n > 1:
+            trajectories = [fewest_steps(trajectories[i : i + n]) for i in range(0, len(trajectories), n)]
+        return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, trajectories)
 
     async def update_weights(self, weights: Packed, version: int) -> float:
         """Copy the weights in place between two engine steps; seconds it took. Episodes go on."""
