@@ -45,6 +45,7 @@ from configs.schema import (
 from rewards.format import FormatPenalty
 from rewards.length import Length
 from rewards.outcome import Outcome
+from rl.chat.context import ContextConfig
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
@@ -74,6 +75,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("warmup", AdaptStageConfig),
     ("sparse", SparseStageConfig),
     ("rollout", RolloutConfig),
+    ("rollout.context", ContextConfig),
     ("objective", ObjectiveConfig),
     ("learner", LearnerConfig),
     ("replay", ReplayConfig),
