@@ -97,6 +97,7 @@ def _run(cfg: EvaluateConfig) -> None:
                     deadline_s=cfg.rollout.group_s,
                     on_group=lambda done, total, _: status.update(f"evaluating: {done} of {total} tasks"),
                 )
+            engines = pool.stats()
         finally:
             pool.close()
     result = eval_summary(trajectories)
@@ -106,6 +107,7 @@ def _run(cfg: EvaluateConfig) -> None:
         "policy": str(directory),
         "wall_s": {"evaluation": round(time.perf_counter() - started, 1)},
         "tokens_sampled": sum(t.sampled_tokens for t in trajectories),
+        "workers": engines,
         "counts": dict(counts),
         "failures": dict(failures),
     }

@@ -133,7 +133,7 @@ def rehearse(
     played = [trajectory for trajectory in asyncio.run(every()) if trajectory is not None]
     if len(failed) > len(indices) // 2:
         raise DemonstrationError(
-            f"{len(failed)} of {len(indices)} demonstrations failed, the last one: {failed[-1]}; run envs-check on this "
-            "environment, or set coldstart.enabled=false"
+            f"{len(failed)} of {len(indices)} demonstrations failed, the last one: {failed[-1]}; run envs-check on "
+            "this environment, or set coldstart.enabled=false"
         )
     return played

@@ -99,7 +99,9 @@ class LineageEnvironment(Environment):
     def score(self, episode: Episode) -> dict[str, float]:
         """``outcome``: every question answered right; ``answers``: the share of them."""
         wanted = [line["answer"] for line in self.task.metadata["lines"]]
-        right = sum(normalise(given) == normalise(answer) for given, answer in zip(self._answered, wanted, strict=False))
+        right = sum(
+            normalise(given) == normalise(answer) for given, answer in zip(self._answered, wanted, strict=False)
+        )
         return {"outcome": float(right == len(wanted)), "answers": right / len(wanted)}
 
     def _birthplace(self, number: int) -> str:
@@ -197,7 +199,9 @@ class LineageTaskset(Taskset):
     ) -> None:
         super().__init__(split, seed, size, **config)
         if not 1 <= min_hops <= max_hops <= MAX_HOPS:
-            raise ValueError(f"min_hops={min_hops}, max_hops={max_hops}: must be 1 <= min_hops <= max_hops <= {MAX_HOPS}")
+            raise ValueError(
+                f"min_hops={min_hops}, max_hops={max_hops}: must be 1 <= min_hops <= max_hops <= {MAX_HOPS}"
+            )
         if goal not in get_args(Goal):
             raise ValueError(f"goal is {goal!r}, must be one of {', '.join(get_args(Goal))}")
         if questions < 1:
