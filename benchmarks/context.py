@@ -62,7 +62,8 @@ def train(cache: Path) -> StageResult:
     for number, (context, demos) in enumerate(LESSONS):
         more = [
             "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.7",
-            "coldstart.threads=1", "coldstart.epochs=1.5", f"coldstart.lr={1e-3 if number == 0 else 3e-4}", f"seed={number}",
+            "coldstart.threads=1", "coldstart.epochs=1.5", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
+            f"seed={number}",
         ]  # fmt: skip
         policy = coldstart([*overrides(context), *more], cache, policy)
     assert policy is not None

@@ -48,7 +48,8 @@ METRICS: dict[str, str] = {
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
-    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …",
+    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …; of context "
+    "management: context_<policy> (discards, summaries), context_summary_unusable, context_summary_cycles_lost.",
     # tokens and versions
     "tokens/sampled": "Tokens the policy sampled in this step.",
     "tokens/total": "All tokens of the step's trajectories.",
