@@ -29,6 +29,7 @@ from configs.schema import (
     BudgetConfig,
     ColdStartConfig,
     ColdStartRunConfig,
+    CompareConfig,
     CorpusConfig,
     DenseStageConfig,
     DiagnoseConfig,
@@ -43,14 +44,18 @@ from configs.schema import (
     TrainConfig,
 )
 from rewards.format import FormatPenalty
+from rewards.judge import EndpointJudge
 from rewards.length import Length
 from rewards.outcome import Outcome
+from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rl.chat.context import ContextConfig
+from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
+from rl.tracking.cost import CostConfig, PriceConfig
 
 BEGIN = "<!-- fields: made by `python -m configs.reference docs/configuration.md`; do not edit below -->"
 END = "<!-- end of fields -->"
@@ -59,6 +64,7 @@ END = "<!-- end of fields -->"
 COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
+    ("`rl-compare`", CompareConfig),
     ("`rl-diagnose`", DiagnoseConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
@@ -84,10 +90,18 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
     ("tracking", TrackingConfig),
+    ("cost", CostConfig),
+    ("cost.prices.NAME", PriceConfig),
     ("ray", RayConfig),
+    ("judge", JudgeConfig),
+    ("judge.client (worker)", WorkerJudge),
+    ("judge.client (endpoint)", EndpointJudge),
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),
+    ("reward.verifier", VerifierReward),
+    ("reward.meta", MetaReward),
+    ("reward.generator", GeneratorReward),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 

@@ -13,11 +13,13 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from rl.judge import JudgeConfig
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
+from rl.tracking.cost import CostConfig
 
 
 @dataclass
@@ -163,6 +165,7 @@ class TrainConfig:
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part plus its arguments
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -170,6 +173,7 @@ class TrainConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     runs_dir: str = "runs"  # runs/<name>/ holds everything of a run
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
@@ -217,11 +221,26 @@ class EvaluateConfig:
     env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"  # where `run` is looked up
     out: str | None = None  # directory for summary.json and trajectories; null: <run>/eval or <path>/eval
+
+
+@dataclass
+class CompareConfig:
+    """`rl-compare`: accuracy, tokens and money of runs, evaluations and recorded answers side by side."""
+
+    # Each a run's directory (its last evaluation), an rl-eval output directory, or a .jsonl file: trajectories, or
+    # recorded answers of other models {model, task_id, prompt_tokens, output_tokens, correct, …} (docs/cost.md).
+    sources: list[str] = field(default_factory=list)
+    price_as: dict[str, str] = field(default_factory=dict)  # name in the table → name of its price, where they differ
+    common_tasks: bool = False  # true: only tasks that every compared model has answered
+    cost: CostConfig = field(default_factory=CostConfig)
+    out: str = "compare"  # directory for compare.json and compare.md
 
 
 @dataclass
@@ -328,13 +347,15 @@ def register() -> None:
     store.store(name="coldstart_schema", node=_open(ColdStartRunConfig))
     store.store(name="evaluate_schema", node=_open(EvaluateConfig))
     store.store(name="adapt_schema", node=_open(AdaptConfig))
+    store.store(name="compare_schema", node=_open(CompareConfig))
     store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
 
 
 def _open(schema: type) -> DictConfig:
     """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
     config: DictConfig = OmegaConf.structured(schema)
-    for path in ("env", "reward", "policy.overrides", "objective.kl_coef"):
+    paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "cost.prices", "price_as")
+    for path in paths:
         if (mapping := OmegaConf.select(config, path)) is not None:
             OmegaConf.set_struct(mapping, False)
     return config

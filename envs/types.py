@@ -91,6 +91,12 @@ class Episode:
     counts: Mapping[str, int] = field(default_factory=dict)  # malformed_call, unknown_tool, bad_arguments, …
 
     @property
+    def sampled(self) -> tuple[Message, ...]:
+        """What the policy said, in order: the last ``turns`` assistant messages. Examples in a prompt are left out."""
+        said = [message for message in self.messages if message.role == "assistant"]
+        return tuple(said[len(said) - min(self.turns, len(said)) :])
+
+    @property
     def answer(self) -> str | None:
         """Text of the last assistant message if it made no tool call, else None."""
         for message in reversed(self.messages):

@@ -13,11 +13,11 @@ DeepSeek-V3.2 names a length penalty but gives no formula, so the choice and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from envs.types import Episode, StopReason
-from rewards.part import RewardPart
+from rewards.part import Given, RewardPart, Scored, Scores
+from rewards.schedule import Schedule
 
 POLICIES = ("none", "linear", "soft_overlong", "mask")
 CUT_OFF = (StopReason.MAX_TOKENS, StopReason.CONTEXT, StopReason.TOTAL_TOKENS, StopReason.MAX_TURNS)
@@ -28,7 +28,9 @@ class Length(RewardPart):
     """Length pressure. ``weight`` scales it against the outcome (0.1 costs at most 0.1)."""
 
     name: str = "length"
-    weight: float = 0.1
+    weight: float | Schedule = 0.1  # w_i, or {start, end, steps}: linear in the policy version
+    bounds: tuple[float, float] = (-1.0, 0.0)  # least and largest value before the weight; beyond them it is masked
+    isolate: bool | None = False  # it reads one number
     policy: str = "none"  # none | linear | soft_overlong | mask
     max_tokens: int = 0  # L, in sampled tokens per episode; needed by linear and soft_overlong
     buffer_tokens: int = 0  # C, width of DAPO's ramp below L; needed by soft_overlong
@@ -44,7 +46,7 @@ class Length(RewardPart):
                 f"0 < buffer_tokens <= max_tokens ({self.max_tokens})"
             )
 
-    def __call__(self, episode: Episode, scores: Mapping[str, float]) -> float:
+    def __call__(self, episode: Episode, scores: Scores) -> Given:
         n = episode.sampled_tokens
         if self.policy == "linear":
             return -min(1.0, n / self.max_tokens)
@@ -53,9 +55,6 @@ class Length(RewardPart):
             if n <= free:
                 return 0.0
             return (free - n) / self.buffer_tokens if n <= self.max_tokens else -1.0
-        return 0.0
-
-    def mask_reason(self, episode: Episode) -> str | None:
         if self.policy == "mask" and episode.stop_reason in CUT_OFF:
-            return f"length_mask_{episode.stop_reason.value}"
-        return None
+            return Scored(0.0, mask=f"length_mask_{episode.stop_reason.value}")
+        return 0.0

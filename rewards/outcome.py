@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from envs.types import Episode
-from rewards.part import RewardError, RewardPart
+from rewards.part import LengthUse, RewardError, RewardPart, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,20 +17,18 @@ class Outcome(RewardPart):
     """
 
     name: str = "outcome"
+    bounds: tuple[float, float] = (0.0, 1.0)  # least and largest value before the weight; beyond them it is masked
+    isolate: bool | None = False  # it looks one number up
     key: str = "outcome"  # which of the environment's scores counts
 
-    def __call__(self, episode: Episode, scores: Mapping[str, float]) -> float:
+    def __call__(self, episode: Episode, scores: Scores) -> float:
         if self.key not in scores:
             raise RewardError(
                 self.name,
                 f"score() of family '{episode.task.family}' returned {sorted(scores)} without '{self.key}'; "
                 f"return {{'{self.key}': <0..1>}}",
             )
-        value = float(scores[self.key])
-        # NaN fails this comparison too, which is wanted.
-        if not 0.0 <= value <= 1.0:
-            raise RewardError(
-                self.name,
-                f"score '{self.key}' of task '{episode.task.id}' is {value}; it must lie in [0, 1]",
-            )
-        return value
+        return float(scores[self.key])
+
+    def length_use(self) -> LengthUse:
+        return LengthUse("none")

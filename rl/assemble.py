@@ -1,4 +1,4 @@
-"""Building the parts of a run from its configuration: Ray, tasksets, rewards, renderer, rollout pool."""
+"""Building the parts of a run from its configuration: Ray, tasksets, rewards, renderer, judge, rollout pool."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from envs.taskset import Taskset
     from rewards.compose import RewardComposer
 
+    from .judge import WorkerJudge
     from .rollout.pool import RolloutPool
 
 TRAIN, HELDOUT = "train", "heldout"
@@ -78,10 +79,14 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
 def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     """The reward from its configured parts; a part set to null is left out."""
     from hydra.utils import instantiate
+    from omegaconf import DictConfig, OmegaConf
 
     from rewards.compose import RewardComposer
 
-    return RewardComposer([instantiate(dict(part)) for part in reward.values() if part is not None])
+    # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be. Resolved here:
+    # out of its place in the configuration a node like ${judge.client} no longer finds what its own ${...} mean.
+    plain: Any = OmegaConf.to_container(reward, resolve=True) if isinstance(reward, DictConfig) else reward
+    return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
 
 
 def open_renderer(kind: str, directory: str, retention: str = "cycle") -> Any:
@@ -116,6 +121,20 @@ def open_pool(
         record_indexer=record_indexer,
         num_gpus=cfg.ray.worker_gpus,
     )
+
+
+@contextmanager
+def open_judge(cfg: Any, model_dir: Path) -> Iterator[WorkerJudge | None]:
+    """The run's own judge for the length of the block (judge=worker), else nothing. ``cfg`` has judge and policy."""
+    from .judge import running_judge
+
+    if not cfg.judge.is_worker:
+        yield None
+        return
+    directory = Path(cfg.judge.path) if cfg.judge.path is not None else model_dir
+    kind = cfg.judge.renderer or cfg.policy.renderer
+    with running_judge(cfg.judge, directory, partial(open_renderer, kind, str(directory))) as judge:
+        yield judge
 
 
 def env_source(taskset: Taskset) -> str:

@@ -7,6 +7,7 @@ rl-eval path=assets/tiny_dsa_base env=search eval.n_tasks=16
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -75,17 +76,18 @@ def main() -> None:
 def _run(cfg: EvaluateConfig) -> None:
     from rich.console import Console
 
-    from .assemble import cluster, open_pool, open_tasksets
+    from .assemble import cluster, open_judge, open_pool, open_tasksets
     from .tracking.rundir import trajectory_json, write_atomic
     from .tracking.summary import eval_summary, event_counts, summary_table
+    from .tracking.usage import UsageBook, tally
 
     directory = _policy_directory(cfg)
     _like_the_run(cfg)
     out = Path(cfg.out) if cfg.out else directory / "eval"
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)  # a log file has no width: room for the tables
     started = time.perf_counter()
-    with cluster(cfg.ray, cfg.rollout.workers):
+    with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
         pool = open_pool(cfg, directory, tasksets)
         try:
@@ -97,17 +99,18 @@ def _run(cfg: EvaluateConfig) -> None:
                     deadline_s=cfg.rollout.group_s,
                     on_group=lambda done, total, _: status.update(f"evaluating: {done} of {total} tasks"),
                 )
-            engines = pool.stats()
         finally:
             pool.close()
     result = eval_summary(trajectories)
     counts, failures = event_counts(trajectories)
+    book = UsageBook()
+    book.put("evaluation", "evaluation", tally(trajectories))
     summary: dict[str, Any] = {
         "eval_after": result,
         "policy": str(directory),
         "wall_s": {"evaluation": round(time.perf_counter() - started, 1)},
         "tokens_sampled": sum(t.sampled_tokens for t in trajectories),
-        "workers": engines,
+        "usage": book.summary(cfg.cost),
         "counts": dict(counts),
         "failures": dict(failures),
     }
@@ -128,6 +131,7 @@ def _like_the_run(cfg: EvaluateConfig) -> None:
     stored = OmegaConf.load(Path(cfg.runs_dir) / cfg.run / "config.yaml")
     run: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
     cfg.policy, cfg.env, cfg.reward, cfg.rollout = run.policy, run.env, run.reward, run.rollout
+    cfg.judge = run.judge
 
 
 def _policy_directory(cfg: EvaluateConfig) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .stages import StageResult, run_stage, stage_key
+from .tracking.usage import UsageBook
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -32,6 +33,7 @@ class Job:
     wandb_log: WandbLog
     ledger: Ledger
     summary: dict[str, Any]
+    usage: UsageBook = field(default_factory=UsageBook)
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """One row of metrics.jsonl and of wandb."""
@@ -44,10 +46,10 @@ class Job:
         self.rundir.write_summary(self.summary | dict(more or {}) | self.spent())
 
     def spent(self) -> dict[str, Any]:
-        """Time and FLOPs so far: a resumed run adds its own to those of the stopped one."""
+        """Time, FLOPs and tokens so far: a resumed run adds its own to those of the stopped one."""
         earlier, now = self.summary.get("wall_s", {}), self.progress.wall_s()
         wall_s = {k: round(earlier.get(k, 0.0) + now.get(k, 0.0), 1) for k in {**earlier, **now}}
-        return {"wall_s": wall_s, "compute": self.ledger.summary()}
+        return {"wall_s": wall_s, "compute": self.ledger.summary(), "usage": self.usage.summary(self.cfg.cost)}
 
 
 def kept_stage(

@@ -20,6 +20,7 @@ from .tracking.batches import save_batch
 from .tracking.metrics import rollout_metrics
 from .tracking.rundir import RunDir, step_name
 from .tracking.summary import event_counts
+from .tracking.usage import add_tally, tally
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -50,6 +51,7 @@ class LoopState:
     counts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)  # rollout, learner: what a meter counted
+    usage: dict[str, dict[str, int]] = field(default_factory=dict)  # tokens and solved rollouts by family
     stop: str = ""  # why the loop ended
     waiting: list[int] = field(default_factory=list)  # task indices admitted but not trained: run again on resume
 
@@ -124,6 +126,7 @@ def grpo(
         counts, failures = event_counts(trajectories)
         add(state.counts, counts)
         add(state.failures, failures)
+        add_tally(state.usage, tally(trajectories))
         state.tokens_sampled += int(metrics["tokens/sampled"])
         state.tokens_trained += int(metrics["learner/tokens"])
         state.rollout_s += sampled - started

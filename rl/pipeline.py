@@ -23,6 +23,7 @@ from .ledger import RolloutMeter
 from .rollout.pool import GroupSpec
 from .stages import StageResult, source_hash, tree_hash
 from .tracking.rundir import RunDir, write_atomic
+from .tracking.usage import tally, usage_metrics
 from .worker_stages import evaluation_stage, grpo_stage, learner_of, workers
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ def _make_data(job: Job, pool: RolloutPool, family: str, member: Taskset, files:
         job.rundir.log_trajectories(f"data_{family}", trajectories, tokens=job.cfg.tracking.save_tokens)
         save_data(files.path / "data", kept)
         job.ledger.put(title, "data", rollout=meter.read(trajectories))
-        job.log(f"data/{family}", 0, {f"data/{name}": float(n) for name, n in counts.items()})
+        used = tally(trajectories)
+        job.usage.put(title, "data", used)
+        figures = {f"data/{name}": float(n) for name, n in counts.items()}
+        job.log(f"data/{family}", 0, figures | usage_metrics(used))
         stage.update(cfg.data_tasks, note=f"{counts['kept']} of {counts['sampled']} rollouts kept")
     return counts
 

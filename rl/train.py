@@ -56,13 +56,14 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rich.console import Console
 
-    from .assemble import cluster, open_pool, open_tasksets
+    from .assemble import cluster, open_judge, open_pool, open_tasksets
     from .coldstart import FIGURES
     from .job import Job, figures_of
     from .ledger import open_ledger
     from .pipeline import members_of, pipeline, stage_names
     from .tracking.progress import Progress
     from .tracking.rundir import RunDir
+    from .tracking.usage import UsageBook
     from .tracking.wandb_log import WandbLog
 
     resumed = cfg.resume is not None
@@ -84,8 +85,10 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         with Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
             base = base_stage(cfg, rundir, progress)
             ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
-            job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary)
-            with cluster(cfg.ray, cfg.rollout.workers), ThreadPoolExecutor(1) as background:
+            usage = UsageBook(summary.get("usage", {}).get("stages"))
+            job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
+            engines = cfg.rollout.workers + cfg.judge.is_worker
+            with cluster(cfg.ray, engines), open_judge(cfg, base.path), ThreadPoolExecutor(1) as background:
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 records = cfg.replay.indexer != "off"
                 pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)

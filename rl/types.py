@@ -5,7 +5,7 @@ Shapes: T tokens of one segment, L MoE layers, K experts per token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,31 @@ class Segment:
 
 
 @dataclass
+class Usage:
+    """Tokens of one trajectory or of many, as an API bills them: sums over all requests to the engine.
+
+    ``prompt``: tokens sent, so that a turn's prompt counts the turns before it again; ``cached``: those of them that
+    the engine found in its prefix cache. ``thinking`` (with its markers), ``tool`` (the markup of calls) and ``answer``
+    (all the rest, end tokens included) are what was sampled, each token once.
+    """
+
+    requests: int = 0
+    prompt: int = 0
+    cached: int = 0
+    thinking: int = 0
+    tool: int = 0
+    answer: int = 0
+
+    @property
+    def output(self) -> int:
+        """Sampled tokens."""
+        return self.thinking + self.tool + self.answer
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
 class Trajectory:
     """One rollout of one task: segments (training samples), messages (the readable view), reward.
 
@@ -91,6 +116,7 @@ class Trajectory:
     turns: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def sampled_tokens(self) -> int:

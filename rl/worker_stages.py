@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .ledger import RolloutMeter, StageMeter
 from .loop import LoopState, grpo
+from .tracking.usage import tally, usage_metrics
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -37,6 +38,7 @@ EVAL_CODE = (
     "rl/worker_stages.py",
     "rl/flops.py",
     "rl/ledger.py",
+    "rl/tracking/usage.py",
     "rl/rollout",
     "rl/policy",
     "rl/chat",
@@ -99,6 +101,7 @@ def grpo_stage(
                 tokens_per_s=metrics.get("rollout/tokens_per_s"),
                 note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
             )
+            job.usage.put(title, "rl", state.usage)
             if not main:  # the loop wrote the row beside its trajectories; the run's own file has all stages
                 job.rundir.log_metrics(stage, step, metrics)
             job.write(state.summary() if main else None)
@@ -135,7 +138,7 @@ def evaluation_stage(
     cfg = job.cfg
     inputs = {
         "policy": cache_key, "env": cfg.env, "family": family, "env_source": env_source(job.tasksets[HELDOUT]),
-        "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward,
+        "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward, "judge": asdict(cfg.judge),
         "code": source_hash(*EVAL_CODE, *ENV_CODE),
     }  # fmt: skip
     target = Path(cfg.cache_dir) / f"eval-{stage_key(inputs)}"
@@ -152,7 +155,7 @@ def evaluation_stage(
         trajectories = _evaluate(job, pool, stage, family)
         stored = job.rundir.log_trajectories(name, trajectories, tokens=cfg.tracking.save_tokens)
         # After they are on disk: it raises when none has a score.
-        result = eval_summary(trajectories) | {"flops": meter.read(trajectories)}
+        result = eval_summary(trajectories) | {"flops": meter.read(trajectories), "usage": tally(trajectories)}
         if cache_key is not None:
 
             def produce(out: Path) -> None:
@@ -167,8 +170,9 @@ def evaluation_stage(
 
 def _log_evaluation(job: Job, title: str, name: str, result: dict[str, Any]) -> None:
     job.ledger.put(title, "evaluation", rollout=result["flops"])
+    job.usage.put(title, "evaluation", result["usage"])
     families = {f"eval/family/{f}": v["avg@k"] for f, v in result["families"].items()}
-    job.log(name, 0, {"eval/overall": result["overall"]} | families)
+    job.log(name, 0, {"eval/overall": result["overall"]} | families | usage_metrics(result["usage"]))
 
 
 def _evaluate(job: Job, pool: RolloutPool, stage: Stage, family: str | None) -> list[Trajectory]:

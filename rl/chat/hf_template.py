@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from envs.types import Message, ToolCall
 from rl.chat.renderer import RenderError, Retention, cut_off_error
+from rl.chat.split import Split, split_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,11 +113,16 @@ class HFTemplateRenderer:
             before = before[: max(ends, default=len(before))]
         return self._encode(after[len(before) :]) if after.startswith(before) else None
 
-    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """The end of the reasoning if it is still open, then EOS."""
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` on a line of its own, if the response opened its reasoning (or the template did) and not closed
+        it."""
         text = self._decode(tokens)
         inside = (THINK in text or self._opens_reasoning(thinking)) and END_THINK not in text
-        return [*(self._encode(f"\n{END_THINK}\n\n") if inside else []), self._eos_id]
+        return self._encode(f"\n{END_THINK}\n\n") if inside else []
+
+    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """The end of the reasoning if it is still open, then EOS."""
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._eos_id]
 
     # -- tokens to a message -----------------------------------------------------------------
 
@@ -138,6 +144,17 @@ class HFTemplateRenderer:
             except ValueError as wrong:
                 error = str(wrong)
         return Message("assistant", text, reasoning=reasoning, parse_error=error)
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """Tokens by kind (see Renderer); whether there is thinking is read as ``parse`` reads it."""
+        thinks = self._opens_reasoning(thinking) or self._decode(tokens).lstrip().startswith(THINK)
+        return split_response(
+            tokens,
+            self._decode,
+            stop_token_ids=self.stop_token_ids,
+            end_think=END_THINK if thinks else None,
+            calls=(CALL, END_CALL),
+        )
 
     # -- the template ------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
 from envs.types import Message
+from rl.chat.split import Split
 
 # How long reasoning stays in the context. cycle: inside a tool cycle, until the next user message (DeepSeek-V3.2);
 # drop: it is gone as soon as anything follows the message, a tool's result too (the older way); keep: for ever.
@@ -52,6 +53,14 @@ class Renderer(Protocol):
 
         ``ended`` is False when sampling hit its limit before a stop token; that too is a parse_error.
         """
+        ...
+
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """Tokens that end the reasoning of a response that is still being written; [] when it is not inside one."""
+        ...
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """How many of the sampled ``tokens`` of one response are thinking, tool calls and answer."""
         ...
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:

@@ -12,7 +12,9 @@ message drops the reasoning before it, a context policy drops old tool calls), t
 segment with its own prompt.
 
 A response that was cut off before its stop token stays open: either sampling goes on where it stopped
-(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss.
+(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss. A limit on
+thinking uses the first: ``close_thinking`` puts the end of the reasoning behind what was sampled, as context, and
+the response goes on from there.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from envs.types import Message
 from rl.chat.context import SUMMARY
 from rl.chat.renderer import Renderer
-from rl.types import ReplayRecord, Segment
+from rl.types import ReplayRecord, Segment, Usage
 
 
 class SessionError(RuntimeError):
@@ -149,6 +151,8 @@ class Session:
         self._streams = [_Stream(renderer.render(self._context, thinking=thinking))]
         self._open_from: int | None = None  # where a response without a stop token begins
         self.marks: dict[int, str] = {}  # position in ``messages`` → what the context policy did there
+        self._usage = Usage()  # of everything but the response that is still open
+        self._last = Usage()  # of the last response
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -179,6 +183,11 @@ class Session:
     def is_cut_off(self) -> bool:
         """True while the last response has no stop token."""
         return self._open_from is not None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens sent and sampled so far. A response that went on after a cut-off is split as a whole."""
+        return self._usage + self._last
 
     def prompt_tokens(self) -> list[int]:
         """What the engine continues from now."""
@@ -225,12 +234,14 @@ class Session:
         replay: ReplayRecord | None = None,
         *,
         ended: bool,
+        cached: int = 0,
     ) -> Message:
         """Append what the engine sampled after ``prompt_tokens()`` and return it as a message.
 
         ``tokens`` holds the stop token when ``ended``; ``logprobs`` and ``versions`` (or one version for
         all) are per token; ``replay`` has one row per token of the segment so far and of ``tokens``. After a
-        cut-off the tokens continue the same response, and the message replaces the partial one.
+        cut-off the tokens continue the same response, and the message replaces the partial one. ``cached``: tokens
+        of the prompt that the engine found in its prefix cache.
         """
         tokens = [int(t) for t in tokens]
         versions = [versions] * len(tokens) if isinstance(versions, int) else [int(v) for v in versions]
@@ -238,16 +249,41 @@ class Session:
         stream = self._streams[-1]
         if replay is not None:
             stream.check_replay(replay, len(stream.tokens) + len(tokens))
+        sent = Usage(1, len(stream.tokens), cached)
         begin = len(stream.tokens) if self._open_from is None else self._open_from
         if self._open_from is not None:
             self._messages.pop()
             self._context.pop()
+            sent += Usage(self._last.requests, self._last.prompt, self._last.cached)
+        else:
+            self._usage = self.usage
         stream.extend_sampled(tokens, [float(x) for x in logprobs], versions, replay)
         self._open_from = None if ended else begin
-        message = self._renderer.parse(stream.tokens[begin:], thinking=self._thinking, ended=ended)
+        response = stream.tokens[begin:]
+        kinds = self._renderer.split(response, thinking=self._thinking)
+        # What close_thinking put into the response ends its thinking, and was not sampled.
+        forced = stream.mask[begin:].count(False)
+        self._last = sent + Usage(thinking=kinds.thinking - forced, tool=kinds.tool, answer=kinds.answer)
+        message = self._renderer.parse(response, thinking=self._thinking, ended=ended)
         self._messages.append(message)
         self._context.append(message)
         return message
+
+    def close_thinking(self) -> bool:
+        """End the reasoning of the cut-off response with tokens that carry no loss; sampling goes on behind them.
+
+        False when the response is not inside its reasoning: nothing is appended then. ``room()`` may be 0 afterwards.
+        """
+        if self._open_from is None:
+            raise SessionError("close_thinking without an open response; append_sampled(…, ended=False) before it")
+        stream = self._streams[-1]
+        closing = self._renderer.end_thinking_tokens(stream.tokens[self._open_from :], thinking=self._thinking)
+        if not closing:
+            return False
+        stream.extend_context(closing)
+        response = stream.tokens[self._open_from :]
+        self._messages[-1] = self._context[-1] = self._renderer.parse(response, thinking=self._thinking, ended=False)
+        return True
 
     def append_messages(self, messages: Sequence[Message]) -> None:
         """Append what the environment said: with loss mask 0, or as a new segment if history changes."""

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from envs.types import Message
 from rl.chat import dsml
 from rl.chat.renderer import RenderError, Retention, cut_off_error
+from rl.chat.split import Split, split_response
 from rl.chat.tokenizer import ChatTokenizer
 
 _CONTROL_TOKENS = (dsml.BOS, dsml.EOS, dsml.USER, dsml.ASSISTANT, dsml.THINK, dsml.END_THINK)
@@ -57,10 +58,23 @@ class V32Renderer:
         error = None if ended else cut_off_error(len(tokens))
         return parse_text(self.tokenizer.decode(body), thinking=thinking, error=error)
 
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` if the response never left its reasoning."""
+        return [self._end_think_id] if thinking and self._end_think_id not in tokens else []
+
+    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+        """Tokens by kind (see Renderer). In chat mode the prompt has closed the thinking already."""
+        return split_response(
+            tokens,
+            self.tokenizer.decode,
+            stop_token_ids=self.stop_token_ids,
+            end_think=dsml.END_THINK if thinking else None,
+            calls=(dsml.CALLS_OPEN, dsml.CALLS_CLOSE),
+        )
+
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` if the response never left its reasoning, then EOS."""
-        closing = [self._end_think_id] if thinking and self._end_think_id not in tokens else []
-        return [*closing, self.tokenizer.eos_id]
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self.tokenizer.eos_id]
 
 
 def render_text(

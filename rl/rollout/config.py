@@ -34,6 +34,7 @@ class RolloutConfig:
     max_tokens: int = 160  # sampled tokens of an assistant message
     max_context: int = 1024  # prompt plus everything appended to it, per segment
     thinking: bool = True  # the policy writes reasoning before it answers or calls
+    max_thinking: int | None = None  # tokens of reasoning in a message before it is closed; null: no limit of its own
     # how long reasoning stays in the context: cycle (to the next user message, V3.2) | drop (gone at once) | keep
     retention: str = "cycle"
     context: ContextConfig = field(default_factory=ContextConfig)
@@ -45,7 +46,7 @@ class RolloutConfig:
 
     reset_s: float = 60.0  # Environment.__init__ + reset (the first of a process may build an index)
     step_s: float = 60.0  # one Environment.step; above the environment's own tool deadline
-    score_s: float = 60.0  # Environment.score, and again for the reward parts
+    score_s: float = 60.0  # Environment.score; reward parts have their own timeout_s
     close_s: float = 10.0  # Environment.close
     episode_s: float = 300.0  # a whole episode, generation included
     start_s: float = 300.0  # a worker's engine must be up within this time
@@ -69,6 +70,11 @@ class RolloutConfig:
         self._require("top_k", self.top_k >= 0, "0 (all) or more")
         self._require("min_p", 0 <= self.min_p < 1, "in [0, 1)")
         self._require("max_context", self.max_context > self.max_tokens, f"more than max_tokens={self.max_tokens}")
+
+        if self.max_thinking is not None:
+            wanted = f"at least 1 and below max_tokens={self.max_tokens} (an answer has to fit), or null"
+            self._require("max_thinking", 1 <= self.max_thinking < self.max_tokens, wanted)
+            self._require("max_thinking", self.thinking, "null with rollout.thinking=false: there is none to limit")
 
     @property
     def truncates(self) -> bool:

@@ -21,7 +21,6 @@ import numpy as np
 from envs.taskset import Taskset
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineDied
-from rl.rollout.rollout import Composer
 from rl.rollout.weights import pack, probe_mismatch
 from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
 from rl.tracking.stall import StallError
@@ -29,6 +28,8 @@ from rl.types import Group, ReplayRecord
 
 if TYPE_CHECKING:
     import torch
+
+    from rewards.compose import RewardComposer
 
 LearnerLogprobs = Callable[[list[int], ReplayRecord | None], np.ndarray]  # float [T-1], of tokens[1:]
 
@@ -85,7 +86,7 @@ class RolloutPool:
         model_dir: str | Path,
         open_renderer: Callable[[], Any],
         tasksets: Mapping[str, Taskset],
-        composer: Composer,
+        composer: RewardComposer,
         *,
         version: int = 0,
         record_indexer: bool = False,

@@ -14,28 +14,30 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
-from rewards.part import RewardError
 from rl.chat.context import ContextManager
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
-from rl.types import Trajectory
+from rl.rollout.message import Generate, sample_message
+from rl.types import Trajectory, Usage
 
 if TYPE_CHECKING:
     from envs.environment import Environment
-    from rewards.compose import Reward
+    from rewards.compose import Reward, RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Generation
 
-Composer = Callable[[Episode, Mapping[str, float]], "Reward"]
 
+@dataclass(frozen=True)
+class Scored:
+    """A finished episode with the environment's scores and the reward made of them."""
 
-class Generate(Protocol):
-    """Samples from the policy: at most ``max_tokens`` tokens after ``prompt_tokens``."""
-
-    def __call__(self, prompt_tokens: list[int], max_tokens: int) -> Awaitable[Generation]: ...
+    episode: Episode
+    scores: Mapping[str, float]
+    reward: Reward
 
 
 class EpisodeTimeout(Exception):
@@ -47,10 +49,12 @@ async def rollout(
     open_env: Callable[[Task], Environment],
     open_session: Callable[[Sequence[Message]], Session],
     generate: Generate,
-    composer: Composer,
+    composer: RewardComposer,
     config: RolloutConfig,
     trajectory_id: str,
     watch: Callable[[str], None] = lambda what: None,
+    version: int = 0,
+    scored: Callable[[Scored], None] = lambda what: None,
 ) -> Trajectory:
     """Play ``task`` once.
 
@@ -58,10 +62,12 @@ async def rollout(
         open_env: makes the environment; called on the environment's own thread, under ``config.reset_s``.
         open_session: makes the token stream for the prompt that ``reset`` returned.
         watch: told what the episode begins to wait for, so that a stall can be named.
+        version: policy version at which the group was admitted; scheduled reward weights read it.
+        scored: told what the reward was computed from, once it is, for the parts that look at the whole group.
         generate: the engine. What it raises is not caught: without an engine there is no episode.
     Returns:
         The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``episode_timeout``,
-        ``aborted`` (engine gave the request up), ``reward_error`` or what a reward part masks for.
+        ``aborted`` (engine gave the request up), ``reward_error``, ``reward_timeout`` or what a reward part masks for.
     """
     started = time.monotonic()
     counts: Counter[str] = Counter()
@@ -72,6 +78,11 @@ async def rollout(
     reward: Reward | None = None
     failure, detail = None, ""
     env = _Env(trajectory_id, task, config, started, watch)
+
+    async def ask(prompt_tokens: list[int], max_tokens: int) -> Generation:
+        sampled: Generation = await env.within("generate", generate(prompt_tokens, max_tokens))
+        return sampled
+
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
         context = ContextManager(config.context, session, counts)
@@ -86,24 +97,19 @@ async def rollout(
             if (budget := limits[bound]) < 1:
                 stop = bound
                 break
-            sampled = await env.within("generate", generate(session.prompt_tokens(), budget))
-            turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
-            action = session.append_sampled(
-                sampled.tokens,
-                sampled.logprobs,
-                sampled.version_per_token,
-                sampled.replay,
-                ended=sampled.finish_reason == "stop",
-            )
-            if sampled.finish_reason == "abort":
+            said = await sample_message(session, ask, budget, config.max_thinking)
+            turns, sampled_tokens = turns + 1, sampled_tokens + said.sampled_tokens
+            counts.update(said.counts)
+            if said.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
             elif context.summarising:
-                context.restart(action)
+                context.restart(said.message)
                 stop = StopReason.MAX_TURNS if turns >= config.max_turns else None
-            elif sampled.finish_reason == "length":
-                stop = bound
+            elif said.finish_reason == "length":
+                # a cut of the thinking takes room too: then the window may end before the budget
+                stop = bound if said.sampled_tokens == budget else StopReason.CONTEXT
             else:
-                result = await env.step(action)
+                result = await env.step(said.message)
                 counts.update(result.info.get("counts", {}))
                 if result.terminated or turns >= config.max_turns:
                     stop = StopReason.ANSWERED if result.terminated else StopReason.MAX_TURNS
@@ -115,13 +121,12 @@ async def rollout(
             messages = (*session.dialogue, *last)
             episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts))
             scores = await env.score(episode)
-            reward = await env.run("reward", config.score_s, composer, episode, scores)
-            failure = reward.masked
+            reward = await env.within("reward", composer.score(episode, scores, version))
+            failure, detail = reward.masked, reward.detail
+            counts.update(reward.counts)
+            scored(Scored(episode, scores, reward))
     except EnvError as error:
-        if isinstance(error.cause, RewardError):
-            failure, stop = "reward_error", stop or StopReason.ENV_ERROR
-        else:
-            failure, stop = "env_error", StopReason.ENV_ERROR
+        failure, stop = "env_error", StopReason.ENV_ERROR
         detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
     except EnvTimeout as error:
         failure, stop, detail = "env_timeout", StopReason.ENV_TIMEOUT, str(error)
@@ -146,6 +151,7 @@ async def rollout(
         turns=turns,
         counts={name: n for name, n in counts.items() if n},
         wall_s=time.monotonic() - started,
+        usage=session.usage if session is not None else Usage(),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.types import StopReason
-from rl.types import Trajectory
+from rl.types import Trajectory, Usage
 
 POLICY = "parallel_fewest_step"
 
@@ -17,8 +17,9 @@ POLICY = "parallel_fewest_step"
 def fewest_steps(runs: Sequence[Trajectory]) -> Trajectory:
     """The chosen one of ``runs``: finished before unfinished before failed, then fewest turns, then the first.
 
-    It stands for all of them: ``counts`` gets ``context_parallel_fewest_step`` (1) and what all runs took together,
-    ``context_parallel_runs``, ``_turns``, ``_sampled_tokens`` and ``_total_tokens`` (the chosen run included).
+    It stands for all of them: its ``usage`` becomes that of all runs (what is paid for), and ``counts`` gets
+    ``context_parallel_fewest_step`` (1) and what all runs took together, ``context_parallel_runs``, ``_turns``,
+    ``_sampled_tokens`` and ``_total_tokens`` (the chosen run included).
     """
 
     def rank(run: Trajectory) -> tuple[bool, bool, int]:
@@ -32,4 +33,5 @@ def fewest_steps(runs: Sequence[Trajectory]) -> Trajectory:
         "context_parallel_sampled_tokens": sum(run.sampled_tokens for run in runs),
         "context_parallel_total_tokens": sum(run.total_tokens for run in runs),
     }
+    chosen.usage = sum((run.usage for run in runs), Usage())
     return chosen

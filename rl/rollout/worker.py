@@ -13,8 +13,9 @@ import os
 import pickle
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,13 @@ from envs.types import Message, Task
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
-from rl.rollout.rollout import Composer, rollout
+from rl.rollout.rollout import Scored, rollout
 from rl.rollout.selection import fewest_steps
 from rl.rollout.weights import Packed, probe_mismatch, unpack
 from rl.types import Group, ReplayRecord, Trajectory
 
 if TYPE_CHECKING:
+    from rewards.compose import RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Engine, Generation
 
@@ -41,8 +43,9 @@ class GroupSpec:
     """An order for ``size`` rollouts of one task, admitted at policy version ``version``.
 
     ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
-    configured one (evaluation). ``parallel``: independent runs for each of the ``size`` rollouts, of which the
-    finished one with the fewest steps comes back (``rl.rollout.selection``).
+    configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that are other for these rollouts; of use
+    are those that an episode reads (limits and deadlines), not those of the engine. ``parallel``: independent runs for
+    each of the ``size`` rollouts; the finished one with the fewest steps comes back (``rl.rollout.selection``).
     """
 
     id: int
@@ -52,6 +55,7 @@ class GroupSpec:
     version: int
     taskset: str = "train"
     temperature: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     parallel: int = 1
 
 
@@ -67,7 +71,7 @@ class WorkerSetup:
     model_dir: str
     open_renderer: Callable[[], Any]
     tasksets: Mapping[str, Taskset]
-    composer: Composer
+    composer: RewardComposer
     record_indexer: bool = False
 
 
@@ -120,10 +124,13 @@ class RolloutWorker:
 
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
+        finished: dict[str, Scored] = {}
         n = spec.parallel
-        trajectories = list(await asyncio.gather(*(self._episode(spec, i) for i in range(spec.size * n))))
+        trajectories = list(await asyncio.gather(*(self._episode(spec, i, finished) for i in range(spec.size * n))))
         if n > 1:
             trajectories = [fewest_steps(trajectories[i : i + n]) for i in range(0, len(trajectories), n)]
+        await add_group_terms(self.setup.composer, trajectories, finished, spec.version)
+        self._failures += sum(t.failure_kind is not None for t in trajectories)
         return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, trajectories)
 
     async def update_weights(self, weights: Packed, version: int) -> float:
@@ -153,7 +160,8 @@ class RolloutWorker:
         return os.getpid()
 
     async def close(self) -> None:
-        """Release the engine (vLLM's executor) before the actor is killed."""
+        """Release the engine (vLLM's executor) and the reward's processes before the actor is killed."""
+        self.setup.composer.close()
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
 
@@ -189,35 +197,38 @@ class RolloutWorker:
             probe_mismatch(where, version, logprobs, reference.logprobs, reference.tolerance)
         return engine
 
-    async def _episode(self, spec: GroupSpec, position: int) -> Trajectory:
+    async def _episode(self, spec: GroupSpec, position: int, finished: dict[str, Scored]) -> Trajectory:
         name = f"{spec.taskset}-{spec.id}-{position}"
+        config = replace(self.config, **spec.settings)
         async with self._slots:
             try:
                 trajectory = await rollout(
                     spec.task,
                     self.setup.tasksets[spec.taskset].environment,
-                    self._open_session,
-                    partial(self._generate, spec),
+                    partial(self._open_session, config),
+                    partial(self._generate, spec, config),
                     self.setup.composer,
-                    self.config,
+                    config,
                     name,
                     watch=lambda what: self._doing.__setitem__(name, (what, time.monotonic())),
+                    version=spec.version,
+                    scored=lambda what: finished.__setitem__(name, what),
                 )
             finally:
                 self._doing.pop(name, None)
         self._episodes_done += 1
-        self._failures += trajectory.failure_kind is not None
         return trajectory
 
-    def _open_session(self, prompt: Sequence[Message]) -> Session:
+    def _open_session(self, config: RolloutConfig, prompt: Sequence[Message]) -> Session:
         from rl.chat.session import Session
 
-        return Session(self._renderer, prompt, thinking=self.config.thinking, max_context=self.config.max_context)
+        return Session(self._renderer, prompt, thinking=config.thinking, max_context=config.max_context)
 
-    async def _generate(self, spec: GroupSpec, prompt_tokens: list[int], max_tokens: int) -> Generation:
+    async def _generate(
+        self, spec: GroupSpec, config: RolloutConfig, prompt_tokens: list[int], max_tokens: int
+    ) -> Generation:
         from rl.rollout.engine import GenerateRequest
 
-        config = self.config
         return await self._engine.generate(
             GenerateRequest(
                 request_id=str(next(self._serial)),
@@ -230,6 +241,28 @@ class RolloutWorker:
                 min_p=config.min_p,
             )
         )
+
+
+async def add_group_terms(
+    composer: RewardComposer, trajectories: Sequence[Trajectory], finished: Mapping[str, Scored], version: int
+) -> None:
+    """Add the terms of the group parts to the trajectories of one task, in place.
+
+    ``finished``: by trajectory id, what the rewards so far were made of. Trajectories without a reward, or masked, keep
+    what they have; those whose group term could not be computed are masked.
+    """
+    there = [t for t in trajectories if t.id in finished]
+    of = [finished[t.id] for t in there]
+    before = [one.reward for one in of]
+    after = await composer.score_group([one.episode for one in of], [one.scores for one in of], before, version)
+    for trajectory, reward, old in zip(there, after, before, strict=True):
+        if reward is old:
+            continue
+        trajectory.reward, trajectory.reward_parts = reward.total, dict(reward.parts)
+        if reward.masked is not None:
+            trajectory.failure_kind, trajectory.failure_detail = reward.masked, reward.detail
+            events = Counter(trajectory.counts) + Counter(reward.counts) + Counter([reward.masked])
+            trajectory.counts = dict(events)
 
 
 def _unpickled(setup: bytes) -> WorkerSetup:

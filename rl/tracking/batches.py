@@ -18,7 +18,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from envs.types import StopReason
 from rl.tracking.rundir import RunDir, RunDirError, explained, step_name, write_atomic
-from rl.types import Group, ReplayRecord, Segment, Trajectory
+from rl.types import Group, ReplayRecord, Segment, Trajectory, Usage
 
 if TYPE_CHECKING:
     from rl.rollout.config import RolloutConfig
@@ -177,8 +177,9 @@ def unflatten(arrays: Mapping[str, np.ndarray], described: Sequence[Mapping[str,
     for group in described:
         trajectories = [
             Trajectory(
-                **{k: v for k, v in t.items() if k not in ("segments", "stop_reason")},
+                **{k: v for k, v in t.items() if k not in ("segments", "stop_reason", "usage")},
                 stop_reason=StopReason(t["stop_reason"]),
+                usage=Usage(**t.get("usage", {})),  # batches of older versions have none
                 segments=[segment(s["length"], s["recorded"]) for s in t["segments"]],
             )
             for t in group["trajectories"]
@@ -193,7 +194,11 @@ def _group_json(group: Group) -> dict[str, Any]:
     return {f.name: getattr(group, f.name) for f in fields(Group)} | {
         "trajectories": [
             {f.name: getattr(t, f.name) for f in fields(Trajectory)}
-            | {"stop_reason": t.stop_reason.value, "segments": [_segment_json(s) for s in t.segments]}
+            | {
+                "stop_reason": t.stop_reason.value,
+                "segments": [_segment_json(s) for s in t.segments],
+                "usage": asdict(t.usage),
+            }
             for t in group.trajectories
         ]
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.tracking.usage import tally, usage_metrics
 from rl.types import Group, Trajectory
 
 METRICS: dict[str, str] = {
@@ -23,7 +24,10 @@ METRICS: dict[str, str] = {
     "reward/mean": "Mean reward of the step's valid trajectories.",
     "reward/std": "Standard deviation of the reward over valid trajectories.",
     "reward/family/{family}": "Mean reward of one family.",
-    "reward/part/{part}": "Mean weighted term of one reward part (they sum to reward/mean).",
+    "reward/part/{part}": "Mean weighted term of one reward part over valid trajectories, 0 where it does not "
+    "apply; the parts sum to reward/mean.",
+    "reward/detail/{part}/{detail}": "Mean of a detail that a part gave beside its value, over the trajectories that "
+    "have it; raw, not part of the reward.",
     "score/{score}": "Mean raw score from the environments, unweighted; score/outcome is the success rate.",
     "outcome/family/{family}": "Mean raw outcome score of one family.",
     # groups
@@ -43,13 +47,21 @@ METRICS: dict[str, str] = {
     "length/sampled_mean": "Sampled tokens per episode, mean.",
     "length/sampled_p90": "Sampled tokens per episode, 90th percentile.",
     "length/sampled_max": "Sampled tokens of the longest episode.",
+    "length/thinking_mean": "Sampled thinking tokens per episode, mean.",
+    "length/thinking_p90": "Sampled thinking tokens per episode, 90th percentile.",
     "length/context_mean": "All tokens per episode (prompt, sampled, environment), mean.",
     "length/family/{family}": "Sampled tokens per episode of one family, mean.",
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
     "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …; of context "
-    "management: context_<policy> (discards, summaries), context_summary_unusable, context_summary_cycles_lost.",
+    "management context_<policy> (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
+    "A reward part that gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, "
+    "out_of_bounds, wrong_type, too_large or unpicklable.",
+    # what an API would bill (rl.tracking.usage); kinds: prompt, cached, thinking, tool, answer
+    "usage/{kind}": "Tokens of this kind in the step's rollouts (masked ones too), over all requests: prompt (a turn's "
+    "prompt holds the turns before it again), cached (of them found in the prefix cache), thinking, tool, answer.",
+    "usage/family/{family}/{kind}": "The same of one family.",
     # tokens and versions
     "tokens/sampled": "Tokens the policy sampled in this step.",
     "tokens/total": "All tokens of the step's trajectories.",
@@ -193,6 +205,7 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
         out |= {f"stop/{reason}": n / len(every) for reason, n in stops.items()}
     out["tokens/sampled"] = sum(t.sampled_tokens for t in every)
     out["tokens/total"] = sum(t.total_tokens for t in every)
+    out |= usage_metrics(tally(every))
     if version is not None:
         out |= _staleness(every, version)
     if not valid:
@@ -209,10 +222,17 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     out["length/sampled_mean"] = float(sampled.mean())
     out["length/sampled_p90"] = float(np.percentile(sampled, 90))
     out["length/sampled_max"] = float(sampled.max())
+    thinking = np.array([t.usage.thinking for t in valid])
+    out["length/thinking_mean"] = float(thinking.mean())
+    out["length/thinking_p90"] = float(np.percentile(thinking, 90))
     out["length/context_mean"] = float(np.mean([t.total_tokens for t in valid]))
     for part, values in _parts(valid).items():
-        name = part if part.startswith("score/") else f"reward/part/{part}"
-        out[name] = float(np.mean(values))
+        if part.startswith("score/"):
+            out[part] = float(np.mean(values))
+        elif "/" in part:
+            out[f"reward/detail/{part}"] = float(np.mean(values))
+        else:
+            out[f"reward/part/{part}"] = float(np.sum(values)) / len(valid)
     for family, members in by_family(valid).items():
         out[f"reward/family/{family}"] = float(np.mean([t.reward for t in members]))
         out[f"length/family/{family}"] = float(np.mean([t.sampled_tokens for t in members]))

@@ -36,6 +36,7 @@ from rl.tracking.summary import (
     pipeline_rows,
 )
 from rl.tracking.svg import STYLE, SVG_STYLE
+from rl.tracking.usage import TOKENS, USAGE_COLUMNS, price_note, usage_rows
 
 SAMPLES_PER_FAMILY = 4
 
@@ -50,6 +51,7 @@ def report_html(run_dir: RunDir) -> str:
         _pipeline(run_dir, summary),
         _curves(summary, rows),
         _diagnoses(run_dir),
+        _usage(summary),
         _compute(summary),
         _stages(summary),
         _counts(summary),
@@ -127,6 +129,19 @@ def _pipeline(run_dir: RunDir, summary: Mapping[str, Any]) -> str:
         + f'<p class="sub">{escape(claim)}</p><h3>Data of the specialists, rollouts</h3>'
         + _table(["family", *(kind.replace("_", " ") for kind in kinds), "GRPO steps", "ended"], data)
         + (f'<div class="charts"><figure>{chart}</figure></div>' if chart else "")
+    )
+
+
+def _usage(summary: Mapping[str, Any]) -> str:
+    rows = usage_rows(summary, families=True)
+    if not rows:
+        return ""
+    note = (
+        f"{price_note(summary)} Prompt tokens are summed over all requests, so a turn's prompt counts the turns before "
+        "it again; cached is the share of them found in the prefix cache. Tokens / solved: prompt and sampled."
+    )
+    return (
+        "<h2>Tokens and money</h2>" + _table(USAGE_COLUMNS, rows, last_bold=True) + f'<p class="sub">{escape(note)}</p>'
     )
 
 
@@ -208,6 +223,9 @@ def _trajectory(row: Mapping[str, Any]) -> str:
         tags.append(f'<span class="tag bad">masked: {escape(row["failure_kind"])}</span>')
     tags += [f'<span class="tag bad">{escape(k)} {n}</span>' for k, n in row["counts"].items()]
     tags.append(f'<span class="tag">{row["turns"]} turns · {row["sampled_tokens"]} tokens</span>')
+    if usage := row.get("usage"):  # rows of older versions have none
+        kinds = ", ".join(f"{kind} {usage[kind]}" for kind in TOKENS)
+        tags.append(f'<span class="tag">{kinds}</span>')
     if row["version_max"] is not None:
         tags.append(f'<span class="tag">policy version {row["version_max"]}</span>')
     talk = "".join(_message(message) for message in row["messages"])

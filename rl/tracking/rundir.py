@@ -25,6 +25,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def trajectory_json(trajectory: Trajectory, *, tokens: bool = True) -> dict[str,
         "counts": dict(trajectory.counts),
         "sampled_tokens": trajectory.sampled_tokens,
         "total_tokens": trajectory.total_tokens,
+        "usage": asdict(trajectory.usage),
         "version_min": min(versions, default=None),
         "version_max": max(versions, default=None),
         "wall_s": round(trajectory.wall_s, 3),

@@ -16,6 +16,7 @@ summary.json::
      "steps", "stop_reason",                      of the (mixed) GRPO stage, as the tokens, speeds and counts are
      "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.ledger)
      "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
+     "usage": tokens and money of every stage  (rl.tracking.usage)
      "counts": {event: n}, "failures": {kind: n}}
 """
 
@@ -30,9 +31,10 @@ from rich.console import Group as Lines
 from rich.table import Table
 
 from rl.tracking.metrics import by_family
+from rl.tracking.usage import OUTCOME, USAGE_COLUMNS, price_note, usage_rows
 from rl.types import Trajectory
 
-OUTCOME = "score/outcome"  # the environment's raw outcome, as rewards.compose.Reward.parts names it
+NO_REWARD = ("reward_error", "reward_timeout")  # the environment scored the episode, a reward part did not
 
 
 def eval_summary(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def eval_summary(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
             "stderr": _stderr(means),
             "k": k,
             "n_tasks": len(means),
-            "reward": float(np.mean([t.reward for t in scored])),
+            "reward": _mean([t.reward for t in scored if t.failure_kind not in NO_REWARD]),
             "sampled_tokens": float(np.mean([t.sampled_tokens for t in scored])),
             "n_unscored": len(members) - len(scored),
         }
@@ -187,7 +189,11 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
         parts.append(_rich("pipeline: held-out outcome by stage", PIPELINE_COLUMNS, rows))
     if rows := compute_rows(summary):
         parts.append(_rich("compute", COMPUTE_COLUMNS, rows))
+    if rows := usage_rows(summary):
+        parts.append(_rich("tokens and money", USAGE_COLUMNS, rows))
     facts = Table.grid(padding=(0, 2))
+    if rows:
+        facts.add_row("price", price_note(summary))
     wall = summary.get("wall_s", {})
     facts.add_row("tokens sampled", _number(summary.get("tokens_sampled"), ",.0f"))
     facts.add_row("rollout tokens/s", _number(summary.get("rollout_tokens_per_s"), ",.0f"))
@@ -230,6 +236,10 @@ def clock(seconds: float) -> str:
 
 def _stage_times(wall: Mapping[str, float]) -> list[str]:
     return [f"{stage} {clock(seconds)}" for stage, seconds in wall.items()]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _stderr(means: list[float]) -> float:

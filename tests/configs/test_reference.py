@@ -20,6 +20,7 @@ PAGES = [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT
 CONFIG_OF = {
     "rl-train": "train",
     "rl-eval": "evaluate",
+    "rl-compare": "compare",
     "rl-coldstart": "coldstart",
     "rl-pretrain": "pretrain",
     "rl-adapt": "adapt",

@@ -32,13 +32,13 @@ def test_help_is_quick(command: str, tmp_path: Path) -> None:
 def test_composing_the_configuration_loads_nothing_heavy() -> None:
     code = """
 import sys
-import rl.train, rl.evaluate, rl.coldstart, rl.pretrain, rl.adapt, rl.diagnose, rl.cli
+import rl.train, rl.evaluate, rl.coldstart, rl.pretrain, rl.adapt, rl.diagnose, rl.compare, rl.cli
 from configs.schema import register
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 register()
 with initialize_config_module("configs", version_base="1.3"):
-    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "diagnose"):
+    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "diagnose", "compare"):
         OmegaConf.to_object(compose(name))
 heavy = ("torch", "vllm", "ray", "transformers", "wandb", "datasets", "tantivy")
 print([name for name in heavy if name in sys.modules])

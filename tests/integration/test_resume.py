@@ -109,6 +109,22 @@ def test_it_goes_on_from_the_last_checkpoint(killed: KilledRun) -> None:
     assert killed.run.read_summary()["tokens_sampled"] == tokens == state["extra"]["tokens_sampled"]
 
 
+def test_tokens_of_every_step_are_counted_once(killed: KilledRun) -> None:
+    usage = killed.run.read_summary()["usage"]
+    assert list(usage["stages"]) == ["evaluation before", "GRPO", "evaluation after"]
+    rows = [r["usage"] for s in range(1, STEPS + 1) for r in killed.run.read_trajectories(f"step_{s:06d}")]
+    total = usage["stages"]["GRPO"]["total"]
+    assert total["episodes"] == len(rows)
+    for kind in ("requests", "prompt", "cached", "thinking", "tool", "answer"):
+        assert total[kind] == sum(row[kind] for row in rows) == usage["stages"]["GRPO"]["families"]["age"][kind]
+        assert usage["total"][kind] == sum(stage["total"][kind] for stage in usage["stages"].values())
+    assert total["thinking"] + total["tool"] + total["answer"] == killed.run.read_summary()["tokens_sampled"]
+    assert 0 < total["cached"] < total["prompt"]
+    assert usage["total"]["cost"] == pytest.approx(sum(s["total"]["cost"] for s in usage["stages"].values()))
+    assert "Tokens and money" in killed.run.report.read_text()
+    assert "tokens and money" in killed.resumed
+
+
 def test_no_task_is_repeated_or_left_out(killed: KilledRun) -> None:
     tasks = [
         sorted({int(r["task_id"].split("/")[-1]) for r in killed.run.read_trajectories(f"step_{step:06d}")})

@@ -95,6 +95,7 @@ def test_the_loop_ends_when_the_budget_is_spent(tmp_path: Path, staleness: int) 
     assert state.stop == "budget.rl_share=0.025 is spent: RL took 3.0% of the pre-training FLOPs"
     assert state.summary()["stop_reason"] == state.stop
     assert state.flops == {"rollout": 0.0, "learner": STEP * state.step}
+    assert state.usage["interpreter"]["episodes"] == 4 * state.step
     rows = run.read_metrics("grpo/interpreter")
     assert [r["compute/rl_share"] for r in rows] == pytest.approx([0.01 * (n + 1) for n in range(state.step)])
 

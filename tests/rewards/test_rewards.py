@@ -81,7 +81,8 @@ def test_mask_takes_cut_off_episodes_out() -> None:
     assert cut.total == 0.0
     assert composer(episode(), {"outcome": 1.0}).masked is None
     # the other policies never mask
-    assert Length(policy="none").mask_reason(episode(stop=StopReason.CONTEXT)) is None
+    none = RewardComposer([Outcome(), Length(policy="none")])
+    assert none(episode(stop=StopReason.CONTEXT), {"outcome": 1.0}).masked is None
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_length_config_errors_name_the_field(fields: dict, message: str) -> None
 @dataclass(frozen=True, kw_only=True)
 class Broken(RewardPart):
     name: str = "broken"
+    isolate: bool | None = False
     gives: object = float("nan")
 
     def __call__(self, episode: Episode, scores: Mapping[str, float]) -> float:

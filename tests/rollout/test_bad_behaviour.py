@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import pytest
 from rollout_doubles import AddEnv, answer, call, play
 
 from envs.types import StepResult, StopReason
+from rewards.compose import RewardComposer
+from rewards.outcome import Outcome
+from rewards.part import RewardPart
 from rl.rollout.env_runner import EnvRunner
 
 GOOD = answer("5")
@@ -183,16 +187,24 @@ def test_10_reward_is_not_a_number(value):
     t = play([GOOD], odd)
     assert t.failure_kind == "reward_error"
     assert t.stop_reason is StopReason.ANSWERED
-    assert t.counts == {"reward_error": 1}
+    problem = "not_finite" if isinstance(value, float) else "wrong_type"
+    assert t.counts == {"reward_error": 1, f"score.outcome.{problem}": 1}
     assert (t.reward, t.reward_parts) == (0.0, {})
     assert "outcome" in t.failure_detail
 
 
-def test_10_reward_part_hangs():
-    def slow(episode, scores):
+@dataclass(frozen=True, kw_only=True)
+class Slow(RewardPart):
+    name: str = "slow"
+
+    def __call__(self, episode, scores):
         while True:
             pass
 
-    t = play([GOOD], composer=slow, score_s=0.2)
-    assert (t.failure_kind, t.counts["env_timeout"]) == ("env_timeout", 1)
-    assert "reward took longer" in t.failure_detail
+
+def test_10_reward_part_hangs():
+    composer = RewardComposer([Outcome(), Slow(isolate=False, timeout_s=0.2)])
+    t = play([GOOD], composer=composer)
+    assert (t.failure_kind, t.counts) == ("reward_timeout", {"reward_timeout": 1, "slow.timeout": 1})
+    assert (t.reward, t.reward_parts) == (0.0, {"outcome": 1.0, "score/outcome": 1.0})
+    assert "reward part 'slow': was not done within timeout_s=0.2" in t.failure_detail

@@ -97,7 +97,10 @@ def test_sampled_logprobs_experts_and_prefix_hits(engine: Engine, learner: DSAFo
         engine.add(GenerateRequest(name, prompt, max_tokens=30, stop_token_ids=(STOP,)))
     first = run(engine)
     assert set(first) == set(prompts)
-    assert engine.stats().cached_prompt_tokens - before.cached_prompt_tokens >= 6 * 96
+    hits = [g.cached_tokens for g in first.values()]
+    assert engine.stats().cached_prompt_tokens - before.cached_prompt_tokens == sum(hits) >= 6 * 96
+    assert sorted(hits)[:2] == [0, 0]  # the first of each prompt has nothing to find
+    assert all(hit in (0, 96) for hit in hits)
     for name, g in first.items():
         ids = prompts[name] + g.tokens
         assert g.finish_reason == ("stop" if g.tokens[-1] == STOP else "length")
@@ -119,6 +122,7 @@ def test_sampled_logprobs_experts_and_prefix_hits(engine: Engine, learner: DSAFo
         cached = (len(prompts[name]) + len(first[name].tokens) - 1) // 16 * 16
         assert np.array_equal(g.replay.experts[:cached], old.experts[:cached])
         assert np.array_equal(g.replay.indexer[:cached], old.indexer[:cached])
+        assert g.cached_tokens == cached
         expected = chosen(all_logprobs(learner, ids, g.replay), ids)[len(turn[name]) - 1 :]
         assert np.abs(expected - g.logprobs).max() < 1e-4
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rollout_doubles import AddEnv, Script, answer, call, play, renderer, spy, tokenizer
 
 from envs.types import Episode, Message, StepResult, StopReason
@@ -34,6 +36,27 @@ def test_a_two_turn_episode():
     assert set(segment.versions[segment.loss_mask]) == {3}
     assert set(segment.versions[~segment.loss_mask]) == {-1}
     assert tokens == renderer().render([*_messages(t)], thinking=True)
+    assert t.usage.requests == 2
+    assert t.usage.prompt == sum(len(prompt) for prompt in script.prompts)
+    assert t.usage.output == t.sampled_tokens
+    assert t.usage.tool > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([call("add", a=1, b=1), call("nope"), answer("5"), "no thought", "</think>", 3, 40]),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([4, 24, 160]),
+)
+def test_kinds_of_tokens_add_up(texts, max_tokens):
+    script = Script([*texts, *[answer("5")] * 4])
+    t = play([], generate=script, max_tokens=max_tokens)
+    assert t.usage.thinking + t.usage.tool + t.usage.answer == t.usage.output == t.sampled_tokens
+    assert (t.usage.requests, t.usage.cached) == (t.turns, 0)
+    assert t.usage.prompt == sum(len(prompt) for prompt in script.prompts)
 
 
 def _messages(t):

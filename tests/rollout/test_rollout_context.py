@@ -132,8 +132,10 @@ def test_the_finished_run_with_the_fewest_steps_is_chosen():
 
 def test_tokens_of_all_runs_are_counted():
     runs = [play([answer("5")]), play([CALL, answer("5")])]
+    paid = runs[0].usage + runs[1].usage
     chosen = fewest_steps(runs)
     assert chosen.turns == 1
+    assert chosen.usage == paid
     assert chosen.counts["context_parallel_sampled_tokens"] == sum(t.sampled_tokens for t in runs)
     assert chosen.counts["context_parallel_total_tokens"] == sum(t.total_tokens for t in runs)
 

@@ -1,0 +1,83 @@
+"""A response's tokens by what they are for: thinking, tool calls, answer.
+
+    sampled   t₁ … t_i </think> | text | <calls> … </calls> | text <end>
+    counted   thinking            answer  tool                answer
+
+Counted on the sampled tokens themselves: nothing is encoded again, so the three always add up to their number. Where
+markup is several tokens (or shares one with the text beside it) its borders are found by decoding pieces of the stream;
+a token on a border belongs to the markup. An end token is part of the answer, also where nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_PIECE = 512  # tokens that are decoded at once while a mark is looked for
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tokens of one response by kind."""
+
+    thinking: int = 0
+    tool: int = 0
+    answer: int = 0
+
+
+def split_response(
+    tokens: Sequence[int],
+    decode: Callable[[list[int]], str],
+    *,
+    stop_token_ids: Sequence[int],
+    end_think: str | None,
+    calls: tuple[str, str],
+) -> Split:
+    """Split what was sampled for one assistant message.
+
+    Args:
+        tokens: the sampled tokens, the stop token included when it ended by itself.
+        decode: text of a piece of them, special tokens kept.
+        end_think: the mark that ends the thinking in which the response begins; None when it begins in the answer.
+            Without the mark everything before the end token is thinking.
+        calls: opening and closing markup of tool calls; a block that is not closed reaches to the end.
+    """
+    ids = [int(t) for t in tokens]
+    body = ids[:-1] if ids and ids[-1] in stop_token_ids else ids
+    thinking = 0
+    if end_think is not None:
+        found = _find(end_think, body, decode)
+        thinking = len(body) if found is None else found[1]
+    tool = 0
+    rest = body[thinking:]
+    while (opened := _find(calls[0], rest, decode)) is not None:
+        closed = _find(calls[1], rest[opened[1] :], decode)
+        end = len(rest) if closed is None else opened[1] + closed[1]
+        tool += end - opened[0]
+        rest = rest[end:]
+    return Split(thinking, tool, len(ids) - thinking - tool)
+
+
+def _find(mark: str, ids: list[int], decode: Callable[[list[int]], str]) -> tuple[int, int] | None:
+    """(start, end) of the tokens that hold the first occurrence of ``mark``; None when the text has none.
+
+    ``mark`` is in the text of ids[:end] and of ids[start:end], and in that of no shorter piece. Pieces that overlap by
+    more tokens than the mark can have (one per byte) are decoded in turn, so that a long response is decoded once;
+    inside the first that holds it both borders are found by halving, because a longer piece keeps what a shorter holds.
+    """
+    overlap = len(mark.encode())
+    for first in range(0, max(len(ids) - overlap, 1), _PIECE):
+        piece = ids[first : first + _PIECE + overlap]
+        if mark not in decode(piece):
+            continue
+        low, high = 0, len(piece)  # piece[:low] does not hold the mark, piece[:high] does
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if mark in decode(piece[:middle]) else (middle, high)
+        end = high
+        low, high = 0, end  # piece[low:end] holds the mark, piece[high:end] does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if mark in decode(piece[middle:end]) else (low, middle)
+        return first + low, first + end
+    return None

@@ -1,0 +1,225 @@
+"""`rl-compare`: accuracy, tokens and money of several policies or models side by side.
+
+    rl-compare sources=[runs/demo,runs/other]                 the last evaluations of two runs
+    rl-compare sources=[runs/demo/eval,answers.jsonl]         an rl-eval output beside recorded answers
+
+Writes ``compare.json`` and ``compare.md`` to ``out``. Every answer is one attempt: cost per answer = cost / answers,
+cost per solved task = cost of all answers / answers that were right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configs.schema import CompareConfig
+
+    from .tracking.answers import Answer
+    from .tracking.cost import CostConfig, Price
+
+Z95 = 1.959964  # standard normal, 97.5th percentile
+
+
+def main() -> None:
+    """Console entry point."""
+    from .cli import hydra_main
+
+    hydra_main("compare", _run)
+
+
+def _run(cfg: CompareConfig) -> None:
+    import sys
+
+    from .tracking.rundir import write_atomic
+
+    try:
+        result = compare(cfg)
+    except ValueError as error:
+        sys.exit(f"rl-compare: {error}")
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(result)
+    write_atomic(out / "compare.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(out / "compare.md", text)
+    print(text, end="")
+    print(f"\nwritten: {out / 'compare.json'}, {out / 'compare.md'}")
+
+
+def compare(cfg: CompareConfig) -> dict[str, Any]:
+    """``{"models": [row, …], "tasks": {"common", "all"}, "currency"}``, rows in the order of the sources.
+
+    Raises ValueError: no source, a label that two sources share, a model without a price, no common task.
+    """
+    from .tracking.answers import read_answers
+
+    if not cfg.sources:
+        raise ValueError("sources is empty: give run directories, rl-eval outputs or .jsonl files, sources=[a,b]")
+    models: dict[str, list[Answer]] = {}
+    for source in cfg.sources:
+        for label, answers in read_answers(source).items():
+            if label in models:
+                raise ValueError(f"sources: two of them have answers of '{label}'; compare one, or join the files")
+            models[label] = answers
+    if unknown := sorted(set(cfg.price_as) - set(models)):
+        raise ValueError(f"price_as.{unknown[0]}: nothing of that name is compared (there are: {', '.join(models)})")
+    prices = {
+        label: price_for(cfg.cost, cfg.price_as, label, rollouts=all(a.rollout for a in answers))
+        for label, answers in models.items()
+    }
+    tasks = [{a.task_id for a in answers} for answers in models.values()]
+    common, every = set.intersection(*tasks), set.union(*tasks)
+    if cfg.common_tasks:
+        if not common:
+            raise ValueError("common_tasks=true: no task was answered by all of them")
+        models = {label: [a for a in answers if a.task_id in common] for label, answers in models.items()}
+    rows = [describe(label, answers, prices[label]) for label, answers in models.items()]
+    return {
+        "models": rows,
+        "tasks": {"common": len(common), "all": len(common) if cfg.common_tasks else len(every)},
+        "currency": cfg.cost.currency,
+    }
+
+
+def price_for(cost: CostConfig, price_as: Mapping[str, str], label: str, *, rollouts: bool) -> Price:
+    """The price that ``label`` counts at: ``price_as``, else one of its own name, else ``cost.model`` for our rollouts.
+
+    Raises ValueError: recorded answers of a model without a price.
+    """
+    from .tracking.cost import price_of
+
+    if label in price_as:
+        return price_of(cost, price_as[label], f"price_as.{label}")
+    if label in cost.prices:
+        return price_of(cost, label)
+    if not rollouts:
+        return price_of(cost, label, "model")
+    if cost.model is None:
+        raise ValueError(f"cost.model=null, but '{label}' needs a price: set cost.model or price_as")
+    return price_of(cost, cost.model)
+
+
+def describe(label: str, answers: Sequence[Answer], price: Price) -> dict[str, Any]:
+    """One model's row: accuracy over tasks with its 95 % interval, tokens per answer, money."""
+    import numpy as np
+
+    from .tracking.cost import per_solved
+    from .types import Usage
+
+    usage = sum((a.usage for a in answers), Usage())
+    tokens = np.array([a.usage.prompt + a.usage.output for a in answers])
+    output = np.array([a.usage.output for a in answers])
+    solved = sum(a.score is not None and a.score >= 1 for a in answers)
+    cost = price.cost(usage)
+    accuracy, interval = accuracy_of(answers)
+    return {
+        "model": label,
+        "price": price.name,
+        "answers": len(answers),
+        "tasks": len({a.task_id for a in answers}),
+        "judged": sum(a.score is not None for a in answers),
+        "accuracy": accuracy,
+        "ci95": interval,
+        "tokens_mean": float(tokens.mean()),
+        "tokens_p90": float(np.percentile(tokens, 90)),
+        "prompt_mean": usage.prompt / len(answers),
+        "cached_share": usage.cached / usage.prompt if usage.prompt else 0.0,
+        "output_mean": float(output.mean()),
+        "output_p90": float(np.percentile(output, 90)),
+        "thinking_mean": usage.thinking / len(answers) if all(a.split for a in answers) else None,
+        "cost": cost,
+        "cost_per_answer": cost / len(answers),
+        "solved": solved,
+        "tokens_per_solved": per_solved(float(tokens.sum()), solved),
+        "cost_per_solved": per_solved(cost, solved),
+    }
+
+
+def accuracy_of(answers: Sequence[Answer]) -> tuple[float | None, tuple[float, float] | None]:
+    """Mean over tasks of the tasks' mean scores, and its 95 % interval; (None, None) where nothing was judged.
+
+    One right-or-wrong answer per task: Wilson's score interval. Several or partial scores: mean ± 1.96 s/√tasks, kept
+    inside [0, 1]; unknown (None) for a single task.
+    """
+    import numpy as np
+
+    by_task: dict[str, list[float]] = {}
+    for a in answers:
+        if a.score is not None:
+            by_task.setdefault(a.task_id, []).append(a.score)
+    if not by_task:
+        return None, None
+    means = np.array([float(np.mean(scores)) for scores in by_task.values()])
+    mean, n = float(means.mean()), len(means)
+    if all(len(scores) == 1 for scores in by_task.values()) and set(means.tolist()) <= {0.0, 1.0}:
+        return mean, wilson(mean, n)
+    if n == 1:
+        return mean, None
+    half = Z95 * float(means.std(ddof=1)) / n**0.5
+    return mean, (max(0.0, mean - half), min(1.0, mean + half))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a share of ``n`` (Wilson 1927): (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
+    z2 = Z95 * Z95 / n
+    middle = share + z2 / 2
+    half = Z95 * (share * (1 - share) / n + z2 / (4 * n)) ** 0.5
+    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+
+
+HEAD = ("model", "answers", "accuracy (95 %)", "tokens, mean", "tokens, p90", "prompt", "output", "cost / answer",
+        "cost / solved (n)")  # fmt: skip
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table, and under it what every model took relative to the first."""
+    from .tracking.cost import money
+
+    currency, rows = result["currency"], result["models"]
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" + "|---:" * (len(HEAD) - 1) + "|"]
+    for row in rows:
+        cells = [
+            row["model"],
+            f"{row['answers']:,}",
+            _accuracy(row),
+            f"{row['tokens_mean']:,.0f}",
+            f"{row['tokens_p90']:,.0f}",
+            f"{row['prompt_mean']:,.0f}",
+            f"{row['output_mean']:,.0f}",
+            money(row["cost_per_answer"], currency),
+            f"{money(row['cost_per_solved'], currency)} ({row['solved']:,})",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = rows[0]
+    notes = []
+    for row in rows[1:]:
+        tokens, cost = (_ratio(row[key], first[key]) for key in ("tokens_mean", "cost_per_answer"))
+        notes.append(f"- {row['model']}: {tokens} the tokens and {cost} the cost per answer of {first['model']}.")
+    priced = [f"{row['model']} as {row['price']}" for row in rows if row["price"] != row["model"]]
+    if priced:
+        notes.append(f"- Priced: {', '.join(priced)}.")
+    if result["tasks"]["common"] < result["tasks"]["all"]:
+        notes.append(
+            f"- The task sets differ: {result['tasks']['common']} of {result['tasks']['all']} tasks were answered by "
+            "all; common_tasks=true compares these only."
+        )
+    return "\n".join(lines) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
+
+
+def _ratio(value: float, base: float) -> str:
+    return f"{value / base:.3g} ×" if base else "–"
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return "–"
+    if row["ci95"] is None:
+        return f"{row['accuracy']:.3f}"
+    low, high = row["ci95"]
+    return f"{row['accuracy']:.3f} ({low:.2f}–{high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
