@@ -49,6 +49,7 @@ from rewards.judge import EndpointJudge
 from rewards.length import Length
 from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
+from rl.chat.context import ContextConfig
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
@@ -81,6 +82,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("warmup", AdaptStageConfig),
     ("sparse", SparseStageConfig),
     ("rollout", RolloutConfig),
+    ("rollout.context", ContextConfig),
     ("objective", ObjectiveConfig),
     ("learner", LearnerConfig),
     ("replay", ReplayConfig),

@@ -81,6 +81,8 @@ class ColdStartConfig(SupervisedConfig):
     enabled: bool = True  # false: RL starts from the base policy
     demos: int = 1536  # demonstrations over all families (training split)
     novice_share: float = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
+    # play them through the rollout loop: window, context policy, retention, turn and token limits of `rollout` hold
+    as_rollouts: bool = False
 
 
 @dataclass

@@ -63,7 +63,16 @@ def evaluate(
     """
     tasks = heldout_tasks(taskset, config.n_tasks, family)
     for number, (index, task) in enumerate(tasks):
-        order = GroupSpec(number, task, index, config.k, pool.version, taskset=HELDOUT, settings=settings or {})
+        order = GroupSpec(
+            number,
+            task,
+            index,
+            config.k,
+            pool.version,
+            taskset=HELDOUT,
+            parallel=pool.config.context.runs,
+            settings=settings or {},
+        )
         pool.submit(order)
     groups: dict[int, list[Trajectory]] = {}
     for done in range(1, len(tasks) + 1):
