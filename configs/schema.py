@@ -262,7 +262,7 @@ class EvaluateConfig:
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"  # where `run` and `runs` are looked up
-    out: str | None = None  # directory of the results; null: <run>/eval or <path>/eval, for `runs` evals/<a>+<b>
+    out: str | None = None  # of the results; null: <run>/eval, <path>/eval, or <runs_dir>/eval-<a>+<b> for `runs`
 
 
 @dataclass
