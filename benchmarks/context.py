@@ -22,12 +22,13 @@ from benchmarks.plot import save_charts
 from benchmarks.small_policy import (
     Evaluation,
     Row,
+    accuracy,
+    between,
+    change,
     coldstart,
     evaluate,
-    interval,
     markdown,
     outcome,
-    paired,
     show,
 )
 from envs.search.lineage import LineageTaskset
@@ -86,17 +87,19 @@ def overflowed(row: Row) -> bool:
 
 
 def figures(evaluation: Evaluation, none: Evaluation) -> dict[str, Any]:
-    mean, half = interval(list(evaluation.by_task(outcome).values()))
-    change, change_half = paired(none, evaluation)
+    right, gain = accuracy(evaluation), change(none, evaluation)
     stops = Counter(row["stop_reason"] for row in evaluation.rows)
     return {
-        "accuracy": mean, "interval": half, "minus_none": change, "minus_none_interval": change_half,
+        "accuracy": right.mean, "interval": right.wilson,
+        "minus_none": gain.mean, "minus_none_interval": gain.bootstrap,
         "runs": len(evaluation.rows),
         "finished": evaluation.share(lambda row: row["stop_reason"] == "answered"),
         "overflowed": evaluation.share(overflowed),
         "steps": evaluation.mean(lambda row: cost(row, "turns")),
         "sampled_tokens": evaluation.mean(lambda row: cost(row, "sampled_tokens")),
         "total_tokens": evaluation.mean(lambda row: cost(row, "total_tokens")),
+        "prompt_tokens": evaluation.mean(lambda row: row["usage"]["prompt"]),
+        "cached_tokens": evaluation.mean(lambda row: row["usage"]["cached"]),
         "restarts": evaluation.mean(restarts),
         "stop_reasons": {stop: n / len(evaluation.rows) for stop, n in stops.most_common()},
         "by_hops": by_hops(evaluation),
@@ -116,8 +119,8 @@ def by_hops(evaluation: Evaluation) -> dict[int, float]:
 def table(found: Mapping[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
-            policy, f"{f['accuracy']:.3f} ± {f['interval']:.3f}",
-            "" if policy == "none" else f"{f['minus_none']:+.3f} ± {f['minus_none_interval']:.3f}",
+            policy, between(f["accuracy"], f["interval"]),
+            "" if policy == "none" else between(f["minus_none"], f["minus_none_interval"], "+.3f"),
             f"{f['finished']:.0%}", "–" if policy == "parallel_fewest_step" else f"{f['overflowed']:.0%}",
             f"{f['steps']:.1f}", f"{f['sampled_tokens']:,.0f}", f"{f['total_tokens']:,.0f}", f"{f['restarts']:.2f}",
             ", ".join(f"{stop} {share:.0%}" for stop, share in f["stop_reasons"].items()),
