@@ -44,8 +44,10 @@ from configs.schema import (
     TrainConfig,
 )
 from rewards.format import FormatPenalty
+from rewards.language import LanguageConsistency
 from rewards.length import Length
 from rewards.outcome import Outcome
+from rewards.repetition import Repetition
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
@@ -91,6 +93,8 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),
+    ("reward.language", LanguageConsistency),
+    ("reward.repetition", Repetition),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 

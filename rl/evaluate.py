@@ -75,7 +75,7 @@ def main() -> None:
 def _run(cfg: EvaluateConfig) -> None:
     from rich.console import Console
 
-    from .assemble import cluster, open_pool, open_tasksets
+    from .assemble import cluster, open_composer, open_pool, open_tasksets
     from .tracking.rundir import trajectory_json, write_atomic
     from .tracking.summary import eval_summary, event_counts, summary_table
     from .tracking.usage import UsageBook, tally
@@ -88,6 +88,8 @@ def _run(cfg: EvaluateConfig) -> None:
     started = time.perf_counter()
     with cluster(cfg.ray, cfg.rollout.workers):
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+        reward = open_composer(cfg.reward).describe()
+        console.print(reward, highlight=False, markup=False)
         pool = open_pool(cfg, directory, tasksets)
         try:
             with console.status("evaluating") as status:
@@ -105,6 +107,7 @@ def _run(cfg: EvaluateConfig) -> None:
     book = UsageBook()
     book.put("evaluation", "evaluation", tally(trajectories))
     summary: dict[str, Any] = {
+        "reward": reward,
         "eval_after": result,
         "policy": str(directory),
         "wall_s": {"evaluation": round(time.perf_counter() - started, 1)},
