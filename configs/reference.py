@@ -46,9 +46,11 @@ from configs.schema import (
 )
 from rewards.format import FormatPenalty
 from rewards.judge import EndpointJudge
+from rewards.language import LanguageConsistency
 from rewards.length import Length
 from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
+from rewards.repetition import Repetition
 from rl.chat.context import ContextConfig
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
@@ -101,6 +103,8 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),
+    ("reward.language", LanguageConsistency),
+    ("reward.repetition", Repetition),
     ("reward.verifier", VerifierReward),
     ("reward.meta", MetaReward),
     ("reward.generator", GeneratorReward),

@@ -20,6 +20,7 @@ from typing import Any
 
 from envs.types import Episode
 from rewards.cache import ScoreCache
+from rewards.describe import length_statement, sum_statement
 from rewards.format import FormatPenalty
 from rewards.isolated import attempt, attempt_async
 from rewards.isolation import Children
@@ -149,6 +150,10 @@ class RewardComposer:
             raise reward.problem
         return reward
 
+    def describe(self) -> str:
+        """The sum of the parts, and whether any of it depends on length: see ``rewards.describe``."""
+        return f"{sum_statement(self.parts)}\n{length_statement(self.parts)}"
+
     def close(self) -> None:
         """End the processes and threads. The next call starts them again."""
         if self._children is not None:
@@ -256,13 +261,20 @@ def _raw(scores: Mapping[str, Any]) -> tuple[dict[str, float], list[RewardError]
         # No float() of just anything: a score is foreign too, and this is the worker's own thread.
         if not isinstance(value, numbers.Real) and type(value).__name__ not in ("bool_", "bool"):
             bad.append(_score_error(key, "wrong_type", f"is a {type(value).__name__}, which is not a finite number"))
-        elif not math.isfinite(value):
-            bad.append(_score_error(key, "not_finite", f"is {float(value)}, which is not a finite number"))
+        elif not _finite(value):
+            bad.append(_score_error(key, "not_finite", "is NaN, infinite or beyond what a float holds"))
         elif key == "outcome" and not 0 <= value <= 1:  # evaluation counts it, whatever the parts make of it
             bad.append(_score_error(key, "out_of_bounds", f"is {float(value)}; it must lie in [0, 1]"))
         else:
             raw[f"score/{key}"] = float(value)
     return raw, bad
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer with more digits than a float holds
+        return False
 
 
 def _score_error(key: str, kind: str, text: str) -> RewardError:

@@ -65,11 +65,11 @@ Given = float | Scored  # what a part gives for one episode
 class LengthUse:
     """Whether a part's value depends on how long an episode is, and how, in plain words.
 
-    ``none`` · ``direct``: it reads a number of tokens, or why the episode was cut off · ``indirect``: it reads the text
-    and tends to change with its length · ``undeclared``: the part does not say.
+    ``none`` · ``direct``: it reads a number of tokens · ``indirect``: it reads the text and tends to change with its
+    length · ``selects``: it adds nothing, but masks episodes for their length · ``undeclared``: the part does not say.
     """
 
-    kind: Literal["none", "direct", "indirect", "undeclared"]
+    kind: Literal["none", "direct", "indirect", "selects", "undeclared"]
     how: str = ""
 
 
@@ -131,4 +131,4 @@ def _plain(episode: Episode) -> list[Any]:
     task = episode.task
     messages = [message.to_json() for message in episode.messages]
     return [task.family, task.id, task.seed, task.answer, messages, episode.stop_reason.value, episode.turns,
-            episode.sampled_tokens, dict(episode.counts)]  # fmt: skip
+            episode.sampled_tokens, episode.thinking_tokens, dict(episode.counts)]  # fmt: skip

@@ -109,7 +109,10 @@ def raised(error: BaseException) -> Problem:
 
 def _number(what: str, value: Any) -> float | Problem:
     if isinstance(value, (bool, int, float)) or (hasattr(value, "__float__") and not isinstance(value, type)):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond what a float holds
+            return Problem("not_finite", f"{what or 'gave '}an integer that no float holds")
         if math.isfinite(number):
             return number
         return Problem("not_finite", f"{what or 'gave '}{number}, which is not a finite number")

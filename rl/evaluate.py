@@ -127,7 +127,7 @@ def evaluate_policy(
     """
     from omegaconf import OmegaConf
 
-    from .assemble import cluster, open_judge, open_pool, open_tasksets
+    from .assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
     from .evaluate_settings import check_before_start
     from .tracking.evaluation import evaluation_metrics
     from .tracking.report import write_report
@@ -153,6 +153,8 @@ def evaluate_policy(
     started = time.perf_counter()
     with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+        reward = open_composer(cfg.reward).describe()
+        console.print(reward, highlight=False, markup=False)
         pool = open_pool(cfg, directory, tasksets)
         wall_s["start"] = round(time.perf_counter() - started, 1)
 
@@ -188,6 +190,7 @@ def evaluate_policy(
     wandb_log.log_trajectories("eval_after", 0, trajectories)
     counts, failures = event_counts(trajectories)
     summary: dict[str, Any] = {
+        "reward": reward,
         "eval_after": result,
         "policy": str(directory),
         "wall_s": wall_s,

@@ -106,7 +106,8 @@ def _head(run_dir: RunDir, summary: Mapping[str, Any], rows: Sequence[Mapping[st
     if summary.get("stop_reason"):
         state += f"; {summary['stop_reason']}"
     boxes = "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(t)}</span></div>' for v, t in cards)
-    return f'<h1>{escape(run_dir.name)}</h1><p class="sub">{state}</p><div class="cards">{boxes}</div>'
+    reward = "".join(f'<p class="sub">{escape(line)}</p>' for line in str(summary.get("reward", "")).splitlines())
+    return f'<h1>{escape(run_dir.name)}</h1><p class="sub">{state}</p>{reward}<div class="cards">{boxes}</div>'
 
 
 def _evaluation(summary: Mapping[str, Any]) -> str:

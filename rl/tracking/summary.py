@@ -7,6 +7,7 @@ stderr = s / sqrt(n) with s the standard deviation of the n tasks' means (n − 
 summary.json::
 
     {"run": name, "seed": n,
+     "reward": its sum, and whether any term depends on length, in words   (rewards.describe)
      "eval_before": {"overall", "stderr", "k", "n_tasks",
                      "families": {name: {"avg@k", "stderr", "k", "n_tasks", "reward", "sampled_tokens",
                                          "n_unscored", "tasks": {task id: mean outcome}, "estimates"}},
