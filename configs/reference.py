@@ -51,6 +51,7 @@ from rewards.length import Length
 from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rewards.repetition import Repetition
+from rewards.rubric import Rubric
 from rl.chat.context import ContextConfig
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
@@ -108,6 +109,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("reward.verifier", VerifierReward),
     ("reward.meta", MetaReward),
     ("reward.generator", GeneratorReward),
+    ("reward.rubric", Rubric),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 
