@@ -200,7 +200,7 @@ class Rubric(RewardPart):
         return str(episode.task.answer) if self.show_reference and episode.task.answer is not None else ""
 
 
-def weighted_mean(criteria: Sequence[Criterion], scores: Mapping[str, int]) -> float:
+def weighted_mean(criteria: Sequence[Criterion], scores: Mapping[str, float]) -> float:
     """Σ w_c · s_c / m_c / Σ w_c, in [0, 1]."""
     total = sum(c.weight for c in criteria)
     return sum(c.weight * scores[c.key] / c.points for c in criteria) / total
