@@ -41,6 +41,7 @@ from configs.schema import (
     PretrainConfig,
     RayConfig,
     SparseStageConfig,
+    SweepConfig,
     TrainConfig,
 )
 from rewards.format import FormatPenalty
@@ -48,6 +49,7 @@ from rewards.judge import EndpointJudge
 from rewards.length import Length
 from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
+from rl.chat.context import ContextConfig
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
@@ -80,6 +82,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("warmup", AdaptStageConfig),
     ("sparse", SparseStageConfig),
     ("rollout", RolloutConfig),
+    ("rollout.context", ContextConfig),
     ("objective", ObjectiveConfig),
     ("learner", LearnerConfig),
     ("replay", ReplayConfig),
@@ -87,6 +90,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("pipeline.distill", DistillConfig),
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
+    ("sweep", SweepConfig),
     ("tracking", TrackingConfig),
     ("cost", CostConfig),
     ("cost.prices.NAME", PriceConfig),

@@ -20,7 +20,7 @@ from rewards.part import Given, RewardPart, Scored, Scores
 from rewards.schedule import Schedule
 
 POLICIES = ("none", "linear", "soft_overlong", "mask")
-CUT_OFF = (StopReason.MAX_TOKENS, StopReason.CONTEXT, StopReason.MAX_TURNS)
+CUT_OFF = (StopReason.MAX_TOKENS, StopReason.CONTEXT, StopReason.TOTAL_TOKENS, StopReason.MAX_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)

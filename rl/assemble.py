@@ -89,17 +89,20 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
 
 
-def open_renderer(kind: str, directory: str) -> Any:
-    """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory."""
+def open_renderer(kind: str, directory: str, retention: str = "cycle") -> Any:
+    """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory; ``rollout.retention``."""
+    from .chat.renderer import check_retention
+
+    kept = check_retention(retention)
     if kind == "v32":
         from .chat.tokenizer import ChatTokenizer
         from .chat.v32 import V32Renderer
 
-        return V32Renderer(ChatTokenizer.load(directory))
+        return V32Renderer(ChatTokenizer.load(directory), kept)
     if kind == "hf":
         from .chat.hf_template import HFTemplateRenderer
 
-        return HFTemplateRenderer.load(directory)
+        return HFTemplateRenderer.load(directory, kept)
     raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
 
 
@@ -112,7 +115,7 @@ def open_pool(
     return RolloutPool(
         cfg.rollout,
         model_dir,
-        partial(open_renderer, cfg.policy.renderer, str(model_dir)),
+        partial(open_renderer, cfg.policy.renderer, str(model_dir), cfg.rollout.retention),
         tasksets,
         open_composer(cfg.reward),
         record_indexer=record_indexer,

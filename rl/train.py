@@ -42,6 +42,7 @@ _SFT_CODE = (
 )
 _BASE_CODE = (*_SFT_CODE, "rl/drills.py")
 _COLD_CODE = (*_SFT_CODE, "rl/coldstart.py")
+_REHEARSAL_CODE = ("rl/rehearse.py", "rl/distill.py", "rl/rollout/rollout.py", "rl/rollout/env_runner.py")
 
 
 def main() -> None:
@@ -206,13 +207,15 @@ def coldstart_stage(
     inputs = {
         "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env,
         "env_source": env_source(taskset), "seed": cfg.seed,
-        "thinking": cfg.rollout.thinking, "renderer": cfg.policy.renderer,
+        "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention, "renderer": cfg.policy.renderer,
         "code": source_hash(*_COLD_CODE, *_ENV_CODE),
     }  # fmt: skip
+    if cfg.coldstart.as_rollouts:
+        inputs |= {"rollout": asdict(cfg.rollout), "rollout_code": source_hash(*_REHEARSAL_CODE)}
 
     def produce(out: Path, report: Report) -> None:
-        renderer = open_renderer(cfg.policy.renderer, str(base.path))
-        coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout.thinking)
+        renderer = open_renderer(cfg.policy.renderer, str(base.path), cfg.rollout.retention)
+        coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout)
 
     return kept_stage(COLD, "coldstart", inputs, cfg.cache_dir, rundir, progress, produce)
 

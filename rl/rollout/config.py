@@ -6,7 +6,10 @@ seconds (``_s``), lengths are tokens unless the name says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rl.chat.context import ContextConfig
+from rl.chat.renderer import check_retention
 
 
 @dataclass
@@ -32,6 +35,9 @@ class RolloutConfig:
     max_context: int = 1024  # prompt plus everything appended to it, per segment
     thinking: bool = True  # the policy writes reasoning before it answers or calls
     max_thinking: int | None = None  # tokens of reasoning in a message before it is closed; null: no limit of its own
+    # how long reasoning stays in the context: cycle (to the next user message, V3.2) | drop (gone at once) | keep
+    retention: str = "cycle"
+    context: ContextConfig = field(default_factory=ContextConfig)
 
     temperature: float = 1.0  # 0 is greedy: for evaluation only
     top_p: float = 1.0  # nucleus mass kept
@@ -50,6 +56,7 @@ class RolloutConfig:
     max_restarts: int = 5  # workers replaced in one run before it stops
 
     def __post_init__(self) -> None:
+        check_retention(self.retention)
         at_least_1 = ("workers", "threads", "max_concurrency", "max_num_batched_tokens")
         for name in (*at_least_1, "max_turns", "max_tokens", "max_context"):
             self._require(name, getattr(self, name) >= 1, "at least 1")

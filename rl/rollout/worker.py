@@ -28,6 +28,7 @@ from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
 from rl.rollout.rollout import Scored, rollout
+from rl.rollout.selection import fewest_steps
 from rl.rollout.weights import Packed, probe_mismatch, unpack
 from rl.types import Group, ReplayRecord, Trajectory
 
@@ -43,7 +44,8 @@ class GroupSpec:
 
     ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
     configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that are other for these rollouts; of use
-    are those that an episode reads (limits and deadlines), not those of the engine.
+    are those that an episode reads (limits and deadlines), not those of the engine. ``parallel``: independent runs for
+    each of the ``size`` rollouts; the finished one with the fewest steps comes back (``rl.rollout.selection``).
     """
 
     id: int
@@ -54,6 +56,7 @@ class GroupSpec:
     taskset: str = "train"
     temperature: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    parallel: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,13 @@ class RolloutWorker:
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
         finished: dict[str, Scored] = {}
-        trajectories = await asyncio.gather(*(self._episode(spec, i, finished) for i in range(spec.size)))
+        n = spec.parallel
+        trajectories = list(await asyncio.gather(*(self._episode(spec, i, finished) for i in range(spec.size * n))))
+        if n > 1:
+            trajectories = [fewest_steps(trajectories[i : i + n]) for i in range(0, len(trajectories), n)]
         await add_group_terms(self.setup.composer, trajectories, finished, spec.version)
         self._failures += sum(t.failure_kind is not None for t in trajectories)
-        return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, list(trajectories))
+        return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, trajectories)
 
     async def update_weights(self, weights: Packed, version: int) -> float:
         """Copy the weights in place between two engine steps; seconds it took. Episodes go on."""
