@@ -41,13 +41,18 @@ from configs.schema import (
     PretrainConfig,
     RayConfig,
     SparseStageConfig,
+    SweepConfig,
     TrainConfig,
 )
 from rewards.format import FormatPenalty
+from rewards.judge import EndpointJudge
 from rewards.language import LanguageConsistency
 from rewards.length import Length
 from rewards.outcome import Outcome
+from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rewards.repetition import Repetition
+from rl.chat.context import ContextConfig
+from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
@@ -79,6 +84,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("warmup", AdaptStageConfig),
     ("sparse", SparseStageConfig),
     ("rollout", RolloutConfig),
+    ("rollout.context", ContextConfig),
     ("objective", ObjectiveConfig),
     ("learner", LearnerConfig),
     ("replay", ReplayConfig),
@@ -86,15 +92,22 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("pipeline.distill", DistillConfig),
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
+    ("sweep", SweepConfig),
     ("tracking", TrackingConfig),
     ("cost", CostConfig),
     ("cost.prices.NAME", PriceConfig),
     ("ray", RayConfig),
+    ("judge", JudgeConfig),
+    ("judge.client (worker)", WorkerJudge),
+    ("judge.client (endpoint)", EndpointJudge),
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),
     ("reward.language", LanguageConsistency),
     ("reward.repetition", Repetition),
+    ("reward.verifier", VerifierReward),
+    ("reward.meta", MetaReward),
+    ("reward.generator", GeneratorReward),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 

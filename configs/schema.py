@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from rl.judge import JudgeConfig
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
@@ -80,6 +81,8 @@ class ColdStartConfig(SupervisedConfig):
     enabled: bool = True  # false: RL starts from the base policy
     demos: int = 1536  # demonstrations over all families (training split)
     novice_share: float = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
+    # play them through the rollout loop: window, context policy, retention, turn and token limits of `rollout` hold
+    as_rollouts: bool = False
 
 
 @dataclass
@@ -125,11 +128,42 @@ class BudgetConfig:
 
 @dataclass
 class EvalConfig:
-    """Held-out evaluation: avg@k over n_tasks tasks a family."""
+    """Held-out evaluation: k samples of n_tasks tasks a family, and what is estimated from them (evaluation.md)."""
 
     n_tasks: int = 64  # held-out tasks per family
     k: int = 4  # samples per task; their mean is avg@k
     seed: int = 1234  # of the held-out task list
+    ks: list[int] | None = None  # sizes of pass@k, maj@k and best@k; null: 1, 2, 4, … up to k
+    # best@k: the score that picks one of k samples, a name of reward_parts (a part, <part>/<detail>, score/<name>)
+    best_of: str | None = None
+    confidence: float = 0.95  # of the intervals
+
+    def __post_init__(self) -> None:
+        for name in ("n_tasks", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"eval.{name}={getattr(self, name)}: must be at least 1")
+        if self.ks is not None and (not self.ks or not all(1 <= k <= self.k for k in self.ks)):
+            raise ValueError(f"eval.ks={self.ks}: every size must be between 1 and eval.k={self.k}; or null")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"eval.confidence={self.confidence}: must be between 0 and 1")
+
+    def sizes(self) -> list[int]:
+        """The sizes k of the estimates, ascending."""
+        if self.ks is not None:
+            return sorted(set(self.ks))
+        return sorted({*(2**i for i in range(self.k.bit_length())), self.k})
+
+
+@dataclass
+class SweepConfig:
+    """Sweeps of `rl-eval`: the same tasks once more under each of several limits."""
+
+    # rollout.max_thinking of each point, for example [16,32,64,null] (null: no limit of its own); []: no sweep
+    thinking: list[int | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(set(self.thinking)) != len(self.thinking):
+            raise ValueError(f"sweep.thinking={self.thinking}: a budget stands there twice")
 
 
 @dataclass
@@ -162,6 +196,7 @@ class TrainConfig:
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part plus its arguments
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -212,17 +247,22 @@ class EvaluateConfig:
     """`rl-eval`: held-out evaluation of any policy directory or run."""
 
     run: str | None = None  # evaluate this run's last policy, with the settings stored in the run
+    runs: list[str] = field(default_factory=list)  # or several runs' (seeds of one experiment), one after the other
     path: str | None = None  # or a policy directory in Hugging Face format
+    baseline: str | None = None  # a run or an rl-eval output: the difference to its evaluation, task by task
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
     env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    runs_dir: str = "runs"  # where `run` is looked up
-    out: str | None = None  # directory for summary.json and trajectories; null: <run>/eval or <path>/eval
+    runs_dir: str = "runs"  # where `run` and `runs` are looked up
+    out: str | None = None  # directory of the results; null: <run>/eval or <path>/eval, for `runs` evals/<a>+<b>
 
 
 @dataclass
@@ -349,7 +389,8 @@ def register() -> None:
 def _open(schema: type) -> DictConfig:
     """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
     config: DictConfig = OmegaConf.structured(schema)
-    for path in ("env", "reward", "policy.overrides", "objective.kl_coef", "cost.prices", "price_as"):
+    paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "cost.prices", "price_as")
+    for path in paths:
         if (mapping := OmegaConf.select(config, path)) is not None:
             OmegaConf.set_struct(mapping, False)
     return config

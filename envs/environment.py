@@ -132,6 +132,12 @@ class Environment:
         """The next message of an imperfect demonstrator. Default: the oracle's."""
         return self.oracle(history)
 
+    def summarise(self, history: Sequence[Message]) -> Message:
+        """What a demonstrator writes when the last message asks for a summary (``rollout.context.policy=summary``)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no summarise(): demonstrations under rollout.context.policy=summary need it"
+        )
+
     # -- running a call ----------------------------------------------------------------------
 
     def call_tool(self, known: Tool, arguments: Mapping[str, Any]) -> Any:

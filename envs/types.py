@@ -21,6 +21,7 @@ class StopReason(StrEnum):
     MAX_TURNS = "max_turns"  # the turn budget ran out
     MAX_TOKENS = "max_tokens"  # one response hit its token limit before a stop token
     CONTEXT = "context"  # the next prompt would not fit the context window
+    TOTAL_TOKENS = "total_tokens"  # the token budget of the whole episode ran out (rollout.context.max_total_tokens)
     ENV_ERROR = "env_error"  # reset / step / score raised (infrastructure: sample is masked)
     ENV_TIMEOUT = "env_timeout"  # reset / step / score missed its deadline (infrastructure)
     ABORTED = "aborted"  # the worker died or the run was stopped

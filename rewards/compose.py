@@ -181,7 +181,8 @@ class RewardComposer:
         results = await self._attempt(slot, arguments)
         if isinstance(results, Problem):
             return [results] * n
-        if key is not None and not any(isinstance(r, Problem) for r in results):
+        # A mask is no value either: what a judge could not say today it may say tomorrow.
+        if key is not None and not any(isinstance(r, Problem) or r.mask for r in results):
             self._cache.put(slot.index, key, results)
         return results
 
@@ -287,6 +288,7 @@ def _reward(
     terms: dict[str, float] = {}
     details: dict[str, float] = {}
     masked: str | None = None
+    note = ""
     for slot, result in found:
         name = slot.part.name
         if isinstance(result, Problem):
@@ -294,13 +296,14 @@ def _reward(
             continue
         terms[name] = weight_at(slot.weight, version) * result.value
         details |= {f"{name}/{detail}": value for detail, value in result.details.items()}
-        masked = masked or result.mask
+        if masked is None and result.mask is not None:
+            masked, note = result.mask, result.note
     parts = {**{k: v for k, v in before.items() if "/" not in k}, **terms}
     # fsum: the same total in whatever order the parts are listed.
     total = math.fsum(parts.values())
     parts |= details | {k: v for k, v in before.items() if "/" in k}
     if not errors:
-        return Reward(total, parts, masked)
+        return Reward(total, parts, masked, note)
     late = errors[0].kind == "timeout"
     return Reward(
         0.0,

@@ -24,7 +24,7 @@ from rewards.schedule import Schedule
 
 POLICIES = ("none", "linear", "soft_overlong", "mask", "budget")
 COUNTED = ("sampled", "thinking")
-CUT_OFF = (StopReason.MAX_TOKENS, StopReason.CONTEXT, StopReason.MAX_TURNS)
+CUT_OFF = (StopReason.MAX_TOKENS, StopReason.CONTEXT, StopReason.TOTAL_TOKENS, StopReason.MAX_TURNS)
 BUDGET = "token_budget"  # key of a task's metadata
 
 

@@ -48,12 +48,14 @@ class Scored:
     """What a part gives when it has more to say than one number.
 
     ``value`` is p_i. ``details`` are stored as ``<part>/<name>`` beside the terms and logged, and are not added to
-    the reward. ``mask`` is why the sample must not be trained on: one word, which becomes its ``failure_kind``.
+    the reward. ``mask`` is why the sample must not be trained on: one word, which becomes its ``failure_kind``;
+    ``note`` says more about that, for its ``failure_detail``.
     """
 
     value: float
     details: Mapping[str, float] = field(default_factory=dict)
     mask: str | None = None
+    note: str = ""
 
 
 Given = float | Scored  # what a part gives for one episode

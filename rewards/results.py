@@ -38,6 +38,7 @@ class Term:
     value: float
     details: dict[str, float] = field(default_factory=dict)
     mask: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def checked(part: PartOptions, given: Any) -> Result:
     mask = given.mask
     if mask is not None and not (isinstance(mask, str) and _NAME.fullmatch(mask)):
         return Problem("wrong_type", "mask must be None or one word of at most 64 letters, digits and . _ -")
-    return Term(min(max(value, low), high), details, mask)
+    if not isinstance(given.note, str):
+        return Problem("wrong_type", f"note is a {type(given.note).__name__}; give text")
+    return Term(min(max(value, low), high), details, mask, given.note[:MAX_TEXT])
 
 
 def checked_group(part: PartOptions, given: Any, n: int) -> list[Result] | Problem:

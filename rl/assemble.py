@@ -1,4 +1,4 @@
-"""Building the parts of a run from its configuration: Ray, tasksets, rewards, renderer, rollout pool."""
+"""Building the parts of a run from its configuration: Ray, tasksets, rewards, renderer, judge, rollout pool."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from envs.taskset import Taskset
     from rewards.compose import RewardComposer
 
+    from .judge import WorkerJudge
     from .rollout.pool import RolloutPool
 
 TRAIN, HELDOUT = "train", "heldout"
@@ -78,25 +79,30 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
 def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     """The reward from its configured parts; a part set to null is left out."""
     from hydra.utils import instantiate
+    from omegaconf import DictConfig, OmegaConf
 
     from rewards.compose import RewardComposer
 
-    # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be.
-    parts = [instantiate(dict(part), _convert_="all") for part in reward.values() if part is not None]
-    return RewardComposer(parts)
+    # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be. Resolved here:
+    # out of its place in the configuration a node like ${judge.client} no longer finds what its own ${...} mean.
+    plain: Any = OmegaConf.to_container(reward, resolve=True) if isinstance(reward, DictConfig) else reward
+    return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
 
 
-def open_renderer(kind: str, directory: str) -> Any:
-    """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory."""
+def open_renderer(kind: str, directory: str, retention: str = "cycle") -> Any:
+    """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory; ``rollout.retention``."""
+    from .chat.renderer import check_retention
+
+    kept = check_retention(retention)
     if kind == "v32":
         from .chat.tokenizer import ChatTokenizer
         from .chat.v32 import V32Renderer
 
-        return V32Renderer(ChatTokenizer.load(directory))
+        return V32Renderer(ChatTokenizer.load(directory), kept)
     if kind == "hf":
         from .chat.hf_template import HFTemplateRenderer
 
-        return HFTemplateRenderer.load(directory)
+        return HFTemplateRenderer.load(directory, kept)
     raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
 
 
@@ -109,12 +115,26 @@ def open_pool(
     return RolloutPool(
         cfg.rollout,
         model_dir,
-        partial(open_renderer, cfg.policy.renderer, str(model_dir)),
+        partial(open_renderer, cfg.policy.renderer, str(model_dir), cfg.rollout.retention),
         tasksets,
         open_composer(cfg.reward),
         record_indexer=record_indexer,
         num_gpus=cfg.ray.worker_gpus,
     )
+
+
+@contextmanager
+def open_judge(cfg: Any, model_dir: Path) -> Iterator[WorkerJudge | None]:
+    """The run's own judge for the length of the block (judge=worker), else nothing. ``cfg`` has judge and policy."""
+    from .judge import running_judge
+
+    if not cfg.judge.is_worker:
+        yield None
+        return
+    directory = Path(cfg.judge.path) if cfg.judge.path is not None else model_dir
+    kind = cfg.judge.renderer or cfg.policy.renderer
+    with running_judge(cfg.judge, directory, partial(open_renderer, kind, str(directory))) as judge:
+        yield judge
 
 
 def env_source(taskset: Taskset) -> str:

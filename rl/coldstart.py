@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .chat.renderer import Renderer
     from .corpus import Document
     from .demos import Demo
+    from .rollout.config import RolloutConfig
 
 
 FIGURES = "coldstart.json"
@@ -40,27 +41,47 @@ def coldstart(
     out: Path,
     report: Report,
     renderer: Renderer,
-    thinking: bool,
+    rollout: RolloutConfig,
 ) -> dict[str, Any]:
     """Train the policy of ``base_dir`` on demonstrations; policy, tokenizer and demonstrations go into ``out``.
 
-    Returns figures: outcome of the demonstrations per family, steps, tokens, seconds, last loss.
+    ``rollout``: whether the policy thinks, and with ``config.as_rollouts`` all that the demonstrations are played
+    under. Returns figures: outcome of the demonstrations per family, steps, tokens, seconds, last loss.
     """
-    from .corpus import encode
-    from .demos import demonstrations
-
     started = time.perf_counter()
-    demos: list[Demo] = []
-    for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed):
-        demos.append(demo)
-        if len(demos) % 32 == 0 or len(demos) == config.demos:
-            report("demonstrations", len(demos), config.demos, {})
-    documents = encode(renderer, [(d.family, thinking, d.messages) for d in demos])
-    save_demos(out / "demos", demos, documents)
+
+    def tick(done: int) -> None:
+        if done % 32 == 0 or done == config.demos:
+            report("demonstrations", done, config.demos, {})
+
+    if config.as_rollouts:
+        from .distill import documents as documents_of
+        from .distill import save_data
+        from .rehearse import rehearse
+        from .tracking.summary import OUTCOME, event_counts
+
+        played = rehearse(taskset, range(config.demos), config.novice_share, seed, renderer, rollout, tick)
+        outcomes = [(t.family, t.reward_parts[OUTCOME]) for t in played]
+        documents = documents_of(played)
+        save_data(out / "demos", played)
+        more = {"counts": dict(event_counts(played)[0])}
+    else:
+        from .corpus import encode
+        from .demos import demonstrations
+
+        demos: list[Demo] = []
+        for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed):
+            demos.append(demo)
+            tick(len(demos))
+        outcomes = [(d.family, d.outcome) for d in demos]
+        documents = encode(renderer, [(d.family, rollout.thinking, d.messages) for d in demos])
+        save_demos(out / "demos", demos, documents)
+        more = {}
     trained = supervised(base_dir, config, documents, seed, out, report)
     figures = {
-        "demos": len(demos),
-        "demo_outcome": demo_outcomes(demos),
+        "demos": len(outcomes),
+        "demo_outcome": demo_outcomes(outcomes),
+        **more,
         **trained,
         "wall_s": round(time.perf_counter() - started, 1),
     }
@@ -119,12 +140,12 @@ def supervised(
     }
 
 
-def demo_outcomes(demos: Sequence[Demo]) -> dict[str, float]:
-    """Mean outcome of the demonstrations per family: how imperfect they are."""
-    families = sorted({d.family for d in demos})
+def demo_outcomes(outcomes: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Mean outcome of the demonstrations (family, outcome) per family: how imperfect they are."""
+    families = sorted({family for family, _ in outcomes})
     means = {}
     for family in families:
-        scores = [d.outcome for d in demos if d.family == family]
+        scores = [outcome for name, outcome in outcomes if name == family]
         means[family] = round(sum(scores) / len(scores), 3)
     return means
 
@@ -164,10 +185,8 @@ def _run(cfg: Any) -> None:
     out.mkdir(parents=True, exist_ok=True)
     taskset = open_taskset(cfg.env, "train", cfg.seed)
     base = cfg.policy.path or cfg.base.source
-    renderer = open_renderer(cfg.policy.renderer, base)
-    figures = coldstart(
-        Path(base), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout.thinking
-    )
+    renderer = open_renderer(cfg.policy.renderer, base, cfg.rollout.retention)
+    figures = coldstart(Path(base), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
     print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")
 
 

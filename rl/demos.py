@@ -104,7 +104,10 @@ def tokenise(renderer: Renderer, messages: Sequence[Message], *, thinking: bool)
         before = renderer.render(messages[:i], thinking=thinking)
         after = renderer.render(messages[: i + 1], thinking=thinking)
         if before[: len(tokens)] != tokens or after[: len(before)] != before:
-            raise ValueError(f"rendering of message {i} is not append-only: the episode cannot be one token stream")
+            raise ValueError(
+                f"rendering of message {i} is not append-only: the episode cannot be one token stream; "
+                "coldstart.as_rollouts=true plays demonstrations as rollouts, which may branch"
+            )
         mask += [False] * (len(before) - len(tokens)) + [True] * (len(after) - len(before))
         tokens = after
     return np.asarray(tokens, np.int32), np.asarray(mask, bool)

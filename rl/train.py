@@ -42,6 +42,7 @@ _SFT_CODE = (
 )
 _BASE_CODE = (*_SFT_CODE, "rl/drills.py")
 _COLD_CODE = (*_SFT_CODE, "rl/coldstart.py")
+_REHEARSAL_CODE = ("rl/rehearse.py", "rl/distill.py", "rl/rollout/rollout.py", "rl/rollout/env_runner.py")
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rich.console import Console
 
-    from .assemble import cluster, open_composer, open_pool, open_tasksets
+    from .assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
     from .coldstart import FIGURES
     from .job import Job, figures_of
     from .ledger import open_ledger
@@ -88,7 +89,8 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
             ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
             usage = UsageBook(summary.get("usage", {}).get("stages"))
             job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
-            with cluster(cfg.ray, cfg.rollout.workers), ThreadPoolExecutor(1) as background:
+            engines = cfg.rollout.workers + cfg.judge.is_worker
+            with cluster(cfg.ray, engines), open_judge(cfg, base.path), ThreadPoolExecutor(1) as background:
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 records = cfg.replay.indexer != "off"
                 pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)
@@ -207,13 +209,15 @@ def coldstart_stage(
     inputs = {
         "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env,
         "env_source": env_source(taskset), "seed": cfg.seed,
-        "thinking": cfg.rollout.thinking, "renderer": cfg.policy.renderer,
+        "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention, "renderer": cfg.policy.renderer,
         "code": source_hash(*_COLD_CODE, *_ENV_CODE),
     }  # fmt: skip
+    if cfg.coldstart.as_rollouts:
+        inputs |= {"rollout": asdict(cfg.rollout), "rollout_code": source_hash(*_REHEARSAL_CODE)}
 
     def produce(out: Path, report: Report) -> None:
-        renderer = open_renderer(cfg.policy.renderer, str(base.path))
-        coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout.thinking)
+        renderer = open_renderer(cfg.policy.renderer, str(base.path), cfg.rollout.retention)
+        coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout)
 
     return kept_stage(COLD, "coldstart", inputs, cfg.cache_dir, rundir, progress, produce)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from envs.types import Message, ToolCall
-from rl.chat.renderer import RenderError, cut_off_error
+from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
 
 if TYPE_CHECKING:
@@ -51,7 +51,12 @@ ToolStyle = Literal["template", "prompt", "unreadable"]
 class HFTemplateRenderer:
     """Renders with ``tokenizer.apply_chat_template``; ``stop_token_ids`` default to the tokenizer's EOS."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_token_ids: Sequence[int] | None = None,
+        retention: Retention = "cycle",
+    ) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an instruct model, "
@@ -63,9 +68,15 @@ class HFTemplateRenderer:
         self._eos_id: int = tokenizer.eos_token_id
         self.stop_token_ids = tuple(stop_token_ids) if stop_token_ids else (self._eos_id,)
         self._opens: dict[bool, bool] = {}
+        self.retention = retention
+        if retention == "keep" and self._keeps is None:
+            raise ValueError(
+                f"rollout.retention=keep: the chat template of '{tokenizer.name_or_path}' takes the reasoning before "
+                "the last user message out; use cycle or drop, or a template that keeps it"
+            )
 
     @classmethod
-    def load(cls, directory: str | Path) -> HFTemplateRenderer:
+    def load(cls, directory: str | Path, retention: Retention = "cycle") -> HFTemplateRenderer:
         """Tokenizer and template of a model's directory; stop tokens also from generation_config.json."""
         from transformers import AutoTokenizer
 
@@ -75,7 +86,7 @@ class HFTemplateRenderer:
         if generation.is_file():
             ids = json.loads(generation.read_text()).get("eos_token_id")
             stops += ids if isinstance(ids, list) else [ids]
-        return cls(tokenizer, [i for i in dict.fromkeys(stops) if i is not None])
+        return cls(tokenizer, [i for i in dict.fromkeys(stops) if i is not None], retention)
 
     # -- messages to tokens ------------------------------------------------------------------
 
@@ -92,6 +103,9 @@ class HFTemplateRenderer:
 
         Many templates write a newline after the stop token: it was not sampled, so it comes here.
         """
+        last = messages_before[-1]
+        if self.retention == "drop" and thinking and last.role == "assistant" and last.reasoning:
+            return None  # also where the template never showed it: the token stream has it
         before = self._text(messages_before, thinking)
         after = self._text([*messages_before, *new], thinking)
         if messages_before[-1].role == "assistant":
@@ -99,11 +113,16 @@ class HFTemplateRenderer:
             before = before[: max(ends, default=len(before))]
         return self._encode(after[len(before) :]) if after.startswith(before) else None
 
-    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """The end of the reasoning if it is still open, then EOS."""
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` on a line of its own, if the response opened its reasoning (or the template did) and not closed
+        it."""
         text = self._decode(tokens)
         inside = (THINK in text or self._opens_reasoning(thinking)) and END_THINK not in text
-        return [*(self._encode(f"\n{END_THINK}\n\n") if inside else []), self._eos_id]
+        return self._encode(f"\n{END_THINK}\n\n") if inside else []
+
+    def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """The end of the reasoning if it is still open, then EOS."""
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._eos_id]
 
     # -- tokens to a message -----------------------------------------------------------------
 
@@ -161,7 +180,38 @@ class HFTemplateRenderer:
             read = ()
         return "template" if read == (call,) else "unreadable"
 
+    @cached_property
+    def _keeps(self) -> Literal["reasoning", "content"] | None:
+        """In which field this template shows the reasoning of turns before the last user message, if in any."""
+        probe = "probe_reasoning"
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant"}, {"role": "user", "content": "And?"}]
+        ways: tuple[tuple[Literal["reasoning", "content"], dict[str, str]], ...] = (
+            ("reasoning", {"content": "Yes.", "reasoning_content": probe}),
+            ("content", {"content": _with_reasoning(probe, "Yes.")}),
+        )
+        for way, fields in ways:
+            turns[1] = {"role": "assistant", **fields}
+            if probe in self._apply(turns, tools=[], generate=True, thinking=True):
+                return way
+        return None
+
+    def _retained(self, messages: Sequence[Message], thinking: bool) -> Sequence[Message]:
+        """The messages with as much reasoning as the template is to see."""
+        if not thinking or self.retention == "cycle":
+            return messages
+        if self.retention == "drop":
+            return [replace(m, reasoning=None) for m in messages[:-1]] + [messages[-1]]
+        if self._keeps == "reasoning":
+            return messages
+        return [
+            replace(m, content=_with_reasoning(m.reasoning, m.content), reasoning=None)
+            if m.role == "assistant" and m.reasoning
+            else m
+            for m in messages
+        ]
+
     def _text(self, messages: Sequence[Message], thinking: bool) -> str:
+        messages = self._retained(messages, thinking)
         tools = [tool for message in messages for tool in message.tools]
         uses_tools = bool(tools) or any(m.role == "tool" or m.tool_calls for m in messages)
         generate = messages[-1].role != "assistant"
@@ -245,6 +295,10 @@ def _hermes_call(body: str) -> ToolCall:
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of '{value['name']}' must be a JSON object")
     return ToolCall(value["name"], arguments)
+
+
+def _with_reasoning(reasoning: str, content: str) -> str:
+    return f"{THINK}\n{reasoning}\n{END_THINK}\n\n{content}"
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

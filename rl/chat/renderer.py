@@ -7,10 +7,22 @@ tokens come next, and did rendering the new messages change what stands already 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from envs.types import Message
 from rl.chat.split import Split
+
+# How long reasoning stays in the context. cycle: inside a tool cycle, until the next user message (DeepSeek-V3.2);
+# drop: it is gone as soon as anything follows the message, a tool's result too (the older way); keep: for ever.
+Retention = Literal["cycle", "drop", "keep"]
+
+
+def check_retention(value: str) -> Retention:
+    """``value`` if it is a retention; ValueError otherwise."""
+    for known in get_args(Retention):
+        if value == known:
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"rollout.retention={value!r}: must be one of {', '.join(get_args(Retention))}")
 
 
 class RenderError(ValueError):
@@ -32,7 +44,7 @@ class Renderer(Protocol):
         """Tokens that ``new`` adds after the stop token of ``messages_before``.
 
         None when the text of ``messages_before`` itself would change (a new user turn drops the
-        reasoning before it): the caller must branch.
+        reasoning before it; with retention "drop" a tool's result does so too): the caller must branch.
         """
         ...
 
@@ -41,6 +53,10 @@ class Renderer(Protocol):
 
         ``ended`` is False when sampling hit its limit before a stop token; that too is a parse_error.
         """
+        ...
+
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """Tokens that end the reasoning of a response that is still being written; [] when it is not inside one."""
         ...
 
     def split(self, tokens: list[int], *, thinking: bool) -> Split:

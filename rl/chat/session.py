@@ -8,10 +8,13 @@ says is rendered once, when it arrives. Each segment is one stream of training d
 
 ``prompt_tokens()`` is always a prefix of what the segment holds later, and the segment's tokens are
 exactly what the engine saw and said. Where the rendered history changes (in thinking mode a new user
-message drops the reasoning before it), the session branches: a new segment with its own prompt.
+message drops the reasoning before it, a context policy drops old tool calls), the session branches: a new
+segment with its own prompt.
 
 A response that was cut off before its stop token stays open: either sampling goes on where it stopped
-(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss.
+(``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss. A limit on
+thinking uses the first: ``close_thinking`` puts the end of the reasoning behind what was sampled, as context, and
+the response goes on from there.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.types import Message
+from rl.chat.context import SUMMARY
 from rl.chat.renderer import Renderer
 from rl.types import ReplayRecord, Segment, Usage
 
@@ -130,7 +134,8 @@ def _choices(record: ReplayRecord) -> dict[str, np.ndarray]:
 class Session:
     """One dialogue between an environment and a policy, as messages (a view) and as tokens (the truth).
 
-    ``prompt`` ends with a user, developer or tool message. ``max_context`` is in tokens, prompt and
+    ``messages`` is all that was ever said; ``context`` is what the policy sees of it now (they differ after
+    ``rewrite``). ``prompt`` ends with a user, developer or tool message. ``max_context`` is in tokens, prompt and
     response together.
     """
 
@@ -140,10 +145,12 @@ class Session:
             raise SessionError(f"the prompt ends with {last}; it must end with a user or tool message")
         self._renderer = renderer
         self._thinking = thinking
-        self._max_context = max_context
+        self.max_context = max_context
         self._messages: list[Message] = list(prompt)
-        self._streams = [_Stream(renderer.render(self._messages, thinking=thinking))]
+        self._context: list[Message] = list(prompt)
+        self._streams = [_Stream(renderer.render(self._context, thinking=thinking))]
         self._open_from: int | None = None  # where a response without a stop token begins
+        self.marks: dict[int, str] = {}  # position in ``messages`` → what the context policy did there
         self._usage = Usage()  # of everything but the response that is still open
         self._last = Usage()  # of the last response
 
@@ -151,6 +158,26 @@ class Session:
     def messages(self) -> tuple[Message, ...]:
         """The dialogue so far, assistant messages as parsed."""
         return tuple(self._messages)
+
+    @property
+    def dialogue(self) -> tuple[Message, ...]:
+        """``messages`` without summaries and their requests: what policy and environment said to each other."""
+        return tuple(m for i, m in enumerate(self._messages) if self.marks.get(i) != SUMMARY)
+
+    @property
+    def context(self) -> tuple[Message, ...]:
+        """What the policy sees: the messages that the present segment was rendered from."""
+        return tuple(self._context)
+
+    @property
+    def used(self) -> int:
+        """Tokens in the present segment."""
+        return len(self._streams[-1].tokens)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all segments together: a prompt counts in each segment that has it."""
+        return sum(len(stream.tokens) for stream in self._streams)
 
     @property
     def is_cut_off(self) -> bool:
@@ -164,13 +191,40 @@ class Session:
 
     def prompt_tokens(self) -> list[int]:
         """What the engine continues from now."""
-        if self._messages[-1].role == "assistant" and self._open_from is None:
+        if self._context[-1].role == "assistant" and self._open_from is None:
             raise SessionError("the assistant's turn is complete; append_messages before sampling again")
         return list(self._streams[-1].tokens)
 
     def room(self) -> int:
         """Tokens left in the context window; at most this many may be sampled next (0: no more)."""
-        return max(0, self._max_context - len(self._streams[-1].tokens))
+        return max(0, self.max_context - self.used)
+
+    def measure(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt made of ``messages``."""
+        return len(self._renderer.render(messages, thinking=self._thinking))
+
+    def mark(self, what: str) -> None:
+        """Note at the last message what a context policy did there."""
+        self.marks[len(self._messages) - 1] = what
+
+    def rewrite(self, context: Sequence[Message]) -> None:
+        """Let the policy go on from ``context`` alone: a new segment, whose prompt is rendered from it.
+
+        Nothing that was sampled is rendered into tokens of the segments before; they stay as they are. A response
+        that was cut off ends here.
+        """
+        if not context or context[-1].role in ("assistant", "system"):
+            raise SessionError("the new context must end with a user or tool message")
+        self._context = list(context)
+        self._streams.append(_Stream(self._renderer.render(self._context, thinking=self._thinking)))
+        self._open_from = None
+
+    def as_ended(self) -> Message:
+        """The last response, which was cut off, read as if it had ended there. The dialogue is not changed."""
+        if self._open_from is None:
+            raise SessionError("the last response was not cut off")
+        tokens = self._streams[-1].tokens[self._open_from :]
+        return self._renderer.parse(tokens, thinking=self._thinking, ended=True)
 
     def append_sampled(
         self,
@@ -199,6 +253,7 @@ class Session:
         begin = len(stream.tokens) if self._open_from is None else self._open_from
         if self._open_from is not None:
             self._messages.pop()
+            self._context.pop()
             sent += Usage(self._last.requests, self._last.prompt, self._last.cached)
         else:
             self._usage = self.usage
@@ -206,10 +261,29 @@ class Session:
         self._open_from = None if ended else begin
         response = stream.tokens[begin:]
         kinds = self._renderer.split(response, thinking=self._thinking)
-        self._last = sent + Usage(thinking=kinds.thinking, tool=kinds.tool, answer=kinds.answer)
+        # What close_thinking put into the response ends its thinking, and was not sampled.
+        forced = stream.mask[begin:].count(False)
+        self._last = sent + Usage(thinking=kinds.thinking - forced, tool=kinds.tool, answer=kinds.answer)
         message = self._renderer.parse(response, thinking=self._thinking, ended=ended)
         self._messages.append(message)
+        self._context.append(message)
         return message
+
+    def close_thinking(self) -> bool:
+        """End the reasoning of the cut-off response with tokens that carry no loss; sampling goes on behind them.
+
+        False when the response is not inside its reasoning: nothing is appended then. ``room()`` may be 0 afterwards.
+        """
+        if self._open_from is None:
+            raise SessionError("close_thinking without an open response; append_sampled(…, ended=False) before it")
+        stream = self._streams[-1]
+        closing = self._renderer.end_thinking_tokens(stream.tokens[self._open_from :], thinking=self._thinking)
+        if not closing:
+            return False
+        stream.extend_context(closing)
+        response = stream.tokens[self._open_from :]
+        self._messages[-1] = self._context[-1] = self._renderer.parse(response, thinking=self._thinking, ended=False)
+        return True
 
     def append_messages(self, messages: Sequence[Message]) -> None:
         """Append what the environment said: with loss mask 0, or as a new segment if history changes."""
@@ -218,9 +292,9 @@ class Session:
         if any(message.role == "assistant" for message in messages):
             raise SessionError("append_messages takes the environment's messages; append_sampled the policy's")
         stream = self._streams[-1]
-        added = self._renderer.render_after(self._messages, messages, thinking=self._thinking)
+        added = self._renderer.render_after(self._context, messages, thinking=self._thinking)
         if added is None:
-            prompt = self._renderer.render([*self._messages, *messages], thinking=self._thinking)
+            prompt = self._renderer.render([*self._context, *messages], thinking=self._thinking)
             self._streams.append(_Stream(prompt))
         else:
             if self._open_from is not None:
@@ -228,6 +302,7 @@ class Session:
                 stream.extend_context(self._renderer.close_tokens(response, thinking=self._thinking))
             stream.extend_context(added)
         self._messages += messages
+        self._context += messages
         self._open_from = None
 
     def segments(self) -> list[Segment]:
@@ -241,7 +316,7 @@ class Session:
         versions: Sequence[int],
         ended: bool,
     ) -> None:
-        if self._messages[-1].role == "assistant" and self._open_from is None:
+        if self._context[-1].role == "assistant" and self._open_from is None:
             raise SessionError("append_sampled twice in a row: the assistant's turn was complete")
         for name, column in (("logprobs", logprobs), ("versions", versions)):
             if len(column) != len(tokens):

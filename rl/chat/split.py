@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+_PIECE = 512  # tokens that are decoded at once while a mark is looked for
+
 
 @dataclass(frozen=True)
 class Split:
@@ -59,18 +61,23 @@ def split_response(
 def _find(mark: str, ids: list[int], decode: Callable[[list[int]], str]) -> tuple[int, int] | None:
     """(start, end) of the tokens that hold the first occurrence of ``mark``; None when the text has none.
 
-    ``mark`` is in the text of ids[:end] and of ids[start:end], and in that of no shorter piece; both are found by
-    halving, because a longer piece keeps what a shorter one holds.
+    ``mark`` is in the text of ids[:end] and of ids[start:end], and in that of no shorter piece. Pieces that overlap by
+    more tokens than the mark can have (one per byte) are decoded in turn, so that a long response is decoded once;
+    inside the first that holds it both borders are found by halving, because a longer piece keeps what a shorter holds.
     """
-    if mark not in decode(ids):
-        return None
-    low, high = 0, len(ids)  # ids[:low] does not hold the mark, ids[:high] does
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if mark in decode(ids[:middle]) else (middle, high)
-    end = high
-    low, high = 0, end  # ids[low:end] holds the mark, ids[high:end] does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if mark in decode(ids[middle:end]) else (low, middle)
-    return low, end
+    overlap = len(mark.encode())
+    for first in range(0, max(len(ids) - overlap, 1), _PIECE):
+        piece = ids[first : first + _PIECE + overlap]
+        if mark not in decode(piece):
+            continue
+        low, high = 0, len(piece)  # piece[:low] does not hold the mark, piece[:high] does
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if mark in decode(piece[:middle]) else (middle, high)
+        end = high
+        low, high = 0, end  # piece[low:end] holds the mark, piece[high:end] does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if mark in decode(piece[middle:end]) else (low, middle)
+        return first + low, first + end
+    return None

@@ -8,7 +8,8 @@ Follows the official encoder (recipe: sections 4.1-4.6)::
     reasoning</think>answer<EOS>
 
 Reasoning is kept inside a tool cycle and dropped when a new user message arrives; calls and results
-always stay. Chat mode (``thinking=False``) opens every assistant turn with ``</think>`` instead.
+always stay. That is retention ``cycle``; with ``drop`` only the message being written has its reasoning, with
+``keep`` every message has. Chat mode (``thinking=False``) opens every assistant turn with ``</think>`` instead.
 
 Where the official encoder has no answer, here is ours: after an assistant message that could not be
 parsed, tool messages are rendered as function results (that is how the policy reads what it did wrong,
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 
 from envs.types import Message
 from rl.chat import dsml
-from rl.chat.renderer import RenderError, cut_off_error
+from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
 from rl.chat.tokenizer import ChatTokenizer
 
@@ -31,8 +32,8 @@ _CONTROL_TOKENS = (dsml.BOS, dsml.EOS, dsml.USER, dsml.ASSISTANT, dsml.THINK, ds
 class V32Renderer:
     """The V3.2 renderer and parser over a tokenizer that has V3.2's special tokens."""
 
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: ChatTokenizer, retention: Retention = "cycle") -> None:
+        self.tokenizer, self.retention = tokenizer, retention
         for token in (*_CONTROL_TOKENS, dsml.DSML):
             tokenizer.token_id(token)  # raises KeyError with the token's name
         self.stop_token_ids: tuple[int, ...] = (tokenizer.eos_id,)
@@ -40,14 +41,15 @@ class V32Renderer:
 
     def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
         """Prompt tokens of a dialogue; see ``render_text``."""
-        return self.tokenizer.encode(render_text(messages, thinking=thinking, add_bos=add_bos))
+        text = render_text(messages, thinking=thinking, add_bos=add_bos, retention=self.retention)
+        return self.tokenizer.encode(text)
 
     def render_after(
         self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
     ) -> list[int] | None:
         """Tokens to append for ``new``; None when it would change the text before it (see Renderer)."""
-        before = render_text(messages_before, thinking=thinking)
-        after = render_text([*messages_before, *new], thinking=thinking)
+        before = render_text(messages_before, thinking=thinking, retention=self.retention)
+        after = render_text([*messages_before, *new], thinking=thinking, retention=self.retention)
         return self.tokenizer.encode(after[len(before) :]) if after.startswith(before) else None
 
     def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
@@ -55,6 +57,10 @@ class V32Renderer:
         body = tokens[:-1] if tokens and tokens[-1] in self.stop_token_ids else tokens
         error = None if ended else cut_off_error(len(tokens))
         return parse_text(self.tokenizer.decode(body), thinking=thinking, error=error)
+
+    def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
+        """``</think>`` if the response never left its reasoning."""
+        return [self._end_think_id] if thinking and self._end_think_id not in tokens else []
 
     def split(self, tokens: list[int], *, thinking: bool) -> Split:
         """Tokens by kind (see Renderer). In chat mode the prompt has closed the thinking already."""
@@ -68,16 +74,20 @@ class V32Renderer:
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` if the response never left its reasoning, then EOS."""
-        closing = [self._end_think_id] if thinking and self._end_think_id not in tokens else []
-        return [*closing, self.tokenizer.eos_id]
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self.tokenizer.eos_id]
 
 
-def render_text(messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> str:
+def render_text(
+    messages: Sequence[Message], *, thinking: bool, add_bos: bool = True, retention: Retention = "cycle"
+) -> str:
     """The text of a dialogue in V3.2's format. Raises RenderError for what the format cannot express."""
     last_user = max((i for i, m in enumerate(messages) if m.role in ("user", "developer")), default=-1)
+    first_kept = _first_kept(messages, last_user, retention)
     text = [dsml.BOS if add_bos else ""]
     for index, message in enumerate(messages):
-        opening = dsml.THINK if thinking and index >= last_user else dsml.END_THINK
+        # what opens the assistant's turn after this message: that turn's reasoning, or the end of none
+        unanswered = retention == "keep" and index < last_user and messages[index + 1].role in ("user", "developer")
+        opening = dsml.THINK if thinking and index + 1 >= first_kept and not unanswered else dsml.END_THINK
         match message.role:
             case "system":
                 text.append(message.content)
@@ -89,7 +99,8 @@ def render_text(messages: Sequence[Message], *, thinking: bool, add_bos: bool = 
             case "developer":
                 text.append(f"{dsml.USER}{_developer(index, message)}{dsml.ASSISTANT}{opening}")
             case "assistant":
-                text.append(_assistant(index, message, keep_thinking=thinking and index > last_user))
+                keeps = thinking and index >= first_kept
+                text.append(_assistant(index, message, keep_thinking=keeps, needed=index > last_user))
             case "tool":
                 text.append(_tool(index, messages, opening))
             case _:
@@ -97,6 +108,17 @@ def render_text(messages: Sequence[Message], *, thinking: bool, add_bos: bool = 
                     f"messages[{index}]: unknown role '{message.role}'; use system, user, developer, assistant or tool"
                 )
     return "".join(text)
+
+
+def _first_kept(messages: Sequence[Message], last_user: int, retention: Retention) -> int:
+    """From which message on assistants have their reasoning."""
+    match retention:
+        case "cycle":
+            return last_user + 1
+        case "keep":
+            return 0
+        case "drop":  # the message being written: the last one, or the one still to come
+            return len(messages) - (messages[-1].role == "assistant") if messages else 0
 
 
 def _no_tools(index: int, message: Message) -> None:
@@ -111,11 +133,11 @@ def _developer(index: int, message: Message) -> str:
     return f"{tools}\n\n# The user's message is: {message.content}"
 
 
-def _assistant(index: int, message: Message, *, keep_thinking: bool) -> str:
+def _assistant(index: int, message: Message, *, keep_thinking: bool, needed: bool) -> str:
     _no_tools(index, message)
     reasoning = ""
     if keep_thinking:
-        if message.reasoning is None and not message.tool_calls and message.parse_error is None:
+        if needed and message.reasoning is None and not message.tool_calls and message.parse_error is None:
             raise RenderError(
                 f"messages[{index}]: in thinking mode an assistant message after the last user message "
                 'needs reasoning ("" will do) or tool calls; set reasoning, or render with thinking=False'

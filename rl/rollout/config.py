@@ -6,7 +6,10 @@ seconds (``_s``), lengths are tokens unless the name says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rl.chat.context import ContextConfig
+from rl.chat.renderer import check_retention
 
 
 @dataclass
@@ -31,6 +34,10 @@ class RolloutConfig:
     max_tokens: int = 160  # sampled tokens of an assistant message
     max_context: int = 1024  # prompt plus everything appended to it, per segment
     thinking: bool = True  # the policy writes reasoning before it answers or calls
+    max_thinking: int | None = None  # tokens of reasoning in a message before it is closed; null: no limit of its own
+    # how long reasoning stays in the context: cycle (to the next user message, V3.2) | drop (gone at once) | keep
+    retention: str = "cycle"
+    context: ContextConfig = field(default_factory=ContextConfig)
 
     temperature: float = 1.0  # 0 is greedy: for evaluation only
     top_p: float = 1.0  # nucleus mass kept
@@ -49,6 +56,7 @@ class RolloutConfig:
     max_restarts: int = 5  # workers replaced in one run before it stops
 
     def __post_init__(self) -> None:
+        check_retention(self.retention)
         at_least_1 = ("workers", "threads", "max_concurrency", "max_num_batched_tokens")
         for name in (*at_least_1, "max_turns", "max_tokens", "max_context"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
@@ -62,6 +70,11 @@ class RolloutConfig:
         self._require("top_k", self.top_k >= 0, "0 (all) or more")
         self._require("min_p", 0 <= self.min_p < 1, "in [0, 1)")
         self._require("max_context", self.max_context > self.max_tokens, f"more than max_tokens={self.max_tokens}")
+
+        if self.max_thinking is not None:
+            wanted = f"at least 1 and below max_tokens={self.max_tokens} (an answer has to fit), or null"
+            self._require("max_thinking", 1 <= self.max_thinking < self.max_tokens, wanted)
+            self._require("max_thinking", self.thinking, "null with rollout.thinking=false: there is none to limit")
 
     @property
     def truncates(self) -> bool:

@@ -40,6 +40,7 @@ class GenerateRequest:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    json_schema: dict[str, Any] | None = None  # the answer is JSON of this schema; its mask is not recorded
 
     @property
     def truncated(self) -> bool:
@@ -110,6 +111,7 @@ class Engine:
             what vLLM's kernels want.
         dsa_backend: who runs DeepSeek-V3.2 models: ``torch`` | ``native`` | ``auto`` (native on CUDA).
         record_indexer: generations carry the DSA indexer's choices too (layers x index_topk numbers a token).
+        structured: requests may carry a ``json_schema``; loads the tokenizer of ``model_dir`` for its grammar.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Engine:
         block_size: int | None = None,
         dsa_backend: str = "auto",
         record_indexer: bool = False,
+        structured: bool = False,
     ) -> None:
         started = time.perf_counter()
         if dsa_backend not in BACKENDS:
@@ -145,6 +148,7 @@ class Engine:
         if threads is not None:
             torch.set_num_threads(threads)
         set_num_threads = torch.set_num_threads
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -154,7 +158,7 @@ class Engine:
         keep_weights_plain()
         args = EngineArgs(
             model=str(model_dir),
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=not structured,
             generation_config="vllm",
             dtype=dtype,  # type: ignore[arg-type]
             seed=seed,
@@ -169,6 +173,8 @@ class Engine:
             logprobs_mode="processed_logprobs",
             max_logprobs=1,
             disable_log_stats=True,
+            # Without free white space: a model that knows no JSON would fill its budget with blanks.
+            structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
         )
         self._llm = LLMEngine.from_engine_args(args)
         torch.set_num_threads = set_num_threads  # vLLM's CPU worker replaces it by a warning
@@ -182,6 +188,8 @@ class Engine:
         self._totals = EngineStats()
         self._running: dict[str, _Running] = {}
         self._finished_early: list[tuple[str, Generation]] = []
+        self._structured = structured
+        self._schemas: set[str] = set()  # JSON schemas that xgrammar has read once
         self._checkpoint_names = checkpoint_names(model_dir)
         self._sampler = install_sampler(self._runner)
         if self.has_experts:
@@ -205,11 +213,17 @@ class Engine:
         return hasattr(self._model, "indexer_table")
 
     def add(self, request: GenerateRequest) -> None:
-        """Queue a request. Errors: running id, empty or too long prompt, token outside the vocabulary."""
+        """Queue a request.
+
+        Errors (ValueError): running id, empty or too long prompt, token outside the vocabulary, a JSON schema that
+        cannot be enforced.
+        """
         self._check(request)
+        schema = self._structured_outputs(request)
         self._submit(
             request,
             dict(
+                structured_outputs=schema,
                 temperature=request.temperature,
                 top_p=request.top_p,
                 top_k=request.top_k,
@@ -317,6 +331,30 @@ class Engine:
             )
         if request.max_tokens < 1:
             raise ValueError(f"max_tokens={request.max_tokens} of {request.request_id!r}: must be at least 1")
+
+    def _structured_outputs(self, request: GenerateRequest) -> Any:
+        """vLLM's parameters for the request's JSON schema, None without one.
+
+        The schema is read here: a grammar that fails to compile in vLLM's scheduler would end the engine.
+        """
+        if request.json_schema is None:
+            return None
+        if not self._structured:
+            raise ValueError(f"{request.request_id!r} has a json_schema: start the Engine with structured=True")
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+        from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+        text = json.dumps(request.json_schema)
+        params = StructuredOutputsParams(json=text)
+        params._backend = "xgrammar"
+        if text not in self._schemas:
+            try:
+                validate_xgrammar_grammar(SamplingParams(structured_outputs=params))
+            except Exception as error:  # xgrammar's own and vLLM's kinds
+                raise ValueError(f"json_schema of {request.request_id!r} cannot be enforced: {error}") from error
+            self._schemas.add(text)
+        return params
 
     def _submit(self, request: GenerateRequest, params: dict[str, Any]) -> None:
         from vllm import SamplingParams

@@ -15,11 +15,13 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
+from rl.chat.context import ContextManager
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
+from rl.rollout.message import Generate, sample_message
 from rl.types import Trajectory, Usage
 
 if TYPE_CHECKING:
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
     from rewards.compose import Reward, RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Generation
-
-
-class Generate(Protocol):
-    """Samples from the policy: at most ``max_tokens`` tokens after ``prompt_tokens``."""
-
-    def __call__(self, prompt_tokens: list[int], max_tokens: int) -> Awaitable[Generation]: ...
 
 
 @dataclass(frozen=True)
@@ -82,28 +78,38 @@ async def rollout(
     reward: Reward | None = None
     failure, detail = None, ""
     env = _Env(trajectory_id, task, config, started, watch)
+
+    async def ask(prompt_tokens: list[int], max_tokens: int) -> Generation:
+        sampled: Generation = await env.within("generate", generate(prompt_tokens, max_tokens))
+        return sampled
+
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
+        context = ContextManager(config.context, session, counts)
         while stop is None:
-            if (budget := min(config.max_tokens, session.room())) < 1:
-                stop = StopReason.CONTEXT
+            _checked("the managed context", context.before_turn)
+            limits = {  # where several are equal the first one names the reason
+                StopReason.MAX_TOKENS: context.turn_tokens(config.max_tokens),
+                StopReason.CONTEXT: session.room(),
+                StopReason.TOTAL_TOKENS: context.tokens_left(),
+            }
+            bound = min(limits, key=lambda reason: limits[reason])
+            if (budget := limits[bound]) < 1:
+                stop = bound
                 break
-            sampled = await env.within("generate", generate(session.prompt_tokens(), budget))
-            turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
-            action = session.append_sampled(
-                sampled.tokens,
-                sampled.logprobs,
-                sampled.version_per_token,
-                sampled.replay,
-                ended=sampled.finish_reason == "stop",
-                cached=sampled.cached_tokens,
-            )
-            if sampled.finish_reason == "abort":
+            said = await sample_message(session, ask, budget, config.max_thinking)
+            turns, sampled_tokens = turns + 1, sampled_tokens + said.sampled_tokens
+            counts.update(said.counts)
+            if said.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
-            elif sampled.finish_reason == "length":
-                stop = StopReason.MAX_TOKENS if budget == config.max_tokens else StopReason.CONTEXT
+            elif context.summarising:
+                context.restart(said.message)
+                stop = StopReason.MAX_TURNS if turns >= config.max_turns else None
+            elif said.finish_reason == "length":
+                # a cut of the thinking takes room too: then the window may end before the budget
+                stop = bound if said.sampled_tokens == budget else StopReason.CONTEXT
             else:
-                result = await env.step(action)
+                result = await env.step(said.message)
                 counts.update(result.info.get("counts", {}))
                 if result.terminated or turns >= config.max_turns:
                     stop = StopReason.ANSWERED if result.terminated else StopReason.MAX_TURNS
@@ -112,7 +118,7 @@ async def rollout(
                     _checked("step's messages", session.append_messages, result.messages)
         if failure is None:
             counts[stop.value] += stop is not StopReason.ANSWERED
-            messages = (*session.messages, *last)
+            messages = (*session.dialogue, *last)
             thinking = session.usage.thinking
             episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts), thinking)
             scores = await env.score(episode)
@@ -137,7 +143,7 @@ async def rollout(
         task_id=task.id,
         family=task.family,
         segments=session.segments() if session is not None else [],
-        messages=[m.to_json() for m in (*(session.messages if session is not None else task.prompt), *last)],
+        messages=_shown(session, last) if session is not None else [m.to_json() for m in task.prompt],
         stop_reason=stop,
         reward=reward.total if reward is not None else 0.0,
         reward_parts=dict(reward.parts) if reward is not None else {},
@@ -148,6 +154,17 @@ async def rollout(
         wall_s=time.monotonic() - started,
         usage=session.usage if session is not None else Usage(),
     )
+
+
+def _shown(session: Session, last: Sequence[Message]) -> list[dict[str, Any]]:
+    """All that was said, as stored with the trajectory; ``context`` says where the context was rewritten, and by what.
+
+    ``last`` came after the policy's last turn.
+    """
+    said = [m.to_json() for m in (*session.messages, *last)]
+    for position, mark in session.marks.items():
+        said[position]["context"] = mark
+    return said
 
 
 class _Env:

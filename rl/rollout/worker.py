@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
 from rl.rollout.rollout import Scored, rollout
+from rl.rollout.selection import fewest_steps
 from rl.rollout.weights import Packed, probe_mismatch, unpack
 from rl.types import Group, ReplayRecord, Trajectory
 
@@ -42,7 +43,9 @@ class GroupSpec:
     """An order for ``size`` rollouts of one task, admitted at policy version ``version``.
 
     ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
-    configured one (evaluation).
+    configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that are other for these rollouts; of use
+    are those that an episode reads (limits and deadlines), not those of the engine. ``parallel``: independent runs for
+    each of the ``size`` rollouts; the finished one with the fewest steps comes back (``rl.rollout.selection``).
     """
 
     id: int
@@ -52,6 +55,8 @@ class GroupSpec:
     version: int
     taskset: str = "train"
     temperature: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parallel: int = 1
 
 
 @dataclass(frozen=True)
@@ -120,10 +125,13 @@ class RolloutWorker:
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
         finished: dict[str, Scored] = {}
-        trajectories = await asyncio.gather(*(self._episode(spec, i, finished) for i in range(spec.size)))
+        n = spec.parallel
+        trajectories = list(await asyncio.gather(*(self._episode(spec, i, finished) for i in range(spec.size * n))))
+        if n > 1:
+            trajectories = [fewest_steps(trajectories[i : i + n]) for i in range(0, len(trajectories), n)]
         await add_group_terms(self.setup.composer, trajectories, finished, spec.version)
         self._failures += sum(t.failure_kind is not None for t in trajectories)
-        return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, list(trajectories))
+        return Group(spec.id, spec.task_index, spec.task.id, spec.task.family, spec.version, trajectories)
 
     async def update_weights(self, weights: Packed, version: int) -> float:
         """Copy the weights in place between two engine steps; seconds it took. Episodes go on."""
@@ -191,15 +199,16 @@ class RolloutWorker:
 
     async def _episode(self, spec: GroupSpec, position: int, finished: dict[str, Scored]) -> Trajectory:
         name = f"{spec.taskset}-{spec.id}-{position}"
+        config = replace(self.config, **spec.settings)
         async with self._slots:
             try:
                 trajectory = await rollout(
                     spec.task,
                     self.setup.tasksets[spec.taskset].environment,
-                    self._open_session,
-                    partial(self._generate, spec),
+                    partial(self._open_session, config),
+                    partial(self._generate, spec, config),
                     self.setup.composer,
-                    self.config,
+                    config,
                     name,
                     watch=lambda what: self._doing.__setitem__(name, (what, time.monotonic())),
                     version=spec.version,
@@ -210,15 +219,16 @@ class RolloutWorker:
         self._episodes_done += 1
         return trajectory
 
-    def _open_session(self, prompt: Sequence[Message]) -> Session:
+    def _open_session(self, config: RolloutConfig, prompt: Sequence[Message]) -> Session:
         from rl.chat.session import Session
 
-        return Session(self._renderer, prompt, thinking=self.config.thinking, max_context=self.config.max_context)
+        return Session(self._renderer, prompt, thinking=config.thinking, max_context=config.max_context)
 
-    async def _generate(self, spec: GroupSpec, prompt_tokens: list[int], max_tokens: int) -> Generation:
+    async def _generate(
+        self, spec: GroupSpec, config: RolloutConfig, prompt_tokens: list[int], max_tokens: int
+    ) -> Generation:
         from rl.rollout.engine import GenerateRequest
 
-        config = self.config
         return await self._engine.generate(
             GenerateRequest(
                 request_id=str(next(self._serial)),

@@ -97,12 +97,12 @@ def per_solved(amount: float, solved: int) -> float | None:
 
 
 def money(amount: float | None, currency: str = "USD") -> str:
-    """``0.00323`` → ``$0.0032``: two digits that count below 1, two decimals above; a dash for None."""
+    """``0.00323`` → ``$0.0032``: two digits that count below 0.1, two decimals above; a dash for None."""
     if amount is None:
         return "–"
     import numpy as np
 
-    text = f"{amount:,.2f}" if amount >= 1 else np.format_float_positional(amount, 2, fractional=False, trim="-")
+    text = f"{amount:,.2f}" if amount >= 0.1 else np.format_float_positional(amount, 2, fractional=False, trim="-")
     return f"${text}" if currency == "USD" else f"{text} {currency}"
 
 

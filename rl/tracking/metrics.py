@@ -54,9 +54,10 @@ METRICS: dict[str, str] = {
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
-    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, … A reward part that "
-    "gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, out_of_bounds, wrong_type, "
-    "too_large or unpicklable.",
+    "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …; of context "
+    "management context_<policy> (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
+    "A reward part that gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, "
+    "out_of_bounds, wrong_type, too_large or unpicklable.",
     # what an API would bill (rl.tracking.usage); kinds: prompt, cached, thinking, tool, answer
     "usage/{kind}": "Tokens of this kind in the step's rollouts (masked ones too), over all requests: prompt (a turn's "
     "prompt holds the turns before it again), cached (of them found in the prefix cache), thinking, tool, answer.",
@@ -156,6 +157,15 @@ METRICS: dict[str, str] = {
     # evaluation
     "eval/overall": "avg@k of the raw outcome over all held-out tasks.",
     "eval/family/{family}": "avg@k of one family.",
+    "eval/overall/{estimate}": "An estimate over all held-out tasks: avg@k, pass@k, maj@k, best@k (evaluation.md).",
+    "eval/family/{family}/{estimate}": "The same over one family's tasks.",
+    # a point of a thinking sweep (rl-eval sweep.thinking); the step is the budget in tokens
+    "eval/tokens_mean": "Sampled tokens per episode, mean.",
+    "eval/tokens_p90": "Sampled tokens per episode, 90th percentile.",
+    "eval/thinking_mean": "Thinking tokens per episode, mean.",
+    "eval/thinking_p90": "Thinking tokens per episode, 90th percentile.",
+    "eval/thinking_cut": "Share of episodes in which thinking was closed at rollout.max_thinking.",
+    "eval/truncated": "Share of episodes that ended at a limit: tokens of a message, turns, context.",
 }
 
 

@@ -110,7 +110,7 @@ def priced(counts: Tally, price: Price | None) -> dict[str, Any]:
     }
 
 
-USAGE_COLUMNS = ("stage", "solved", "prompt", "cached", "thinking", "tool", "answer", "tokens / solved", "cost",
+USAGE_COLUMNS = ("stage, family", "solved", "prompt", "cached", "thinking", "tool", "answer", "tokens / solved", "cost",
                  "cost / solved")  # fmt: skip
 
 

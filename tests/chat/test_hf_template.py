@@ -142,3 +142,13 @@ def test_no_template_is_named() -> None:
             HFTemplateRenderer(chat.tokenizer)
     finally:
         chat.tokenizer.chat_template = kept
+
+
+def test_reasoning_is_ended_only_where_it_is_open() -> None:
+    chat = chat_renderer(HERMES)
+
+    def ended(text: str) -> str:
+        return text_of(chat, chat.end_thinking_tokens(chat.tokenizer.encode(text), thinking=True))
+
+    assert ended("<think>\nhm") == "\n</think>\n\n"
+    assert ended("<think>\nhm\n</think>\n\ntin") == ended("tin") == ""

@@ -107,13 +107,25 @@ def test_what_a_perfect_policy_says(case: tuple[bool, Message]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(PIECES)
-def test_halving_finds_what_a_slow_search_finds(pieces: list[str]) -> None:
+@given(PIECES, st.sampled_from([1, 7, 512]))
+def test_it_finds_what_a_slow_search_finds(pieces: list[str], size: int) -> None:
     ids, decode = tiny_tokenizer().encode("".join(pieces)), tiny_tokenizer().decode
-    found = _find(CALL, ids, decode)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rl.chat.split._PIECE", size)
+        found = _find(CALL, ids, decode)
     ends = [e for e in range(len(ids) + 1) if CALL in decode(ids[:e])]
     if not ends:
         assert found is None
         return
     start = max(s for s in range(ends[0]) if CALL in decode(ids[s : ends[0]]))
     assert found == (start, ends[0])
+
+
+def test_a_long_response() -> None:
+    chat = chat_renderer(HERMES)
+    thought = "ab" * 3000
+    for shift in range(0, 12, 3):  # marks that lie across the borders of what is decoded at once
+        text = f"{'x' * shift}{thought[: 1020 - shift]}</think>{thought}{CALL_TEXT}"
+        tokens = chat.tokenizer.encode("<think>" + text)
+        expected = Split(len("<think>") + 1020 + len("</think>"), len(CALL_TEXT), len(thought))
+        assert chat.split(tokens, thinking=True) == expected

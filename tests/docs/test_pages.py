@@ -33,11 +33,12 @@ def test_links_and_places(page: Path) -> None:
     assert not re.findall(r"(?<![\w.])/(?:home|root|work|Users)/\w+", text)
 
 
-def test_the_recipe_names_what_is_there() -> None:
-    text = (ROOT / "docs" / "recipe.md").read_text()
+@pytest.mark.parametrize("page", ["recipe.md", "self_verification.md"])
+def test_a_page_of_rules_names_what_is_there(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
     missing = [name for name in re.findall(r"::(test_\w+)", text) if f"def {name}(" not in TESTS]
     missing += [path for path in re.findall(r"`(tests/[\w/]+\.py)", text) if not (ROOT / path).is_file()]
-    missing += [name for name in re.findall(r"`((?:rl|rewards)\.[\w.]+)`", text) if not defines(name)]
+    missing += [name for name in re.findall(r"`((?:rl|rewards|envs)\.[\w.]+)`", text) if not defines(name)]
     assert missing == []
 
 

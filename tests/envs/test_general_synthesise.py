@@ -15,13 +15,13 @@ import pytest
 from envs.agent.general import prompts
 from envs.agent.general.case import SUBMIT, run_solution
 from envs.agent.general.environment import case_of
-from envs.agent.general.llm import ChatEndpoint, EndpointError
 from envs.agent.general.prompts import ReplyError
 from envs.agent.general.stored import StoredCase
 from envs.agent.general.synthesise import Rejected, main, synthesise, task_of, with_tools, world_of
 from envs.agent.general.taskset import StoredTaskset
 from envs.environment import ToolError
 from envs.episode import play_episode
+from envs.llm import ChatEndpoint, EndpointError
 from envs.taskset import split_of
 from envs.types import Message, ToolCall
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy, build_policy, load_policy
 from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.rollout.message import sample_message
 from rl.types import Group, Trajectory
 from tests.rollout.rollout_doubles import renderer, tokenizer
 
@@ -86,6 +88,39 @@ def test_every_record_reaches_the_learner_once(engine: Engine, model_dir: Path, 
     metrics = learner(load_policy(model_dir), tmp_path).step([group])
     assert metrics["replay/rows"] == sum(int(np.flatnonzero(s.loss_mask)[-1]) for s in segments)
     assert metrics["learner/microbatches"] > 1
+    assert metrics["mismatch/outside"] == 0.0
+    assert metrics["mismatch/max"] < 1e-4
+
+
+def test_thinking_cut_by_the_engine_is_trained_around(engine: Engine, model_dir: Path, tmp_path: Path) -> None:
+    """The forced end of thinking is an input of the learner and never a target; the tokens behind it were sampled
+    after it, with its experts and indexer rows recorded like any other's."""
+    end_of_thinking = tokenizer().token_id("</think>")
+    trajectories = []
+    for number in range(4):
+        session = Session(renderer(), PROMPT, thinking=True, max_context=500)
+
+        async def sample(prompt_tokens: list[int], max_tokens: int, session: Session = session) -> Generation:
+            assert prompt_tokens == session.prompt_tokens()
+            return generate(engine, "request", session, max_tokens)
+
+        said = asyncio.run(sample_message(session, sample, 30, 12))
+        (segment,) = session.segments()
+        prompt = int(np.flatnonzero(segment.loss_mask)[0])
+        own_end = end_of_thinking in segment.tokens[prompt : prompt + 12] or said.sampled_tokens <= 12
+        assert said.counts == ({} if own_end else {"thinking_cut": 1})
+        if not own_end:
+            assert segment.tokens[prompt + 12] == end_of_thinking
+            assert not segment.loss_mask[prompt + 12]
+            assert segment.replay.support[prompt + 12] is None
+            assert segment.replay.valid[:-1].all()
+        trajectories.append(
+            Trajectory(f"t{number}", "task", "add", [segment], [], StopReason.MAX_TOKENS, float(number), turns=1)
+        )
+    assert any(not s.loss_mask[np.flatnonzero(s.loss_mask)[0] :].all() for t in trajectories for s in t.segments)
+    metrics = learner(load_policy(model_dir), tmp_path).step([Group(0, 0, "task", "add", 0, trajectories)])
+    segments = [s for t in trajectories for s in t.segments]
+    assert metrics["replay/rows"] == sum(int(np.flatnonzero(s.loss_mask)[-1]) for s in segments)
     assert metrics["mismatch/outside"] == 0.0
     assert metrics["mismatch/max"] < 1e-4
 

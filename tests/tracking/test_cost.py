@@ -55,6 +55,6 @@ def test_wrong_prices(entry: PriceConfig, said: str) -> None:
 def test_per_solved_and_money() -> None:
     assert per_solved(6.0, 4) == 1.5
     assert per_solved(6.0, 0) is None
-    shown = [money(x) for x in (None, 0.0, 0.0032308, 0.059664, 0.000012345, 0.995, 1234.5)]
-    assert shown == ["–", "$0", "$0.0032", "$0.06", "$0.000012", "$0.99", "$1,234.50"]
-    assert money(0.5, "EUR") == "0.5 EUR"
+    shown = [money(x) for x in (None, 0.0, 0.0032308, 0.059664, 0.000012345, 0.3, 1234.5)]
+    assert shown == ["–", "$0", "$0.0032", "$0.06", "$0.000012", "$0.30", "$1,234.50"]
+    assert money(0.5, "EUR") == "0.50 EUR"

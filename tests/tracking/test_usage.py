@@ -116,7 +116,7 @@ def test_tables(rollouts, tmp_path) -> None:
     console.print(summary_table(summary))
     text = console.export_text()
     assert "tokens and money" in text
-    assert "at the price of m, per million input $2.00, cached $0.5, output $10.00" in text
+    assert "at the price of m, per million input $2.00, cached $0.50, output $10.00" in text
     run = RunDir(tmp_path)
     run.write_summary(summary)
     run.log_trajectories("eval_after", rollouts[:1])

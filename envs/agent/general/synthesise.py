@@ -23,12 +23,12 @@ from typing import Any
 from envs.agent.general import prompts
 from envs.agent.general.case import SUBMIT, run_solution
 from envs.agent.general.checks import find_problem
-from envs.agent.general.llm import ChatEndpoint, EndpointError
 from envs.agent.general.prompts import ReplyError
 from envs.agent.general.solution import SAFE_BUILTINS, SolutionError, check_source
 from envs.agent.general.stored import StoredCase
 from envs.agent.general.world import WorldSpec
 from envs.environment import ToolError
+from envs.llm import ChatEndpoint, EndpointError
 
 IDEAS = (
     *("pet shop", "museum loans", "car repair", "plant nursery", "theatre tickets", "city bike rental", "ferry line"),

@@ -1,0 +1,177 @@
+"""Five ways to go on when the context window is full, on the same tasks with the same policy.
+
+    python -m benchmarks.context                       into runs/context
+    python -m benchmarks.context --tasks 24 --k 1      a quick look
+
+The tasks are the ``lineage`` family with a window that its longer runs overflow. The policy is a cold start on
+demonstrations played under ``rollout.context.policy=summary`` and, shorter, under the two discarding policies, so that
+it has seen what each of them leaves. Prints a table and writes ``context.md``, ``context.json`` and ``context.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.plot import save_charts
+from benchmarks.small_policy import (
+    Evaluation,
+    Row,
+    coldstart,
+    evaluate,
+    interval,
+    markdown,
+    outcome,
+    paired,
+    show,
+)
+from envs.search.lineage import LineageTaskset
+from rl.chat.context import POLICIES
+from rl.stages import StageResult
+from rl.tracking.svg import Series, line_chart
+
+WINDOW = 768  # tokens: four records and the answer, when nothing goes wrong
+SETTINGS = (
+    "env=lineage", "env.min_hops=2", "env.max_hops=8",
+    f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
+    'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
+    "rollout.context.summary_tokens=64",
+)  # fmt: skip
+# (policy that the demonstrations are played under, how many): one cold start after the other
+LESSONS = (("summary", 640), ("discard_75", 160), ("discard_all", 160))
+SEED = 4321  # of the held-out tasks
+
+HEAD = (
+    "policy", "accuracy", "minus none", "finished", "overflowed", "steps", "sampled tokens", "all tokens", "restarts",
+    "stop reasons",
+)  # fmt: skip
+
+
+def overrides(policy: str) -> list[str]:
+    return [*SETTINGS, f"rollout.context.policy={policy}"]
+
+
+def train(cache: Path) -> StageResult:
+    """The policy: taught by the imperfect demonstrator under each policy that changes the context."""
+    policy: StageResult | None = None
+    for number, (context, demos) in enumerate(LESSONS):
+        more = [
+            "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.7",
+            "coldstart.threads=1", "coldstart.epochs=1.5", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
+            f"seed={number}",
+        ]  # fmt: skip
+        policy = coldstart([*overrides(context), *more], cache, policy)
+    assert policy is not None
+    return policy
+
+
+def cost(row: Row, what: str) -> float:
+    """Turns or tokens of a run, or of all runs that it was chosen from."""
+    together = row["counts"].get(f"context_parallel_{what}")
+    return float(row[what] if together is None else together)
+
+
+def restarts(row: Row) -> int:
+    return sum(row["counts"].get(f"context_{policy}", 0) for policy in ("summary", "discard_75", "discard_all"))
+
+
+def overflowed(row: Row) -> bool:
+    """The window was not enough: the context was managed, or it ended the run."""
+    return restarts(row) > 0 or row["stop_reason"] == "context"
+
+
+def figures(evaluation: Evaluation, none: Evaluation) -> dict[str, Any]:
+    mean, half = interval(list(evaluation.by_task(outcome).values()))
+    change, change_half = paired(none, evaluation)
+    stops = Counter(row["stop_reason"] for row in evaluation.rows)
+    return {
+        "accuracy": mean, "interval": half, "minus_none": change, "minus_none_interval": change_half,
+        "runs": len(evaluation.rows),
+        "finished": evaluation.share(lambda row: row["stop_reason"] == "answered"),
+        "overflowed": evaluation.share(overflowed),
+        "steps": evaluation.mean(lambda row: cost(row, "turns")),
+        "sampled_tokens": evaluation.mean(lambda row: cost(row, "sampled_tokens")),
+        "total_tokens": evaluation.mean(lambda row: cost(row, "total_tokens")),
+        "restarts": evaluation.mean(restarts),
+        "stop_reasons": {stop: n / len(evaluation.rows) for stop, n in stops.most_common()},
+        "by_hops": by_hops(evaluation),
+    }  # fmt: skip
+
+
+def by_hops(evaluation: Evaluation) -> dict[int, float]:
+    """Accuracy by the number of hops of the task."""
+    taskset = LineageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
+    groups: dict[int, list[float]] = {}
+    for task, value in evaluation.by_task(outcome).items():
+        hops = taskset.task(int(task.rsplit("/", 1)[1])).metadata["hops"]
+        groups.setdefault(hops, []).append(value)
+    return {hops: fmean(values) for hops, values in sorted(groups.items())}
+
+
+def table(found: Mapping[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            policy, f"{f['accuracy']:.3f} ± {f['interval']:.3f}",
+            "" if policy == "none" else f"{f['minus_none']:+.3f} ± {f['minus_none_interval']:.3f}",
+            f"{f['finished']:.0%}", "–" if policy == "parallel_fewest_step" else f"{f['overflowed']:.0%}",
+            f"{f['steps']:.1f}", f"{f['sampled_tokens']:,.0f}", f"{f['total_tokens']:,.0f}", f"{f['restarts']:.2f}",
+            ", ".join(f"{stop} {share:.0%}" for stop, share in f["stop_reasons"].items()),
+        )
+        for policy, f in found.items()
+    ]  # fmt: skip
+
+
+def plot(path: Path, found: Mapping[str, dict[str, Any]]) -> None:
+    """Accuracy against steps, one point a policy, and accuracy by the length of the task."""
+    points = [Series(policy, [(f["steps"], f["accuracy"])], color=i) for i, (policy, f) in enumerate(found.items())]
+    edges = [Series("", [(0.0, 0.0), (max(f["steps"] for f in found.values()) * 1.05, 0.0)], color=-2)]
+    lines = [
+        Series(policy, [(float(hops), value) for hops, value in f["by_hops"].items()], color=i)
+        for i, (policy, f) in enumerate(found.items())
+    ]
+    save_charts(
+        path,
+        [
+            lambda offset: line_chart(
+                "accuracy against steps", points, raw=edges, x_label="steps a task", y_range=(0, 1), offset=offset
+            ),
+            lambda offset: line_chart(
+                "accuracy by hops of the task", lines, x_label="hops", y_range=(0, 1), offset=offset
+            ),
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/context"))
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--tasks", type=int, default=96, help="held-out tasks")
+    parser.add_argument("--k", type=int, default=2, help="samples of a task")
+    parser.add_argument("--policies", default=",".join(POLICIES), help="comma-separated; none is always among them")
+    args = parser.parse_args()
+    policies = list(dict.fromkeys(["none", *args.policies.split(",")]))
+    if unknown := sorted(set(policies) - set(POLICIES)):
+        parser.error(f"--policies: {', '.join(unknown)} unknown; there are {', '.join(POLICIES)}")
+    trained = train(args.cache)
+    evaluations: dict[str, Evaluation] = {}
+    for policy in policies:
+        size = [f"eval.n_tasks={args.tasks}", f"eval.k={args.k}", f"eval.seed={SEED}"]
+        evaluations[policy] = evaluate(trained, [*overrides(policy), *size], args.cache)
+        print(f"{policy}: {evaluations[policy].path}", flush=True)
+    found = {policy: figures(evaluation, evaluations["none"]) for policy, evaluation in evaluations.items()}
+    rows = table(found)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "context.md").write_text(markdown(HEAD, rows))
+    (args.out / "context.json").write_text(json.dumps(found, indent=1) + "\n")
+    plot(args.out / "context.svg", found)
+    show(f"context policies, window {WINDOW} tokens", HEAD, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A small policy trained by the ordinary commands, and evaluations of it: what the benchmarks of rollouts share.
+
+Both run in a process of their own and are cached by their overrides and by the source they run, like the stages of a
+run (``rl.stages``). Evaluations of different settings play the same held-out tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rl.stages import StageResult, run_stage, source_hash, tree_hash
+
+BASE = "assets/tiny_dsa_base"
+_CODE = ("envs", "rl/chat", "rl/policy", "rl/learner", "rl/rollout", "rl/coldstart.py", "rl/rehearse.py", "rewards")
+_DEADLINE_S = 7200.0
+Row = Mapping[str, Any]  # one trajectory, as rl.tracking.rundir.trajectory_json writes it
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished ``rl-eval``: its summary and one row per trajectory."""
+
+    path: Path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return found
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        lines = (self.path / "trajectories.jsonl").read_text().splitlines()
+        return [row for line in lines if "score/outcome" in (row := json.loads(line))["reward_parts"]]
+
+    def mean(self, value: Callable[[Row], float]) -> float:
+        return fmean(value(row) for row in self.rows)
+
+    def share(self, holds: Callable[[Row], bool]) -> float:
+        return self.mean(lambda row: float(holds(row)))
+
+    def by_task(self, value: Callable[[Row], float]) -> dict[str, float]:
+        """Mean of a task's samples, by task id."""
+        tasks: dict[str, list[float]] = {}
+        for row in self.rows:
+            tasks.setdefault(row["task_id"], []).append(value(row))
+        return {task: fmean(values) for task, values in tasks.items()}
+
+
+def outcome(row: Row) -> float:
+    return float(row["reward_parts"]["score/outcome"])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half of the 95 % interval) over tasks: 1.96 · s / √n."""
+    half = 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return fmean(values), half
+
+
+def paired(first: Evaluation, second: Evaluation) -> tuple[float, float]:
+    """(mean, half interval) of the outcome of ``second`` minus that of ``first``, task by task."""
+    one, two = first.by_task(outcome), second.by_task(outcome)
+    return interval([two[task] - one[task] for task in sorted(one.keys() & two.keys())])
+
+
+def coldstart(overrides: Sequence[str], cache: Path, start: StageResult | None = None) -> StageResult:
+    """``rl-coldstart`` with ``overrides``, from the shipped base or from the policy ``start``."""
+    base = Path(BASE) if start is None else start.path
+    inputs = {"overrides": list(overrides), "base": tree_hash(base), "code": source_hash(*_CODE)}
+
+    def produce(out: Path) -> None:
+        call("rl.coldstart", [f"out={out}", f"base.source={base}", *overrides], cache / "coldstart.log")
+
+    return run_stage("coldstart-small", inputs, cache, produce)
+
+
+def evaluate(policy: StageResult, overrides: Sequence[str], cache: Path) -> Evaluation:
+    """``rl-eval`` of ``policy`` with ``overrides``."""
+    inputs = {"overrides": list(overrides), "policy": policy.key, "code": source_hash(*_CODE, "rl/evaluate.py")}
+
+    def produce(out: Path) -> None:
+        call("rl.evaluate", [f"path={policy.path}", f"out={out}", *overrides], cache / "evaluate.log")
+
+    return Evaluation(run_stage("eval-small", inputs, cache, produce).path)
+
+
+def call(module: str, arguments: Sequence[str], log: Path) -> None:
+    """Run a command of the toolkit; raises SystemExit with the end of its output when it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+            timeout=_DEADLINE_S,
+        )  # fmt: skip
+    if done.returncode != 0:
+        tail = "\n".join(log.read_text().splitlines()[-15:])
+        raise SystemExit(f"{module} {' '.join(arguments)} ended with {done.returncode}:\n{tail}")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=200).print(table)
