@@ -3,7 +3,7 @@
     python -m benchmarks.context                       into runs/context
     python -m benchmarks.context --tasks 24 --k 1      a quick look
 
-The tasks are the ``lineage`` family with a window that its longer runs overflow. The policy is a cold start on
+The tasks are the ``voyage`` family with a window that its longer runs overflow. The policy is a cold start on
 demonstrations played under ``rollout.context.policy=summary`` and, shorter, under the two discarding policies, so that
 it has seen what each of them leaves. Prints a table and writes ``context.md``, ``context.json`` and ``context.svg``.
 """
@@ -31,14 +31,14 @@ from benchmarks.small_policy import (
     outcome,
     show,
 )
-from envs.search.lineage import LineageTaskset
+from envs.search.voyage import VoyageTaskset
 from rl.chat.context import POLICIES
 from rl.stages import StageResult
 from rl.tracking.svg import Series, line_chart
 
 WINDOW = 768  # tokens: four records and the answer, when nothing goes wrong
 SETTINGS = (
-    "env=lineage", "env.min_hops=2", "env.max_hops=8",
+    "env=voyage", "env.min_hops=2", "env.max_hops=8",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
     'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
     "rollout.context.summary_tokens=64",
@@ -108,7 +108,7 @@ def figures(evaluation: Evaluation, none: Evaluation) -> dict[str, Any]:
 
 def by_hops(evaluation: Evaluation) -> dict[int, float]:
     """Accuracy by the number of hops of the task."""
-    taskset = LineageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
+    taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
     groups: dict[int, list[float]] = {}
     for task, value in evaluation.by_task(outcome).items():
         hops = taskset.task(int(task.rsplit("/", 1)[1])).metadata["hops"]
