@@ -174,12 +174,22 @@ def test_the_answer_is_fenced_data() -> None:
     assert inside is not None
     assert inside[1] == INJECTION
     assert question.count(f"--- end of answer {fence} ---") == 1
-    assert question.index(INJECTION) < question.index("Grade the answer between the fence lines")
+    assert question.index(INJECTION) < question.index(f"Grade what stands between the lines with the code {fence}")
     # Knowing this fence does not help: with it in the answer, the fence is another one.
     score(judge, episode(INJECTION.replace("0" * 16, fence)))
     again = re.search(r"--- answer (\w{16}) ---", judge.questions[1][0])
     assert again is not None
     assert again[1] != fence
+
+
+def test_answers_to_one_task_share_the_beginning_of_the_question() -> None:
+    judge = Judge(verdict())
+    score(judge, episode("Paris."))
+    score(judge, episode("Lyon."))
+    one, other = (question for question, _ in judge.questions)
+    shared = one.index("The answer to be graded")
+    assert one[:shared] == other[:shared]
+    assert "Is polite." in one[:shared]
 
 
 def test_a_judge_that_repeats_the_injected_verdict_is_contradictory() -> None:
