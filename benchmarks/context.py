@@ -3,7 +3,7 @@
     python -m benchmarks.context                       into runs/context
     python -m benchmarks.context --tasks 24 --k 1      a quick look
 
-The tasks are the ``lineage`` family with a window that its longer runs overflow. The policy is a cold start on
+The tasks are the ``voyage`` family with a window that its longer runs overflow. The policy is a cold start on
 demonstrations played under ``rollout.context.policy=summary`` and, shorter, under the two discarding policies, so that
 it has seen what each of them leaves. Prints a table and writes ``context.md``, ``context.json`` and ``context.svg``.
 """
@@ -22,22 +22,23 @@ from benchmarks.plot import save_charts
 from benchmarks.small_policy import (
     Evaluation,
     Row,
+    accuracy,
+    between,
+    change,
     coldstart,
     evaluate,
-    interval,
     markdown,
     outcome,
-    paired,
     show,
 )
-from envs.search.lineage import LineageTaskset
+from envs.search.voyage import VoyageTaskset
 from rl.chat.context import POLICIES
 from rl.stages import StageResult
 from rl.tracking.svg import Series, line_chart
 
 WINDOW = 768  # tokens: four records and the answer, when nothing goes wrong
 SETTINGS = (
-    "env=lineage", "env.min_hops=2", "env.max_hops=8",
+    "env=voyage", "env.min_hops=2", "env.max_hops=8",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
     'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
     "rollout.context.summary_tokens=64",
@@ -86,17 +87,19 @@ def overflowed(row: Row) -> bool:
 
 
 def figures(evaluation: Evaluation, none: Evaluation) -> dict[str, Any]:
-    mean, half = interval(list(evaluation.by_task(outcome).values()))
-    change, change_half = paired(none, evaluation)
+    right, gain = accuracy(evaluation), change(none, evaluation)
     stops = Counter(row["stop_reason"] for row in evaluation.rows)
     return {
-        "accuracy": mean, "interval": half, "minus_none": change, "minus_none_interval": change_half,
+        "accuracy": right.mean, "interval": right.wilson,
+        "minus_none": gain.mean, "minus_none_interval": gain.bootstrap,
         "runs": len(evaluation.rows),
         "finished": evaluation.share(lambda row: row["stop_reason"] == "answered"),
         "overflowed": evaluation.share(overflowed),
         "steps": evaluation.mean(lambda row: cost(row, "turns")),
         "sampled_tokens": evaluation.mean(lambda row: cost(row, "sampled_tokens")),
         "total_tokens": evaluation.mean(lambda row: cost(row, "total_tokens")),
+        "prompt_tokens": evaluation.mean(lambda row: row["usage"]["prompt"]),
+        "cached_tokens": evaluation.mean(lambda row: row["usage"]["cached"]),
         "restarts": evaluation.mean(restarts),
         "stop_reasons": {stop: n / len(evaluation.rows) for stop, n in stops.most_common()},
         "by_hops": by_hops(evaluation),
@@ -105,7 +108,7 @@ def figures(evaluation: Evaluation, none: Evaluation) -> dict[str, Any]:
 
 def by_hops(evaluation: Evaluation) -> dict[int, float]:
     """Accuracy by the number of hops of the task."""
-    taskset = LineageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
+    taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
     groups: dict[int, list[float]] = {}
     for task, value in evaluation.by_task(outcome).items():
         hops = taskset.task(int(task.rsplit("/", 1)[1])).metadata["hops"]
@@ -116,8 +119,8 @@ def by_hops(evaluation: Evaluation) -> dict[int, float]:
 def table(found: Mapping[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
-            policy, f"{f['accuracy']:.3f} ± {f['interval']:.3f}",
-            "" if policy == "none" else f"{f['minus_none']:+.3f} ± {f['minus_none_interval']:.3f}",
+            policy, between(f["accuracy"], f["interval"]),
+            "" if policy == "none" else between(f["minus_none"], f["minus_none_interval"], "+.3f"),
             f"{f['finished']:.0%}", "–" if policy == "parallel_fewest_step" else f"{f['overflowed']:.0%}",
             f"{f['steps']:.1f}", f"{f['sampled_tokens']:,.0f}", f"{f['total_tokens']:,.0f}", f"{f['restarts']:.2f}",
             ", ".join(f"{stop} {share:.0%}" for stop, share in f["stop_reasons"].items()),

@@ -3,7 +3,7 @@
     python -m benchmarks.retention                     into runs/retention
     python -m benchmarks.retention --tasks 24 --k 1    a quick look
 
-The same two-question tasks (``lineage`` with goal=count: how many records are still to be read stands in the thinking
+The same two-question tasks (``voyage`` with goal=count: how many records are still to be read stands in the thinking
 alone) under each rule. A policy is trained for each rule, by the same demonstrations rendered under it; each is also
 evaluated under the other rules. Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
 """
@@ -14,20 +14,22 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args
 
 from benchmarks.plot import save_charts
-from benchmarks.small_policy import Evaluation, Row, coldstart, evaluate, interval, markdown, outcome, show
+from benchmarks.small_policy import Evaluation, accuracy, between, coldstart, evaluate, markdown, show
 from rl.chat.renderer import Retention
 from rl.stages import StageResult
 from rl.tracking.svg import bar_chart
 
 RULES = get_args(Retention)
 SETTINGS = (
-    "env=lineage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3", "env.facts=0",
+    "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3", "env.facts=0",
     "rollout.max_context=2048", "rollout.max_tokens=96", "rollout.max_turns=16",
 )  # fmt: skip
 SEED = 4321  # of the held-out tasks
+USAGE = ("prompt", "cached", "thinking", "tool", "answer")
 
 HEAD = (
     "trained under", "played under", "reward", "answers right", "steps", "sampled tokens", "of them thinking",
@@ -43,25 +45,17 @@ def train(rule: str, demos: int, cache: Path) -> StageResult:
     return coldstart([*SETTINGS, *lesson], cache)
 
 
-def thinking(row: Row) -> float:
-    """Share of the characters that the policy wrote which are thinking."""
-    said = [m for m in row["messages"] if m["role"] == "assistant"]
-    thought = sum(len(m.get("reasoning") or "") for m in said)
-    rest = sum(len(m["content"]) + len(json.dumps(m.get("tool_calls", []))) for m in said)
-    return thought / max(thought + rest, 1)
-
-
 def figures(evaluation: Evaluation) -> dict[str, Any]:
-    mean, half = interval(list(evaluation.by_task(outcome).values()))
-    engine, runs = evaluation.summary["workers"], len(evaluation.rows)
+    right = accuracy(evaluation)
+    used = {kind: fmean(row["usage"][kind] for row in evaluation.rows) for kind in USAGE}
     return {
-        "reward": mean, "interval": half, "runs": runs,
+        "reward": right.mean, "stderr": right.stderr, "interval": right.wilson, "runs": len(evaluation.rows),
         "answers": evaluation.mean(lambda row: row["reward_parts"]["score/answers"]),
         "steps": evaluation.mean(lambda row: row["turns"]),
         "sampled_tokens": evaluation.mean(lambda row: row["sampled_tokens"]),
-        "thinking": evaluation.mean(thinking),
-        "prompt_tokens": engine["prompt_tokens"] / runs,
-        "cached": engine["cached_prompt_tokens"] / max(engine["prompt_tokens"], 1),
+        "thinking": used["thinking"] / max(used["thinking"] + used["tool"] + used["answer"], 1),
+        "prompt_tokens": used["prompt"],
+        "cached": used["cached"] / max(used["prompt"], 1),
         "segments": evaluation.mean(lambda row: len(row["segments"])),
         "total_tokens": evaluation.mean(lambda row: row["total_tokens"]),
     }  # fmt: skip
@@ -70,7 +64,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
 def table(found: Mapping[tuple[str, str], dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
-            trained, played, f"{f['reward']:.3f} ± {f['interval']:.3f}", f"{f['answers']:.3f}", f"{f['steps']:.1f}",
+            trained, played, between(f["reward"], f["interval"]), f"{f['answers']:.3f}", f"{f['steps']:.1f}",
             f"{f['sampled_tokens']:.0f}", f"{f['thinking']:.0%}", f"{f['prompt_tokens']:,.0f}", f"{f['cached']:.0%}",
             f"{f['segments']:.1f}", f"{f['total_tokens']:,.0f}",
         )
@@ -85,7 +79,7 @@ def plot(path: Path, found: Mapping[tuple[str, str], dict[str, Any]]) -> None:
     uncached = {rule: (f["prompt_tokens"] * (1 - f["cached"]) / most, 0.0) for rule, f in own.items()}
     training = {rule: (f["total_tokens"] / most, 0.0) for rule, f in own.items()}
     answers = {rule: (f["answers"], 0.0) for rule, f in own.items()}
-    reward = {rule: (f["reward"], f["interval"] / 1.96) for rule, f in own.items()}
+    reward = {rule: (f["reward"], f["stderr"]) for rule, f in own.items()}
     save_charts(
         path,
         [

@@ -13,14 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+from rl.evaluation.intervals import Difference, Estimate, estimate, paired_difference
 from rl.stages import StageResult, run_stage, source_hash, tree_hash
 
 BASE = "assets/tiny_dsa_base"
 _CODE = ("envs", "rl/chat", "rl/policy", "rl/learner", "rl/rollout", "rl/coldstart.py", "rl/rehearse.py", "rewards")
 _DEADLINE_S = 7200.0
+CONFIDENCE = 0.95
 Row = Mapping[str, Any]  # one trajectory, as rl.tracking.rundir.trajectory_json writes it
 
 
@@ -58,16 +60,20 @@ def outcome(row: Row) -> float:
     return float(row["reward_parts"]["score/outcome"])
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half of the 95 % interval) over tasks: 1.96 · s / √n."""
-    half = 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return fmean(values), half
+def accuracy(evaluation: Evaluation) -> Estimate:
+    """Mean outcome over tasks, with its 95 % intervals."""
+    return estimate(list(evaluation.by_task(outcome).values()), len(evaluation.rows), CONFIDENCE)
 
 
-def paired(first: Evaluation, second: Evaluation) -> tuple[float, float]:
-    """(mean, half interval) of the outcome of ``second`` minus that of ``first``, task by task."""
-    one, two = first.by_task(outcome), second.by_task(outcome)
-    return interval([two[task] - one[task] for task in sorted(one.keys() & two.keys())])
+def change(first: Evaluation, second: Evaluation) -> Difference:
+    """Outcome of ``second`` minus that of ``first``, task by task."""
+    return paired_difference(first.by_task(outcome), second.by_task(outcome), CONFIDENCE)
+
+
+def between(mean: float, interval: tuple[float, float] | None, form: str = ".3f") -> str:
+    """``0.512 [0.430, 0.593]``"""
+    ends = "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+    return f"{mean:{form}}{ends}"
 
 
 def coldstart(overrides: Sequence[str], cache: Path, start: StageResult | None = None) -> StageResult:

@@ -25,6 +25,7 @@ from configs.schema import (
     AdaptConfig,
     AdaptDataConfig,
     AdaptStageConfig,
+    AgreementConfig,
     BaseConfig,
     BudgetConfig,
     ColdStartConfig,
@@ -51,6 +52,7 @@ from rewards.length import Length
 from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rewards.repetition import Repetition
+from rewards.rubric import Rubric
 from rl.chat.context import ContextConfig
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
@@ -68,6 +70,7 @@ COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
     ("`rl-compare`", CompareConfig),
+    ("`rl-judge`", AgreementConfig),
     ("`rl-diagnose`", DiagnoseConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
@@ -108,6 +111,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("reward.verifier", VerifierReward),
     ("reward.meta", MetaReward),
     ("reward.generator", GeneratorReward),
+    ("reward.rubric", Rubric),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 

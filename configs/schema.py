@@ -262,7 +262,7 @@ class EvaluateConfig:
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"  # where `run` and `runs` are looked up
-    out: str | None = None  # directory of the results; null: <run>/eval or <path>/eval, for `runs` evals/<a>+<b>
+    out: str | None = None  # of the results; null: <run>/eval, <path>/eval, or <runs_dir>/eval-<a>+<b> for `runs`
 
 
 @dataclass
@@ -276,6 +276,24 @@ class CompareConfig:
     common_tasks: bool = False  # true: only tasks that every compared model has answered
     cost: CostConfig = field(default_factory=CostConfig)
     out: str = "compare"  # directory for compare.json and compare.md
+
+
+@dataclass
+class AgreementConfig:
+    """`rl-judge`: agreement of a judge with labelled answers, beside judges that know nothing."""
+
+    data: str = "tests/rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
+    votes: int = 1  # verdicts per answer; their mean counts
+    retries: int = 2  # further questions per vote after a reply that cannot be used
+    temperature: float | None = None  # of the judge; null: its own. Several votes need more than 0
+    max_tokens: int | None = None  # of one verdict; null: the judge's own
+    reason_chars: int = 300  # of the judge's reasons
+    draws: int = 1000  # bootstrap samples behind the intervals
+    seed: int = 0  # of those samples
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    out: str | None = None  # JSON file for the result; null: it is only shown
 
 
 @dataclass
@@ -383,6 +401,7 @@ def register() -> None:
     store.store(name="evaluate_schema", node=_open(EvaluateConfig))
     store.store(name="adapt_schema", node=_open(AdaptConfig))
     store.store(name="compare_schema", node=_open(CompareConfig))
+    store.store(name="agreement_schema", node=_open(AgreementConfig))
     store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
 
 
