@@ -36,7 +36,7 @@ from rl.chat.context import POLICIES
 from rl.stages import StageResult
 from rl.tracking.svg import Series, line_chart
 
-WINDOW = 768  # tokens: four records and the answer, when nothing goes wrong
+WINDOW = 640  # tokens: five records and the answer, when nothing goes wrong
 SETTINGS = (
     "env=voyage", "env.min_hops=2", "env.max_hops=8",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
@@ -44,7 +44,7 @@ SETTINGS = (
     "rollout.context.summary_tokens=64",
 )  # fmt: skip
 # (policy that the demonstrations are played under, how many): one cold start after the other
-LESSONS = (("summary", 640), ("discard_75", 160), ("discard_all", 160))
+LESSONS = (("summary", 384), ("discard_75", 96), ("discard_all", 96))
 SEED = 4321  # of the held-out tasks
 
 HEAD = (
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/context"))
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--tasks", type=int, default=96, help="held-out tasks")
+    parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--k", type=int, default=2, help="samples of a task")
     parser.add_argument("--policies", default=",".join(POLICIES), help="comma-separated; none is always among them")
     args = parser.parse_args()
