@@ -25,6 +25,7 @@ from configs.schema import (
     AdaptConfig,
     AdaptDataConfig,
     AdaptStageConfig,
+    AgreementConfig,
     BaseConfig,
     BudgetConfig,
     ColdStartConfig,
@@ -41,13 +42,17 @@ from configs.schema import (
     PretrainConfig,
     RayConfig,
     SparseStageConfig,
+    SweepConfig,
     TrainConfig,
 )
 from rewards.format import FormatPenalty
 from rewards.judge import EndpointJudge
+from rewards.language import LanguageConsistency
 from rewards.length import Length
 from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
+from rewards.repetition import Repetition
+from rewards.rubric import Rubric
 from rl.chat.context import ContextConfig
 from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
@@ -65,6 +70,7 @@ COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
     ("`rl-compare`", CompareConfig),
+    ("`rl-judge`", AgreementConfig),
     ("`rl-diagnose`", DiagnoseConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
@@ -89,6 +95,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("pipeline.distill", DistillConfig),
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
+    ("sweep", SweepConfig),
     ("tracking", TrackingConfig),
     ("cost", CostConfig),
     ("cost.prices.NAME", PriceConfig),
@@ -99,9 +106,12 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("reward.outcome", Outcome),
     ("reward.format", FormatPenalty),
     ("reward.length", Length),
+    ("reward.language", LanguageConsistency),
+    ("reward.repetition", Repetition),
     ("reward.verifier", VerifierReward),
     ("reward.meta", MetaReward),
     ("reward.generator", GeneratorReward),
+    ("reward.rubric", Rubric),
 )
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 

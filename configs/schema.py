@@ -128,11 +128,42 @@ class BudgetConfig:
 
 @dataclass
 class EvalConfig:
-    """Held-out evaluation: avg@k over n_tasks tasks a family."""
+    """Held-out evaluation: k samples of n_tasks tasks a family, and what is estimated from them (evaluation.md)."""
 
     n_tasks: int = 64  # held-out tasks per family
     k: int = 4  # samples per task; their mean is avg@k
     seed: int = 1234  # of the held-out task list
+    ks: list[int] | None = None  # sizes of pass@k, maj@k and best@k; null: 1, 2, 4, … up to k
+    # best@k: the score that picks one of k samples, a name of reward_parts (a part, <part>/<detail>, score/<name>)
+    best_of: str | None = None
+    confidence: float = 0.95  # of the intervals
+
+    def __post_init__(self) -> None:
+        for name in ("n_tasks", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"eval.{name}={getattr(self, name)}: must be at least 1")
+        if self.ks is not None and (not self.ks or not all(1 <= k <= self.k for k in self.ks)):
+            raise ValueError(f"eval.ks={self.ks}: every size must be between 1 and eval.k={self.k}; or null")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"eval.confidence={self.confidence}: must be between 0 and 1")
+
+    def sizes(self) -> list[int]:
+        """The sizes k of the estimates, ascending."""
+        if self.ks is not None:
+            return sorted(set(self.ks))
+        return sorted({*(2**i for i in range(self.k.bit_length())), self.k})
+
+
+@dataclass
+class SweepConfig:
+    """Sweeps of `rl-eval`: the same tasks once more under each of several limits."""
+
+    # rollout.max_thinking of each point, for example [16,32,64,null] (null: no limit of its own); []: no sweep
+    thinking: list[int | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(set(self.thinking)) != len(self.thinking):
+            raise ValueError(f"sweep.thinking={self.thinking}: a budget stands there twice")
 
 
 @dataclass
@@ -216,18 +247,22 @@ class EvaluateConfig:
     """`rl-eval`: held-out evaluation of any policy directory or run."""
 
     run: str | None = None  # evaluate this run's last policy, with the settings stored in the run
+    runs: list[str] = field(default_factory=list)  # or several runs' (seeds of one experiment), one after the other
     path: str | None = None  # or a policy directory in Hugging Face format
+    baseline: str | None = None  # a run or an rl-eval output: the difference to its evaluation, task by task
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
     env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    runs_dir: str = "runs"  # where `run` is looked up
-    out: str | None = None  # directory for summary.json and trajectories; null: <run>/eval or <path>/eval
+    runs_dir: str = "runs"  # where `run` and `runs` are looked up
+    out: str | None = None  # of the results; null: <run>/eval, <path>/eval, or <runs_dir>/eval-<a>+<b> for `runs`
 
 
 @dataclass
@@ -241,6 +276,24 @@ class CompareConfig:
     common_tasks: bool = False  # true: only tasks that every compared model has answered
     cost: CostConfig = field(default_factory=CostConfig)
     out: str = "compare"  # directory for compare.json and compare.md
+
+
+@dataclass
+class AgreementConfig:
+    """`rl-judge`: agreement of a judge with labelled answers, beside judges that know nothing."""
+
+    data: str = "tests/rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
+    votes: int = 1  # verdicts per answer; their mean counts
+    retries: int = 2  # further questions per vote after a reply that cannot be used
+    temperature: float | None = None  # of the judge; null: its own. Several votes need more than 0
+    max_tokens: int | None = None  # of one verdict; null: the judge's own
+    reason_chars: int = 300  # of the judge's reasons
+    draws: int = 1000  # bootstrap samples behind the intervals
+    seed: int = 0  # of those samples
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    out: str | None = None  # JSON file for the result; null: it is only shown
 
 
 @dataclass
@@ -348,6 +401,7 @@ def register() -> None:
     store.store(name="evaluate_schema", node=_open(EvaluateConfig))
     store.store(name="adapt_schema", node=_open(AdaptConfig))
     store.store(name="compare_schema", node=_open(CompareConfig))
+    store.store(name="agreement_schema", node=_open(AgreementConfig))
     store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
 
 

@@ -5,8 +5,9 @@
     def my_reward(answer: str, row: dict) -> float:          # or a dict with "outcome" and more; or async def
         return float(row["answer"] in answer)
 
-``answer`` is the policy's final message, ``row`` the row of the data set. Without ``reward`` the answer must equal the
-answer column. The reward function is the user's own code and runs in the environment's process.
+``answer`` is the policy's final message, ``row`` the row of the data set. Instead of a path, ``reward`` may name a
+ready verifier: exact (the default: the answer equals the answer column), numeric, math or unit_tests
+(``envs.verifiers``). A reward function is the user's own code and runs in the environment's process.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.environment import Environment, normalise
+from envs.environment import Environment
 from envs.factory.rows import message_of
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, Message, Task
+from envs.verifiers import VERIFIERS, Verifier
 
-Reward = Callable[[str, dict[str, Any]], Any]
+Reward = Verifier
 
 # What a data set's own held-out split may be called, when it is a folder with several
 HELDOUT_NAMES = ("heldout", "test", "validation")
@@ -33,11 +35,11 @@ READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "cs
 
 
 class DatasetEnvironment(Environment):
-    """One question without tools. ``reward``: the function or its import path; None compares with the answer."""
+    """One question without tools. ``reward``: a function, its import path or a verifier's name; None is exact."""
 
     def __init__(self, task: Task, reward: str | Reward | None = None, **config: Any) -> None:
         super().__init__(task, **config)
-        self.reward: Reward = exact_match if reward is None else find_reward(reward)
+        self.reward: Reward = find_reward(reward or "exact")
 
     def score(self, episode: Episode) -> Any:
         """The reward's scores; a coroutine when the reward is ``async def``."""
@@ -98,8 +100,7 @@ class DatasetTaskset(Taskset):
         self.family = name
         self.path, self.system = Path(path).absolute(), system
         self.prompt_column, self.answer_column, self.split_column = prompt_column, answer_column, split_column
-        if reward is not None:
-            find_reward(reward)
+        find_reward(reward or "exact")
         if not str(path) or not self.path.exists():
             raise ValueError(f"path={str(path)!r}: there is no such file or folder; give a data set, env.path=...")
         self._opened: Any = None
@@ -132,8 +133,7 @@ class DatasetTaskset(Taskset):
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.read_bytes())
-        if (reward := self.config["reward"]) is not None:
-            digest.update(Path(inspect.getsourcefile(find_reward(reward)) or "").read_bytes())
+        digest.update(Path(inspect.getsourcefile(find_reward(self.config["reward"] or "exact")) or "").read_bytes())
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,24 +155,20 @@ class DatasetTaskset(Taskset):
         return [i for i, value in enumerate(values) if value == self.split]
 
 
-def exact_match(answer: str, row: dict[str, Any]) -> float:
-    """1 when the answer equals the row's but for case, quotes, spaces and outer punctuation."""
-    if row["answer"] is None:
-        raise ValueError("without an answer column a reward function is needed: env.reward=my_module.my_reward")
-    return float(normalise(answer) == normalise(str(row["answer"])))
-
-
 def find_reward(reward: str | Reward) -> Reward:
-    """A function, or the one at an import path. Raises ValueError that says what is wrong."""
+    """A function, a ready verifier by its name, or the function at an import path. Raises ValueError that says what is
+    wrong."""
     if not isinstance(reward, str):
         return reward
+    if reward in VERIFIERS:
+        return VERIFIERS[reward]
     module_name, _, name = reward.replace(":", ".").rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name, None) if module_name else None
     except ModuleNotFoundError as error:
         raise ValueError(f"reward={reward}: {error}; run from its folder, or install it") from error
     if not callable(found):
-        raise ValueError(f"reward={reward}: no such function; give package.module.function")
+        raise ValueError(f"reward={reward}: no such function; give {', '.join(VERIFIERS)} or package.module.function")
     function: Reward = found
     return function
 

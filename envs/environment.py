@@ -4,7 +4,7 @@ A new environment is a class with ``@tool`` methods; everything else has a defau
 
     reset()  -> the task's prompt, with the tool schemas on the system message
     step(m)  -> runs m's tool calls; a message without a call is the final answer and ends the episode
-    score(e) -> {"outcome": 1.0 or 0.0}, comparing the final answer with ``task.answer``
+    score(e) -> {"outcome": 1.0 or 0.0}, comparing the final answer with ``task.answer``, or state() with a goal
     close()  -> release what was opened
 
 Whatever the policy does wrong (text that does not parse, a tool that does not exist, arguments of
@@ -104,11 +104,20 @@ class Environment:
         return StepResult(messages, info={"counts": dict(counts)})
 
     def score(self, episode: Episode) -> dict[str, float]:
-        """Named scores in [0, 1]; "outcome" is required. Default: the final answer equals ``task.answer``."""
+        """Named scores in [0, 1]; "outcome" is required. Default: ``state()`` meets ``task.metadata["goal"]`` where the
+        task has one (``envs.verifiers.state_matches``), else the final answer equals ``task.answer``."""
+        if (goal := self.task.metadata.get("goal")) is not None:
+            from envs.verifiers import state_matches
+
+            return state_matches(self.state(), goal)
         if self.task.answer is None:
             raise NotImplementedError(f"{type(self).__name__}: task {self.task.id} has no answer: override score()")
         answer = episode.answer
         return {"outcome": float(answer is not None and normalise(answer) == normalise(str(self.task.answer)))}
+
+    def state(self) -> Mapping[str, Any]:
+        """The state that the policy's calls have led to, as plain data. Needed where tasks have a goal."""
+        raise NotImplementedError(f"{type(self).__name__}: task {self.task.id} has a goal: override state() or score()")
 
     def close(self) -> None:
         """Release what reset() opened. Called once, also after errors."""

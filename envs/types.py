@@ -89,6 +89,7 @@ class Episode:
     turns: int
     sampled_tokens: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)  # malformed_call, unknown_tool, bad_arguments, …
+    thinking_tokens: int = 0  # of the sampled ones, those of the thinking with its markers
 
     @property
     def sampled(self) -> tuple[Message, ...]:

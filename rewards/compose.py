@@ -20,6 +20,7 @@ from typing import Any
 
 from envs.types import Episode
 from rewards.cache import ScoreCache
+from rewards.describe import length_statement, sum_statement
 from rewards.format import FormatPenalty
 from rewards.isolated import attempt, attempt_async
 from rewards.isolation import Children
@@ -149,6 +150,10 @@ class RewardComposer:
             raise reward.problem
         return reward
 
+    def describe(self) -> str:
+        """The sum of the parts, and whether any of it depends on length: see ``rewards.describe``."""
+        return f"{sum_statement(self.parts)}\n{length_statement(self.parts)}"
+
     def close(self) -> None:
         """End the processes and threads. The next call starts them again."""
         if self._children is not None:
@@ -176,7 +181,8 @@ class RewardComposer:
         results = await self._attempt(slot, arguments)
         if isinstance(results, Problem):
             return [results] * n
-        if key is not None and not any(isinstance(r, Problem) for r in results):
+        # A mask is no value either: what a judge could not say today it may say tomorrow.
+        if key is not None and not any(isinstance(r, Problem) or r.mask for r in results):
             self._cache.put(slot.index, key, results)
         return results
 
@@ -255,13 +261,20 @@ def _raw(scores: Mapping[str, Any]) -> tuple[dict[str, float], list[RewardError]
         # No float() of just anything: a score is foreign too, and this is the worker's own thread.
         if not isinstance(value, numbers.Real) and type(value).__name__ not in ("bool_", "bool"):
             bad.append(_score_error(key, "wrong_type", f"is a {type(value).__name__}, which is not a finite number"))
-        elif not math.isfinite(value):
-            bad.append(_score_error(key, "not_finite", f"is {float(value)}, which is not a finite number"))
+        elif not _finite(value):
+            bad.append(_score_error(key, "not_finite", "is NaN, infinite or beyond what a float holds"))
         elif key == "outcome" and not 0 <= value <= 1:  # evaluation counts it, whatever the parts make of it
             bad.append(_score_error(key, "out_of_bounds", f"is {float(value)}; it must lie in [0, 1]"))
         else:
             raw[f"score/{key}"] = float(value)
     return raw, bad
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer with more digits than a float holds
+        return False
 
 
 def _score_error(key: str, kind: str, text: str) -> RewardError:
@@ -275,6 +288,7 @@ def _reward(
     terms: dict[str, float] = {}
     details: dict[str, float] = {}
     masked: str | None = None
+    note = ""
     for slot, result in found:
         name = slot.part.name
         if isinstance(result, Problem):
@@ -282,13 +296,14 @@ def _reward(
             continue
         terms[name] = weight_at(slot.weight, version) * result.value
         details |= {f"{name}/{detail}": value for detail, value in result.details.items()}
-        masked = masked or result.mask
+        if masked is None and result.mask is not None:
+            masked, note = result.mask, result.note
     parts = {**{k: v for k, v in before.items() if "/" not in k}, **terms}
     # fsum: the same total in whatever order the parts are listed.
     total = math.fsum(parts.values())
     parts |= details | {k: v for k, v in before.items() if "/" in k}
     if not errors:
-        return Reward(total, parts, masked)
+        return Reward(total, parts, masked, note)
     late = errors[0].kind == "timeout"
     return Reward(
         0.0,

@@ -2,8 +2,8 @@
 
 Frames on standard input and output: four bytes of length, then the body. First the pickled parts come in and
 ``"ready"`` goes out; then each pickled request (index of the part, its arguments, seconds, whether it is a group) gives
-one reply in JSON. The reply holds numbers and short strings only, so that the parent never loads an object that a part
-made.
+``"taken"`` and one reply in JSON. The reply holds numbers and short strings only, so that the parent never loads an
+object that a part made.
 """
 
 from __future__ import annotations
@@ -38,12 +38,10 @@ def attempt(part: PartOptions, arguments: tuple[Any, ...], group: bool) -> list[
 
 
 async def attempt_async(part: PartOptions, arguments: tuple[Any, ...], group: bool) -> list[Result] | Problem:
-    """The same on a running event loop. Cancellation passes through: it is how the caller ends a late one."""
+    """The same on a running event loop. A late one is ended by cancellation, and nobody reads what it gives then."""
     try:
         given = await part(*arguments)  # type: ignore[operator]
         return checked_group(part, given, len(arguments[0])) if group else [checked(part, given)]
-    except asyncio.CancelledError:
-        raise
     except BaseException as error:
         return raised(error)
 
@@ -97,6 +95,7 @@ def main() -> None:
         return
     _reply(replies, b'"ready"')
     while (request := _frame(requests)) is not None:
+        _reply(replies, b'"taken"')  # from here on it is the part's fault when the process ends
         try:
             index, arguments, seconds, group = pickle.loads(request)
         except Exception as error:

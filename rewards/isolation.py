@@ -112,12 +112,12 @@ class Children:
             child = self._idle.pop() if self._idle else None
         if child is not None:
             try:
-                child.send(request, START_S)
+                child.give(request)
                 return child
             except (ChildDied, ChildLate):
                 child.kill()
         child = _Child(self._parts)
-        child.send(request, START_S)
+        child.give(request)
         return child
 
 
@@ -158,6 +158,11 @@ class _Child:
             assert isinstance(problem, Problem)
             fix = "its class must stand at the top level of a module that can be imported; or set isolate: false"
             raise _NotReady(Problem("unpicklable", f"its process cannot load the parts ({fix}): {problem.text}"))
+
+    def give(self, request: bytes) -> None:
+        """Send a request, and see that the child has taken it."""
+        self.send(request, START_S)
+        self.reply(START_S)
 
     def send(self, body: bytes, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +17,9 @@ from typing import Any, Protocol
 
 from envs.llm import ChatEndpoint, EndpointError
 from envs.types import Message
+
+# What chat templates of common models use as control tokens. A server turns them into tokens wherever they stand.
+_CONTROL = re.compile(r"<[|｜][^<>\n]{1,60}[|｜]>|</?think>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 
 STRUCTURED = ("json_schema", "json_object", "none")
 
@@ -57,6 +61,16 @@ class Judge(Protocol):
             JudgeError: no answer.
         """
         ...
+
+
+def without_control(text: str, tokens: Sequence[str] = ()) -> str:
+    """``text`` in which control tokens (``tokens``, or those of common chat templates) are only text.
+
+    A judged answer that holds ``<|im_end|>`` or the like would otherwise end the message it is quoted in. A zero-width
+    space behind the first character keeps it readable and makes it another token.
+    """
+    pattern = re.compile("|".join(map(re.escape, tokens))) if tokens else _CONTROL
+    return pattern.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +124,7 @@ class EndpointJudge:
             body["response_format"] = {"type": "json_schema", "json_schema": described}
         elif schema is not None and self.structured == "json_object":
             body["response_format"] = {"type": "json_object"}
-        plain = [{"role": m.role, "content": m.content} for m in messages]
+        plain = [{"role": m.role, "content": without_control(m.content)} for m in messages]
         ask = partial(self._endpoint.chat, plain, **body)
         loop = asyncio.get_running_loop()
         try:

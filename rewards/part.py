@@ -48,12 +48,14 @@ class Scored:
     """What a part gives when it has more to say than one number.
 
     ``value`` is p_i. ``details`` are stored as ``<part>/<name>`` beside the terms and logged, and are not added to
-    the reward. ``mask`` is why the sample must not be trained on: one word, which becomes its ``failure_kind``.
+    the reward. ``mask`` is why the sample must not be trained on: one word, which becomes its ``failure_kind``;
+    ``note`` says more about that, for its ``failure_detail``.
     """
 
     value: float
     details: Mapping[str, float] = field(default_factory=dict)
     mask: str | None = None
+    note: str = ""
 
 
 Given = float | Scored  # what a part gives for one episode
@@ -63,11 +65,11 @@ Given = float | Scored  # what a part gives for one episode
 class LengthUse:
     """Whether a part's value depends on how long an episode is, and how, in plain words.
 
-    ``none`` · ``direct``: it reads a number of tokens, or why the episode was cut off · ``indirect``: it reads the text
-    and tends to change with its length · ``undeclared``: the part does not say.
+    ``none`` · ``direct``: it reads a number of tokens · ``indirect``: it reads the text and tends to change with its
+    length · ``selects``: it adds nothing, but masks episodes for their length · ``undeclared``: the part does not say.
     """
 
-    kind: Literal["none", "direct", "indirect", "undeclared"]
+    kind: Literal["none", "direct", "indirect", "selects", "undeclared"]
     how: str = ""
 
 
@@ -129,4 +131,4 @@ def _plain(episode: Episode) -> list[Any]:
     task = episode.task
     messages = [message.to_json() for message in episode.messages]
     return [task.family, task.id, task.seed, task.answer, messages, episode.stop_reason.value, episode.turns,
-            episode.sampled_tokens, dict(episode.counts)]  # fmt: skip
+            episode.sampled_tokens, episode.thinking_tokens, dict(episode.counts)]  # fmt: skip

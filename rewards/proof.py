@@ -72,7 +72,9 @@ class VerifierReward(RewardPart):
 
     def __post_init__(self) -> None:
         if self.judge is not None and self.prompts is None:
-            raise ValueError(f"{self.name}.prompts=None: with a judge name its prompts, envs.proof.prompts.FullPrompts")
+            raise ValueError(
+                f"reward.{self.name}.prompts is null: with a judge name its prompts, envs.proof.prompts.FullPrompts"
+            )
         _check_votes(self.name, "assessments", self.assessments, self.min_assessments)
 
     def length_use(self) -> LengthUse:
@@ -92,12 +94,13 @@ class VerifierReward(RewardPart):
         problem, solution = (_material(self.name, task, key) for key in ("problem", "solution"))
         roles = ProofRoles(self.judge, self.prompts, self.max_tokens, self.temperature)
         try:
-            ratings = _well_formed(await roles.assess(problem, solution, read.text, self.assessments))
-        except JudgeError:
-            return Scored(0.0, details, NO_JUDGEMENT)
+            answers = await roles.assess(problem, solution, read.text, self.assessments)
+        except JudgeError as error:
+            return Scored(0.0, details, NO_JUDGEMENT, f"{self.name}: {error}")
+        ratings = _well_formed(answers)
         details["assessments"] = len(ratings)
-        if len(ratings) < self.min_assessments:
-            return Scored(0.0, details, NO_JUDGEMENT)
+        if missing := _missing(self.name, "assessments", answers, self.min_assessments):
+            return Scored(0.0, details, NO_JUDGEMENT, missing)
         details["meta"] = _mean(ratings)
         return Scored(verifier_reward(True, read.score, label, details["meta"]), details)
 
@@ -129,7 +132,9 @@ class GeneratorReward(RewardPart):
 
     def __post_init__(self) -> None:
         if self.judge is None:
-            raise ValueError(f"{self.name}.judge=None: it needs a verifier: run with judge=worker or judge=endpoint")
+            raise ValueError(
+                f"reward.{self.name}.judge is null: it needs a verifier: run with judge=worker or judge=endpoint"
+            )
         _check_votes(self.name, "analyses", self.analyses, self.min_analyses)
         if self.assessments != 0:
             _check_votes(self.name, "assessments", self.assessments, self.min_assessments)
@@ -154,16 +159,17 @@ class GeneratorReward(RewardPart):
         if self.assessments:
             asked.append(meta.assess(problem, read.solution, read.evaluation.text, self.assessments))
         try:
-            verdicts, *ratings = [_well_formed(answers) for answers in await asyncio.gather(*asked)]
-        except JudgeError:
-            return Scored(0.0, details, NO_JUDGEMENT)
+            analyses, *assessments = await asyncio.gather(*asked)
+        except JudgeError as error:
+            return Scored(0.0, details, NO_JUDGEMENT, f"{self.name}: {error}")
+        verdicts, ratings = _well_formed(analyses), [_well_formed(answers) for answers in assessments]
         details["analyses"] = len(verdicts)
-        enough = len(verdicts) >= self.min_analyses
+        missing = _missing(self.name, "analyses", analyses, self.min_analyses)
         if self.assessments:
             details["assessments"] = len(ratings[0])
-            enough = enough and len(ratings[0]) >= self.min_assessments
-        if not enough:
-            return Scored(0.0, details, NO_JUDGEMENT)
+            missing = missing or _missing(self.name, "assessments", assessments[0], self.min_assessments)
+        if missing:
+            return Scored(0.0, details, NO_JUDGEMENT, missing)
         details["verifier_score"] = details["r_y"] = s = _mean(verdicts)
         details["meta"] = _mean(ratings[0]) if ratings else 1.0
         details["r_z"] = self_evaluation_reward(read.self_score, s, details["meta"])
@@ -172,6 +178,17 @@ class GeneratorReward(RewardPart):
 
 def _well_formed(answers: Sequence[Evaluation]) -> list[float]:
     return [answer.score for answer in answers if answer.score is not None]
+
+
+def _missing(part: str, what: str, answers: Sequence[Evaluation], least: int) -> str:
+    """Why too few of the judge's answers are well-formed; "" if they are enough."""
+    good = len(_well_formed(answers))
+    if good >= least:
+        return ""
+    last = next((answer.problem for answer in reversed(answers) if not answer.ok), "none came")
+    return (
+        f"{part}: {good} of {len(answers)} {what} are well-formed, reward.{part}.min_{what}={least}; the last: {last}"
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -209,6 +226,6 @@ def _key(episode: Episode) -> str:
 
 def _check_votes(part: str, field: str, votes: int, least: int) -> None:
     if votes < 1:
-        raise ValueError(f"{part}.{field}={votes}: must be at least 1")
+        raise ValueError(f"reward.{part}.{field}={votes}: must be at least 1")
     if not 1 <= least <= votes:
-        raise ValueError(f"{part}.min_{field}={least}: must be from 1 to {field}={votes}")
+        raise ValueError(f"reward.{part}.min_{field}={least}: must be from 1 to {field}={votes}")

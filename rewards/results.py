@@ -38,6 +38,7 @@ class Term:
     value: float
     details: dict[str, float] = field(default_factory=dict)
     mask: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def checked(part: PartOptions, given: Any) -> Result:
     mask = given.mask
     if mask is not None and not (isinstance(mask, str) and _NAME.fullmatch(mask)):
         return Problem("wrong_type", "mask must be None or one word of at most 64 letters, digits and . _ -")
-    return Term(min(max(value, low), high), details, mask)
+    if not isinstance(given.note, str):
+        return Problem("wrong_type", f"note is a {type(given.note).__name__}; give text")
+    return Term(min(max(value, low), high), details, mask, given.note[:MAX_TEXT])
 
 
 def checked_group(part: PartOptions, given: Any, n: int) -> list[Result] | Problem:
@@ -106,7 +109,10 @@ def raised(error: BaseException) -> Problem:
 
 def _number(what: str, value: Any) -> float | Problem:
     if isinstance(value, (bool, int, float)) or (hasattr(value, "__float__") and not isinstance(value, type)):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond what a float holds
+            return Problem("not_finite", f"{what or 'gave '}an integer that no float holds")
         if math.isfinite(number):
             return number
         return Problem("not_finite", f"{what or 'gave '}{number}, which is not a finite number")

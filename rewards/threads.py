@@ -11,8 +11,10 @@ disturbs neither the episodes nor the other parts, and its loop is replaced.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import ctypes
+import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -76,6 +78,8 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        # What a part leaves behind on an abandoned loop was reported as its time-out already.
+        self._loop.set_exception_handler(lambda loop, context: None)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -85,15 +89,16 @@ class LoopThread:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
         except TimeoutError:
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()  # its loop is blocked and never began it
             raise Late from None
 
     async def responds(self) -> bool:
         """Whether the loop still turns."""
-        try:
-            await self.run(RESPONDS_S, asyncio.sleep(0))
-        except Late:
-            return False
-        return True
+        turned: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(turned.set_result, None)
+        done, _ = await asyncio.wait([asyncio.wrap_future(turned)], timeout=RESPONDS_S)
+        return bool(done)
 
     def stop(self) -> None:
         """End the thread after what it is doing; a blocked one is interrupted. Does not wait."""

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from configs.schema import CompareConfig
 
-    from .tracking.answers import Answer
     from .tracking.cost import CostConfig, Price
+    from .tracking.recorded import Answer
 
-Z95 = 1.959964  # standard normal, 97.5th percentile
+CONFIDENCE = 0.95
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def compare(cfg: CompareConfig) -> dict[str, Any]:
 
     Raises ValueError: no source, a label that two sources share, a model without a price, no common task.
     """
-    from .tracking.answers import read_answers
+    from .tracking.recorded import read_answers
 
     if not cfg.sources:
         raise ValueError("sources is empty: give run directories, rl-eval outputs or .jsonl files, sources=[a,b]")
@@ -138,12 +138,9 @@ def describe(label: str, answers: Sequence[Answer], price: Price) -> dict[str, A
 
 
 def accuracy_of(answers: Sequence[Answer]) -> tuple[float | None, tuple[float, float] | None]:
-    """Mean over tasks of the tasks' mean scores, and its 95 % interval; (None, None) where nothing was judged.
-
-    One right-or-wrong answer per task: Wilson's score interval. Several or partial scores: mean ± 1.96 s/√tasks, kept
-    inside [0, 1]; unknown (None) for a single task.
-    """
-    import numpy as np
+    """Mean over tasks of the tasks' mean scores, and its 95 % interval (Wilson's, ``rl.evaluation.intervals``);
+    (None, None) where nothing was judged."""
+    from .evaluation.intervals import estimate
 
     by_task: dict[str, list[float]] = {}
     for a in answers:
@@ -151,22 +148,9 @@ def accuracy_of(answers: Sequence[Answer]) -> tuple[float | None, tuple[float, f
             by_task.setdefault(a.task_id, []).append(a.score)
     if not by_task:
         return None, None
-    means = np.array([float(np.mean(scores)) for scores in by_task.values()])
-    mean, n = float(means.mean()), len(means)
-    if all(len(scores) == 1 for scores in by_task.values()) and set(means.tolist()) <= {0.0, 1.0}:
-        return mean, wilson(mean, n)
-    if n == 1:
-        return mean, None
-    half = Z95 * float(means.std(ddof=1)) / n**0.5
-    return mean, (max(0.0, mean - half), min(1.0, mean + half))
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % score interval of a share of ``n`` (Wilson 1927): (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
-    z2 = Z95 * Z95 / n
-    middle = share + z2 / 2
-    half = Z95 * (share * (1 - share) / n + z2 / (4 * n)) ** 0.5
-    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+    means = [sum(scores) / len(scores) for scores in by_task.values()]
+    found = estimate(means, sum(len(scores) for scores in by_task.values()), CONFIDENCE)
+    return found.mean, found.wilson
 
 
 HEAD = ("model", "answers", "accuracy (95 %)", "tokens, mean", "tokens, p90", "prompt", "output", "cost / answer",
@@ -215,8 +199,6 @@ def _ratio(value: float, base: float) -> str:
 def _accuracy(row: Mapping[str, Any]) -> str:
     if row["accuracy"] is None:
         return "–"
-    if row["ci95"] is None:
-        return f"{row['accuracy']:.3f}"
     low, high = row["ci95"]
     return f"{row['accuracy']:.3f} ({low:.2f}–{high:.2f})"
 

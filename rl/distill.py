@@ -20,7 +20,7 @@ import numpy as np
 
 from .corpus import Document
 from .pretrain import Report
-from .tracking.summary import OUTCOME
+from .tracking.evaluation import OUTCOME
 from .types import Trajectory
 
 if TYPE_CHECKING:

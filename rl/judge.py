@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.types import Message
-from rewards.judge import Completion, JudgeError
+from rewards.judge import Completion, JudgeError, without_control
 from rl.rollout.engine_thread import EngineDied, EngineThread
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class JudgeActor:
         sys.path += [path for path in python_path if path not in sys.path]
         self.config, self._model_dir = config, model_dir
         self._renderer = open_renderer()
+        self._control = _special_tokens(model_dir)
         self._thread: EngineThread | None = None
         self._serial = itertools.count()
         self._waiting = 0
@@ -118,7 +120,8 @@ class JudgeActor:
 
         thinking = self.config.thinking and schema is None
         try:
-            prompt = self._renderer.render(list(messages), thinking=thinking)
+            plain = [replace(m, content=without_control(m.content, self._control)) for m in messages]
+            prompt = self._renderer.render(plain, thinking=thinking)
         except RenderError as error:
             raise JudgeError(f"the judge's chat format cannot express this: {error}") from error
         budget = self.config.max_tokens if max_tokens is None else max_tokens
@@ -358,6 +361,13 @@ def _weights_of(policy_dir: str) -> Mapping[str, Any]:
     from rl.policy.api import load_policy
 
     return load_policy(policy_dir).weights()
+
+
+def _special_tokens(model_dir: str) -> tuple[str, ...]:
+    """The control tokens of the judge's tokenizer; empty: those of common chat templates are taken."""
+    file = Path(model_dir) / "tokenizer.json"
+    added = json.loads(file.read_text()).get("added_tokens", []) if file.is_file() else []
+    return tuple(token["content"] for token in added if token.get("special") and token["content"])
 
 
 def _same_tokenizer(model_dir: str, policy_dir: str) -> None:

@@ -56,7 +56,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rich.console import Console
 
-    from .assemble import cluster, open_judge, open_pool, open_tasksets
+    from .assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
     from .coldstart import FIGURES
     from .job import Job, figures_of
     from .ledger import open_ledger
@@ -70,13 +70,15 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     if resumed:
         cfg = stored_config(cfg)
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)  # a wrong env stops here, before a run exists
+    reward = open_composer(cfg.reward).describe()  # so does a wrong reward
     cfg.objective.check_families(list(members_of(tasksets["train"])))
     rundir = RunDir(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
     # A log file has no width: give the tables room instead of rich's 80 columns.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(f"run [bold]{rundir.name}[/bold] · {rundir.path} · {describe(cfg)}", highlight=False)
+    console.print(reward, highlight=False, markup=False)
     wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))
-    summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed}
+    summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed, "reward": reward}
     body, middle = plain, [BEFORE, GRPO, AFTER]
     if cfg.pipeline.enabled:
         body, middle = pipeline, stage_names(list(members_of(tasksets["train"])))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .ledger import RolloutMeter, StageMeter
 from .loop import LoopState, grpo
+from .tracking.evaluation import evaluation_metrics
 from .tracking.usage import tally, usage_metrics
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ WORKERS = "workers"
 ENV_CODE = ("envs",)
 EVAL_CODE = (
     "rl/evaluate.py",
+    "rl/evaluation",
+    "rl/tracking/evaluation.py",
+    "rl/tracking/summary.py",
     "rl/worker_stages.py",
     "rl/flops.py",
     "rl/ledger.py",
@@ -155,7 +159,10 @@ def evaluation_stage(
         trajectories = _evaluate(job, pool, stage, family)
         stored = job.rundir.log_trajectories(name, trajectories, tokens=cfg.tracking.save_tokens)
         # After they are on disk: it raises when none has a score.
-        result = eval_summary(trajectories) | {"flops": meter.read(trajectories), "usage": tally(trajectories)}
+        result = eval_summary(trajectories, cfg.eval) | {
+            "flops": meter.read(trajectories),
+            "usage": tally(trajectories),
+        }
         if cache_key is not None:
 
             def produce(out: Path) -> None:
@@ -171,8 +178,7 @@ def evaluation_stage(
 def _log_evaluation(job: Job, title: str, name: str, result: dict[str, Any]) -> None:
     job.ledger.put(title, "evaluation", rollout=result["flops"])
     job.usage.put(title, "evaluation", result["usage"])
-    families = {f"eval/family/{f}": v["avg@k"] for f, v in result["families"].items()}
-    job.log(name, 0, {"eval/overall": result["overall"]} | families | usage_metrics(result["usage"]))
+    job.log(name, 0, evaluation_metrics(result) | usage_metrics(result["usage"]))
 
 
 def _evaluate(job: Job, pool: RolloutPool, stage: Stage, family: str | None) -> list[Trajectory]:

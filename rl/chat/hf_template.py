@@ -145,7 +145,7 @@ class HFTemplateRenderer:
                 error = str(wrong)
         return Message("assistant", text, reasoning=reasoning, parse_error=error)
 
-    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+    def split(self, tokens: list[int], *, thinking: bool, sampled: Sequence[bool] | None = None) -> Split:
         """Tokens by kind (see Renderer); whether there is thinking is read as ``parse`` reads it."""
         thinks = self._opens_reasoning(thinking) or self._decode(tokens).lstrip().startswith(THINK)
         return split_response(
@@ -154,6 +154,7 @@ class HFTemplateRenderer:
             stop_token_ids=self.stop_token_ids,
             end_think=END_THINK if thinks else None,
             calls=(CALL, END_CALL),
+            sampled=sampled,
         )
 
     # -- the template ------------------------------------------------------------------------

@@ -59,8 +59,11 @@ class Renderer(Protocol):
         """Tokens that end the reasoning of a response that is still being written; [] when it is not inside one."""
         ...
 
-    def split(self, tokens: list[int], *, thinking: bool) -> Split:
-        """How many of the sampled ``tokens`` of one response are thinking, tool calls and answer."""
+    def split(self, tokens: list[int], *, thinking: bool, sampled: Sequence[bool] | None = None) -> Split:
+        """How many of the ``tokens`` of one response are thinking, tool calls and answer.
+
+        ``sampled``: which of them to count, those that the policy sampled (None: all).
+        """
         ...
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:

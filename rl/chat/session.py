@@ -260,10 +260,9 @@ class Session:
         stream.extend_sampled(tokens, [float(x) for x in logprobs], versions, replay)
         self._open_from = None if ended else begin
         response = stream.tokens[begin:]
-        kinds = self._renderer.split(response, thinking=self._thinking)
-        # What close_thinking put into the response ends its thinking, and was not sampled.
-        forced = stream.mask[begin:].count(False)
-        self._last = sent + Usage(thinking=kinds.thinking - forced, tool=kinds.tool, answer=kinds.answer)
+        # what close_thinking put into the response was not sampled
+        kinds = self._renderer.split(response, thinking=self._thinking, sampled=stream.mask[begin:])
+        self._last = sent + Usage(thinking=kinds.thinking, tool=kinds.tool, answer=kinds.answer)
         message = self._renderer.parse(response, thinking=self._thinking, ended=ended)
         self._messages.append(message)
         self._context.append(message)

@@ -32,30 +32,34 @@ def split_response(
     stop_token_ids: Sequence[int],
     end_think: str | None,
     calls: tuple[str, str],
+    sampled: Sequence[bool] | None = None,
 ) -> Split:
     """Split what was sampled for one assistant message.
 
     Args:
-        tokens: the sampled tokens, the stop token included when it ended by itself.
+        tokens: the response, the stop token included when it ended by itself.
         decode: text of a piece of them, special tokens kept.
         end_think: the mark that ends the thinking in which the response begins; None when it begins in the answer.
             Without the mark everything before the end token is thinking.
         calls: opening and closing markup of tool calls; a block that is not closed reaches to the end.
+        sampled: which of the tokens the policy sampled (None: all); the others (an end of thinking that was forced
+            on it) divide the response, but are not counted.
     """
     ids = [int(t) for t in tokens]
     body = ids[:-1] if ids and ids[-1] in stop_token_ids else ids
-    thinking = 0
+    mask = [True] * len(ids) if sampled is None else [bool(s) for s in sampled]
+    at = 0
     if end_think is not None:
         found = _find(end_think, body, decode)
-        thinking = len(body) if found is None else found[1]
+        at = len(body) if found is None else found[1]
+    thinking = sum(mask[:at])
     tool = 0
-    rest = body[thinking:]
-    while (opened := _find(calls[0], rest, decode)) is not None:
-        closed = _find(calls[1], rest[opened[1] :], decode)
-        end = len(rest) if closed is None else opened[1] + closed[1]
-        tool += end - opened[0]
-        rest = rest[end:]
-    return Split(thinking, tool, len(ids) - thinking - tool)
+    while (opened := _find(calls[0], body[at:], decode)) is not None:
+        start, inside = at + opened[0], at + opened[1]
+        closed = _find(calls[1], body[inside:], decode)
+        at = len(body) if closed is None else inside + closed[1]
+        tool += sum(mask[start:at])
+    return Split(thinking, tool, sum(mask) - thinking - tool)
 
 
 def _find(mark: str, ids: list[int], decode: Callable[[list[int]], str]) -> tuple[int, int] | None:

@@ -62,7 +62,7 @@ class V32Renderer:
         """``</think>`` if the response never left its reasoning."""
         return [self._end_think_id] if thinking and self._end_think_id not in tokens else []
 
-    def split(self, tokens: list[int], *, thinking: bool) -> Split:
+    def split(self, tokens: list[int], *, thinking: bool, sampled: Sequence[bool] | None = None) -> Split:
         """Tokens by kind (see Renderer). In chat mode the prompt has closed the thinking already."""
         return split_response(
             tokens,
@@ -70,6 +70,7 @@ class V32Renderer:
             stop_token_ids=self.stop_token_ids,
             end_think=dsml.END_THINK if thinking else None,
             calls=(dsml.CALLS_OPEN, dsml.CALLS_CLOSE),
+            sampled=sampled,
         )
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:

@@ -173,8 +173,9 @@ class Engine:
             logprobs_mode="processed_logprobs",
             max_logprobs=1,
             disable_log_stats=True,
+            # llguidance reads a schema in a millisecond, and every task may bring its own; xgrammar takes seconds.
             # Without free white space: a model that knows no JSON would fill its budget with blanks.
-            structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+            structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
         )
         self._llm = LLMEngine.from_engine_args(args)
         torch.set_num_threads = set_num_threads  # vLLM's CPU worker replaces it by a warning
@@ -189,7 +190,7 @@ class Engine:
         self._running: dict[str, _Running] = {}
         self._finished_early: list[tuple[str, Generation]] = []
         self._structured = structured
-        self._schemas: set[str] = set()  # JSON schemas that xgrammar has read once
+        self._schemas: set[str] = set()  # JSON schemas that were found right once
         self._checkpoint_names = checkpoint_names(model_dir)
         self._sampler = install_sampler(self._runner)
         if self.has_experts:
@@ -343,15 +344,15 @@ class Engine:
             raise ValueError(f"{request.request_id!r} has a json_schema: start the Engine with structured=True")
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
-        from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+        from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
 
         text = json.dumps(request.json_schema)
         params = StructuredOutputsParams(json=text)
-        params._backend = "xgrammar"
+        params._backend = "guidance"
         if text not in self._schemas:
             try:
-                validate_xgrammar_grammar(SamplingParams(structured_outputs=params))
-            except Exception as error:  # xgrammar's own and vLLM's kinds
+                validate_guidance_grammar(SamplingParams(structured_outputs=params))
+            except Exception as error:  # llguidance's own and vLLM's kinds
                 raise ValueError(f"json_schema of {request.request_id!r} cannot be enforced: {error}") from error
             self._schemas.add(text)
         return params

@@ -119,7 +119,8 @@ async def rollout(
         if failure is None:
             counts[stop.value] += stop is not StopReason.ANSWERED
             messages = (*session.dialogue, *last)
-            episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts))
+            thinking = session.usage.thinking
+            episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts), thinking)
             scores = await env.score(episode)
             reward = await env.within("reward", composer.score(episode, scores, version))
             failure, detail = reward.masked, reward.detail

@@ -157,6 +157,15 @@ METRICS: dict[str, str] = {
     # evaluation
     "eval/overall": "avg@k of the raw outcome over all held-out tasks.",
     "eval/family/{family}": "avg@k of one family.",
+    "eval/overall/{estimate}": "An estimate over all held-out tasks: avg@k, pass@k, maj@k, best@k (evaluation.md).",
+    "eval/family/{family}/{estimate}": "The same over one family's tasks.",
+    # a point of a thinking sweep (rl-eval sweep.thinking); the step is the budget in tokens
+    "eval/tokens_mean": "Sampled tokens per episode, mean.",
+    "eval/tokens_p90": "Sampled tokens per episode, 90th percentile.",
+    "eval/thinking_mean": "Thinking tokens per episode, mean.",
+    "eval/thinking_p90": "Thinking tokens per episode, 90th percentile.",
+    "eval/thinking_cut": "Share of episodes in which thinking was closed at rollout.max_thinking.",
+    "eval/truncated": "Share of episodes that ended at a limit: tokens of a message, turns, context.",
 }
 
 

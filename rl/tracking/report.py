@@ -24,6 +24,8 @@ from rl.tracking.charts import (
 )
 from rl.tracking.css import CSS
 from rl.tracking.diagnosis import diagnosis_tables, read_diagnoses
+from rl.tracking.evaluation import estimate_table
+from rl.tracking.policies import across_sweep_table, policies_table
 from rl.tracking.rundir import RunDir, write_atomic
 from rl.tracking.summary import (
     COMPUTE_COLUMNS,
@@ -36,6 +38,7 @@ from rl.tracking.summary import (
     pipeline_rows,
 )
 from rl.tracking.svg import STYLE, SVG_STYLE
+from rl.tracking.sweep import sweep_charts, sweep_table
 from rl.tracking.usage import TOKENS, USAGE_COLUMNS, price_note, usage_rows
 
 SAMPLES_PER_FAMILY = 4
@@ -48,6 +51,8 @@ def report_html(run_dir: RunDir) -> str:
     sections = [
         _head(run_dir, summary, rows),
         _evaluation(summary),
+        _policies(summary),
+        _sweep(summary),
         _pipeline(run_dir, summary),
         _curves(summary, rows),
         _diagnoses(run_dir),
@@ -94,15 +99,59 @@ def _head(run_dir: RunDir, summary: Mapping[str, Any], rows: Sequence[Mapping[st
     if summary.get("wall_s"):
         cards.append((clock(sum(summary["wall_s"].values())), "wall time"))
     state = f"{len(rows)} GRPO steps" + ("" if summary else " so far; no summary yet")
+    if summary.get("policy"):
+        state = f"evaluation of {escape(summary['policy'])}"
+    if "policies" in summary:
+        state = f"evaluation of {len(summary['policies'])} policies"
     if summary.get("stop_reason"):
         state += f"; {summary['stop_reason']}"
     boxes = "".join(f'<div class="card"><b>{escape(v)}</b><span>{escape(t)}</span></div>' for v, t in cards)
-    return f'<h1>{escape(run_dir.name)}</h1><p class="sub">{state}</p><div class="cards">{boxes}</div>'
+    reward = "".join(f'<p class="sub">{escape(line)}</p>' for line in str(summary.get("reward", "")).splitlines())
+    return f'<h1>{escape(run_dir.name)}</h1><p class="sub">{state}</p>{reward}<div class="cards">{boxes}</div>'
 
 
 def _evaluation(summary: Mapping[str, Any]) -> str:
     rows = evaluation_rows(summary)
-    return "<h2>Held-out evaluation</h2>" + _table(EVALUATION_COLUMNS, rows, last_bold=True) if rows else ""
+    if not rows:
+        return ""
+    parts = ["<h2>Held-out evaluation</h2>", _table(EVALUATION_COLUMNS, rows, last_bold=True)]
+    if summary.get("baseline"):
+        parts.append(f'<p class="sub">before: the evaluation of {escape(summary["baseline"])}</p>')
+    for name in ("eval_before", "eval_after"):
+        columns, estimates = estimate_table(summary.get(name))
+        if estimates:
+            parts.append(f"<h3>{name.replace('_', ' ')}: estimates</h3>" + _table(columns, estimates))
+            parts.append(f'<p class="sub">{summary[name]["confidence"]:.0%} intervals over tasks (Wilson).</p>')
+    return "".join(parts)
+
+
+def _policies(summary: Mapping[str, Any]) -> str:
+    """Several policies of one rl-eval, and the sweep's mean over them."""
+    columns, rows = policies_table(summary)
+    if not rows:
+        return ""
+    swept, points = across_sweep_table(summary)
+    return (
+        "<h2>Policies on the same tasks</h2>"
+        + _table(columns, rows, last_bold=True)
+        + '<p class="sub">In brackets the interval over tasks; ± one standard error over policies.</p>'
+        + ("<h3>Thinking sweep, mean over policies</h3>" + _table(swept, points) if points else "")
+    )
+
+
+def _sweep(summary: Mapping[str, Any]) -> str:
+    """Accuracy against max thinking tokens, with truncation and stop reasons beside it."""
+    points = (summary.get("sweep") or {}).get("thinking") or []
+    if not points:
+        return ""
+    columns, rows = sweep_table(points)
+    note = (
+        "tokens: sampled per episode, mean and 90th percentile, then the thinking among them; cut: episodes in which "
+        "thinking was closed at the limit; truncated: episodes that ended at a limit of tokens, turns or context."
+    )
+    figures = "".join(f"<figure>{chart}</figure>" for chart in sweep_charts(points, side_by_side=False))
+    table = _table(columns, rows)
+    return f'<h2>Thinking sweep</h2>{table}<p class="sub">{note}</p><div class="charts">{figures}</div>'
 
 
 def _pipeline(run_dir: RunDir, summary: Mapping[str, Any]) -> str:

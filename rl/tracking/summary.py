@@ -7,9 +7,11 @@ stderr = s / sqrt(n) with s the standard deviation of the n tasks' means (n − 
 summary.json::
 
     {"run": name, "seed": n,
+     "reward": its sum, and whether any term depends on length, in words   (rewards.describe)
      "eval_before": {"overall", "stderr", "k", "n_tasks",
                      "families": {name: {"avg@k", "stderr", "k", "n_tasks", "reward", "sampled_tokens",
-                                         "n_unscored"}}},
+                                         "n_unscored", "tasks": {task id: mean outcome}, "estimates"}},
+                     "confidence", "estimates": {name: ...}}         (rl.tracking.evaluation)
      "eval_after": {...the same...},
      "wall_s": {stage: seconds},
      "tokens_sampled", "rollout_tokens_per_s", "learner_tokens_per_s", "mismatch_max",
@@ -17,57 +19,80 @@ summary.json::
      "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.ledger)
      "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
      "usage": tokens and money of every stage  (rl.tracking.usage)
-     "counts": {event: n}, "failures": {kind: n}}
+     "counts": {event: n}, "failures": {kind: n},
+     "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep, rl.evaluate)
+
+``rl-eval runs=[…]`` writes a summary of several policies beside their own (rl.tracking.policies).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group as Lines
 from rich.table import Table
 
+from rl.evaluation.intervals import stderr
+from rl.tracking.evaluation import (
+    check_best_of,
+    difference_text,
+    estimate_table,
+    estimates,
+    paired,
+    scored_by_task,
+    task_means,
+)
 from rl.tracking.metrics import by_family
+from rl.tracking.sweep import sweep_table
 from rl.tracking.usage import OUTCOME, USAGE_COLUMNS, price_note, usage_rows
 from rl.types import Trajectory
+
+if TYPE_CHECKING:
+    from configs.schema import EvalConfig
 
 NO_REWARD = ("reward_error", "reward_timeout")  # the environment scored the episode, a reward part did not
 
 
-def eval_summary(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
-    """The evaluation table of one set of rollouts.
+def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None = None) -> dict[str, Any]:
+    """The evaluation table of one set of rollouts; with ``config`` also its estimates (rl.tracking.evaluation).
 
     Trajectories without a score (the environment died, or scoring did) are left out and counted as
     ``n_unscored``; ``k`` is the largest number of scored samples of a task.
 
     Raises:
-        ValueError: no trajectory has a score.
+        ValueError: no trajectory has a score, or none has the one named by ``config.best_of``.
     """
     families: dict[str, Any] = {}
     all_tasks: list[float] = []
+    every: dict[str, list[Trajectory]] = {}
     k_max = 0
+    trajectories = list(trajectories)
+    if config is not None:
+        check_best_of(trajectories, config.best_of)
     for family, members in by_family(trajectories).items():
-        samples: dict[str, list[Trajectory]] = {}
-        for t in members:
-            if OUTCOME in t.reward_parts:
-                samples.setdefault(t.task_id, []).append(t)
+        samples = scored_by_task(members)
         scored = [t for group in samples.values() for t in group]
         if not scored:
             continue
-        means = [float(np.mean([t.reward_parts[OUTCOME] for t in group])) for group in samples.values()]
+        tasks = task_means(samples)
+        means = list(tasks.values())
         k = max(len(group) for group in samples.values())
         families[family] = {
             "avg@k": float(np.mean(means)),
-            "stderr": _stderr(means),
+            "stderr": stderr(means),
             "k": k,
             "n_tasks": len(means),
             "reward": _mean([t.reward for t in scored if t.failure_kind not in NO_REWARD]),
             "sampled_tokens": float(np.mean([t.sampled_tokens for t in scored])),
             "n_unscored": len(members) - len(scored),
+            "tasks": tasks,
         }
+        if config is not None:
+            families[family]["estimates"] = estimates(samples, config)
+        every |= {f"{family}/{task}": group for task, group in samples.items()}
         all_tasks += means
         k_max = max(k_max, k)
     if not all_tasks:
@@ -75,13 +100,16 @@ def eval_summary(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
             f"evaluation has no scored trajectory: none has reward_parts['{OUTCOME}']; "
             "look at failure_kind in the trajectories file"
         )
-    return {
+    whole: dict[str, Any] = {
         "overall": float(np.mean(all_tasks)),
-        "stderr": _stderr(all_tasks),
+        "stderr": stderr(all_tasks),
         "k": k_max,
         "n_tasks": len(all_tasks),
         "families": families,
     }
+    if config is not None:
+        whole |= {"confidence": config.confidence, "estimates": estimates(every, config)}
+    return whole
 
 
 def event_counts(trajectories: Iterable[Trajectory]) -> tuple[Counter[str], Counter[str]]:
@@ -107,8 +135,12 @@ def evaluation_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if not before and not after:
         return []
     old, new = before.get("families", {}), after.get("families", {})
-    rows = [(name, *_row(old.get(name, {}), new.get(name, {}), "avg@k")) for name in sorted({*old, *new})]
-    return [*rows, ("overall", *_row(before, after, "overall"))]
+    change = paired(before, after, after.get("confidence", 0.95)) or {"families": {}}
+    rows = [
+        (name, *_row(old.get(name, {}), new.get(name, {}), "avg@k", change["families"].get(name)))
+        for name in sorted({*old, *new})
+    ]
+    return [*rows, ("overall", *_row(before, after, "overall", change.get("overall")))]
 
 
 PIPELINE_COLUMNS = ("family", "cold start", "specialist", "distilled", "final", "distilled − specialist",
@@ -184,13 +216,21 @@ def compute_shares(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Lines:
     """What a run prints at its end: before and after per family, then tokens, speed and time."""
-    parts: list[Table] = [_rich("held-out evaluation", EVALUATION_COLUMNS, evaluation_rows(summary))]
+    parts: list[Table] = [rich_table("held-out evaluation", EVALUATION_COLUMNS, evaluation_rows(summary))]
+    for name in ("eval_before", "eval_after"):
+        columns, rows = estimate_table(summary.get(name))
+        if rows:
+            title = f"{name.replace('_', ' ')}: {summary[name]['confidence']:.0%} intervals"
+            parts.append(rich_table(title, columns, rows, last_bold=False))
+    columns, rows = sweep_table((summary.get("sweep") or {}).get("thinking") or [])
+    if rows:
+        parts.append(rich_table("thinking sweep", columns, rows, last_bold=False))
     if rows := pipeline_rows(summary):
-        parts.append(_rich("pipeline: held-out outcome by stage", PIPELINE_COLUMNS, rows))
+        parts.append(rich_table("pipeline: held-out outcome by stage", PIPELINE_COLUMNS, rows))
     if rows := compute_rows(summary):
-        parts.append(_rich("compute", COMPUTE_COLUMNS, rows))
+        parts.append(rich_table("compute", COMPUTE_COLUMNS, rows))
     if rows := usage_rows(summary):
-        parts.append(_rich("tokens and money", USAGE_COLUMNS, rows))
+        parts.append(rich_table("tokens and money", USAGE_COLUMNS, rows))
     facts = Table.grid(padding=(0, 2))
     if rows:
         facts.add_row("price", price_note(summary))
@@ -212,15 +252,16 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
     return Lines(*parts, facts)
 
 
-def _rich(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
-    """A table with its first column left and its last row apart."""
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, last_bold: bool = True) -> Table:
+    """A table with its first column left, and its last row apart (a total) when ``last_bold``."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
-        if row is rows[-1]:
+        total = last_bold and row is rows[-1]
+        if total:
             table.add_section()
-        table.add_row(*row, style="bold" if row is rows[-1] else "")
+        table.add_row(*row, style="bold" if total else "")
     return table
 
 
@@ -242,14 +283,14 @@ def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _stderr(means: list[float]) -> float:
-    return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
-
-
-def _row(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def _row(
+    before: Mapping[str, Any], after: Mapping[str, Any], key: str, change: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """``change``: the paired difference; without it (evaluations of other tasks) the plain one is shown."""
+    plain = f"{after[key] - before[key]:+.3f}" if before and after else "–"
     return (
         *(f"{e[key]:.3f} ± {e['stderr']:.3f}" if e else "–" for e in (before, after)),
-        f"{after[key] - before[key]:+.3f}" if before and after else "–",
+        plain if change is None else difference_text(change),
         "{n_tasks} × {k}".format(**(after or before)),
         *(_number(e.get("sampled_tokens"), ".0f") for e in (before, after)),
     )

@@ -37,12 +37,15 @@ class WandbLog:
         config: the tracking group.
         run_dir: files go to ``runs/<name>/wandb``.
         resolved: the whole resolved config, as plain values.
+        name: of the wandb run; None: that of the folder.
 
     Raises:
         ValueError: unknown mode.
     """
 
-    def __init__(self, config: TrackingConfig, run_dir: RunDir, resolved: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: TrackingConfig, run_dir: RunDir, resolved: Mapping[str, Any], name: str | None = None
+    ) -> None:
         if config.wandb not in MODES:
             raise ValueError(f"tracking.wandb={config.wandb!r}: choose one of {', '.join(MODES)}")
         self._config = config
@@ -54,7 +57,7 @@ class WandbLog:
         self._wandb = wandb
         self._run = wandb.init(
             project=config.project,
-            name=run_dir.name,
+            name=name or run_dir.name,
             group=config.group,
             tags=list(config.tags) or None,
             mode=cast(Literal["offline", "online"], config.wandb),
@@ -85,14 +88,21 @@ class WandbLog:
         self._run.log({"step": step, f"trajectories/{name}": table})
 
     def log_summary(self, summary: Mapping[str, Any]) -> None:
+        """The summary, less the single tasks: hundreds of columns that nobody reads there."""
         if self._run is not None:
-            self._run.summary.update(json.loads(json.dumps(summary)))
+            self._run.summary.update(_without_tasks(json.loads(json.dumps(summary))))
 
     def finish(self) -> None:
         """Close the run and flush its files. Safe to call twice."""
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+
+def _without_tasks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_tasks(inner) for key, inner in value.items() if key != "tasks"}
+    return value
 
 
 def spread(trajectories: Iterable[Trajectory], n: int) -> list[Trajectory]:

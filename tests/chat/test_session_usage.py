@@ -5,9 +5,11 @@ from __future__ import annotations
 from chat_fixtures import assistants, plain, renderer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_hf_template import HERMES, chat_renderer
 from test_session import ANSWER, CALL, open_session, say, tokens_of
 
 from envs.types import Message
+from rl.chat.session import Session
 from rl.types import Usage
 
 
@@ -38,6 +40,28 @@ def test_a_response_that_goes_on_is_split_as_a_whole() -> None:
         session.append_sampled(piece, [-1.0] * len(piece), 0, ended=ended, cached=16)
     whole = renderer().split(tokens, thinking=True)
     assert session.usage == Usage(2, 2 * prompt + cut, 32, whole.thinking, whole.tool, whole.answer)
+
+
+def test_a_forced_end_of_thinking_is_not_counted() -> None:
+    session = open_session()
+    prompt, encode = len(session.prompt_tokens()), renderer().tokenizer.encode
+    thought, answer = encode("look at the"), [*encode("Silver"), 1]
+    session.append_sampled(thought, [-1.0] * len(thought), 0, ended=False)
+    assert session.close_thinking()
+    session.append_sampled(answer, [-1.0] * len(answer), 0, ended=True)
+    assert session.usage == Usage(2, 2 * prompt + len(thought) + 1, 0, len(thought), 0, len(answer))
+    assert session.usage.output == session.segments()[0].loss_mask.sum()
+
+
+def test_a_forced_end_may_reach_into_the_answer() -> None:
+    """The markup that a chat template's end of thinking needs goes on behind its mark."""
+    chat = chat_renderer(HERMES)
+    session = Session(chat, (Message("user", "q"),), thinking=True, max_context=10_000)
+    thought, answer = chat.tokenizer.encode("<think>\nhm"), [*chat.tokenizer.encode("tin"), *chat.stop_token_ids]
+    session.append_sampled(thought, [-1.0] * len(thought), 0, ended=False)
+    assert session.close_thinking()
+    session.append_sampled(answer, [-1.0] * len(answer), 0, ended=True)
+    assert (session.usage.thinking, session.usage.answer) == (len(thought), len(answer))
 
 
 def test_a_branch_sends_its_own_prompt() -> None:

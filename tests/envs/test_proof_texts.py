@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.proof.texts import (
@@ -148,14 +148,15 @@ def test_a_verdict_inside_the_solution_is_not_the_evaluation() -> None:
 
 
 def test_huge_texts_take_no_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for piece in (EVALUATION, SCORE, "\\boxed{", "\\boxed ", "## Solution" + " " * 50, "## Solution\n", "{ "):
         text = piece * 40_000
         parse_evaluation(text), parse_meta(text), parse_generation(text)
         parse_generation(generation_text(text, evaluation_text(text, 1)))
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
+@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(anything)
 def test_no_text_makes_a_parser_raise(text: str) -> None:
     for read in (parse_evaluation(text), parse_meta(text)):
@@ -168,6 +169,7 @@ def test_no_text_makes_a_parser_raise(text: str) -> None:
         assert EVALUATION not in generation.solution
 
 
+@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(plain, plain, st.sampled_from(SCORES))
 def test_what_is_written_is_read_again(solution: str, analysis: str, score: float) -> None:
     read = parse_generation(generation_text(solution, evaluation_text(analysis, score)))

@@ -20,6 +20,7 @@ def an_episode(
     *,
     family: str = "search",
     tokens: int = 0,
+    thinking: int = 0,
     stop: StopReason = StopReason.ANSWERED,
     counts: Mapping[str, int] | None = None,
     reasoning: str = "",
@@ -28,7 +29,7 @@ def an_episode(
 ) -> Episode:
     task = Task("t0", family, (Message("user", "q"),), answer=answer, metadata=metadata or {})
     said = Message("assistant", text, reasoning=reasoning)
-    return Episode(task, (*task.prompt, said), stop, 1, tokens, counts or {})
+    return Episode(task, (*task.prompt, said), stop, 1, tokens, counts or {}, thinking)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import CompareConfig, register
-from rl.compare import accuracy_of, compare, markdown, wilson
-from rl.tracking.answers import Answer
+from rl.compare import accuracy_of, compare, markdown
+from rl.evaluation.intervals import wilson_interval
 from rl.tracking.cost import Price, money, price_of
+from rl.tracking.recorded import Answer
 from rl.tracking.rundir import RunDir
 from rl.types import Usage
 
@@ -51,7 +52,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     one, two = result["models"]
     assert (one["answers"], one["tasks"], one["judged"], one["solved"]) == (3, 3, 2, 1)
     assert one["accuracy"] == 0.5
-    assert one["ci95"] == pytest.approx(wilson(0.5, 2))
+    assert one["ci95"] == pytest.approx(wilson_interval(0.5, 1, 0.95))  # tasks 1 and 0: stderr 0.5, 0.25 / 0.5² = 1
     # 300 · 1 + 60 · 10 = 900 per million; one of three was right, and pays for all
     assert one["cost"] == one["cost_per_solved"] == pytest.approx(900e-6)
     assert one["cost_per_answer"] == pytest.approx(300e-6)
@@ -61,7 +62,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert (two["solved"], two["cost_per_solved"], two["tokens_per_solved"]) == (0, None, None)
     assert result["tasks"] == {"common": 2, "all": 3}
     text = markdown(result)
-    assert "| a | 3 | 0.500 (0.09–0.91) | 120 | 128 | 100 | 20 | $0.0003 | $0.0009 (1) |" in text
+    assert "| a | 3 | 0.500 (0.05–0.95) | 120 | 128 | 100 | 20 | $0.0003 | $0.0009 (1) |" in text
     assert "| b | 2 | 0.000 (0.00–0.66) | 60 | 60 | 50 | 10 | $0.0003 | – (0) |" in text
     assert "- b: 0.5 × the tokens and 1 × the cost per answer of a." in text
     assert "2 of 3 tasks were answered by all" in text
@@ -70,22 +71,16 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert common["tasks"] == {"common": 2, "all": 2}
 
 
-def test_wilson_by_hand() -> None:
-    # p = 0.8, n = 10, z² = 3.8415: (0.8 + 0.19207 ± 1.96 √(0.016 + 0.0096037)) / 1.38415
-    assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(1.0, 1) == pytest.approx((0.2065, 1.0), abs=1e-4)
-    assert wilson(0.0, 1) == pytest.approx((0.0, 0.7935), abs=1e-4)
-
-
 def test_accuracy_over_tasks() -> None:
     def answers(*scores: tuple[str, float | None]) -> list[Answer]:
         return [Answer(task, Usage(), score) for task, score in scores]
 
     assert accuracy_of(answers(("t", None))) == (None, None)
-    assert accuracy_of(answers(("t", 1.0), ("t", 0.0))) == (0.5, None)  # one task says nothing about others
-    # task means 1 and 0.5: s = 0.35355, half width 1.96 · 0.35355 / √2 = 0.49; kept below 1
+    # task means 1 and 0.5, s / √2 = 0.25: 0.75 · 0.25 / 0.0625 = 3 independent answers
     mean, interval = accuracy_of(answers(("t", 1.0), ("t", 1.0), ("u", 1.0), ("u", 0.0)))
-    assert (mean, interval) == (0.75, pytest.approx((0.26, 1.0), abs=1e-4))
+    assert (mean, interval) == (0.75, pytest.approx(wilson_interval(0.75, 3, 0.95)))
+    # one answer, right: 1 / (1 + z²) = 1 / 4.8415
+    assert accuracy_of(answers(("t", 1.0))) == (1.0, pytest.approx((0.20654, 1.0), abs=1e-4))
 
 
 def test_runs_beside_recorded_answers(tmp_path: Path, make) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envs.types import Episode, Message, StopReason, Task, ToolCall
-from rl.evaluation.answers import answer_key, answer_of
+from rl.evaluation.votes import answer_key, answer_of
 
 ASK = Message("user", "How many?")
 CALL = Message("assistant", "I look.", tool_calls=(ToolCall("search", {}),))

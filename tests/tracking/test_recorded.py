@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rl.tracking.answers import Answer, read_answers
+from rl.tracking.recorded import Answer, read_answers
 from rl.tracking.rundir import RunDir
 from rl.types import Usage
 
