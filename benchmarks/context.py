@@ -36,15 +36,15 @@ from rl.chat.context import POLICIES
 from rl.stages import StageResult
 from rl.tracking.svg import Series, line_chart
 
-WINDOW = 640  # tokens: five records and the answer, when nothing goes wrong
+WINDOW = 448  # tokens: five records and the answer, when nothing goes wrong
 SETTINGS = (
-    "env=voyage", "env.min_hops=2", "env.max_hops=8",
+    "env=voyage", "env.min_hops=2", "env.max_hops=8", "env.facts=0",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
     'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
     "rollout.context.summary_tokens=64",
 )  # fmt: skip
 # (policy that the demonstrations are played under, how many): one cold start after the other
-LESSONS = (("summary", 384), ("discard_75", 96), ("discard_all", 96))
+LESSONS = (("summary", 224), ("discard_75", 64), ("discard_all", 64))
 SEED = 4321  # of the held-out tasks
 
 HEAD = (
@@ -63,7 +63,7 @@ def train(cache: Path) -> StageResult:
     for number, (context, demos) in enumerate(LESSONS):
         more = [
             "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.7",
-            "coldstart.threads=1", "coldstart.epochs=1.5", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
+            "coldstart.threads=1", "coldstart.epochs=2", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
             f"seed={number}",
         ]  # fmt: skip
         policy = coldstart([*overrides(context), *more], cache, policy)

@@ -23,8 +23,8 @@ def row(task: int, outcome: float | None, stop: str = "answered", turns: int = 4
 
 
 def evaluation(path: Path, *rows: dict[str, Any]) -> Evaluation:
-    path.mkdir()
-    (path / "trajectories.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (path / "trajectories").mkdir(parents=True)
+    (path / "trajectories" / "eval_after.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return Evaluation(path)
 
 
