@@ -36,7 +36,7 @@ from rl.chat.context import POLICIES
 from rl.stages import StageResult
 from rl.tracking.svg import Series, line_chart
 
-WINDOW = 448  # tokens: five records and the answer, when nothing goes wrong
+WINDOW = 512  # tokens: about six records and the answer, when nothing goes wrong
 SETTINGS = (
     "env=voyage", "env.min_hops=2", "env.max_hops=8", "env.facts=0",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
