@@ -3,7 +3,7 @@
     python -m benchmarks.context                       into runs/context
     python -m benchmarks.context --tasks 24 --k 1      a quick look
 
-The tasks are the ``lineage`` family with a window that its longer runs overflow. The policy is a cold start on
+The tasks are the ``voyage`` family with a window that its longer runs overflow. The policy is a cold start on
 demonstrations played under ``rollout.context.policy=summary`` and, shorter, under the two discarding policies, so that
 it has seen what each of them leaves. Prints a table and writes ``context.md``, ``context.json`` and ``context.svg``.
 """
@@ -31,20 +31,20 @@ from benchmarks.small_policy import (
     outcome,
     show,
 )
-from envs.search.lineage import LineageTaskset
+from envs.search.voyage import VoyageTaskset
 from rl.chat.context import POLICIES
 from rl.stages import StageResult
 from rl.tracking.svg import Series, line_chart
 
-WINDOW = 768  # tokens: four records and the answer, when nothing goes wrong
+WINDOW = 512  # tokens: about six records and the answer, when nothing goes wrong
 SETTINGS = (
-    "env=lineage", "env.min_hops=2", "env.max_hops=8",
+    "env=voyage", "env.min_hops=2", "env.max_hops=8", "env.facts=0",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
     'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
     "rollout.context.summary_tokens=64",
 )  # fmt: skip
 # (policy that the demonstrations are played under, how many): one cold start after the other
-LESSONS = (("summary", 640), ("discard_75", 160), ("discard_all", 160))
+LESSONS = (("summary", 224), ("discard_75", 64), ("discard_all", 64))
 SEED = 4321  # of the held-out tasks
 
 HEAD = (
@@ -63,7 +63,7 @@ def train(cache: Path) -> StageResult:
     for number, (context, demos) in enumerate(LESSONS):
         more = [
             "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.7",
-            "coldstart.threads=1", "coldstart.epochs=1.5", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
+            "coldstart.threads=1", "coldstart.epochs=2", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
             f"seed={number}",
         ]  # fmt: skip
         policy = coldstart([*overrides(context), *more], cache, policy)
@@ -108,7 +108,7 @@ def figures(evaluation: Evaluation, none: Evaluation) -> dict[str, Any]:
 
 def by_hops(evaluation: Evaluation) -> dict[int, float]:
     """Accuracy by the number of hops of the task."""
-    taskset = LineageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
+    taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
     groups: dict[int, list[float]] = {}
     for task, value in evaluation.by_task(outcome).items():
         hops = taskset.task(int(task.rsplit("/", 1)[1])).metadata["hops"]
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/context"))
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--tasks", type=int, default=96, help="held-out tasks")
+    parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--k", type=int, default=2, help="samples of a task")
     parser.add_argument("--policies", default=",".join(POLICIES), help="comma-separated; none is always among them")
     args = parser.parse_args()

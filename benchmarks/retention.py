@@ -3,7 +3,7 @@
     python -m benchmarks.retention                     into runs/retention
     python -m benchmarks.retention --tasks 24 --k 1    a quick look
 
-The same two-question tasks (``lineage`` with goal=count: how many records are still to be read stands in the thinking
+The same two-question tasks (``voyage`` with goal=count: how many records are still to be read stands in the thinking
 alone) under each rule. A policy is trained for each rule, by the same demonstrations rendered under it; each is also
 evaluated under the other rules. Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
 """
@@ -25,7 +25,7 @@ from rl.tracking.svg import bar_chart
 
 RULES = get_args(Retention)
 SETTINGS = (
-    "env=lineage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3", "env.facts=0",
+    "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3", "env.facts=0",
     "rollout.max_context=2048", "rollout.max_tokens=96", "rollout.max_turns=16",
 )  # fmt: skip
 SEED = 4321  # of the held-out tasks

@@ -6,7 +6,6 @@ run (``rl.stages``). Evaluations of different settings play the same held-out ta
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from rl.evaluation.intervals import Difference, Estimate, estimate, paired_difference
 from rl.stages import StageResult, run_stage, source_hash, tree_hash
+from rl.tracking.rundir import RunDir
 
 BASE = "assets/tiny_dsa_base"
 _CODE = ("envs", "rl/chat", "rl/policy", "rl/learner", "rl/rollout", "rl/coldstart.py", "rl/rehearse.py", "rewards")
@@ -28,19 +28,15 @@ Row = Mapping[str, Any]  # one trajectory, as rl.tracking.rundir.trajectory_json
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished ``rl-eval``: its summary and one row per trajectory."""
+    """A finished ``rl-eval``, by its trajectories."""
 
     path: Path
 
     @cached_property
-    def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
-        return found
-
-    @cached_property
     def rows(self) -> list[Row]:
-        lines = (self.path / "trajectories.jsonl").read_text().splitlines()
-        return [row for line in lines if "score/outcome" in (row := json.loads(line))["reward_parts"]]
+        """Trajectories that have a score; the others are infrastructure failures."""
+        every = RunDir.existing(self.path).read_trajectories("eval_after")
+        return [row for row in every if "score/outcome" in row["reward_parts"]]
 
     def mean(self, value: Callable[[Row], float]) -> float:
         return fmean(value(row) for row in self.rows)

@@ -24,7 +24,7 @@ from envs.taskset import Split, Taskset
 FAMILIES: dict[str, str] = {
     # easy tiers: for a policy of a million parameters
     "search": "envs.search.taskset.SearchTaskset",
-    "lineage": "envs.search.lineage.LineageTaskset",
+    "voyage": "envs.search.voyage.VoyageTaskset",
     "code": "envs.code.taskset.CodeTaskset",
     "interpreter": "envs.interpreter.taskset.InterpreterTaskset",
     "agent": "envs.agent.taskset.AgentTaskset",

@@ -165,7 +165,7 @@ METRICS: dict[str, str] = {
     "eval/thinking_mean": "Thinking tokens per episode, mean.",
     "eval/thinking_p90": "Thinking tokens per episode, 90th percentile.",
     "eval/thinking_cut": "Share of episodes in which thinking was closed at rollout.max_thinking.",
-    "eval/truncated": "Share of episodes that ended at a limit: tokens of a message, turns, context.",
+    "eval/truncated": "Share of episodes that ended at a limit: tokens of a message, turns, context, all tokens.",
 }
 
 

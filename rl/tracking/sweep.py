@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from envs.types import StopReason
+from rewards.length import CUT_OFF
 from rl.tracking.evaluation import interval_text
 from rl.tracking.svg import HEIGHT, INK, STYLE, SVG_STYLE, WIDTH, Series, line_chart
 from rl.tracking.usage import OUTCOME
 from rl.types import Trajectory
 
-TRUNCATIONS = (StopReason.MAX_TOKENS, StopReason.MAX_TURNS, StopReason.CONTEXT)
 THINKING_CUT = "thinking_cut"  # of Trajectory.counts
 
 
@@ -45,7 +44,7 @@ def sweep_point(
         "tokens": _mean_p90([t.sampled_tokens for t in scored]),
         "thinking": _mean_p90([t.usage.thinking for t in scored]),
         "thinking_cut": sum(THINKING_CUT in t.counts for t in trajectories) / n,
-        "truncated": sum(stops[reason.value] for reason in TRUNCATIONS) / n,
+        "truncated": sum(stops[reason.value] for reason in CUT_OFF) / n,
         "stops": {reason: count / n for reason, count in sorted(stops.items())},
         "failures": dict(Counter(t.failure_kind for t in trajectories if t.failure_kind is not None)),
     }

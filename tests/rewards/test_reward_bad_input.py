@@ -166,14 +166,14 @@ def test_a_real_worker_goes_on(tmp_path: Path) -> None:
     try:
         pool = RolloutPool(config, tmp_path, open_renderer, {"train": AddTaskset()}, composer)
         for i in range(len(expected)):
-            pool.submit(GroupSpec(i, AddTaskset().task(i), i, 2, 0))
+            pool.submit(GroupSpec(i, AddTaskset().task(i), i, 1, 0))
         groups = {g.id: g for g in pool.collect(len(expected), 240)}
         stats = pool.stats()
         pool.close()
     finally:
         ray.shutdown()
     assert not any(key for key, n in pool.counts.items() if n), pool.counts  # no worker was restarted
-    assert stats["episodes_done"] == 2 * len(expected)
+    assert stats["episodes_done"] == len(expected)
     for i, problem in enumerate(expected):
         for t in groups[i].trajectories:
             if problem is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rollout_doubles import renderer
 
-from envs.search.lineage import LineageTaskset
+from envs.search.voyage import VoyageTaskset
 from envs.types import Message
 from rl.chat.context import ContextConfig
 from rl.chat.v32 import V32Renderer
@@ -19,13 +19,13 @@ SHORT = ContextConfig("summary", trigger=0.5, summary_request="Sum?", summary_he
 
 
 def play(config: RolloutConfig, n: int = 3, novice: float = 0.0, chat: V32Renderer | None = None) -> list[Trajectory]:
-    return rehearse(LineageTaskset(min_hops=3, max_hops=4), range(n), novice, 0, chat or renderer(), config)
+    return rehearse(VoyageTaskset(min_hops=3, max_hops=4), range(n), novice, 0, chat or renderer(), config)
 
 
 def test_without_management_it_is_the_plain_token_stream() -> None:
     (t,) = play(RolloutConfig(**LONG), n=1)
     (segment,) = t.segments
-    taskset = LineageTaskset(min_hops=3, max_hops=4)
+    taskset = VoyageTaskset(min_hops=3, max_hops=4)
     environment = taskset.environment(taskset.task(0))
     messages = [*environment.reset()]
     while not (result := environment.step(action := environment.oracle(messages))).terminated:
@@ -44,7 +44,7 @@ def test_the_demonstrator_goes_on_after_a_restart(policy: str) -> None:
     assert all(len(t.segments) > 1 for t in played)
     if policy == "summary":
         segment = played[0].segments[1]
-        assert "Go on with" in renderer().tokenizer.decode(segment.tokens[segment.loss_mask].tolist())
+        assert "Go on from" in renderer().tokenizer.decode(segment.tokens[segment.loss_mask].tolist())
 
 
 def test_drop_makes_a_segment_a_turn() -> None:
@@ -60,7 +60,7 @@ def test_it_is_deterministic_and_the_novice_is_imperfect() -> None:
 
 
 def test_most_failing_is_an_error_that_says_why() -> None:
-    class Broken(LineageTaskset):
+    class Broken(VoyageTaskset):
         def environment(self, task):
             env = super().environment(task)
             env.oracle = lambda history: (_ for _ in ()).throw(RuntimeError("no idea"))  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from envs.types import Message, StopReason
+from envs.types import Message, Role, StopReason
+from rl.chat.context import ContextConfig, ContextManager
 from rl.chat.session import Session
+from rl.chat.v32 import V32Renderer
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
@@ -120,6 +123,39 @@ def test_thinking_cut_by_the_engine_is_trained_around(engine: Engine, model_dir:
     assert any(not s.loss_mask[np.flatnonzero(s.loss_mask)[0] :].all() for t in trajectories for s in t.segments)
     metrics = learner(load_policy(model_dir), tmp_path).step([Group(0, 0, "task", "add", 0, trajectories)])
     segments = [s for t in trajectories for s in t.segments]
+    assert metrics["replay/rows"] == sum(int(np.flatnonzero(s.loss_mask)[-1]) for s in segments)
+    assert metrics["mismatch/outside"] == 0.0
+    assert metrics["mismatch/max"] < 1e-4
+
+
+@pytest.mark.parametrize("rule", ["drop", "discard_75", "discard_all", "summary"])
+def test_segments_of_changed_history_reach_the_learner(
+    engine: Engine, model_dir: Path, tmp_path: Path, rule: str
+) -> None:
+    """Dropped reasoning, discarded calls and summaries: each segment is what the engine saw, with its own records."""
+    chat = V32Renderer(tokenizer(), "drop" if rule == "drop" else "cycle")
+    policy = "none" if rule == "drop" else rule
+    trajectories = []
+    for number in range(2):
+        session = Session(chat, PROMPT, thinking=True, max_context=480)
+        counts: Counter[str] = Counter()
+        manager = ContextManager(ContextConfig(policy, trigger=0.01, summary_tokens=12), session, counts)
+        for turn in range(4):
+            manager.before_turn()
+            append(session, generate(engine, f"{rule}-{number}-{turn}", session, manager.turn_tokens(15)))
+            if manager.summarising:
+                manager.restart(session.messages[-1])
+                continue
+            # what it babbles is cut off or does not parse: the tool's answer to that makes a cycle of it
+            role: Role = "tool" if session.messages[-1].parse_error else "user"
+            session.append_messages([Message(role, "5 is the sum " * 3)])
+        assert counts.get(f"context_{policy}", 0) > 0 or rule == "drop"
+        trajectories.append(
+            Trajectory(f"t{number}", "task", "add", session.segments(), [], StopReason.MAX_TURNS, float(number))
+        )
+    segments = [s for t in trajectories for s in t.segments]
+    assert len(segments) >= 6
+    metrics = learner(load_policy(model_dir), tmp_path).step([Group(0, 0, "task", "add", 0, trajectories)])
     assert metrics["replay/rows"] == sum(int(np.flatnonzero(s.loss_mask)[-1]) for s in segments)
     assert metrics["mismatch/outside"] == 0.0
     assert metrics["mismatch/max"] < 1e-4

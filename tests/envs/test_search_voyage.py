@@ -1,4 +1,4 @@
-"""The lineage family: chains of records, questions one after the other, demonstrators, what a summary says."""
+"""The voyage family: chains of records, questions one after the other, demonstrators, what a summary says."""
 
 from __future__ import annotations
 
@@ -11,67 +11,76 @@ import pytest
 
 from envs.check import check_taskset
 from envs.episode import play_episode
-from envs.search.lineage import LineageEnvironment, LineageTaskset
+from envs.search.voyage import VoyageEnvironment, VoyageTaskset
 from envs.types import Message, Task, ToolCall
 
-SETTINGS = [{}, {"goal": "count"}, {"questions": 2}, {"goal": "count", "questions": 2, "facts": 0}]
+SETTINGS = [
+    {},
+    {"goal": "count"},
+    {"questions": 2, "max_hops": 4},
+    {"goal": "count", "questions": 2, "max_hops": 4, "facts": 0},
+    {"names": "numbers", "goal": "count", "questions": 2},
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_promises(settings: dict) -> None:
-    findings = check_taskset(lambda split: LineageTaskset(split, **settings), tasks=30)
+    findings = check_taskset(lambda split: VoyageTaskset(split, **settings), tasks=30)
     assert [f for f in findings if f.status == "FAILED"] == []
 
 
-def opened(index: int = 0, **settings) -> tuple[Task, LineageEnvironment]:
-    taskset = LineageTaskset(**settings)
+def opened(index: int = 0, **settings) -> tuple[Task, VoyageEnvironment]:
+    taskset = VoyageTaskset(**settings)
     task = taskset.task(index)
     environment = taskset.environment(task)
-    assert isinstance(environment, LineageEnvironment)
+    assert isinstance(environment, VoyageEnvironment)
     return task, environment
 
 
-def test_the_line_leads_to_the_answer_and_ends_there() -> None:
-    task, environment = opened(3, facts=4)
-    (line,) = task.metadata["lines"]
-    people = line["people"]
-    for one, teacher in pairwise(people):
-        assert f'The teacher of "person {one}" is "person {teacher}".' in environment.search(f"person {one}")
-    last = environment.search(f'teacher of "person {people[-1]}"')
-    assert f'The teacher of "person {people[-1]}" is "nobody".' in last
-    assert f'The birthplace of "person {people[-1]}" is "{task.answer}".' in last
-    assert last.count("\n") == 6  # teacher, doctor, birthplace and four facts
-    assert last == environment.search(f"person {people[-1]}")
+def test_the_voyage_leads_to_the_answer_and_ends_there() -> None:
+    task, environment = opened(3, facts=3)
+    (voyage,) = task.metadata["voyages"]
+    cities = voyage["cities"]
+    for one, following in pairwise(cities):
+        assert f'A ship sails from "{one}" to "{following}".' in environment.search(f"the ship of {one}")
+    last = environment.search(f'ship from "{cities[-1]}"')
+    assert f'No ship sails from "{cities[-1]}".' in last
+    assert f'The color of "{cities[-1]}" is "{task.answer}".' in last
+    assert last.count("\n") == 5  # ship, road, color and three facts
+    assert last == environment.search(cities[-1])
+    # of several cities in a query the first one counts
+    assert environment.search(f"{cities[1]} or {cities[0]}") == environment.search(cities[1])
 
 
-def test_a_side_line_never_ends_and_never_comes_back() -> None:
-    task, environment = opened(3)
-    people = task.metadata["lines"][0]["people"]
-    at = re.findall(r'doctor of "[^"]*" is "person (\d+)"', environment.search(f"person {people[0]}"))[0]
+@pytest.mark.parametrize("names", ["cities", "numbers"])
+def test_a_road_leads_away_for_ever(names: str) -> None:
+    task, environment = opened(3, names=names)
+    cities = task.metadata["voyages"][0]["cities"]
+    at = re.findall(r'road leads from "[^"]*" to "([^"]*)"', environment.search(cities[0]))[0]
     for _ in range(50):
-        assert int(at) not in people
-        at = re.findall(r'teacher of "[^"]*" is "person (\d+)"', environment.search(f"person {at}"))[0]
+        assert at not in cities
+        (at,) = re.findall(r'ship sails from "[^"]*" to "([^"]*)"', environment.search(at))
 
 
-def test_a_counted_line_goes_on_behind_the_one_asked_for() -> None:
+def test_a_counted_voyage_goes_on_behind_the_city_asked_for() -> None:
     task, environment = opened(3, goal="count")
-    (line,) = task.metadata["lines"]
-    assert line["question"].startswith(f"What is the birthplace of teacher {len(line['people']) - 1} before")
-    assert '"nobody"' not in environment.search(f"person {line['people'][-1]}")
+    (voyage,) = task.metadata["voyages"]
+    assert voyage["question"].startswith(f"What is the color of the city {len(voyage['cities']) - 1} ships from")
+    assert "No ship" not in environment.search(voyage["cities"][-1])
 
 
 def test_every_question_must_be_answered_right() -> None:
-    task, environment = opened(1, questions=2)
-    first, second = (line["answer"] for line in task.metadata["lines"])
+    task, environment = opened(1, questions=2, max_hops=4)
+    first, second = (voyage["answer"] for voyage in task.metadata["voyages"])
     assert environment.step(Message("assistant", first)).messages == (
-        Message("user", task.metadata["lines"][1]["question"]),
+        Message("user", task.metadata["voyages"][1]["question"]),
     )
     assert environment.step(Message("assistant", "Atlantis")).terminated
-    _, scores = play_episode(task, opened(1, questions=2)[1], scripted(first, "Atlantis"))
+    _, scores = play_episode(task, opened(1, questions=2, max_hops=4)[1], scripted(first, "Atlantis"))
     assert scores == {"outcome": 0.0, "answers": 0.5}
-    _, scores = play_episode(task, opened(1, questions=2)[1], scripted(first, second))
+    _, scores = play_episode(task, opened(1, questions=2, max_hops=4)[1], scripted(first, second))
     assert scores == {"outcome": 1.0, "answers": 1.0}
-    _, scores = play_episode(task, opened(1, questions=2)[1], scripted(first), max_turns=1)
+    _, scores = play_episode(task, opened(1, questions=2, max_hops=4)[1], scripted(first), max_turns=1)
     assert scores == {"outcome": 0.0, "answers": 0.5}
 
 
@@ -84,14 +93,14 @@ def test_the_oracle_counts_in_its_reasoning() -> None:
     task, environment = opened(3, goal="count", min_hops=3, max_hops=3)
     episode, _ = play_episode(task, environment, environment.oracle)
     thoughts = [m.reasoning for m in episode.messages if m.role == "assistant"]
-    assert thoughts == [f"I search the teacher. {n} more." for n in (3, 2, 1, 0)] + ["I found the answer."]
+    assert thoughts == [f"I search the ship. {n} more." for n in (3, 2, 1, 0)] + ["I found the answer."]
 
 
 def test_a_wrong_query_is_a_tool_error() -> None:
     _, environment = opened()
-    result = environment.step(Message("assistant", tool_calls=(ToolCall("search", {"query": "the teacher"}),)))
+    result = environment.step(Message("assistant", tool_calls=(ToolCall("search", {"query": "the ship"}),)))
     assert result.info["counts"] == {"tool_error": 1}
-    assert "name a person" in result.messages[0].content
+    assert "name a city" in result.messages[0].content
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -129,8 +138,7 @@ def episode_of(task: Task, messages: Sequence[Message]):
 
 def test_the_novice_takes_the_known_wrong_turns() -> None:
     task, environment = opened(2)
-    people = task.metadata["lines"][0]["people"]
-    record = environment.search(f"person {people[0]}")
+    record = environment.search(task.metadata["voyages"][0]["cities"][0])
     history = (*environment.reset(), environment.oracle(environment.reset()), Message("tool", record))
     rng = random.Random(0)
     moves = [environment.novice(history, rng) for _ in range(400)]
@@ -147,13 +155,15 @@ def test_the_novice_takes_the_known_wrong_turns() -> None:
         ({"max_hops": 13}, "max_hops=13"),
         ({"goal": "far"}, "goal is 'far'"),
         ({"questions": 0}, "questions is 0"),
+        ({"questions": 2}, "must be between 1 and 1: with names='cities' there are 16 cities"),
+        ({"names": "towns"}, "names is 'towns'"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LineageTaskset(**settings)
+        VoyageTaskset(**settings)
 
 
 def test_wrong_facts_are_named() -> None:
-    with pytest.raises(ValueError, match="facts is 5"):
-        opened(facts=5)
+    with pytest.raises(ValueError, match="facts is 4"):
+        opened(facts=4)

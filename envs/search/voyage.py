@@ -1,0 +1,267 @@
+"""The voyage family: a chain of look-ups, one record each, long enough to overflow a context window.
+
+    What is the color of the last city by ship from "Oslo"?
+        search -> A road leads from "Oslo" to "Rome". … A ship sails from "Oslo" to "Lima".
+        search -> …                                     A ship sails from "Lima" to "Cairo".
+        search -> … No ship sails from "Cairo". The color of "Cairo" is "red".
+        "red"
+
+Each record names the next city, so nothing can be looked up ahead, and a run has as many calls as the voyage has
+cities: ``hops`` ships lie between the question and the answer. A record also names a city that a road leads to: from
+there ships go on for ever and never back. What is to be learnt is to follow the one right thread, to answer at its
+end and not before. ``goal="count"`` has voyages without an end: the question says how many ships to take, which the
+policy has to keep count of (the oracle does so in its reasoning). ``questions=2`` asks again after the first answer.
+
+The tasks are what a context policy (``rollout.context``) is for: with ``rollout.max_context`` below the length of a
+run, the policy must go on from what a summary or the last records tell, or begin again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from envs.environment import Environment, ToolError, normalise, tool
+from envs.taskset import Split, Taskset
+from envs.types import Episode, Message, StepResult, Task, ToolCall
+from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS
+
+Goal = Literal["end", "count"]
+Names = Literal["cities", "numbers"]
+
+SYSTEM = "Answer with the search tool."
+QUESTIONS: dict[str, str] = {
+    "end": 'What is the color of the last city by ship from "{name}"?',
+    "count": 'What is the color of the city {hops} ships from "{name}"?',
+}
+# "cities": one word of a tokenizer each, which a small policy copies at once. "numbers": harder to tell apart.
+NAMES: dict[str, tuple[str, ...]] = {"cities": CITIES, "numbers": tuple(f"port {n}" for n in range(100, 1000))}
+MAX_HOPS = 12
+_LANDLOCKED = 2  # cities, at least, that are in no voyage: where the roads lead
+
+_FILLERS: dict[str, tuple[str, ...]] = {
+    "job": JOBS,
+    "instrument": INSTRUMENTS,
+    "year": tuple(str(year) for year in range(1900, 2000)),
+}
+_SHIP = re.compile(r'A ship sails from "[^"]*" to "([^"]*)"\.')
+_ROAD = re.compile(r'A road leads from "([^"]*)" to "([^"]*)"\.')
+_COLOR = re.compile(r'The color of "[^"]*" is "([^"]*)"\.')
+_QUOTED = re.compile(r'"([^"]*)"')
+_COUNT = re.compile(r"(\d+) more\.")
+_ANSWER = re.compile(r'The answer is "([^"]*)"\.')
+
+
+class VoyageEnvironment(Environment):
+    """One voyage (or one after the other). ``facts``: sentences of a record that nobody asks for, 0 to 3."""
+
+    def __init__(self, task: Task, facts: int = 2, **config: Any) -> None:
+        super().__init__(task, **config)
+        if not 0 <= facts <= len(_FILLERS):
+            raise ValueError(f"facts is {facts}, must be between 0 and {len(_FILLERS)}")
+        self.facts = facts
+        self._names = NAMES[task.metadata["names"]]
+        self._ships: dict[str, str | None] = {}  # from every city of a voyage; None: no ship
+        for voyage in task.metadata["voyages"]:
+            self._ships |= dict(zip(voyage["cities"], [*voyage["cities"][1:], voyage["then"]], strict=True))
+        self._answered: list[str] = []
+
+    @tool
+    def search(self, query: str) -> str:
+        """Search the records."""
+        named = [name for name in self._names if re.search(rf"\b{name}\b", query)]
+        if not named:
+            raise ToolError(f'nothing found; name a city, as in "{self._names[0]}".')
+        return self.record(min(named, key=query.index))
+
+    def record(self, city: str) -> str:
+        """Everything about one city, the same each time, in an order of its own."""
+        rng = random.Random(f"record {self.task.metadata['key']}/{city}")
+        inland = [name for name in self._names if name not in self._ships and name != city]
+        to = self._ships.get(city, rng.choice(inland))
+        lines = [
+            f'No ship sails from "{city}".' if to is None else f'A ship sails from "{city}" to "{to}".',
+            f'A road leads from "{city}" to "{rng.choice(inland)}".',
+            f'The color of "{city}" is "{color(self.task.metadata["key"], city)}".',
+        ]
+        for attribute, values in rng.sample(sorted(_FILLERS.items()), self.facts):
+            lines.append(f'The {attribute} of "{city}" is "{rng.choice(values)}".')
+        rng.shuffle(lines)
+        return "\n".join(lines)
+
+    def step(self, action: Message) -> StepResult:
+        if action.parse_error is not None or action.tool_calls:
+            return super().step(action)
+        self._answered.append(action.content)
+        voyages = self.task.metadata["voyages"]
+        if len(self._answered) == len(voyages):
+            return StepResult(terminated=True, info={"counts": {}})
+        return StepResult((Message("user", voyages[len(self._answered)]["question"]),), info={"counts": {}})
+
+    def score(self, episode: Episode) -> dict[str, float]:
+        """``outcome``: every question answered right; ``answers``: the share of them."""
+        wanted = [voyage["answer"] for voyage in self.task.metadata["voyages"]]
+        right = sum(
+            normalise(given) == normalise(answer) for given, answer in zip(self._answered, wanted, strict=False)
+        )
+        return {"outcome": float(right == len(wanted)), "answers": right / len(wanted)}
+
+    # -- demonstrators: the last record, or else the last message of the user, says where the run is -----------------
+
+    def oracle(self, history: Sequence[Message]) -> Message:
+        return self._move(history, self._where(history))
+
+    def novice(self, history: Sequence[Message], rng: random.Random) -> Message:
+        """Takes the road, answers before the end, loses count, or does what the oracle does."""
+        record = self._where(history)
+        dice = rng.random()
+        if "road" in record:
+            if dice < 0.05:
+                return _search(record["road"], self._left(record, history))
+            if dice < 0.09:
+                return _answer(record["color"])
+        if dice < 0.13 and (left := self._left(record, history)) is not None:
+            return self._move(history, record | {"left": str(left + rng.choice((-1, 1)))})
+        return self.oracle(history)
+
+    def summarise(self, history: Sequence[Message]) -> Message:
+        """Where to go on, or the answer if it is known."""
+        move = self._move(history, self._where(history))
+        if not move.tool_calls:
+            return Message("assistant", f"The answer is {move.content}.", reasoning="I sum up.")
+        (name,) = _QUOTED.findall(str(move.tool_calls[0].arguments["query"]))
+        count = _COUNT.search(move.reasoning or "")
+        left = f" {count.group(0)}" if count else ""
+        return Message("assistant", f'Go on from "{name}".{left}', reasoning="I sum up.")
+
+    def _move(self, history: Sequence[Message], record: Mapping[str, str]) -> Message:
+        if "answer" in record:
+            return _answer(record["answer"])
+        left = self._left(record, history)
+        if "road" not in record:
+            return _search(record["city"], left)
+        if "ship" not in record or (left is not None and left < 0):
+            return _answer(record["color"])
+        return _search(record["ship"], left)
+
+    def _where(self, history: Sequence[Message]) -> dict[str, str]:
+        """The last record that was read since the last question, or where the question says to begin."""
+        for message in reversed(history):
+            if message.role == "tool" and (road := _ROAD.search(message.content)):
+                ship, its_color = _SHIP.search(message.content), _COLOR.search(message.content)
+                assert its_color is not None
+                record = {"city": road.group(1), "road": road.group(2), "color": its_color.group(1)}
+                return record | ({"ship": ship.group(1)} if ship else {})
+            if message.role == "user":
+                if known := _ANSWER.search(message.content):
+                    return {"answer": known.group(1)}
+                count = _COUNT.search(message.content)
+                city = _QUOTED.findall(message.content)[-1]
+                return {"city": city} | ({"left": count.group(1)} if count else {})
+        raise ValueError(f"task {self.task.id}: the history has no message of the user")
+
+    def _left(self, record: Mapping[str, str], history: Sequence[Message]) -> int | None:
+        """Ships still to take from the city that is looked up next; below 0: none, the answer is due.
+
+        None where the voyage has an end. By the task where the city is on the way, else by the last count.
+        """
+        if self.task.metadata["goal"] == "end":
+            return None
+        if "left" in record:
+            return int(record["left"])
+        asked = min(sum(m.role == "user" for m in history), len(self.task.metadata["voyages"])) - 1
+        cities = self.task.metadata["voyages"][max(asked, 0)]["cities"]
+        if record["city"] in cities:
+            return len(cities) - 1 - cities.index(record["city"]) - int("road" in record)
+        counts = [c for m in history if m.role == "assistant" and (c := _COUNT.search(m.reasoning or ""))]
+        return int(counts[-1].group(1)) - 1 if counts else 0
+
+
+class VoyageTaskset(Taskset):
+    """Voyages of ``min_hops`` to ``max_hops`` (1 to 12) ships.
+
+    ``goal``: "end" (to the last city) or "count" (so many ships). ``questions``: one after the other. ``names``: what
+    cities are called, "cities" (easy) or "numbers".
+    """
+
+    family = "voyage"
+    env_class = VoyageEnvironment
+
+    def __init__(
+        self,
+        split: Split = "train",
+        seed: int = 0,
+        size: int | None = None,
+        min_hops: int = 2,
+        max_hops: int = 8,
+        goal: Goal = "end",
+        questions: int = 1,
+        names: Names = "cities",
+        **config: Any,
+    ) -> None:
+        super().__init__(split, seed, size, **config)
+        if not 1 <= min_hops <= max_hops <= MAX_HOPS:
+            raise ValueError(
+                f"min_hops={min_hops}, max_hops={max_hops}: must be 1 <= min_hops <= max_hops <= {MAX_HOPS}"
+            )
+        if goal not in get_args(Goal):
+            raise ValueError(f"goal is {goal!r}, must be one of {', '.join(get_args(Goal))}")
+        if names not in NAMES:
+            raise ValueError(f"names is {names!r}, must be one of {', '.join(NAMES)}")
+        room = (len(NAMES[names]) - _LANDLOCKED) // (max_hops + 2)
+        if not 1 <= questions <= room:
+            raise ValueError(
+                f"questions is {questions}, must be between 1 and {room}: with names={names!r} there are "
+                f"{len(NAMES[names])} cities, and a voyage may need {max_hops + 2}"
+            )
+        self.min_hops, self.max_hops, self.goal = min_hops, max_hops, goal
+        self.questions, self.names = questions, names
+
+    def task(self, index: int) -> Task:
+        key, voyages = self.draw(index, self._propose)
+        for voyage in voyages:
+            voyage["answer"] = color(key, voyage["cities"][-1])
+        return Task(
+            id=self.task_id(index),
+            family=self.family,
+            prompt=(Message("system", SYSTEM), Message("user", voyages[0]["question"])),
+            answer=voyages[-1]["answer"],
+            metadata={
+                "key": key,
+                "goal": self.goal,
+                "names": self.names,
+                "hops": sum(len(voyage["cities"]) - 1 for voyage in voyages),
+                "voyages": voyages,
+            },
+            seed=self.seed,
+        )
+
+    def _propose(self, rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
+        """Voyages that share no city; one that is counted goes on behind the city that is asked for."""
+        hops = [rng.randint(self.min_hops, self.max_hops) for _ in range(self.questions)]
+        names = rng.sample(NAMES[self.names], sum(hops) + 2 * len(hops))
+        voyages: list[dict[str, Any]] = []
+        for n in hops:
+            cities, after = names[: n + 1], names[n + 1]
+            names = names[n + 2 :]
+            question = QUESTIONS[self.goal].format(name=cities[0], hops=n)
+            then = after if self.goal == "count" else None
+            voyages.append({"question": question, "cities": cities, "then": then})
+        return ", ".join("-".join(voyage["cities"]) for voyage in voyages), voyages
+
+
+def color(key: str, city: str) -> str:
+    """The color of a city, in the task with this key."""
+    return random.Random(f"color {key}/{city}").choice(COLORS)
+
+
+def _search(name: str, left: int | None) -> Message:
+    call = ToolCall("search", {"query": f'ship from "{name}"'})
+    count = "" if left is None else f" {left} more."
+    return Message("assistant", reasoning=f"I search the ship.{count}", tool_calls=(call,))
+
+
+def _answer(value: str) -> Message:
+    return Message("assistant", f'"{value}"', reasoning="I found the answer.")
