@@ -24,6 +24,7 @@ def row(task: int, outcome: float | None, stop: str = "answered", turns: int = 4
 
 def evaluation(path: Path, *rows: dict[str, Any]) -> Evaluation:
     (path / "trajectories").mkdir(parents=True)
+    (path / "config.yaml").write_text("seed: 0\n")  # what makes a folder a run
     (path / "trajectories" / "eval_after.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return Evaluation(path)
 
