@@ -28,6 +28,13 @@ FAMILIES: dict[str, str] = {
     "code": "envs.code.taskset.CodeTaskset",
     "interpreter": "envs.interpreter.taskset.InterpreterTaskset",
     "agent": "envs.agent.taskset.AgentTaskset",
+    # derivations: how much to think, and how to judge what was thought
+    "chain": "envs.reasoning.chain.ChainTaskset",
+    "seek": "envs.reasoning.seek.SeekTaskset",
+    "prove": "envs.proof.taskset.ProveTaskset",
+    "refine": "envs.proof.taskset.RefineTaskset",
+    "verify": "envs.proof.taskset.VerifyTaskset",
+    "assess": "envs.proof.taskset.AssessTaskset",
     # hard tiers: from real material, for real models
     "wiki": "envs.search.wiki.WikiTaskset",
     "repo": "envs.code.repo.RepoTaskset",
