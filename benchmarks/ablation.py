@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.runs import markdown, train_all
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import HEIGHT, STYLE, SVG_STYLE, WIDTH, Series, line_chart, smooth
 
@@ -42,7 +41,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "on_policy": ("max_staleness=0", "learner.minibatches=1", "rollout.top_p=1.0"),
 }
 LAST = 5  # steps at the end that are averaged
-RUN_DEADLINE_S = 3600.0
 
 
 @dataclass
@@ -67,25 +65,8 @@ class Outcome:
         return windows[-1] < 0.5 * max(windows)
 
 
-def command(variant: str, seed: int, out: Path, extra: Sequence[str]) -> list[str]:
-    return [
-        sys.executable, "-m", "rl.train", "experiment=ablation", f"name={variant}-{seed}", f"seed={seed}",
-        f"runs_dir={out}", *VARIANTS[variant], *extra,
-    ]  # fmt: skip
-
-
-def run_one(variant: str, seed: int, out: Path, extra: Sequence[str]) -> str:
-    """Run it unless it is finished; returns what to print."""
-    path = out / f"{variant}-{seed}"
-    if "eval_after" in (RunDir(path).read_summary() if path.is_dir() else {}):
-        return "was there already"
-    if path.is_dir():  # a run that was stopped: go on where it was
-        arguments = [sys.executable, "-m", "rl.train", f"resume={path.name}", f"runs_dir={out}"]
-    else:
-        arguments = command(variant, seed, out, extra)
-    with (out / f"{variant}-{seed}.log").open("ab") as log:
-        done = subprocess.run(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=RUN_DEADLINE_S)
-    return "done" if done.returncode == 0 else f"FAILED (exit {done.returncode}); see {log.name}"
+def overrides(variant: str, seed: int, extra: Sequence[str]) -> list[str]:
+    return ["experiment=ablation", f"seed={seed}", *VARIANTS[variant], *extra]
 
 
 def read(variant: str, seed: int, out: Path) -> Outcome | None:
@@ -194,9 +175,7 @@ def report(outcomes: Sequence[Outcome], out: Path) -> None:
     for row in rows:
         shown.add_row(*row)
     Console(width=200).print(shown)
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    (out / "ablation.md").write_text("\n".join(lines) + "\n")
+    (out / "ablation.md").write_text(markdown(HEAD, rows))
     runs = [{"variant": o.variant, "seed": o.seed, "before": o.before, "after": o.after} for o in outcomes]
     (out / "ablation.json").write_text(json.dumps(runs, indent=1) + "\n")
     (out / "ablation.svg").write_text(plot(outcomes))
@@ -214,29 +193,10 @@ def main() -> None:
     variants = args.variants.split(",")
     if unknown := sorted(set(variants) - set(VARIANTS)):
         parser.error(f"--variants: {', '.join(unknown)} unknown; there are {', '.join(VARIANTS)}")
-    args.out.mkdir(parents=True, exist_ok=True)
     extra = [*args.overrides, *([f"steps={args.steps}"] if args.steps else [])]
-    orders = [(variant, seed) for seed in args.seeds for variant in variants]  # all variants of a seed side by side
-
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, ThreadPoolExecutor(args.jobs) as pool:
-        bar = progress.add_task("", total=len(orders))
-
-        def one(order: tuple[str, int]) -> None:
-            result = run_one(*order, args.out, extra)
-            progress.print(f"{order[0]} seed {order[1]}: {result}")
-            progress.advance(bar)
-
-        list(pool.map(one, orders))
+    # all variants of a seed side by side
+    orders = [(f"{v}-{seed}", overrides(v, seed, extra)) for seed in args.seeds for v in variants]
+    train_all(orders, args.out, args.jobs)
     outcomes = [o for variant in variants for seed in args.seeds if (o := read(variant, seed, args.out)) is not None]
     if not outcomes:
         sys.exit("no run finished; see the logs beside the runs")

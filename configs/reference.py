@@ -41,6 +41,7 @@ from configs.schema import (
     PolicyConfig,
     PretrainConfig,
     RayConfig,
+    SelfVerificationConfig,
     SparseStageConfig,
     SweepConfig,
     TrainConfig,
@@ -58,6 +59,7 @@ from rl.judge import JudgeConfig, WorkerJudge
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
+from rl.proof.labels import LabelConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig, PriceConfig
@@ -93,6 +95,9 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("replay", ReplayConfig),
     ("pipeline", PipelineConfig),
     ("pipeline.distill", DistillConfig),
+    ("self_verification", SelfVerificationConfig),
+    ("self_verification.labels", LabelConfig),
+    ("self_verification.merge", DistillConfig),
     ("budget", BudgetConfig),
     ("eval", EvalConfig),
     ("sweep", SweepConfig),

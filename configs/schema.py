@@ -17,6 +17,7 @@ from rl.judge import JudgeConfig
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
+from rl.proof.labels import LabelConfig
 from rl.rollout.config import RolloutConfig
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig
@@ -81,6 +82,7 @@ class ColdStartConfig(SupervisedConfig):
     enabled: bool = True  # false: RL starts from the base policy
     demos: int = 1536  # demonstrations over all families (training split)
     novice_share: float = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
+    seed: int | None = None  # of the demonstrations and their order; null: the run's. Set it to share one cold start
     # play them through the rollout loop: window, context policy, retention, turn and token limits of `rollout` hold
     as_rollouts: bool = False
 
@@ -110,6 +112,39 @@ class PipelineConfig:
         for name in ("specialist_steps", "specialist_prompts", "data_tasks", "data_samples", "keep_per_task"):
             if getattr(self, name) < 1:
                 raise ValueError(f"pipeline.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass
+class SelfVerificationConfig:
+    """Verifier → prover → labels → merge, in iterations; `experiment=self_verification` turns it on (rl.selfverify).
+
+    `env` must be a mixture of the families prove, refine, verify, assess, and `judge` the run's own worker.
+    """
+
+    enabled: bool = False  # false: cold start → GRPO, as rl-train does it
+    iterations: int = 3  # of the loop
+    meta_steps: int = 20  # GRPO steps on assess before the first verifier, for a meta-verifier; 0: none
+    verify_steps: int = 40  # GRPO steps on verify and assess in each iteration
+    verify_prompts: int = 16  # groups (tasks) per step
+    prove_steps: int = 25  # GRPO steps on prove and refine in each iteration
+    prove_prompts: int = 16  # groups (tasks) per step
+    label_problems: int = 128  # new problems whose proofs are labelled after each iteration
+    label_samples: int = 2  # proofs of each
+    rows_share: float = 0.5  # share of the next verifier's tasks that are such proofs; the rest has program-made errors
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    merge: DistillConfig = field(default_factory=lambda: DistillConfig(epochs=1.0, lr=2e-4))
+
+    def __post_init__(self) -> None:
+        for name in (
+            "iterations", "verify_steps", "verify_prompts", "prove_steps", "prove_prompts", "label_problems",
+            "label_samples",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"self_verification.{name}={getattr(self, name)}: must be at least 1")
+        if self.meta_steps < 0:
+            raise ValueError(f"self_verification.meta_steps={self.meta_steps}: must be 0 (none) or more")
+        if not 0 <= self.rows_share <= 1:
+            raise ValueError(f"self_verification.rows_share={self.rows_share}: must be in [0, 1]")
 
 
 @dataclass
@@ -201,6 +236,7 @@ class TrainConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    self_verification: SelfVerificationConfig = field(default_factory=SelfVerificationConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -217,6 +253,13 @@ class TrainConfig:
             temperature=self.rollout.temperature,
             learner_temperature=self.objective.temperature,
         )
+        if self.self_verification.enabled and self.pipeline.enabled:
+            raise ValueError("self_verification.enabled and pipeline.enabled: a run follows one of the two")
+        if self.self_verification.enabled and not self.judge.is_worker:
+            raise ValueError(
+                f"self_verification.enabled with judge.kind={self.judge.kind}: its verifier is the run's own judge, "
+                "choose judge=worker"
+            )
 
 
 @dataclass

@@ -3,12 +3,14 @@
     base policy → cold start → held-out evaluation → GRPO → held-out evaluation → report
 
 With ``pipeline.enabled`` (experiment=v32_pipeline) GRPO is specialists, their data, a distillation and a mixed GRPO
-(``rl.pipeline``). Finished stages are cached under ``cache/`` and reused while nothing they depend on changes;
-``rl-train resume=<run>`` goes on from the last checkpoint of a run that was stopped.
+(``rl.pipeline``); with ``self_verification.enabled`` it is a verifier and a prover in turn (``rl.selfverify``).
+Finished stages are cached under ``cache/`` and reused while nothing they depend on changes; ``rl-train resume=<run>``
+goes on from the last checkpoint of a run that was stopped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -56,6 +58,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rich.console import Console
 
+    from . import selfverify
     from .assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
     from .coldstart import FIGURES
     from .job import Job, figures_of
@@ -82,6 +85,8 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     body, middle = plain, [BEFORE, GRPO, AFTER]
     if cfg.pipeline.enabled:
         body, middle = pipeline, stage_names(list(members_of(tasksets["train"])))
+    if cfg.self_verification.enabled:
+        body, middle = selfverify.self_verification, selfverify.stage_names(cfg.self_verification)
     try:
         stages = [BASE, COLD, WORKERS, *middle, REPORT]
         with Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
@@ -90,7 +95,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
             usage = UsageBook(summary.get("usage", {}).get("stages"))
             job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
             engines = cfg.rollout.workers + cfg.judge.is_worker
-            with cluster(cfg.ray, engines), open_judge(cfg, base.path), ThreadPoolExecutor(1) as background:
+            with cluster(cfg.ray, engines), open_judge(cfg, base.path) as judge, ThreadPoolExecutor(1) as background:
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 records = cfg.replay.indexer != "off"
                 pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)
@@ -98,6 +103,8 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
                 if cfg.coldstart.enabled:
                     ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
                 body(job, start, pool)
+                if judge is not None:  # what it was asked is no trajectory's, so it has its own place
+                    summary["judge"] = asyncio.run(judge.stats())
             with progress.stage(REPORT):
                 _finish(job)
     finally:
@@ -158,6 +165,13 @@ def describe(cfg: TrainConfig) -> str:
         f"{cfg.steps} steps of {cfg.prompts_per_step} prompts × {cfg.group_size} rollouts, "
         f"{cfg.learner.minibatches} minibatch(es), {cfg.rollout.workers} rollout worker(s)"
     )
+    if cfg.self_verification.enabled:
+        v = cfg.self_verification
+        return (
+            f"{v.iterations} iterations: verifier {v.verify_steps} steps of {v.verify_prompts} × {cfg.group_size}, "
+            f"prover {v.prove_steps} steps of {v.prove_prompts} × {cfg.group_size}, labels for {v.label_problems} "
+            f"problems × {v.label_samples}"
+        )
     if not cfg.pipeline.enabled:
         return plan
     p = cfg.pipeline
@@ -206,9 +220,10 @@ def coldstart_stage(
     if not cfg.coldstart.enabled:
         progress.reused(COLD, "off (coldstart.enabled=false)")
         return base
+    seed = cfg.seed if cfg.coldstart.seed is None else cfg.coldstart.seed
     inputs = {
         "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env,
-        "env_source": env_source(taskset), "seed": cfg.seed,
+        "env_source": env_source(taskset), "seed": seed,
         "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention, "renderer": cfg.policy.renderer,
         "code": source_hash(*_COLD_CODE, *_ENV_CODE),
     }  # fmt: skip
@@ -217,7 +232,7 @@ def coldstart_stage(
 
     def produce(out: Path, report: Report) -> None:
         renderer = open_renderer(cfg.policy.renderer, str(base.path), cfg.rollout.retention)
-        coldstart(base.path, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout)
+        coldstart(base.path, cfg.coldstart, taskset, seed, out, report, renderer, cfg.rollout)
 
     return kept_stage(COLD, "coldstart", inputs, cfg.cache_dir, rundir, progress, produce)
 

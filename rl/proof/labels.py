@@ -21,7 +21,7 @@ from envs.proof.texts import Evaluation
 from rl.proof.calls import Assess, Calls, Verify, together
 
 
-@dataclass(frozen=True)
+@dataclass
 class LabelConfig:
     """How many opinions a label takes."""
 
