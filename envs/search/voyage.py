@@ -1,16 +1,17 @@
 """The voyage family: a chain of look-ups, one record each, long enough to overflow a context window.
 
     What is the color of the last city by ship from "Oslo"?
-        search -> A road leads from "Oslo" to "Rome". … A ship sails from "Oslo" to "Lima".
-        search -> …                                     A ship sails from "Lima" to "Cairo".
-        search -> … No ship sails from "Cairo". The color of "Cairo" is "red".
+        search -> The road of "Oslo" is "Rome". … The ship of "Oslo" is "Lima".
+        search -> …                               The ship of "Lima" is "Cairo".
+        search -> … The ship of "Cairo" is "none". The color of "Cairo" is "red".
         "red"
 
-Each record names the next city, so nothing can be looked up ahead, and a run has as many calls as the voyage has
-cities: ``hops`` ships lie between the question and the answer. A record also names a city that a road leads to: from
-there ships go on for ever and never back. What is to be learnt is to follow the one right thread, to answer at its
-end and not before. ``goal="count"`` has voyages without an end: the question says how many ships to take, which the
-policy has to keep count of (the oracle does so in its reasoning). ``questions=2`` asks again after the first answer.
+A record says where the ship and the road of a city lead. The ship leads to the next city, so nothing can be looked up
+ahead, and a run has as many calls as the voyage has cities: ``hops`` ships lie between the question and the answer.
+The road leads away: from there ships go on for ever and never back. What is to be learnt is to follow the one right
+thread, to answer at its end and not before. ``goal="count"`` has voyages without an end: the question says how many
+ships to take, which the policy has to keep count of (the oracle does so in its reasoning). ``questions=2`` asks again
+after the first answer.
 
 The tasks are what a context policy (``rollout.context``) is for: with ``rollout.max_context`` below the length of a
 run, the policy must go on from what a summary or the last records tell, or begin again.
@@ -46,9 +47,8 @@ _FILLERS: dict[str, tuple[str, ...]] = {
     "instrument": INSTRUMENTS,
     "year": tuple(str(year) for year in range(1900, 2000)),
 }
-_SHIP = re.compile(r'A ship sails from "[^"]*" to "([^"]*)"\.')
-_ROAD = re.compile(r'A road leads from "([^"]*)" to "([^"]*)"\.')
-_COLOR = re.compile(r'The color of "[^"]*" is "([^"]*)"\.')
+_FACT = re.compile(r'The (\w+) of "([^"]*)" is "([^"]*)"\.')
+NO_SHIP = "none"
 _QUOTED = re.compile(r'"([^"]*)"')
 _COUNT = re.compile(r"(\d+) more\.")
 _ANSWER = re.compile(r'The answer is "([^"]*)"\.')
@@ -81,13 +81,9 @@ class VoyageEnvironment(Environment):
         rng = random.Random(f"record {self.task.metadata['key']}/{city}")
         inland = [name for name in self._names if name not in self._ships and name != city]
         to = self._ships.get(city, rng.choice(inland))
-        lines = [
-            f'No ship sails from "{city}".' if to is None else f'A ship sails from "{city}" to "{to}".',
-            f'A road leads from "{city}" to "{rng.choice(inland)}".',
-            f'The color of "{city}" is "{color(self.task.metadata["key"], city)}".',
-        ]
-        for attribute, values in rng.sample(sorted(_FILLERS.items()), self.facts):
-            lines.append(f'The {attribute} of "{city}" is "{rng.choice(values)}".')
+        facts = {"ship": to or NO_SHIP, "road": rng.choice(inland), "color": color(self.task.metadata["key"], city)}
+        facts |= {name: rng.choice(values) for name, values in rng.sample(sorted(_FILLERS.items()), self.facts)}
+        lines = [f'The {name} of "{city}" is "{value}".' for name, value in facts.items()]
         rng.shuffle(lines)
         return "\n".join(lines)
 
@@ -142,18 +138,15 @@ class VoyageEnvironment(Environment):
         left = self._left(record, history)
         if "road" not in record:
             return _search(record["city"], left)
-        if "ship" not in record or (left is not None and left < 0):
+        if record["ship"] == NO_SHIP or (left is not None and left < 0):
             return _answer(record["color"])
         return _search(record["ship"], left)
 
     def _where(self, history: Sequence[Message]) -> dict[str, str]:
         """The last record that was read since the last question, or where the question says to begin."""
         for message in reversed(history):
-            if message.role == "tool" and (road := _ROAD.search(message.content)):
-                ship, its_color = _SHIP.search(message.content), _COLOR.search(message.content)
-                assert its_color is not None
-                record = {"city": road.group(1), "road": road.group(2), "color": its_color.group(1)}
-                return record | ({"ship": ship.group(1)} if ship else {})
+            if message.role == "tool" and (facts := _FACT.findall(message.content)):
+                return {"city": facts[0][1]} | {name: value for name, _, value in facts}
             if message.role == "user":
                 if known := _ANSWER.search(message.content):
                     return {"answer": known.group(1)}
@@ -258,7 +251,7 @@ def color(key: str, city: str) -> str:
 
 
 def _search(name: str, left: int | None) -> Message:
-    call = ToolCall("search", {"query": f'ship from "{name}"'})
+    call = ToolCall("search", {"query": f'ship of "{name}"'})
     count = "" if left is None else f" {left} more."
     return Message("assistant", reasoning=f"I search the ship.{count}", tool_calls=(call,))
 

@@ -42,9 +42,9 @@ def test_the_voyage_leads_to_the_answer_and_ends_there() -> None:
     (voyage,) = task.metadata["voyages"]
     cities = voyage["cities"]
     for one, following in pairwise(cities):
-        assert f'A ship sails from "{one}" to "{following}".' in environment.search(f"the ship of {one}")
+        assert f'The ship of "{one}" is "{following}".' in environment.search(f"the ship of {one}")
     last = environment.search(f'ship from "{cities[-1]}"')
-    assert f'No ship sails from "{cities[-1]}".' in last
+    assert f'The ship of "{cities[-1]}" is "none".' in last
     assert f'The color of "{cities[-1]}" is "{task.answer}".' in last
     assert last.count("\n") == 5  # ship, road, color and three facts
     assert last == environment.search(cities[-1])
@@ -56,17 +56,17 @@ def test_the_voyage_leads_to_the_answer_and_ends_there() -> None:
 def test_a_road_leads_away_for_ever(names: str) -> None:
     task, environment = opened(3, names=names)
     cities = task.metadata["voyages"][0]["cities"]
-    at = re.findall(r'road leads from "[^"]*" to "([^"]*)"', environment.search(cities[0]))[0]
+    at = re.findall(r'The road of "[^"]*" is "([^"]*)"', environment.search(cities[0]))[0]
     for _ in range(50):
         assert at not in cities
-        (at,) = re.findall(r'ship sails from "[^"]*" to "([^"]*)"', environment.search(at))
+        (at,) = re.findall(r'The ship of "[^"]*" is "([^"]*)"', environment.search(at))
 
 
 def test_a_counted_voyage_goes_on_behind_the_city_asked_for() -> None:
     task, environment = opened(3, goal="count")
     (voyage,) = task.metadata["voyages"]
     assert voyage["question"].startswith(f"What is the color of the city {len(voyage['cities']) - 1} ships from")
-    assert "No ship" not in environment.search(voyage["cities"][-1])
+    assert '"none"' not in environment.search(voyage["cities"][-1])
 
 
 def test_every_question_must_be_answered_right() -> None:
