@@ -6,9 +6,10 @@
 
 The tasks are the ``voyage`` family with a window that its longer runs overflow. The policy is a cold start on
 demonstrations played under ``rollout.context.policy=summary`` and, shorter, under the two discarding policies, so that
-it has seen what each of them leaves. With ``--novice`` nothing is trained: the demonstrator, which takes a wrong turn in
-9 % of its moves and otherwise reads without fault, is played by the same rollout loop, so that the table shows what
-the context policies do to an agent whose only trouble is the window. Prints a table and writes ``context.md``, ``context.json`` and ``context.svg``.
+it has seen what each of them leaves. With ``--novice`` nothing is trained: the demonstrator, which takes a wrong turn
+in 9 % of its moves and otherwise reads without fault, is played by the same rollout loop (no engine), so that the
+table shows what the policies do to an agent whose trouble is the window. Prints a table and writes ``context.md``,
+``context.json`` and ``context.svg`` (with ``--novice``: ``context_novice.*``).
 """
 
 from __future__ import annotations
