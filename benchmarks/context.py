@@ -45,15 +45,15 @@ from rl.stages import StageResult
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import Series, line_chart
 
-WINDOW = 512  # tokens: about six records and the answer, when nothing goes wrong
+WINDOW = 400  # tokens: prompt, about six look-ups and the answer
 SETTINGS = (
-    "env=voyage", "env.min_hops=2", "env.max_hops=8", "env.facts=0",
+    "env=voyage", "env.min_hops=2", "env.max_hops=8",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
     'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
-    "rollout.context.summary_tokens=64",
+    "rollout.context.summary_tokens=32",
 )  # fmt: skip
 # (policy that the demonstrations are played under, how many): one cold start after the other
-LESSONS = (("summary", 384), ("discard_75", 64), ("discard_all", 64))
+LESSONS = (("summary", 512), ("discard_75", 96), ("discard_all", 96))
 SEED = 4321  # of the held-out tasks
 
 HEAD = (
@@ -71,7 +71,7 @@ def train(cache: Path) -> StageResult:
     policy: StageResult | None = None
     for number, (context, demos) in enumerate(LESSONS):
         more = [
-            "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.7",
+            "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.6",
             "coldstart.threads=1", "coldstart.epochs=2", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
             f"seed={number}",
         ]  # fmt: skip
@@ -83,7 +83,7 @@ def train(cache: Path) -> StageResult:
 def novice(policy: str, out: Path, tasks: int, k: int) -> Evaluation:
     """The demonstrator's rollouts under ``policy``: the same held-out tasks, ``k`` times each."""
     config = train_config([*SETTINGS, f"rollout.context.policy={policy}"]).rollout
-    taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8, facts=0)
+    taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
     renderer = open_renderer("v32", BASE, config.retention)
     chosen = []
     for sample in range(k):

@@ -25,7 +25,7 @@ from rl.tracking.svg import bar_chart
 
 RULES = get_args(Retention)
 SETTINGS = (
-    "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3", "env.facts=0",
+    "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=4",
     "rollout.max_context=2048", "rollout.max_tokens=96", "rollout.max_turns=16",
 )  # fmt: skip
 SEED = 4321  # of the held-out tasks

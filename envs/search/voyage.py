@@ -1,10 +1,10 @@
 """The voyage family: a chain of look-ups, one record each, long enough to overflow a context window.
 
-    What is the color of the last city by ship from "Oslo"?
-        search -> The ship of "Oslo" is "Lima".
-        search -> The ship of "Lima" is "Cairo".
-        search -> The ship of "Cairo" is "none".
-        search -> The color of "Cairo" is "red".
+    What is the color of the last city by ship from "city 472"?
+        search -> The ship of "city 472" is "city 318".
+        search -> The ship of "city 318" is "city 630".
+        search -> The ship of "city 630" is "none".
+        search -> The color of "city 630" is "red".
         "red"
 
 The ship of a city leads to the next one, so nothing can be looked up ahead, and a run is as long as the voyage:
@@ -28,18 +28,18 @@ from typing import Any, Literal, get_args
 from envs.environment import Environment, ToolError, normalise, tool
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, StepResult, Task, ToolCall
-from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS
+from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS, Naming
 
 Goal = Literal["end", "count"]
-Names = Literal["cities", "numbers"]
 
 SYSTEM = "Answer with the search tool."
 QUESTIONS: dict[str, str] = {
     "end": 'What is the color of the last city by ship from "{name}"?',
     "count": 'What is the color of the city {hops} ships from "{name}"?',
 }
-# "cities": one word of a tokenizer each, which a small policy copies at once. "numbers": harder to tell apart.
-NAMES: dict[str, tuple[str, ...]] = {"cities": CITIES, "numbers": tuple(f"port {n}" for n in range(100, 1000))}
+# "numbers": ten digits, which the shipped base copies. "words": sixteen cities, which it does not after a short cold
+# start (it has seen them as answers only).
+NAMES: dict[str, tuple[str, ...]] = {"numbers": tuple(f"city {n}" for n in range(100, 1000)), "words": CITIES}
 MAX_HOPS = 12
 _LANDLOCKED = 2  # cities, at least, that are in no voyage: where the roads lead
 
@@ -76,7 +76,7 @@ class VoyageEnvironment(Environment):
     @tool
     def search(self, query: str) -> str:
         """Search the records."""
-        named = [name for name in self._names if re.search(rf"\b{name}\b", query)]
+        named = [name for name in self._names if name in query and re.search(rf"\b{name}\b", query)]
         if not named:
             raise ToolError(f'nothing found; name a city, as in "{self._names[0]}".')
         city = min(named, key=query.index)
@@ -204,7 +204,7 @@ class VoyageTaskset(Taskset):
     """Voyages of ``min_hops`` to ``max_hops`` (1 to 12) ships.
 
     ``goal``: "end" (to the last city) or "count" (so many ships). ``questions``: one after the other. ``names``: what
-    cities are called, "cities" (easy) or "numbers".
+    cities are called, "numbers" (``city 472``) or "words" (``Oslo``).
     """
 
     family = "voyage"
@@ -219,7 +219,7 @@ class VoyageTaskset(Taskset):
         max_hops: int = 8,
         goal: Goal = "end",
         questions: int = 1,
-        names: Names = "cities",
+        names: Naming = "numbers",
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)
