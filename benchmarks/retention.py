@@ -3,9 +3,10 @@
     python -m benchmarks.retention                     into runs/retention
     python -m benchmarks.retention --tasks 24 --k 1    a quick look
 
-The same two-question tasks (``voyage`` with goal=count: how many records are still to be read stands in the thinking
+The same two-question tasks (``voyage`` with goal=count: how many ships are still to be taken stands in the thinking
 alone) under each rule. A policy is trained for each rule, from the policy of ``benchmarks.context``, by the same
-demonstrations rendered under that rule; each is also evaluated under the other rules. Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
+demonstrations rendered under that rule; each is also evaluated under the other rules.
+Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
 """
 
 from __future__ import annotations
