@@ -3,8 +3,7 @@
     What is the color of the last city by ship from "city 472"?
         search -> The ship of "city 472" is "city 318".
         search -> The ship of "city 318" is "city 630".
-        search -> The ship of "city 630" is "none".
-        search -> The color of "city 630" is "red".
+        search -> The ship of "city 630" is "none". The color of "city 630" is "red".
         "red"
 
 The ship of a city leads to the next one, so nothing can be looked up ahead, and a run is as long as the voyage:
@@ -86,7 +85,8 @@ class VoyageEnvironment(Environment):
         asked = set(re.findall(r"\w+", query))
         for line in lines:
             if line.split()[1] in asked:
-                return line
+                ended = line.endswith(f'"{NO_SHIP}".')  # who asks for a ship that does not sail is told the color
+                return "\n".join([line, *(each for each in lines if ended and each.split()[1] == "color")])
         raise ToolError(f'nothing found; name what you want to know, as in "ship of {city}".')
 
     def page(self, city: str) -> list[str]:
@@ -163,8 +163,6 @@ class VoyageEnvironment(Environment):
             return _search("ship", record["ship"], left)
         if "color" in record:
             return _answer(record["color"])
-        if record.get("ship") == NO_SHIP:
-            return _search("color", record["city"])
         city = record.get("ship") or record.get("road") or record["city"]
         return _search("color", city) if left is not None and left <= 0 else _search("ship", city, left)
 

@@ -107,6 +107,10 @@ def test_a_search_gives_the_one_fact_asked_for() -> None:
     first, second = task.metadata["voyages"][0]["cities"][:2]
     assert environment.search(f'ship of "{first}"') == f'The ship of "{first}" is "{second}".'
     assert environment.search(f"the color of {first}").startswith(f'The color of "{first}" is "')
+    last = task.metadata["voyages"][0]["cities"][-1]
+    assert environment.search(f"ship of {last}") == (
+        f'The ship of "{last}" is "none".\nThe color of "{last}" is "{task.answer}".'
+    )
     with pytest.raises(ToolError, match="name what you want to know"):
         environment.search(first)
 
