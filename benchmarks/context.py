@@ -2,10 +2,14 @@
 
     python -m benchmarks.context                       into runs/context
     python -m benchmarks.context --tasks 24 --k 1      a quick look
+    python -m benchmarks.context --novice              the family's imperfect demonstrator in the policy's place
 
 The tasks are the ``voyage`` family with a window that its longer runs overflow. The policy is a cold start on
 demonstrations played under ``rollout.context.policy=summary`` and, shorter, under the two discarding policies, so that
-it has seen what each of them leaves. Prints a table and writes ``context.md``, ``context.json`` and ``context.svg``.
+it has seen what each of them leaves. With ``--novice`` nothing is trained: the demonstrator, which takes a wrong turn
+in 9 % of its moves and otherwise reads without fault, is played by the same rollout loop (no engine), so that the
+table shows what the policies do to an agent whose trouble is the window. Prints a table and writes ``context.md``,
+``context.json`` and ``context.svg`` (with ``--novice``: ``context_novice.*``).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 
 from benchmarks.plot import save_charts
 from benchmarks.small_policy import (
+    BASE,
     Evaluation,
     Row,
     accuracy,
@@ -32,19 +37,23 @@ from benchmarks.small_policy import (
     show,
 )
 from envs.search.voyage import VoyageTaskset
+from rl.assemble import open_renderer
 from rl.chat.context import POLICIES
+from rl.rehearse import rehearse
+from rl.rollout.selection import fewest_steps
 from rl.stages import StageResult
+from rl.tracking.rundir import RunDir
 from rl.tracking.svg import Series, line_chart
 
-WINDOW = 512  # tokens: about six records and the answer, when nothing goes wrong
+WINDOW = 400  # tokens: prompt, about six look-ups and the answer
 SETTINGS = (
-    "env=voyage", "env.min_hops=2", "env.max_hops=8", "env.facts=0",
+    "env=voyage", "env.min_hops=2", "env.max_hops=8",
     f"rollout.max_context={WINDOW}", "rollout.max_tokens=96", "rollout.max_turns=32",
     'rollout.context.summary_request="Summary?"', 'rollout.context.summary_heading="Summary:"',
-    "rollout.context.summary_tokens=64",
+    "rollout.context.summary_tokens=32",
 )  # fmt: skip
 # (policy that the demonstrations are played under, how many): one cold start after the other
-LESSONS = (("summary", 224), ("discard_75", 64), ("discard_all", 64))
+LESSONS = (("summary", 512), ("discard_75", 96), ("discard_all", 96))
 SEED = 4321  # of the held-out tasks
 
 HEAD = (
@@ -62,13 +71,43 @@ def train(cache: Path) -> StageResult:
     policy: StageResult | None = None
     for number, (context, demos) in enumerate(LESSONS):
         more = [
-            "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.7",
+            "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.6",
             "coldstart.threads=1", "coldstart.epochs=2", f"coldstart.lr={1e-3 if number == 0 else 3e-4}",
             f"seed={number}",
         ]  # fmt: skip
         policy = coldstart([*overrides(context), *more], cache, policy)
     assert policy is not None
     return policy
+
+
+def novice(policy: str, out: Path, tasks: int, k: int) -> Evaluation:
+    """The demonstrator's rollouts under ``policy``: the same held-out tasks, ``k`` times each."""
+    config = train_config([*SETTINGS, f"rollout.context.policy={policy}"]).rollout
+    taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
+    renderer = open_renderer("v32", BASE, config.retention)
+    chosen = []
+    for sample in range(k):
+        runs = [
+            rehearse(taskset, range(tasks), 1.0, sample * config.context.runs + run, renderer, config)
+            for run in range(config.context.runs)
+        ]
+        chosen += [fewest_steps(of_a_task) if len(runs) > 1 else of_a_task[0] for of_a_task in zip(*runs, strict=True)]
+    rundir = RunDir(out / f"novice-{policy}")
+    rundir.write_config("".join(f"# {setting}\n" for setting in SETTINGS))
+    rundir.log_trajectories("eval_after", chosen)
+    return Evaluation(rundir.path)
+
+
+def train_config(overrides: list[str]) -> Any:
+    """The typed settings that the commands make of ``overrides``."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from configs.schema import register
+
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        return OmegaConf.to_object(compose("evaluate", overrides))
 
 
 def cost(row: Row, what: str) -> float:
@@ -157,22 +196,27 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--k", type=int, default=2, help="samples of a task")
     parser.add_argument("--policies", default=",".join(POLICIES), help="comma-separated; none is always among them")
+    parser.add_argument("--novice", action="store_true", help="the demonstrator instead of a trained policy")
     args = parser.parse_args()
     policies = list(dict.fromkeys(["none", *args.policies.split(",")]))
     if unknown := sorted(set(policies) - set(POLICIES)):
         parser.error(f"--policies: {', '.join(unknown)} unknown; there are {', '.join(POLICIES)}")
-    trained = train(args.cache)
+    trained = None if args.novice else train(args.cache)
     evaluations: dict[str, Evaluation] = {}
     for policy in policies:
         size = [f"eval.n_tasks={args.tasks}", f"eval.k={args.k}", f"eval.seed={SEED}"]
-        evaluations[policy] = evaluate(trained, [*overrides(policy), *size], args.cache)
+        if trained is None:
+            evaluations[policy] = novice(policy, args.out, args.tasks, args.k)
+        else:
+            evaluations[policy] = evaluate(trained, [*overrides(policy), *size], args.cache)
         print(f"{policy}: {evaluations[policy].path}", flush=True)
     found = {policy: figures(evaluation, evaluations["none"]) for policy, evaluation in evaluations.items()}
     rows = table(found)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "context.md").write_text(markdown(HEAD, rows))
-    (args.out / "context.json").write_text(json.dumps(found, indent=1) + "\n")
-    plot(args.out / "context.svg", found)
+    name = "context_novice" if args.novice else "context"
+    (args.out / f"{name}.md").write_text(markdown(HEAD, rows))
+    (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    plot(args.out / f"{name}.svg", found)
     show(f"context policies, window {WINDOW} tokens", HEAD, rows)
 
 

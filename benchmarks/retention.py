@@ -3,9 +3,10 @@
     python -m benchmarks.retention                     into runs/retention
     python -m benchmarks.retention --tasks 24 --k 1    a quick look
 
-The same two-question tasks (``voyage`` with goal=count: how many records are still to be read stands in the thinking
-alone) under each rule. A policy is trained for each rule, by the same demonstrations rendered under it; each is also
-evaluated under the other rules. Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
+The same two-question tasks (``voyage`` with goal=count: how many ships are still to be taken stands in the thinking
+alone) under each rule. A policy is trained for each rule, from the policy of ``benchmarks.context``, by the same
+demonstrations rendered under that rule; each is also evaluated under the other rules.
+Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
+from benchmarks.context import train as start_policy
 from benchmarks.plot import save_charts
 from benchmarks.small_policy import Evaluation, accuracy, between, coldstart, evaluate, markdown, show
 from rl.chat.renderer import Retention
@@ -25,7 +27,7 @@ from rl.tracking.svg import bar_chart
 
 RULES = get_args(Retention)
 SETTINGS = (
-    "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3", "env.facts=0",
+    "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3",
     "rollout.max_context=2048", "rollout.max_tokens=96", "rollout.max_turns=16",
 )  # fmt: skip
 SEED = 4321  # of the held-out tasks
@@ -42,7 +44,7 @@ def train(rule: str, demos: int, cache: Path) -> StageResult:
         "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.5", "coldstart.threads=1",
         f"rollout.retention={rule}",
     ]  # fmt: skip
-    return coldstart([*SETTINGS, *lesson], cache)
+    return coldstart([*SETTINGS, *lesson], cache, start_policy(cache))
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/retention"))
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--demos", type=int, default=320, help="demonstrations that each policy is trained on")
-    parser.add_argument("--tasks", type=int, default=96, help="held-out tasks")
+    parser.add_argument("--demos", type=int, default=256, help="demonstrations that each policy is trained on")
+    parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--k", type=int, default=2, help="samples of a task")
     args = parser.parse_args()
     size = [f"eval.n_tasks={args.tasks}", f"eval.k={args.k}", f"eval.seed={SEED}"]

@@ -1,16 +1,17 @@
 """The voyage family: a chain of look-ups, one record each, long enough to overflow a context window.
 
-    What is the color of the last city by ship from "Oslo"?
-        search -> A road leads from "Oslo" to "Rome". … A ship sails from "Oslo" to "Lima".
-        search -> …                                     A ship sails from "Lima" to "Cairo".
-        search -> … No ship sails from "Cairo". The color of "Cairo" is "red".
+    What is the color of the last city by ship from "city 472"?
+        search -> The ship of "city 472" is "city 318".
+        search -> The ship of "city 318" is "city 630".
+        search -> The ship of "city 630" is "none". The color of "city 630" is "red".
         "red"
 
-Each record names the next city, so nothing can be looked up ahead, and a run has as many calls as the voyage has
-cities: ``hops`` ships lie between the question and the answer. A record also names a city that a road leads to: from
-there ships go on for ever and never back. What is to be learnt is to follow the one right thread, to answer at its
-end and not before. ``goal="count"`` has voyages without an end: the question says how many ships to take, which the
-policy has to keep count of (the oracle does so in its reasoning). ``questions=2`` asks again after the first answer.
+The ship of a city leads to the next one, so nothing can be looked up ahead, and a run is as long as the voyage:
+``hops`` ships lie between the question and the answer. The road of a city leads away: from there ships go on for ever
+and never back. What is to be learnt is to follow the one right thread, to answer at its end and not before.
+``pages=True`` is the harder tier: a search gives all that is known of a city, ``facts`` idle sentences among it.
+``goal="count"`` has voyages without an end: the question says how many ships to take, which the policy has to keep
+count of (the oracle does so in its reasoning). ``questions=2`` asks again after the first answer.
 
 The tasks are what a context policy (``rollout.context``) is for: with ``rollout.max_context`` below the length of a
 run, the policy must go on from what a summary or the last records tell, or begin again.
@@ -26,18 +27,18 @@ from typing import Any, Literal, get_args
 from envs.environment import Environment, ToolError, normalise, tool
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, StepResult, Task, ToolCall
-from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS
+from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS, Naming
 
 Goal = Literal["end", "count"]
-Names = Literal["cities", "numbers"]
 
 SYSTEM = "Answer with the search tool."
 QUESTIONS: dict[str, str] = {
     "end": 'What is the color of the last city by ship from "{name}"?',
     "count": 'What is the color of the city {hops} ships from "{name}"?',
 }
-# "cities": one word of a tokenizer each, which a small policy copies at once. "numbers": harder to tell apart.
-NAMES: dict[str, tuple[str, ...]] = {"cities": CITIES, "numbers": tuple(f"port {n}" for n in range(100, 1000))}
+# "numbers": ten digits, which the shipped base copies. "words": sixteen cities, which it does not after a short cold
+# start (it has seen them as answers only).
+NAMES: dict[str, tuple[str, ...]] = {"numbers": tuple(f"city {n}" for n in range(100, 1000)), "words": CITIES}
 MAX_HOPS = 12
 _LANDLOCKED = 2  # cities, at least, that are in no voyage: where the roads lead
 
@@ -46,22 +47,25 @@ _FILLERS: dict[str, tuple[str, ...]] = {
     "instrument": INSTRUMENTS,
     "year": tuple(str(year) for year in range(1900, 2000)),
 }
-_SHIP = re.compile(r'A ship sails from "[^"]*" to "([^"]*)"\.')
-_ROAD = re.compile(r'A road leads from "([^"]*)" to "([^"]*)"\.')
-_COLOR = re.compile(r'The color of "[^"]*" is "([^"]*)"\.')
+_FACT = re.compile(r'The (\w+) of "([^"]*)" is "([^"]*)"\.')
+NO_SHIP = "none"
 _QUOTED = re.compile(r'"([^"]*)"')
 _COUNT = re.compile(r"(\d+) more\.")
+_LAST = re.compile(r'The last city is "([^"]*)"\.')
 _ANSWER = re.compile(r'The answer is "([^"]*)"\.')
 
 
 class VoyageEnvironment(Environment):
-    """One voyage (or one after the other). ``facts``: sentences of a record that nobody asks for, 0 to 3."""
+    """One voyage (or one after the other). ``pages``: a search gives the whole page of a city, not the one fact.
 
-    def __init__(self, task: Task, facts: int = 2, **config: Any) -> None:
+    ``facts``: sentences of a page that nobody asks for, 0 to 3.
+    """
+
+    def __init__(self, task: Task, pages: bool = False, facts: int = 2, **config: Any) -> None:
         super().__init__(task, **config)
         if not 0 <= facts <= len(_FILLERS):
             raise ValueError(f"facts is {facts}, must be between 0 and {len(_FILLERS)}")
-        self.facts = facts
+        self.pages, self.facts = pages, facts
         self._names = NAMES[task.metadata["names"]]
         self._ships: dict[str, str | None] = {}  # from every city of a voyage; None: no ship
         for voyage in task.metadata["voyages"]:
@@ -71,25 +75,30 @@ class VoyageEnvironment(Environment):
     @tool
     def search(self, query: str) -> str:
         """Search the records."""
-        named = [name for name in self._names if re.search(rf"\b{name}\b", query)]
+        named = [name for name in self._names if name in query and re.search(rf"\b{name}\b", query)]
         if not named:
             raise ToolError(f'nothing found; name a city, as in "{self._names[0]}".')
-        return self.record(min(named, key=query.index))
+        city = min(named, key=query.index)
+        lines = self.page(city)
+        if self.pages:
+            return "\n".join(lines)
+        asked = set(re.findall(r"\w+", query))
+        for line in lines:
+            if line.split()[1] in asked:
+                ended = line.endswith(f'"{NO_SHIP}".')  # who asks for a ship that does not sail is told the color
+                return "\n".join([line, *(each for each in lines if ended and each.split()[1] == "color")])
+        raise ToolError(f'nothing found; name what you want to know, as in "ship of {city}".')
 
-    def record(self, city: str) -> str:
-        """Everything about one city, the same each time, in an order of its own."""
+    def page(self, city: str) -> list[str]:
+        """Everything about one city, a sentence a line, the same each time, in an order of its own."""
         rng = random.Random(f"record {self.task.metadata['key']}/{city}")
         inland = [name for name in self._names if name not in self._ships and name != city]
         to = self._ships.get(city, rng.choice(inland))
-        lines = [
-            f'No ship sails from "{city}".' if to is None else f'A ship sails from "{city}" to "{to}".',
-            f'A road leads from "{city}" to "{rng.choice(inland)}".',
-            f'The color of "{city}" is "{color(self.task.metadata["key"], city)}".',
-        ]
-        for attribute, values in rng.sample(sorted(_FILLERS.items()), self.facts):
-            lines.append(f'The {attribute} of "{city}" is "{rng.choice(values)}".')
+        facts = {"ship": to or NO_SHIP, "road": rng.choice(inland), "color": color(self.task.metadata["key"], city)}
+        facts |= {name: rng.choice(values) for name, values in rng.sample(sorted(_FILLERS.items()), self.facts)}
+        lines = [f'The {name} of "{city}" is "{value}".' for name, value in facts.items()]
         rng.shuffle(lines)
-        return "\n".join(lines)
+        return lines
 
     def step(self, action: Message) -> StepResult:
         if action.parse_error is not None or action.tool_calls:
@@ -114,24 +123,28 @@ class VoyageEnvironment(Environment):
         return self._move(history, self._where(history))
 
     def novice(self, history: Sequence[Message], rng: random.Random) -> Message:
-        """Takes the road, answers before the end, loses count, or does what the oracle does."""
+        """Takes the road, asks for the color (or answers) before the end, loses count, or does what the oracle does."""
         record = self._where(history)
         dice = rng.random()
-        if "road" in record:
+        if "ship" in record and record["ship"] != NO_SHIP:
             if dice < 0.05:
-                return _search(record["road"], self._left(record, history))
+                left = self._left(record, history)
+                return _search("ship", record["road"], left) if self.pages else _search("road", record["city"], left)
             if dice < 0.09:
-                return _answer(record["color"])
-        if dice < 0.13 and (left := self._left(record, history)) is not None:
+                return _answer(record["color"]) if self.pages else _search("color", record["ship"])
+        if dice < 0.13 and "ship" in record and (left := self._left(record, history)) is not None:
             return self._move(history, record | {"left": str(left + rng.choice((-1, 1)))})
         return self.oracle(history)
 
     def summarise(self, history: Sequence[Message]) -> Message:
-        """Where to go on, or the answer if it is known."""
+        """Where to go on, which city is the last, or the answer if it is known."""
         move = self._move(history, self._where(history))
         if not move.tool_calls:
             return Message("assistant", f"The answer is {move.content}.", reasoning="I sum up.")
-        (name,) = _QUOTED.findall(str(move.tool_calls[0].arguments["query"]))
+        query = str(move.tool_calls[0].arguments["query"])
+        (name,) = _QUOTED.findall(query)
+        if query.startswith("color"):
+            return Message("assistant", f'The last city is "{name}".', reasoning="I sum up.")
         count = _COUNT.search(move.reasoning or "")
         left = f" {count.group(0)}" if count else ""
         return Message("assistant", f'Go on from "{name}".{left}', reasoning="I sum up.")
@@ -139,24 +152,30 @@ class VoyageEnvironment(Environment):
     def _move(self, history: Sequence[Message], record: Mapping[str, str]) -> Message:
         if "answer" in record:
             return _answer(record["answer"])
+        if "last" in record:
+            return _search("color", record["last"])
         left = self._left(record, history)
-        if "road" not in record:
-            return _search(record["city"], left)
-        if "ship" not in record or (left is not None and left < 0):
+        if self.pages:
+            if "ship" not in record:
+                return _search("ship", record["city"], left)
+            if record["ship"] == NO_SHIP or (left is not None and left < 0):
+                return _answer(record["color"])
+            return _search("ship", record["ship"], left)
+        if "color" in record:
             return _answer(record["color"])
-        return _search(record["ship"], left)
+        city = record.get("ship") or record.get("road") or record["city"]
+        return _search("color", city) if left is not None and left <= 0 else _search("ship", city, left)
 
     def _where(self, history: Sequence[Message]) -> dict[str, str]:
         """The last record that was read since the last question, or where the question says to begin."""
         for message in reversed(history):
-            if message.role == "tool" and (road := _ROAD.search(message.content)):
-                ship, its_color = _SHIP.search(message.content), _COLOR.search(message.content)
-                assert its_color is not None
-                record = {"city": road.group(1), "road": road.group(2), "color": its_color.group(1)}
-                return record | ({"ship": ship.group(1)} if ship else {})
+            if message.role == "tool" and (facts := _FACT.findall(message.content)):
+                return {"city": facts[0][1]} | {name: value for name, _, value in facts}
             if message.role == "user":
                 if known := _ANSWER.search(message.content):
                     return {"answer": known.group(1)}
+                if last := _LAST.search(message.content):
+                    return {"last": last.group(1)}
                 count = _COUNT.search(message.content)
                 city = _QUOTED.findall(message.content)[-1]
                 return {"city": city} | ({"left": count.group(1)} if count else {})
@@ -174,7 +193,7 @@ class VoyageEnvironment(Environment):
         asked = min(sum(m.role == "user" for m in history), len(self.task.metadata["voyages"])) - 1
         cities = self.task.metadata["voyages"][max(asked, 0)]["cities"]
         if record["city"] in cities:
-            return len(cities) - 1 - cities.index(record["city"]) - int("road" in record)
+            return len(cities) - 1 - cities.index(record["city"]) - int("ship" in record)
         counts = [c for m in history if m.role == "assistant" and (c := _COUNT.search(m.reasoning or ""))]
         return int(counts[-1].group(1)) - 1 if counts else 0
 
@@ -183,7 +202,7 @@ class VoyageTaskset(Taskset):
     """Voyages of ``min_hops`` to ``max_hops`` (1 to 12) ships.
 
     ``goal``: "end" (to the last city) or "count" (so many ships). ``questions``: one after the other. ``names``: what
-    cities are called, "cities" (easy) or "numbers".
+    cities are called, "numbers" (``city 472``) or "words" (``Oslo``).
     """
 
     family = "voyage"
@@ -198,7 +217,7 @@ class VoyageTaskset(Taskset):
         max_hops: int = 8,
         goal: Goal = "end",
         questions: int = 1,
-        names: Names = "cities",
+        names: Naming = "numbers",
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)
@@ -257,10 +276,10 @@ def color(key: str, city: str) -> str:
     return random.Random(f"color {key}/{city}").choice(COLORS)
 
 
-def _search(name: str, left: int | None) -> Message:
-    call = ToolCall("search", {"query": f'ship from "{name}"'})
+def _search(attribute: str, name: str, left: int | None = None) -> Message:
+    call = ToolCall("search", {"query": f'{attribute} of "{name}"'})
     count = "" if left is None else f" {left} more."
-    return Message("assistant", reasoning=f"I search the ship.{count}", tool_calls=(call,))
+    return Message("assistant", reasoning=f"I search the {attribute}.{count}", tool_calls=(call,))
 
 
 def _answer(value: str) -> Message:

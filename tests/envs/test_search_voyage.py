@@ -10,16 +10,19 @@ from itertools import pairwise
 import pytest
 
 from envs.check import check_taskset
+from envs.environment import ToolError
 from envs.episode import play_episode
 from envs.search.voyage import VoyageEnvironment, VoyageTaskset
 from envs.types import Message, Task, ToolCall
 
 SETTINGS = [
     {},
+    {"pages": True},
+    {"pages": True, "goal": "count"},
     {"goal": "count"},
     {"questions": 2, "max_hops": 4},
     {"goal": "count", "questions": 2, "max_hops": 4, "facts": 0},
-    {"names": "numbers", "goal": "count", "questions": 2},
+    {"names": "words", "goal": "count", "pages": True},
 ]
 
 
@@ -38,13 +41,13 @@ def opened(index: int = 0, **settings) -> tuple[Task, VoyageEnvironment]:
 
 
 def test_the_voyage_leads_to_the_answer_and_ends_there() -> None:
-    task, environment = opened(3, facts=3)
+    task, environment = opened(3, pages=True, facts=3)
     (voyage,) = task.metadata["voyages"]
     cities = voyage["cities"]
     for one, following in pairwise(cities):
-        assert f'A ship sails from "{one}" to "{following}".' in environment.search(f"the ship of {one}")
+        assert f'The ship of "{one}" is "{following}".' in environment.search(f"the ship of {one}")
     last = environment.search(f'ship from "{cities[-1]}"')
-    assert f'No ship sails from "{cities[-1]}".' in last
+    assert f'The ship of "{cities[-1]}" is "none".' in last
     assert f'The color of "{cities[-1]}" is "{task.answer}".' in last
     assert last.count("\n") == 5  # ship, road, color and three facts
     assert last == environment.search(cities[-1])
@@ -52,21 +55,21 @@ def test_the_voyage_leads_to_the_answer_and_ends_there() -> None:
     assert environment.search(f"{cities[1]} or {cities[0]}") == environment.search(cities[1])
 
 
-@pytest.mark.parametrize("names", ["cities", "numbers"])
+@pytest.mark.parametrize("names", ["words", "numbers"])
 def test_a_road_leads_away_for_ever(names: str) -> None:
-    task, environment = opened(3, names=names)
+    task, environment = opened(3, names=names, pages=True)
     cities = task.metadata["voyages"][0]["cities"]
-    at = re.findall(r'road leads from "[^"]*" to "([^"]*)"', environment.search(cities[0]))[0]
+    at = re.findall(r'The road of "[^"]*" is "([^"]*)"', environment.search(cities[0]))[0]
     for _ in range(50):
         assert at not in cities
-        (at,) = re.findall(r'ship sails from "[^"]*" to "([^"]*)"', environment.search(at))
+        (at,) = re.findall(r'The ship of "[^"]*" is "([^"]*)"', environment.search(at))
 
 
 def test_a_counted_voyage_goes_on_behind_the_city_asked_for() -> None:
-    task, environment = opened(3, goal="count")
+    task, environment = opened(3, goal="count", pages=True)
     (voyage,) = task.metadata["voyages"]
     assert voyage["question"].startswith(f"What is the color of the city {len(voyage['cities']) - 1} ships from")
-    assert "No ship" not in environment.search(voyage["cities"][-1])
+    assert '"none"' not in environment.search(voyage["cities"][-1])
 
 
 def test_every_question_must_be_answered_right() -> None:
@@ -93,7 +96,23 @@ def test_the_oracle_counts_in_its_reasoning() -> None:
     task, environment = opened(3, goal="count", min_hops=3, max_hops=3)
     episode, _ = play_episode(task, environment, environment.oracle)
     thoughts = [m.reasoning for m in episode.messages if m.role == "assistant"]
-    assert thoughts == [f"I search the ship. {n} more." for n in (3, 2, 1, 0)] + ["I found the answer."]
+    assert thoughts == [f"I search the ship. {n} more." for n in (3, 2, 1)] + [
+        "I search the color.",
+        "I found the answer.",
+    ]
+
+
+def test_a_search_gives_the_one_fact_asked_for() -> None:
+    task, environment = opened(3)
+    first, second = task.metadata["voyages"][0]["cities"][:2]
+    assert environment.search(f'ship of "{first}"') == f'The ship of "{first}" is "{second}".'
+    assert environment.search(f"the color of {first}").startswith(f'The color of "{first}" is "')
+    last = task.metadata["voyages"][0]["cities"][-1]
+    assert environment.search(f"ship of {last}") == (
+        f'The ship of "{last}" is "none".\nThe color of "{last}" is "{task.answer}".'
+    )
+    with pytest.raises(ToolError, match="name what you want to know"):
+        environment.search(first)
 
 
 def test_a_wrong_query_is_a_tool_error() -> None:
@@ -138,12 +157,12 @@ def episode_of(task: Task, messages: Sequence[Message]):
 
 def test_the_novice_takes_the_known_wrong_turns() -> None:
     task, environment = opened(2)
-    record = environment.search(task.metadata["voyages"][0]["cities"][0])
+    record = environment.search(f"ship of {task.metadata['voyages'][0]['cities'][0]}")
     history = (*environment.reset(), environment.oracle(environment.reset()), Message("tool", record))
     rng = random.Random(0)
     moves = [environment.novice(history, rng) for _ in range(400)]
     right = sum(m == environment.oracle(history) for m in moves)
-    early = sum(not m.tool_calls for m in moves)
+    early = sum("color" in str(m.tool_calls[0].arguments) for m in moves)
     assert 340 < right < 390
     assert 5 < early < 35
 
@@ -155,7 +174,7 @@ def test_the_novice_takes_the_known_wrong_turns() -> None:
         ({"max_hops": 13}, "max_hops=13"),
         ({"goal": "far"}, "goal is 'far'"),
         ({"questions": 0}, "questions is 0"),
-        ({"questions": 2}, "must be between 1 and 1: with names='cities' there are 16 cities"),
+        ({"questions": 2, "names": "words"}, "must be between 1 and 1: with names='words' there are 16 cities"),
         ({"names": "towns"}, "names is 'towns'"),
     ],
 )
