@@ -1,9 +1,8 @@
 """The three roles of DeepSeekMath-V2 on derivations, where every judgement has a ground truth.
 
     prove    2 +3a *2b              ->  ## Solution, the lines; ## Self Evaluation, an evaluation of them
-    verify   problem and solution   ->  an evaluation: each line worked out again, then the line and a verdict (ok,
-                                        skip, bad); last the score
-    assess   … and an evaluation    ->  each claimed defect, worked out again, with fair or unfair; last a rating
+    verify   problem and solution   ->  an evaluation: each line taken apart, with a verdict (ok, skip, bad); the score
+    assess   … and an evaluation    ->  each claimed defect, taken apart, with fair or unfair; a rating
 
 A program knows the score of every solution (``envs.reasoning.derivation.score``) and the rating of every evaluation
 (``rating``), so accuracy, honesty and label quality can be measured however the roles are trained. The raw scores of an
@@ -14,6 +13,7 @@ episode are in its ``scores``: ``outcome`` (right verdict, or for ``prove`` a co
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ from envs.reasoning.derivation import (
     parse_line,
     random_strides,
     score_of,
+    spoil,
     text_of,
     verdicts,
 )
@@ -40,52 +41,70 @@ from envs.reasoning.derivation import score as true_score
 VERDICTS = (OK, SKIP, BAD)
 FAIR, UNFAIR = "fair", "unfair"
 MISSING = "end"  # the line of an evaluation that stands for the end of the solution
+_STEP = re.compile(r"(?:[-+*]\d|\?)([-+*]\d)[=!]\d")
+_CHECK = re.compile(r"([a-l])\d(\d)[=!]((?:(?:[-+*]\d|\?)[-+*]\d[=!]\d)+)(\d)[=!](?:[-+*]\d\?!)*")
 
 
 @dataclass(frozen=True)
 class Analysis:
     """What an evaluation says: ``claims`` are (line text, verdict) in order, ``score`` the boxed number.
 
-    ``working`` has for every claim the single steps that lead there, from what the line above gave: a comparison of
-    two short lines is within reach of a policy that cannot check one by looking at it.
+    ``checks`` are the lines taken apart, one for each claim (``check``).
     """
 
     claims: tuple[tuple[str, str], ...]
     score: float
-    working: tuple[str, ...]
+    checks: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        lines = [
-            f"{working}\n{line} {verdict}" if working else f"{line} {verdict}"
-            for working, (line, verdict) in zip(self.working, self.claims, strict=True)
-        ]
+        lines = (f"{check} {verdict}" for check, (_, verdict) in zip(self.checks, self.claims, strict=True))
         return evaluation_text("\n".join(lines), self.score)
 
 
 def evaluation_of(problem: Problem, solution: str) -> Analysis:
     """The right evaluation of a solution: every line with its verdict, the end with ok or bad, and the true score."""
     claims = [*verdicts(problem, solution), (MISSING, OK if complete(problem, solution) else BAD)]
-    return Analysis(tuple(claims), true_score(problem, solution), (*workings(problem, solution), ""))
+    return Analysis(tuple(claims), true_score(problem, solution), (*checks(problem, solution), MISSING))
 
 
-def workings(problem: Problem, solution: str) -> list[str]:
-    """For every line of a solution the single steps from what the line above gave to its label; "" without any."""
+def checks(problem: Problem, solution: str) -> list[str]:
+    """Every line of a solution taken apart: what should stand there and then what does, = or ! after each pair.
+
+        a2+3=0    a22=+3+3=00=      before: 2 and 2; step: +3 and +3, which gives 0; after: 0 and 0
+        a2+4=0    a22=+3+4!10!      the step is not the problem's, and 2 + 4 is 1, not 0
+
+    Two neighbours can be compared by a policy that cannot check a line by looking at it. What should stand there comes
+    first, so that it is worked out and not read off. A step too many stands behind ?, one that is missing before it,
+    at the end. A line that is none stands as it is.
+    """
     found, value, done = [], problem.start, 0
     for text in (raw.strip() for raw in solution.splitlines()):
         if not text:
             continue
         line = parse_line(text)
-        end = done if line is None else min(LABELS.index(line.label) + 1, len(problem.steps))
-        steps = []
-        for i in range(done, end):
-            after = apply(value, problem.steps[i])
-            steps.append(Line(LABELS[i], value, (problem.steps[i],), after).text)
-            value = after
-        found.append("\n".join(steps))
-        if line is not None:
-            value, done = line.after, max(done, end)
+        if line is None:
+            found.append(text)
+            continue
+        end = LABELS.index(line.label) + 1
+        expected = problem.steps[done:end]
+        parts, running = [line.label, _pair(str(line.before), str(value))], line.before
+        for i, step in enumerate(line.steps):
+            running = apply(running, step)
+            parts += [_pair(_said(step), _said(expected[i]) if i < len(expected) else "?"), str(running)]
+        parts.append(f"{line.after}{'=' if line.after == running else '!'}")
+        parts += [_pair("?", _said(step)) for step in expected[len(line.steps) :]]
+        found.append("".join(parts))
+        value, done = line.after, max(done, end)
     return found
+
+
+def _said(step: tuple[str, int]) -> str:
+    return f"{step[0]}{step[1]}"
+
+
+def _pair(said: str, right: str) -> str:
+    return f"{right}{said}{'=' if said == right else '!'}"
 
 
 def complete(problem: Problem, solution: str) -> bool:
@@ -95,16 +114,25 @@ def complete(problem: Problem, solution: str) -> bool:
 
 
 def read_claims(analysis: str) -> tuple[tuple[str, str], ...] | None:
-    """The claims in the analysis of an evaluation: lines with a verdict. Lines without one are working, which is not
-    judged; None when there is anything else."""
+    """The claims in the analysis of an evaluation: (line, verdict), the lines put together again; None when there is
+    anything else in it."""
     claims = []
-    for line in (raw.strip() for raw in analysis.splitlines()):
-        text, _, verdict = line.rpartition(" ")
+    for written in (raw.strip() for raw in analysis.splitlines()):
+        text, _, verdict = written.rpartition(" ")
         if text and verdict in VERDICTS:
-            claims.append((text, verdict))
-        elif line and parse_line(line) is None:
+            claims.append((_line_of(text), verdict))
+        elif written:
             return None
     return tuple(claims)
+
+
+def _line_of(check: str) -> str:
+    """The line that was taken apart; what is no check, itself."""
+    match = _CHECK.fullmatch(check)
+    if match is None:
+        return check
+    label, before, steps, after = match.groups()
+    return f"{label}{before}" + "".join(step[1] for step in _STEP.finditer(steps)) + f"={after}"
 
 
 def rating(problem: Problem, solution: str, evaluation: Evaluation) -> float:
@@ -134,17 +162,17 @@ def assessment_text(problem: Problem, solution: str, evaluation: Evaluation) -> 
     claims = read_claims(evaluation.analysis) or ()
     right = evaluation_of(problem, solution)
     truth = dict(right.claims)
-    working = {line: steps for steps, (line, _) in zip(right.working, right.claims, strict=True)}
-    lines = []
-    for line, verdict in claims:
-        if verdict != OK:
-            lines += [steps] if (steps := working.get(line, "")) else []
-            lines.append(f"{line} {verdict} {FAIR if truth.get(line) == verdict else UNFAIR}")
+    taken_apart = {line: check for check, (line, _) in zip(right.checks, right.claims, strict=True)}
+    lines = [
+        f"{taken_apart.get(line, line)} {verdict} {FAIR if truth.get(line) == verdict else UNFAIR}"
+        for line, verdict in claims
+        if verdict != OK
+    ]
     return meta_text("\n".join(lines), rating(problem, solution, evaluation))
 
 
 def random_solution(problem: Problem, rng: random.Random) -> str:
-    """A solution of any quality: 35 % complete, 25 % with steps left out, 40 % with one injected error."""
+    """A solution of any quality: 35 % complete, 25 % with steps left out, 40 % wrong, half of them in several lines."""
     kind = rng.choices(("complete", "skips", "error"), (0.35, 0.25, 0.4))[0]
     if kind == "complete":
         return text_of(derive(problem, [1]))
@@ -153,6 +181,8 @@ def random_solution(problem: Problem, rng: random.Random) -> str:
         return text_of(lines)
     if rng.random() < 0.6:
         lines = derive(problem, [1])
+    if rng.random() < 0.5:
+        return text_of(spoil(problem, lines, 0.5, rng))
     return text_of(inject(problem, lines, rng.choice(ERRORS), rng))
 
 
@@ -176,7 +206,7 @@ def noisy_evaluation(problem: Problem, solution: str, noise: float, rng: random.
     score = score_of(verdict for _, verdict in claims)
     if rng.random() < noise:
         score = rng.choice((0.0, 0.5, 1.0))
-    return Analysis(tuple(claims), score, right.working)
+    return Analysis(tuple(claims), score, right.checks)
 
 
 def generation(lines: Sequence[Line], evaluation: Analysis) -> str:

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 LABELS = "abcdefghijkl"
 MODULUS = 5
 OPERATIONS = "+-*"
 OK, SKIP, BAD = "ok", "skip", "bad"
-ERRORS = ("result", "operand", "carry", "gap", "short", "extra")  # kinds of injected error
+IN_LINE = ("result", "operand", "carry")  # mistakes within a line
+ERRORS = (*IN_LINE, "gap", "short", "extra")  # kinds of injected error
 
 _LINE = re.compile(r"([a-l])(\d)((?:[-+*]\d)+)=(\d)")
 
@@ -134,19 +135,30 @@ def inject(problem: Problem, lines: Sequence[Line], kind: str, rng: random.Rando
         step = (rng.choice(OPERATIONS), rng.randint(1, MODULUS - 1))
         return [*lines, Line(LABELS[len(problem.steps)], problem.answer, (step,), apply(problem.answer, step))]
     at = rng.randrange(len(lines))
+    if kind == "gap":
+        lines = [line for i, line in enumerate(lines) if i != min(at, len(lines) - 2)]
+        return _spoilt(problem, lines, {}, rng)
+    return _spoilt(problem, lines, {at: kind}, rng)
+
+
+def spoil(problem: Problem, lines: Sequence[Line], share: float, rng: random.Random) -> list[Line]:
+    """The derivation with a mistake of its own in every line with probability ``share``, at least in one."""
+    wrong = {i: rng.choice(IN_LINE) for i in range(len(lines)) if rng.random() < share}
+    return _spoilt(problem, lines, wrong or {rng.randrange(len(lines)): rng.choice(IN_LINE)}, rng)
+
+
+def _spoilt(problem: Problem, lines: Sequence[Line], wrong: Mapping[int, str], rng: random.Random) -> list[Line]:
     value, broken = problem.start, []
     for i, line in enumerate(lines):
-        if kind == "gap" and i == min(at, len(lines) - 2):
-            continue
         before, steps = value, line.steps
-        if i == at and kind == "carry":
+        if wrong.get(i) == "carry":
             before = _other(value, rng)
-        if i == at and kind == "operand":
+        if wrong.get(i) == "operand":
             j = rng.randrange(len(steps))
-            wrong = (steps[j][0], 1 + (steps[j][1] - 1 + rng.randint(1, MODULUS - 2)) % (MODULUS - 1))
-            steps = (*steps[:j], wrong, *steps[j + 1 :])
+            other = (steps[j][0], 1 + (steps[j][1] - 1 + rng.randint(1, MODULUS - 2)) % (MODULUS - 1))
+            steps = (*steps[:j], other, *steps[j + 1 :])
         after = run(before, steps)
-        if i == at and kind == "result":
+        if wrong.get(i) == "result":
             after = _other(after, rng)
         broken.append(Line(line.label, before, steps, after))
         value = after

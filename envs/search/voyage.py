@@ -50,7 +50,7 @@ _FILLERS: dict[str, tuple[str, ...]] = {
 _FACT = re.compile(r'The (\w+) of "([^"]*)" is "([^"]*)"\.')
 NO_SHIP = "none"
 _QUOTED = re.compile(r'"([^"]*)"')
-_COUNT = re.compile(r"(\d+) more\.")
+_COUNT = re.compile(r"(\d+) times\.")
 _LAST = re.compile(r'The last city is "([^"]*)"\.')
 _ANSWER = re.compile(r'The answer is "([^"]*)"\.')
 
@@ -147,7 +147,7 @@ class VoyageEnvironment(Environment):
             return Message("assistant", f'The last city is "{name}".', reasoning="I sum up.")
         count = _COUNT.search(move.reasoning or "")
         left = f" {count.group(0)}" if count else ""
-        return Message("assistant", f'Go on from "{name}".{left}', reasoning="I sum up.")
+        return Message("assistant", f'Go on from "{name}"{left or "."}', reasoning="I sum up.")
 
     def _move(self, history: Sequence[Message], record: Mapping[str, str]) -> Message:
         if "answer" in record:
@@ -278,8 +278,8 @@ def color(key: str, city: str) -> str:
 
 def _search(attribute: str, name: str, left: int | None = None) -> Message:
     call = ToolCall("search", {"query": f'{attribute} of "{name}"'})
-    count = "" if left is None else f" {left} more."
-    return Message("assistant", reasoning=f"I search the {attribute}.{count}", tool_calls=(call,))
+    count = "" if left is None else f" {left} times"
+    return Message("assistant", reasoning=f"I search the {attribute}{count}.", tool_calls=(call,))
 
 
 def _answer(value: str) -> Message:

@@ -24,6 +24,7 @@ from envs.reasoning.derivation import (
     random_problem,
     random_strides,
     score,
+    spoil,
     text_of,
     verdicts,
 )
@@ -68,6 +69,7 @@ def test_every_injected_error_is_fatal(seed: int, kind: str) -> None:
     lines = derive(problem, random_strides(rng, 4))
     assert score(problem, text_of(lines)) in (0.5, 1.0)
     assert score(problem, text_of(inject(problem, lines, kind, rng))) == 0.0
+    assert score(problem, text_of(spoil(problem, lines, 0.5, rng))) == 0.0
 
 
 @given(st.integers(0, 10**6))

@@ -11,7 +11,15 @@ import pytest
 from envs.check import check_taskset
 from envs.episode import play_episode
 from envs.families import taskset_class
-from envs.proof.derivations import Analysis, assessment_text, evaluation_of, noisy_evaluation, rating
+from envs.proof.derivations import (
+    Analysis,
+    assessment_text,
+    checks,
+    evaluation_of,
+    noisy_evaluation,
+    rating,
+    read_claims,
+)
 from envs.proof.taskset import VerifyTaskset
 from envs.proof.texts import parse_evaluation, parse_meta
 from envs.reasoning.derivation import Problem
@@ -23,18 +31,35 @@ ROLES = ("prove", "refine", "verify", "assess")
 
 
 def _analysis(*claims: tuple[str, str], score: float) -> str:
-    return Analysis(claims, score, ("",) * len(claims)).text
+    return Analysis(claims, score, tuple(line for line, _ in claims)).text
 
 
 def test_the_right_evaluation_by_hand() -> None:
     right = evaluation_of(PROBLEM, WRONG)
     assert right.claims == (("a2+3=1", "bad"), ("b1*2=2", "ok"), ("c2-4=3", "ok"), ("end", "ok"))
     assert right.score == 0.0
-    assert right.working == ("a2+3=0", "b1*2=2", "c2-4=3", "")  # from what the line above gave
-    assert right.text.splitlines()[1:3] == ["a2+3=0", "a2+3=1 bad"]
+    # before, step and result, each beside what it should be
+    assert right.checks == ("a22=+3+3=01!", "b11=*2*2=22=", "c22=-4-4=33=", "end")
+    assert right.text.splitlines()[1] == "a22=+3+3=01! bad"
     assert evaluation_of(PROBLEM, SKIPS).score == 0.5
-    assert evaluation_of(PROBLEM, SKIPS).working == ("a2+3=0\nb0*2=0", "c0-4=1", "")
+    assert evaluation_of(PROBLEM, SKIPS).checks == ("b22=+3+3=0*2*2=00=", "c00=-4-4=11=", "end")
     assert evaluation_of(PROBLEM, "a2+3=0").claims[-1] == ("end", "bad")
+
+
+@pytest.mark.parametrize(
+    ("solution", "taken_apart"),
+    [
+        ("a2+4=0", "a22=+3+4!10!"),  # not the problem's step, and 2 + 4 is 1
+        ("a3+3=1", "a23!+3+3=11="),  # begins elsewhere
+        ("b2+3=0", "b22=+3+3=00=*2?!"),  # step b is missing
+        ("a2+3*2=0", "a22=+3+3=0?*2!00="),  # one step too many for its label
+        ("d2+3=0", "d22=+3+3=00=*2?!-4?!"),  # no such label
+        ("so it is", "so it is"),
+    ],
+)
+def test_lines_taken_apart_and_put_together(solution: str, taken_apart: str) -> None:
+    assert checks(PROBLEM, solution) == [taken_apart]
+    assert read_claims(f"{taken_apart} bad") == ((solution, "bad"),)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_the_oracle_counts_in_its_reasoning() -> None:
     task, environment = opened(3, goal="count", min_hops=3, max_hops=3)
     episode, _ = play_episode(task, environment, environment.oracle)
     thoughts = [m.reasoning for m in episode.messages if m.role == "assistant"]
-    assert thoughts == [f"I search the ship. {n} more." for n in (3, 2, 1)] + [
+    assert thoughts == [f"I search the ship {n} times." for n in (3, 2, 1)] + [
         "I search the color.",
         "I found the answer.",
     ]
