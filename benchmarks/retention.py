@@ -2,12 +2,13 @@
 
     python -m benchmarks.retention                     into runs/retention
     python -m benchmarks.retention --tasks 24 --k 1    a quick look
+    python -m benchmarks.retention --passes 6          the same passes instead of the same tokens
 
 The same two-question tasks (``voyage`` with goal=count: how many ships are still to be taken stands in the thinking
 alone) under each rule. A policy is trained for each rule, from the policy of ``benchmarks.context``, by the same
 demonstrations rendered under that rule; each is also evaluated under the other rules. Where every turn is a segment of
 its own an episode has three to four times the tokens, so the rules differ in passes over the demonstrations: all three
-policies are trained on about the same number of tokens.
+policies are trained on about the same number of tokens, unless ``--passes`` says otherwise.
 Prints a table and writes ``retention.md``, ``retention.json`` and ``retention.svg``.
 """
 
@@ -32,7 +33,7 @@ SETTINGS = (
     "env=voyage", "env.goal=count", "env.questions=2", "env.min_hops=1", "env.max_hops=3",
     "rollout.max_context=2048", "rollout.max_tokens=96", "rollout.max_turns=16",
 )  # fmt: skip
-EPOCHS = {"cycle": 6, "drop": 2, "keep": 8}
+PASSES = {"cycle": 6, "drop": 2, "keep": 8}
 SEED = 4321  # of the held-out tasks
 USAGE = ("prompt", "cached", "thinking", "tool", "answer")
 
@@ -42,10 +43,10 @@ HEAD = (
 )  # fmt: skip
 
 
-def train(rule: str, demos: int, cache: Path) -> StageResult:
+def train(rule: str, demos: int, passes: int, cache: Path) -> StageResult:
     lesson = [
         "coldstart.as_rollouts=true", f"coldstart.demos={demos}", "coldstart.novice_share=0.5", "coldstart.threads=1",
-        f"coldstart.epochs={EPOCHS[rule]}", f"rollout.retention={rule}",
+        f"coldstart.epochs={passes}", f"rollout.retention={rule}",
     ]  # fmt: skip
     return coldstart([*SETTINGS, *lesson], cache, start_policy(cache))
 
@@ -104,13 +105,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/retention"))
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     parser.add_argument("--demos", type=int, default=384, help="demonstrations that each policy is trained on")
+    parser.add_argument("--passes", type=int, help="over the demonstrations, for every rule (default: PASSES)")
     parser.add_argument("--tasks", type=int, default=64, help="held-out tasks")
     parser.add_argument("--k", type=int, default=2, help="samples of a task")
     args = parser.parse_args()
     size = [f"eval.n_tasks={args.tasks}", f"eval.k={args.k}", f"eval.seed={SEED}"]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for trained in RULES:
-        policy = train(trained, args.demos, args.cache)
+        policy = train(trained, args.demos, args.passes or PASSES[trained], args.cache)
         for played in RULES:
             evaluation = evaluate(policy, [*SETTINGS, f"rollout.retention={played}", *size], args.cache)
             found[trained, played] = figures(evaluation)
