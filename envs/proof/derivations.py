@@ -43,6 +43,7 @@ FAIR, UNFAIR = "fair", "unfair"
 MISSING = "end"  # the line of an evaluation that stands for the end of the solution
 _STEP = re.compile(r"(?:[-+*]\d|\?)([-+*]\d)[=!]\d")
 _CHECK = re.compile(r"([a-l])\d(\d)[=!]((?:(?:[-+*]\d|\?)[-+*]\d[=!]\d)+)(\d)[=!](?:[-+*]\d\?!)*")
+_END = re.compile(rf"{MISSING}/[a-l]/[a-l?][=!]")
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,26 @@ class Analysis:
 def evaluation_of(problem: Problem, solution: str) -> Analysis:
     """The right evaluation of a solution: every line with its verdict, the end with ok or bad, and the true score."""
     claims = [*verdicts(problem, solution), (MISSING, OK if complete(problem, solution) else BAD)]
-    return Analysis(tuple(claims), true_score(problem, solution), (*checks(problem, solution), MISSING))
+    return Analysis(tuple(claims), true_score(problem, solution), checks(problem, solution))
 
 
-def checks(problem: Problem, solution: str) -> list[str]:
+def checks(problem: Problem, solution: str) -> tuple[str, ...]:
     """Every line of a solution taken apart: what should stand there and then what does, = or ! after each pair.
 
         a2+3=0    a22=+3+3=00=      before: 2 and 2; step: +3 and +3, which gives 0; after: 0 and 0
         a2+4=0    a22=+3+4!10!      the step is not the problem's, and 2 + 4 is 1, not 0
+        the end   end/c/a!          the last line should reach step c and reaches a
 
     Two neighbours can be compared by a policy that cannot check a line by looking at it. What should stand there comes
     first, so that it is worked out and not read off. A step too many stands behind ?, one that is missing before it,
     at the end. A line that is none stands as it is.
     """
-    found, value, done = [], problem.start, 0
+    found, value, done, last = [], problem.start, 0, "?"
     for text in (raw.strip() for raw in solution.splitlines()):
         if not text:
             continue
         line = parse_line(text)
+        last = "?" if line is None else line.label
         if line is None:
             found.append(text)
             continue
@@ -96,7 +99,8 @@ def checks(problem: Problem, solution: str) -> list[str]:
         parts += [_pair("?", _said(step)) for step in expected[len(line.steps) :]]
         found.append("".join(parts))
         value, done = line.after, max(done, end)
-    return found
+    aim = problem.last_label
+    return (*found, f"{MISSING}/{aim}/{last}{'=' if last == aim else '!'}")
 
 
 def _said(step: tuple[str, int]) -> str:
@@ -128,6 +132,8 @@ def read_claims(analysis: str) -> tuple[tuple[str, str], ...] | None:
 
 def _line_of(check: str) -> str:
     """The line that was taken apart; what is no check, itself."""
+    if _END.fullmatch(check):
+        return MISSING
     match = _CHECK.fullmatch(check)
     if match is None:
         return check

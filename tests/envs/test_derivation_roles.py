@@ -39,10 +39,10 @@ def test_the_right_evaluation_by_hand() -> None:
     assert right.claims == (("a2+3=1", "bad"), ("b1*2=2", "ok"), ("c2-4=3", "ok"), ("end", "ok"))
     assert right.score == 0.0
     # before, step and result, each beside what it should be
-    assert right.checks == ("a22=+3+3=01!", "b11=*2*2=22=", "c22=-4-4=33=", "end")
+    assert right.checks == ("a22=+3+3=01!", "b11=*2*2=22=", "c22=-4-4=33=", "end/c/c=")
     assert right.text.splitlines()[1] == "a22=+3+3=01! bad"
     assert evaluation_of(PROBLEM, SKIPS).score == 0.5
-    assert evaluation_of(PROBLEM, SKIPS).checks == ("b22=+3+3=0*2*2=00=", "c00=-4-4=11=", "end")
+    assert evaluation_of(PROBLEM, SKIPS).checks == ("b22=+3+3=0*2*2=00=", "c00=-4-4=11=", "end/c/c=")
     assert evaluation_of(PROBLEM, "a2+3=0").claims[-1] == ("end", "bad")
 
 
@@ -58,8 +58,25 @@ def test_the_right_evaluation_by_hand() -> None:
     ],
 )
 def test_lines_taken_apart_and_put_together(solution: str, taken_apart: str) -> None:
-    assert checks(PROBLEM, solution) == [taken_apart]
+    found = checks(PROBLEM, solution)
+    assert found[0] == taken_apart and len(found) == 2
     assert read_claims(f"{taken_apart} bad") == ((solution, "bad"),)
+
+
+@pytest.mark.parametrize(
+    ("solution", "end"),
+    [
+        (RIGHT, "end/c/c="),
+        ("a2+3=0", "end/c/a!"),
+        ("so it is", "end/c/?!"),
+        ("", "end/c/?!"),
+        ("c2+3*2-4=1\nso it is", "end/c/?!"),
+    ],
+)
+def test_the_end_taken_apart(solution: str, end: str) -> None:
+    assert checks(PROBLEM, solution)[-1] == end
+    assert read_claims(f"{end} bad") == (("end", "bad"),)
+    assert evaluation_of(PROBLEM, solution).claims[-1][1] == ("ok" if end.endswith("=") else "bad")
 
 
 @pytest.mark.parametrize(
