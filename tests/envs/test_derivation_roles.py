@@ -25,6 +25,7 @@ from envs.proof.texts import parse_evaluation, parse_meta
 from envs.reasoning.derivation import Problem
 
 PROBLEM = Problem(2, (("+", 3), ("*", 2), ("-", 4)))
+RIGHT = "a2+3=0\nb0*2=0\nc0-4=1"
 WRONG = "a2+3=1\nb1*2=2\nc2-4=3"  # line a is wrong
 SKIPS = "b2+3*2=0\nc0-4=1"
 ROLES = ("prove", "refine", "verify", "assess")
