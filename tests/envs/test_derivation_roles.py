@@ -60,7 +60,8 @@ def test_the_right_evaluation_by_hand() -> None:
 )
 def test_lines_taken_apart_and_put_together(solution: str, taken_apart: str) -> None:
     found = checks(PROBLEM, solution)
-    assert found[0] == taken_apart and len(found) == 2
+    assert found[0] == taken_apart
+    assert len(found) == 2
     assert read_claims(f"{taken_apart} bad") == ((solution, "bad"),)
 
 
