@@ -4,9 +4,10 @@
     python -m benchmarks.self_verification --seeds 0 --problems 16
 
 Every run is `rl-train experiment=self_verification` (three iterations of verifier, prover, labels, merge). Then the
-last policy of each run is asked to refine its own proofs one after the other (sequential refinement), and to search
-with a pool of proofs and verifications, on held-out problems; a program knows which proofs are right. Prints tables and
-writes `self_verification.md`, `.json` and `.svg` beside the runs.
+policy that the runs start from and the last one of each run are asked to refine their own proofs one after the other
+(sequential refinement), and to search with a pool of proofs and verifications, on held-out problems one step longer
+than those of training; a program knows which proofs are right. Prints tables and writes `self_verification.md`,
+`.json` and `.svg` beside the runs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ FIGURES = (
     "assess_right", "refined",
 )  # fmt: skip
 STAGES = ("start", "meta-verifier", *(f"{who} {i}" for i in (1, 2, 3) for who in ("verifier", "prover")))
-SEARCH_RECORD = "search.json"
+LONGER = 5  # steps of the problems of refinement and search; those of training have two to four
+BASE = Path("assets/tiny_reasoner_base")  # where the experiment starts
 
 
 def stages(out: Path, seed: int) -> list[dict[str, float]]:
@@ -84,8 +86,8 @@ def _right(problem: Problem, attempt: Any) -> bool:
     return attempt is not None and score(problem, attempt.solution) == 1.0
 
 
-def search_with(path: Path, seed: int, count: int, iterations: int, threads: int) -> dict[str, Any]:
-    """``look`` with the policy of a finished run, kept beside it."""
+def search_with(policy: Path, record: Path, seed: int, count: int, iterations: int, threads: int) -> dict[str, Any]:
+    """``look`` with a policy on the held-out problems of ``seed``; kept in the file ``record``."""
     from functools import partial
 
     from configs.schema import RayConfig
@@ -93,12 +95,10 @@ def search_with(path: Path, seed: int, count: int, iterations: int, threads: int
     from rl.assemble import cluster, open_renderer
     from rl.judge import JudgeConfig, running_judge
 
-    record = path / SEARCH_RECORD
     if record.is_file():
         return json.loads(record.read_text())
-    taskset = ProveTaskset("heldout", seed=10_000 + seed, steps=(5, 6))
+    taskset = ProveTaskset("heldout", seed=10_000 + seed, steps=(LONGER, LONGER))
     problems = [parse_problem(str(taskset.task(i).metadata["problem"])) for i in range(count)]
-    policy = path / "policy"
     config = JudgeConfig(
         kind="worker", client={}, thinking=True, max_context=640, max_tokens=192, temperature=1.0, seed=seed
     )
@@ -116,8 +116,13 @@ def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def tables(runs: Sequence[list[dict[str, float]]], counts: Sequence[list[dict[str, int]]], found: Sequence[Any]) -> str:
-    """Markdown: figures by stage, labels by iteration, refinement and search."""
+def tables(
+    runs: Sequence[list[dict[str, float]]],
+    counts: Sequence[list[dict[str, int]]],
+    start: Sequence[dict[str, Any]],
+    found: Sequence[dict[str, Any]],
+) -> str:
+    """Markdown: figures by stage, labels by iteration; refinement and search of ``start`` and of the last policies."""
     rows = []
     for number, name in enumerate(STAGES[: len(runs[0])]):
         cells = []
@@ -133,16 +138,24 @@ def tables(runs: Sequence[list[dict[str, float]]], counts: Sequence[list[dict[st
         right = [c["right"] / max(c["labelled"], 1) for c in of]
         rows.append((str(i + 1), _spread([c["well_formed"] for c in of]), _spread(share), _spread(right)))
     text += markdown(("iteration", "proofs", "labelled", "of these right"), rows) + "\n"
+    both = {"start": start, "trained": found}
     rows = []
-    for i in range(len(found[0]["refinement"])):
-        steps = [f["refinement"][i] for f in found]
-        rows.append((str(i + 1), _spread([s["pass@1"] for s in steps]), _spread([s["best_self"] for s in steps])))
-    text += markdown(("attempts in a thread, at most", "pass@1", "best of the threads by self-score"), rows) + "\n"
+    for name, looks in both.items():
+        for i in range(len(looks[0]["refinement"])):
+            steps = [f["refinement"][i] for f in looks]
+            rows.append(
+                (name, str(i + 1), _spread([s["pass@1"] for s in steps]), _spread([s["best_self"] for s in steps]))
+            )
+    text += (
+        markdown(("policy", "attempts in a thread, at most", "pass@1", "best of the threads by self-score"), rows)
+        + "\n"
+    )
     keys = ("right", "passed", "passed_and_right", "rounds", "calls")
-    return text + markdown(keys, [tuple(_spread([f["search"][k] for f in found]) for k in keys)])
+    rows = [(name, *(_spread([f["search"][k] for f in looks]) for k in keys)) for name, looks in both.items()]
+    return text + markdown(("policy", *keys), rows)
 
 
-def save_plot(runs: Sequence[list[dict[str, float]]], found: Sequence[Any], path: Path) -> None:
+def save_plot(runs: Sequence[list[dict[str, float]]], looks: dict[str, Sequence[dict[str, Any]]], path: Path) -> None:
     def over(figure: str) -> list[tuple[float, float]]:
         points = []
         for number in range(len(runs[0])):
@@ -154,11 +167,12 @@ def save_plot(runs: Sequence[list[dict[str, float]]], found: Sequence[Any], path
     def lines(*figures: str) -> list[Series]:
         return [Series(name, over(name), color=i, bold=i == 0) for i, name in enumerate(figures)]
 
-    steps = [f["refinement"] for f in found]
-    refined = [
-        Series(name, [(float(i + 1), fmean(s[i][name] for s in steps)) for i in range(len(steps[0]))], color=color)
-        for color, name in enumerate(("pass@1", "best_self"))
-    ]
+    refined = []
+    for policy, found in looks.items():
+        steps = [f["refinement"] for f in found]
+        for name in ("pass@1", "best_self"):
+            points = [(float(i + 1), fmean(s[i][name] for s in steps)) for i in range(len(steps[0]))]
+            refined.append(Series(f"{policy}: {name}", points, color=len(refined)))
     x = "stage: 0 start, 1 meta-verifier, then verifier (even) and prover (odd)"
     save_charts(
         path,
@@ -189,14 +203,16 @@ def main() -> None:
     done = [seed for seed in args.seeds if finished(args.out / f"seed-{seed}")]
     if not done:
         sys.exit("no run finished; see the logs beside the runs")
-    found = [search_with(args.out / f"seed-{s}", s, args.problems, args.iterations, args.threads) for s in done]
+    size = (args.problems, args.iterations, args.threads)
+    start = [search_with(BASE, args.out / f"search-start-{s}.json", s, *size) for s in done]
+    found = [search_with(args.out / f"seed-{s}/policy", args.out / f"search-{s}.json", s, *size) for s in done]
     runs, counts = [stages(args.out, seed) for seed in done], [labels(args.out, seed) for seed in done]
-    text = tables(runs, counts, found)
+    text = tables(runs, counts, start, found)
     print(text)
     (args.out / "self_verification.md").write_text(text)
-    together = {"seeds": done, "stages": runs, "labels": counts, "search": found}
+    together = {"seeds": done, "stages": runs, "labels": counts, "search_start": start, "search": found}
     (args.out / "self_verification.json").write_text(json.dumps(together, indent=1) + "\n")
-    save_plot(runs, found, args.out / "self_verification.svg")
+    save_plot(runs, {"start": start, "trained": found}, args.out / "self_verification.svg")
 
 
 if __name__ == "__main__":
