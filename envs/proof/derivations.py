@@ -50,7 +50,7 @@ _END = re.compile(rf"{MISSING}/[a-l]/[a-l?][=!]")
 class Analysis:
     """What an evaluation says: ``claims`` are (line text, verdict) in order, ``score`` the boxed number.
 
-    ``checks`` are the lines taken apart, one for each claim (``check``).
+    ``checks`` are the lines taken apart, one for each claim (function ``checks``).
     """
 
     claims: tuple[tuple[str, str], ...]
