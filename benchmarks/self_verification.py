@@ -87,7 +87,7 @@ def _right(problem: Problem, attempt: Any) -> bool:
 
 
 def search_with(policy: Path, record: Path, seed: int, count: int, iterations: int, threads: int) -> dict[str, Any]:
-    """``look`` with a policy on the held-out problems of ``seed``; kept in the file ``record``."""
+    """``look`` with a policy on the held-out problems of ``seed``; kept in ``record`` while the sizes stay."""
     from functools import partial
 
     from configs.schema import RayConfig
@@ -96,7 +96,9 @@ def search_with(policy: Path, record: Path, seed: int, count: int, iterations: i
     from rl.judge import JudgeConfig, running_judge
 
     if record.is_file():
-        return json.loads(record.read_text())
+        kept: dict[str, Any] = json.loads(record.read_text())
+        if (kept["problems"], kept["threads"], len(kept["refinement"])) == (count, threads, iterations):
+            return kept
     taskset = ProveTaskset("heldout", seed=10_000 + seed, steps=(LONGER, LONGER))
     problems = [parse_problem(str(taskset.task(i).metadata["problem"])) for i in range(count)]
     config = JudgeConfig(
