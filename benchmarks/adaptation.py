@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.adapt import STATES
+from rl.recipes.sparse_adaptation import STATES
 from rl.tracking.svg import HEIGHT, INK, STYLE, SVG_STYLE, WIDTH, Series, bar_chart, line_chart
 
 Result = Mapping[str, Any]
@@ -29,13 +29,13 @@ def run_seed(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from configs.schema import register
-    from rl.adapt import run
+    from rl.recipes.sparse_adaptation import adapt
 
     register()
     with initialize_config_module("configs", version_base="1.3"):
         cfg = compose("adapt", ["experiment=needle", f"name=needle-seed{seed}", f"seed={seed}", *overrides])
     typed: Any = OmegaConf.to_object(cfg)
-    return run(typed)
+    return adapt(typed)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:

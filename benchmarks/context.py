@@ -37,11 +37,11 @@ from benchmarks.small_policy import (
     show,
 )
 from envs.search.voyage import VoyageTaskset
-from rl.assemble import open_renderer
-from rl.chat.context import POLICIES
-from rl.rehearse import rehearse
+from rl.chat.context_manager import POLICIES
+from rl.data.rehearse import rehearse
 from rl.rollout.selection import fewest_steps
-from rl.stages import StageResult
+from rl.run.build import open_renderer
+from rl.run.cache import StageResult
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import Series, line_chart
 

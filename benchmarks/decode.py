@@ -71,7 +71,8 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
     """Per context: the median ms of a step and of its attention, for both modes."""
     import numpy as np
 
-    from rl.policy.api import build_policy
+    from rl.policy.build import build_policy
+    from rl.rollout.config import EngineConfig
     from rl.rollout.engine import Engine, GenerateRequest
     from rl.rollout.paged import PagedContext
 
@@ -81,12 +82,13 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
     row_bytes = 4 * 4 * (128 + 32 + 32)  # layers x floats
     engine = Engine(
         directory,
-        max_model_len=longest,
-        max_num_seqs=batch,
-        max_num_batched_tokens=2048,
-        kv_cache_gib=(batch + 0.5) * longest * row_bytes / 2**30,
-        threads=1,
-        dsa_backend="torch",
+        EngineConfig(
+            max_context=longest,
+            max_concurrency=batch,
+            max_num_batched_tokens=2048,
+            kv_cache_gib=(batch + 0.5) * longest * row_bytes / 2**30,
+            dsa_backend="torch",
+        ),
     )
     layers = [layer.self_attn for layer in engine._model.dsa.decoder_layers]
     specs = {

@@ -25,7 +25,7 @@ def train(name: str, overrides: Sequence[str], out: Path) -> str:
         return "was there already"
     arguments = [f"resume={name}"] if path.is_dir() else [f"name={name}", *overrides]
     log_path = out / f"{name}.log"
-    command = [sys.executable, "-m", "rl.train", f"runs_dir={out}", *arguments]
+    command = [sys.executable, "-m", "rl.commands.train", f"runs_dir={out}", *arguments]
     with log_path.open("ab") as log:
         done = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=RUN_DEADLINE_S)
     return "done" if done.returncode == 0 else f"FAILED (exit {done.returncode}); see {log_path}"

@@ -92,8 +92,9 @@ def search_with(policy: Path, record: Path, seed: int, count: int, iterations: i
 
     from configs.schema import RayConfig
     from rewards.proof_roles import ProofRoles
-    from rl.assemble import cluster, open_renderer
-    from rl.judge import JudgeConfig, running_judge
+    from rl.rollout.config import JudgeConfig
+    from rl.rollout.judge_actor import running_judge
+    from rl.run.build import cluster, open_renderer
 
     if record.is_file():
         kept: dict[str, Any] = json.loads(record.read_text())

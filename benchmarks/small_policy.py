@@ -1,7 +1,7 @@
 """A small policy trained by the ordinary commands, and evaluations of it: what the benchmarks of rollouts share.
 
 Both run in a process of their own and are cached by their overrides and by the source they run, like the stages of a
-run (``rl.stages``). Evaluations of different settings play the same held-out tasks.
+run (``rl.run.cache``). Evaluations of different settings play the same held-out tasks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ from statistics import fmean
 from typing import Any
 
 from rl.evaluation.intervals import Difference, Estimate, estimate, paired_difference
-from rl.stages import StageResult, run_stage, source_hash, tree_hash
+from rl.run.cache import StageResult, run_stage, source_hash, tree_hash
 from rl.tracking.rundir import RunDir
 
 BASE = "assets/tiny_dsa_base"
-_CODE = ("envs", "rl/chat", "rl/policy", "rl/learner", "rl/rollout", "rl/coldstart.py", "rl/rehearse.py", "rewards")
+_CODE = (
+    "envs",
+    "rl/chat",
+    "rl/policy",
+    "rl/learner",
+    "rl/rollout",
+    "rl/recipes/cold_start.py",
+    "rl/data/rehearse.py",
+    "rewards",
+)
 _DEADLINE_S = 7200.0
 CONFIDENCE = 0.95
 Row = Mapping[str, Any]  # one trajectory, as rl.tracking.rundir.trajectory_json writes it
@@ -78,17 +87,17 @@ def coldstart(overrides: Sequence[str], cache: Path, start: StageResult | None =
     inputs = {"overrides": list(overrides), "base": tree_hash(base), "code": source_hash(*_CODE)}
 
     def produce(out: Path) -> None:
-        call("rl.coldstart", [f"out={out}", f"base.source={base}", *overrides], cache / "coldstart.log")
+        call("rl.commands.cold_start", [f"out={out}", f"base.source={base}", *overrides], cache / "coldstart.log")
 
     return run_stage("coldstart-small", inputs, cache, produce)
 
 
 def evaluate(policy: StageResult, overrides: Sequence[str], cache: Path) -> Evaluation:
     """``rl-eval`` of ``policy`` with ``overrides``."""
-    inputs = {"overrides": list(overrides), "policy": policy.key, "code": source_hash(*_CODE, "rl/evaluate.py")}
+    inputs = {"overrides": list(overrides), "policy": policy.key, "code": source_hash(*_CODE, "rl/recipes/evaluate.py")}
 
     def produce(out: Path) -> None:
-        call("rl.evaluate", [f"path={policy.path}", f"out={out}", *overrides], cache / "evaluate.log")
+        call("rl.commands.evaluate", [f"path={policy.path}", f"out={out}", *overrides], cache / "evaluate.log")
 
     return Evaluation(run_stage("eval-small", inputs, cache, produce).path)
 

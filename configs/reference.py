@@ -54,13 +54,13 @@ from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rewards.repetition import Repetition
 from rewards.rubric import Rubric
-from rl.chat.context import ContextConfig
-from rl.judge import JudgeConfig, WorkerJudge
+from rl.chat.context_manager import ContextConfig
+from rl.data.needles import NeedleTask
 from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
-from rl.proof.labels import LabelConfig
-from rl.rollout.config import RolloutConfig
+from rl.proof.config import LabelConfig
+from rl.rollout.config import JudgeConfig, RolloutConfig
+from rl.rollout.judge_actor import WorkerJudge
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig, PriceConfig
 

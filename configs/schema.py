@@ -13,12 +13,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from rl.judge import JudgeConfig
+from rl.data.needles import NeedleTask
 from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.needles import NeedleTask
 from rl.objective.config import ObjectiveConfig
-from rl.proof.labels import LabelConfig
-from rl.rollout.config import RolloutConfig
+from rl.proof.config import LabelConfig
+from rl.rollout.config import JudgeConfig, RolloutConfig
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig
 
@@ -116,7 +115,8 @@ class PipelineConfig:
 
 @dataclass
 class SelfVerificationConfig:
-    """Verifier → prover → labels → merge, in iterations; `experiment=self_verification` turns it on (rl.selfverify).
+    """Verifier → prover → labels → merge, in iterations (rl.recipes.self_verification);
+    `experiment=self_verification` turns it on.
 
     `env` must be a mixture of the families prove, refine, verify, assess, and `judge` the run's own worker.
     """

@@ -7,7 +7,7 @@
 
 ``answer`` is the policy's final message, ``row`` the row of the data set. Instead of a path, ``reward`` may name a
 ready verifier: exact (the default: the answer equals the answer column), numeric, math or unit_tests
-(``envs.verifiers``). A reward function is the user's own code and runs in the environment's process.
+(``envs.answer_checks``). A reward function is the user's own code and runs in the environment's process.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from envs.answer_checks import VERIFIERS, Verifier
 from envs.environment import Environment
 from envs.factory.rows import message_of
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, Message, Task
-from envs.verifiers import VERIFIERS, Verifier
 
 Reward = Verifier
 

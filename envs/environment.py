@@ -27,10 +27,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from envs.final_answer import normalise, state_matches
 from envs.tools import Tool, check_arguments, render_output, tool, tools_of
-from envs.types import Episode, Message, StepResult, Task, ToolCall
+from envs.types import Episode, InfrastructureError, Message, StepResult, Task, ToolCall
 
-__all__ = ["COUNTS", "Environment", "InfrastructureError", "ToolError", "normalise", "tool"]
+__all__ = ["COUNTS", "Environment", "InfrastructureError", "ToolError", "tool"]
 
 COUNTS = (
     "malformed_call",  # the message could not be parsed
@@ -45,13 +46,6 @@ COUNTS = (
 
 class ToolError(Exception):
     """Raised by a tool to tell the policy, in its own words, why a call cannot be done."""
-
-
-class InfrastructureError(Exception):
-    """Raised by a tool when the machinery broke (no sandbox, disk full), through no fault of the policy.
-
-    step() lets it through: the sample is masked as an environment failure, not scored 0.
-    """
 
 
 class Environment:
@@ -105,10 +99,8 @@ class Environment:
 
     def score(self, episode: Episode) -> dict[str, float]:
         """Named scores in [0, 1]; "outcome" is required. Default: ``state()`` meets ``task.metadata["goal"]`` where the
-        task has one (``envs.verifiers.state_matches``), else the final answer equals ``task.answer``."""
+        task has one (``envs.final_answer.state_matches``), else the final answer equals ``task.answer``."""
         if (goal := self.task.metadata.get("goal")) is not None:
-            from envs.verifiers import state_matches
-
             return state_matches(self.state(), goal)
         if self.task.answer is None:
             raise NotImplementedError(f"{type(self).__name__}: task {self.task.id} has no answer: override score()")
@@ -208,9 +200,3 @@ class Environment:
             return text
         counts["output_truncated"] += 1
         return f"{text[: self.max_output_chars]}\n[cut: {self.max_output_chars} of {len(text)} characters shown]"
-
-
-def normalise(answer: str) -> str:
-    """An answer for comparison: lower case, no quotes, no outer punctuation, single spaces."""
-    kept = "".join(" " if c in "\"'`“”‘’«»" else c for c in answer.casefold())
-    return " ".join(kept.split()).strip(" .,;:!?")

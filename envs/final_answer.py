@@ -8,9 +8,12 @@ One message gives one answer: listing several candidates gives none of them a ch
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 SUFFIX = r"Please reason step by step, and put your final answer within \boxed{}."
 
@@ -86,3 +89,50 @@ def without_unit(answer: str) -> str:
     if found is None or any(word.strip(".").lower() in _NO_UNITS for word in found[2].split()):
         return text
     return found[1]
+
+
+def normalise(answer: str) -> str:
+    """An answer for comparison: lower case, no quotes, no outer punctuation, single spaces."""
+    kept = "".join(" " if c in "\"'`“”‘’«»" else c for c in answer.casefold())
+    return " ".join(kept.split()).strip(" .,;:!?")
+
+
+def state_matches(state: Mapping[str, Any], goal: Mapping[str, Any]) -> dict[str, float]:
+    """The state verifier: ``outcome`` is 1 when every key of ``goal`` has its value in ``state``; ``goal_met`` is the
+    share that has. Keys may be paths ("orders.17.status"); numbers are compared as numbers, all else by equality.
+
+    Raises:
+        ValueError: the goal is empty, so that doing nothing would meet it.
+    """
+    if not goal:
+        raise ValueError("the goal is empty: give at least one key and its value")
+    met = sum(same_value(_at(state, path), wanted) for path, wanted in goal.items())
+    return {"outcome": float(met == len(goal)), "goal_met": met / len(goal)}
+
+
+_MISSING = object()
+
+
+def _at(state: Any, path: str) -> Any:
+    """The value at a path of keys and list positions, or ``_MISSING``."""
+    if isinstance(state, Mapping) and path in state:
+        return state[path]
+    for key in path.split("."):
+        if isinstance(state, Mapping) and key in state:
+            state = state[key]
+        elif isinstance(state, (list, tuple)) and key.isdecimal() and int(key) < len(state):
+            state = state[int(key)]
+        else:
+            return _MISSING
+    return state
+
+
+def same_value(given: Any, wanted: Any) -> bool:
+    """Equal values: numbers within 1e-9 relative, everything else of the same type and equal."""
+    numbers = [isinstance(x, (int, float)) and not isinstance(x, bool) for x in (given, wanted)]
+    if all(numbers):
+        try:
+            return given == wanted or math.isclose(given, wanted, rel_tol=1e-9, abs_tol=1e-12)
+        except OverflowError:  # an integer beyond what a float holds
+            return False
+    return type(given) is type(wanted) and bool(given == wanted)

@@ -104,3 +104,10 @@ class Episode:
             if message.role == "assistant":
                 return None if message.tool_calls or message.parse_error else message.content.strip()
         return None
+
+
+class InfrastructureError(Exception):
+    """Raised by a tool when the machinery broke (no sandbox, disk full), through no fault of the policy.
+
+    ``Environment.step`` lets it through: the sample is masked as an environment failure, not scored 0.
+    """

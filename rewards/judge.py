@@ -1,7 +1,8 @@
 """What a judge is: a language model that reward parts may ask.
 
-``EndpointJudge`` asks any OpenAI-compatible server; ``rl.judge.WorkerJudge`` asks an engine of this run. Both answer
-with completions and raise ``JudgeError`` when there is none, which masks the sample: no answer is never a score.
+``EndpointJudge`` asks any OpenAI-compatible server; ``rl.rollout.judge_actor.WorkerJudge`` asks an engine of this run.
+Both answer with completions and raise ``JudgeError`` when there is none, which masks the sample: no answer is never a
+score.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Who says so is ``kind``. With ``environment`` it is the family's own verifier, whatever it looks at (an answer, hidden
 tests, the final state): p = scores[key]. The other kinds score the final answer themselves against ``task.answer`` and
-what the task's metadata say, by the functions of ``envs.verifiers``: ``exact``, ``numeric``, ``math``, ``unit_tests``.
+what the task's metadata say, by the functions of ``envs.answer_checks`` (``exact``, ``numeric``, ``math``,
+``unit_tests``).
 An episode without a final answer has p = 0 there. The detail ``agrees`` tells whether the environment's own outcome
 is the same; evaluation reads the environment's, so give a data set its verifier at ``env.reward``.
 """
@@ -56,7 +57,7 @@ class Outcome(RewardPart):
         return LengthUse("none")
 
     def _judged(self, episode: Episode, scores: Scores) -> Scored:
-        from envs.verifiers import VERIFIERS  # late: it brings the sandbox along
+        from envs.answer_checks import VERIFIERS  # late: it brings the sandbox along
 
         task, answer = episode.task, episode.answer
         row = {**task.metadata, **dict(task.metadata.get("row", {})), "answer": task.answer}

@@ -5,12 +5,15 @@ Shapes: T tokens of one segment, L MoE layers, K experts per token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from envs.types import StopReason
+
+OUTCOME = "score/outcome"  # the environment's raw outcome, as rewards.compose.Reward.parts names it
 
 
 @dataclass
@@ -41,22 +44,45 @@ class ReplayRecord:
 
 
 @dataclass
-class Segment:
-    """One append-only token stream: a prompt, sampled spans and environment spans.
-
-    ``tokens`` int32 [T]; ``loss_mask`` bool [T], True where the policy sampled the token;
-    ``logprobs`` float32 [T], natural log under the SAMPLING distribution, 0 where the mask is
-    False; ``versions`` int32 [T], policy version that sampled the token, -1 elsewhere.
-    """
+class TokenStream:
+    """Tokens and which of them are learned: ``tokens`` int32 [T]; ``loss_mask`` bool [T], True at targets."""
 
     tokens: np.ndarray
     loss_mask: np.ndarray
-    logprobs: np.ndarray
-    versions: np.ndarray
-    replay: ReplayRecord | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.loss_mask) != len(self.tokens):
+            raise ValueError(f"loss_mask has {len(self.loss_mask)} rows for {len(self.tokens)} tokens")
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Positions of the target tokens, ascending."""
+        return np.flatnonzero(self.loss_mask)
+
+    @classmethod
+    def language_modelling(cls, tokens: Sequence[int] | np.ndarray) -> TokenStream:
+        """Every token but the first is a target."""
+        array = np.asarray(tokens, dtype=np.int32)
+        mask = np.ones(len(array), dtype=bool)
+        mask[:1] = False
+        return TokenStream(array, mask)
+
+
+@dataclass
+class Segment(TokenStream):
+    """One append-only token stream: a prompt, sampled spans and environment spans.
+
+    ``loss_mask`` is True where the policy sampled the token; ``logprobs`` float32 [T], natural log under the
+    SAMPLING distribution, 0 where the mask is False; ``versions`` int32 [T], policy version that sampled the
+    token, -1 elsewhere.
+    """
+
+    logprobs: np.ndarray
+    versions: np.ndarray
+    replay: ReplayRecord | None = None
 
     def exact(self, version: int) -> np.ndarray:
         """bool [T]: sampled tokens that, with everything sampled before them in the segment, came from ``version``.
@@ -141,4 +167,4 @@ class Group:
     def outcomes(self) -> list[float]:
         """Raw outcome scores of its valid trajectories, in order."""
         valid = [t for t in self.trajectories if t.failure_kind is None]
-        return [t.reward_parts["score/outcome"] for t in valid if "score/outcome" in t.reward_parts]
+        return [t.reward_parts[OUTCOME] for t in valid if OUTCOME in t.reward_parts]

@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from envs.agent.world import FIRST_ID, LAST_ID, ShopRows, make_shop, open_database, read_database
+from envs.agent.shop import FIRST_ID, LAST_ID, ShopRows, make_shop, open_database, read_database
 from envs.environment import Environment, ToolError, tool
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, StepResult, Task, ToolCall

@@ -26,10 +26,10 @@ from typing import Any, Literal
 from envs.bridges.packages import need
 from envs.bridges.settings import load_object, plain
 from envs.bridges.tabular import best_actions
-from envs.environment import Environment, InfrastructureError, ToolError
+from envs.environment import Environment, ToolError
 from envs.taskset import Split, Taskset
 from envs.tools import Tool
-from envs.types import Episode, Message, StepResult, Task, ToolCall
+from envs.types import Episode, InfrastructureError, Message, StepResult, Task, ToolCall
 
 _COLOURED = re.compile(r"\x1b\[([\d;]+)m([^\x1b]*)\x1b\[0m")  # the innermost first: they nest
 _COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")

@@ -7,7 +7,7 @@
     assistant  3                           -> the answer of the row: outcome 1
 
 The tools' schemas are the server's (``tools/list``). A tool that fails is an observation; a server that does not
-start or dies is a failure of the machinery. Tasks are rows (``envs.bridges.rows``). Their answers are compared as
+start or dies is a failure of the machinery. Tasks are rows (``envs.bridges.task_rows``). Their answers are compared as
 everywhere; ``score="my_module:judge"`` calls ``judge(episode, environment)`` instead, which gives the outcome in
 [0, 1] and may ask the server for the state it is in: ``environment.call("count", {"item": "pear"})``.
 
@@ -23,13 +23,13 @@ from typing import Any
 
 from envs.bridges.mcp_session import McpSession
 from envs.bridges.packages import need
-from envs.bridges.rows import rows_of
 from envs.bridges.schemas import check_call
 from envs.bridges.settings import load_object, plain
-from envs.environment import Environment, InfrastructureError
+from envs.bridges.task_rows import rows_of
+from envs.environment import Environment
 from envs.taskset import Split, Taskset
 from envs.tools import Tool
-from envs.types import Episode, Message, Task, ToolCall
+from envs.types import Episode, InfrastructureError, Message, Task, ToolCall
 
 
 class McpEnvironment(Environment):

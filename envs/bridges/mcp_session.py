@@ -22,7 +22,8 @@ from typing import Any
 
 from envs.bridges.packages import need
 from envs.bridges.schemas import function_schema
-from envs.environment import InfrastructureError, ToolError
+from envs.environment import ToolError
+from envs.types import InfrastructureError
 
 CLOSE_S = 9.0  # the SDK's own escalation (close stdin, SIGTERM, SIGKILL) takes 7 seconds at most
 _SLACK_S = 5.0  # a call's deadline is the SDK's; this much later we stop waiting for the SDK itself

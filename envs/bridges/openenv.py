@@ -29,10 +29,10 @@ from urllib.parse import urlsplit
 from envs.bridges.packages import need
 from envs.bridges.schemas import check_call, function_schema
 from envs.bridges.settings import load_object, plain
-from envs.environment import Environment, InfrastructureError, ToolError
+from envs.environment import Environment, ToolError
 from envs.taskset import Split, Taskset
 from envs.tools import Tool
-from envs.types import Episode, Message, StepResult, Task, ToolCall
+from envs.types import Episode, InfrastructureError, Message, StepResult, Task, ToolCall
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _CLOSE_S = 3.0

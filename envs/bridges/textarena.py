@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 from envs.bridges.packages import need
 from envs.bridges.settings import load_object, plain
-from envs.environment import Environment, InfrastructureError
+from envs.environment import Environment
 from envs.taskset import Split, Taskset
-from envs.types import Episode, Message, StepResult, Task
+from envs.types import Episode, InfrastructureError, Message, StepResult, Task
 
 _LOCK = threading.Lock()
 _MAX_OPPONENT_MOVES = 50  # in a row

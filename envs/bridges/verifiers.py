@@ -35,9 +35,9 @@ from envs.bridges.openai_chat import HistoryRewrittenError, appended, message_fr
 from envs.bridges.packages import MissingPackage
 from envs.bridges.schemas import check_call, function_schema
 from envs.bridges.settings import plain
-from envs.environment import Environment, InfrastructureError
+from envs.environment import Environment
 from envs.taskset import Split, Taskset, split_of
-from envs.types import Episode, Message, StepResult, Task
+from envs.types import Episode, InfrastructureError, Message, StepResult, Task
 
 PIN = "verifiers==0.4.0"
 PYTHON_VARIABLE = "SPECIALE_VERIFIERS_PYTHON"

@@ -15,8 +15,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from envs.code.judge import Inputs, Outcome, judge
 from envs.code.specs import Spec, mistaken, random_inputs, random_spec
+from envs.code.submission import Inputs, Outcome, judge
 from envs.environment import Environment, tool
 from envs.sandbox import Limits
 from envs.taskset import Split, Taskset

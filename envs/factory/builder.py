@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.factory import card, worker
+from envs.factory import build_worker as worker
+from envs.factory import card
+from envs.factory.build_worker import ERROR, Candidate, Maker, Refusal
 from envs.factory.plan import Plan
 from envs.factory.rows import Row
 from envs.factory.store import BuildError, Record, Store
-from envs.factory.worker import ERROR, Candidate, Maker, Refusal
 
 FLUSH_S = 10.0  # seconds of work that a killed build loses at most
 FLUSH_ROWS = 2000

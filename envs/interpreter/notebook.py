@@ -22,9 +22,9 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any
 
-from envs.environment import Environment, ToolError, normalise, tool
-from envs.final_answer import SUFFIX, clean, last_line, number
-from envs.interpreter.notebook_problem import LEVELS, TOPICS, Problem, load_kinds, make_problem
+from envs.environment import Environment, ToolError, tool
+from envs.final_answer import SUFFIX, clean, last_line, normalise, number
+from envs.interpreter.notebook_kinds import KINDS, LEVELS, TOPICS, Problem, make_problem
 from envs.sandbox import KERNEL_LIMITS, KernelSession
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
@@ -116,7 +116,7 @@ class NotebookTaskset(Taskset):
         self.levels = tuple(levels)
         if not self.levels or any(level not in LEVELS for level in self.levels):
             raise ValueError(f"levels is {list(levels)}: give some of {', '.join(map(str, LEVELS))}")
-        known = load_kinds()
+        known = KINDS
         if kinds is None:
             shares = dict.fromkeys(TOPICS.values(), 1.0) if topics is None else dict(topics)
             _check_weights("topics", shares, TOPICS.values())

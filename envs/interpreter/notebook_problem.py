@@ -63,23 +63,6 @@ def kind(topic: str) -> Callable[[Maker], Maker]:
     return register
 
 
-def make_problem(name: str, level: int, seed: int) -> Problem:
-    """The problem that (kind, level, seed) names, the same in every process."""
-    load_kinds()
-    if name not in KINDS:
-        raise ValueError(f"kind is {name!r}; known: {', '.join(sorted(KINDS))}")
-    if level not in LEVELS:
-        raise ValueError(f"level is {level}, must be one of {LEVELS}")
-    return KINDS[name](random.Random(f"notebook {name} {level} {seed}"), level)
-
-
-def load_kinds() -> dict[str, Maker]:
-    """Every kind by name. Imports the modules that define them, which import this one."""
-    from envs.interpreter import notebook_maths, notebook_puzzles, notebook_tables, notebook_traces  # noqa: F401
-
-    return KINDS
-
-
 def solver(code: str, **given: Any) -> str:
     """A program: one assignment for each number of the question, then ``code`` (dedented), which prints the answer."""
     return "".join(f"{name} = {value!r}\n" for name, value in given.items()) + dedent(code).strip() + "\n"

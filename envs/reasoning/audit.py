@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envs.reasoning.gym import KINDS, check_package, gym_score, make_data_set, make_entry
+from envs.reasoning.gym_questions import KINDS, check_package, gym_score, make_data_set, make_entry
 
 NONSENSE = ("", "zzz", "I do not know.", "[]", "answer", "( 1", "\\boxed{", "None")
 USUAL_SHARE = 0.4  # the most frequent answer may be right for at most this share of entries (of 20 or more)

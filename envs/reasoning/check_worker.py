@@ -55,7 +55,7 @@ def judge(request: dict[str, Any], answer: str) -> bool:
     if len(answer) > _LONGEST:
         return False
     if "gym" in request:
-        from envs.reasoning.gym import gym_score
+        from envs.reasoning.gym_questions import gym_score
 
         kind, level, seed = request["gym"]
         if any(gym_score(kind, level, seed, way) >= 1.0 for way in candidates(answer)):
@@ -67,7 +67,7 @@ def judge(request: dict[str, Any], answer: str) -> bool:
 
 def _check_entry(request: dict[str, Any]) -> None:
     """The entry that is made here must be the one that the task was made of."""
-    from envs.reasoning.gym import make_entry, question_key
+    from envs.reasoning.gym_questions import make_entry, question_key
 
     if question_key(make_entry(*request["gym"])[1]["question"]) != request["key"]:
         raise ValueError(f"reasoning-gym makes another entry of {request['gym']} now; build the data set again")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.environment import InfrastructureError
+from envs.types import InfrastructureError
 
 START_S = 180.0  # importing sympy and reasoning-gym on a busy machine
 WALL_S = 120.0  # for one check; the worker's own limit is processor time, far less

@@ -19,7 +19,7 @@ from typing import Any
 from envs.environment import Environment
 from envs.final_answer import SUFFIX
 from envs.reasoning.checker import GoldRejectedError, Verdict, shared_checker
-from envs.reasoning.gym import KINDS, MATHS, check_package, make_entry, question_key
+from envs.reasoning.gym_questions import KINDS, MATHS, check_package, make_entry, question_key
 from envs.reasoning.stories import STORIES
 from envs.reasoning.word_problems import word_problem
 from envs.taskset import Split, Taskset

@@ -10,8 +10,8 @@
 from envs.sandbox.bubblewrap import SandboxUnavailableError
 from envs.sandbox.kernel import KernelSession
 from envs.sandbox.limits import KERNEL_LIMITS, Limits
+from envs.sandbox.python_session import ExecResult, PythonSession
 from envs.sandbox.script import Sandbox, SandboxResult
-from envs.sandbox.session import ExecResult, PythonSession
 
 __all__ = [
     "KERNEL_LIMITS",

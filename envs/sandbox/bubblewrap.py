@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from envs.environment import InfrastructureError
 from envs.sandbox.limits import Limits
 from envs.sandbox.seccomp import filter_program
+from envs.types import InfrastructureError
 
 PYTHON = f"/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 _UNUSED_UIDS = range(30_000, 60_000)  # below 65,536, which is all that a rootless container has

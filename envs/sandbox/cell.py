@@ -9,7 +9,7 @@ import re
 import time
 from typing import Any
 
-from envs.sandbox.session import ExecResult
+from envs.sandbox.python_session import ExecResult
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 

@@ -35,8 +35,8 @@ from envs.sandbox.cell import CellOutput
 from envs.sandbox.files import ARCHIVE, pack
 from envs.sandbox.limits import KERNEL_LIMITS, Limits
 from envs.sandbox.packages import package_mounts
+from envs.sandbox.python_session import LOST, ExecResult
 from envs.sandbox.script import GUEST, await_start
-from envs.sandbox.session import LOST, ExecResult
 from envs.sandbox.zmtp import Channel, HungUpError
 
 _KERNEL = Path(__file__).with_name("guest_kernel.py")

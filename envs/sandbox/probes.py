@@ -15,7 +15,6 @@ only a process of the ``Bait``; what they fork or take is counted.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -197,22 +196,3 @@ def _named(path: Path, mark: str) -> bool:
         return path.read_text().strip() == mark
     except OSError:  # it has just ended
         return False
-
-
-def main() -> None:
-    """``python -m envs.sandbox.probes``: every attempt inside, and outside where this user can; as JSON."""
-    from envs.sandbox.escapes import ESCAPES
-
-    found = {}
-    with Bait() as bait:
-        for probe in ESCAPES:
-            if probe.runs_here():
-                end, left = inside(probe, bait)
-                allowed = probe.control == ANY or (probe.control == ROOT and os.geteuid() == 0)
-                found[probe.tries] = (end, left, outside(probe, bait) if allowed else "")
-        found["bait child"] = ("alive" if bait.child.poll() is None else "gone", [], "")
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ from functools import cache
 
 import tantivy
 
-from envs.search.corpus import library
+from envs.search.books import library
 from envs.words import Naming
 
 _WORD = re.compile(r"\w+")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.environment import Environment, ToolError, tool
-from envs.search.corpus import (
+from envs.search.books import (
     ATTRIBUTES,
     BOOK_ATTRIBUTES,
     PERSON_ATTRIBUTES,

@@ -24,7 +24,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from envs.environment import Environment, ToolError, normalise, tool
+from envs.environment import Environment, ToolError, tool
+from envs.final_answer import normalise
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, StepResult, Task, ToolCall
 from envs.words import CITIES, COLORS, INSTRUMENTS, JOBS, Naming

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from envs.environment import normalise
+from envs.final_answer import normalise
 from envs.search.wiki_facts import MONTHS
 from envs.search.wiki_links import ALIASES
 

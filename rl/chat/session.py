@@ -24,9 +24,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.types import Message
-from rl.chat.context import SUMMARY
 from rl.chat.renderer import Renderer
 from rl.types import ReplayRecord, Segment, Usage
+
+SUMMARY = "summary"  # the mark of a request for a summary and of the summary, and the context policy's name
 
 
 class SessionError(RuntimeError):

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envs.environment import normalise
-from envs.final_answer import boxed, clean, final_answer, last_line, number, without_unit
+from envs.final_answer import boxed, clean, final_answer, last_line, normalise, number, without_unit
 
 
 def answer_of(messages: Sequence[Mapping[str, Any]]) -> str | None:

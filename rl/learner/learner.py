@@ -25,7 +25,7 @@ from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import MicroBatch, PackItem, pack
-from rl.learner.replay import ReplayBooks, replay_of, require_records
+from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
 from rl.objective.advantage import group_advantages, token_weights
 from rl.objective.config import ObjectiveConfig
 from rl.objective.diagnostics import Diagnostics

@@ -15,21 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rl.types import ReplayRecord
+from rl.types import ReplayRecord, TokenStream
 
 
 @dataclass
-class PackItem:
-    """One token stream with its targets, ready to be packed.
+class PackItem(TokenStream):
+    """One token stream with its targets (never at 0: nothing predicts it), ready to be packed.
 
-    ``tokens`` int [T]; ``loss_mask`` bool [T], True where the token is a target (never at 0: nothing
-    predicts it). The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
+    The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
     one target token; ``advantage`` the one of its trajectory, ``kl_coef`` the strength of its KL term.
     ``logprobs`` are the sampler's; ``exact`` bool [T], where the learner is to agree with them (``Segment.exact``).
     """
 
-    tokens: np.ndarray
-    loss_mask: np.ndarray
     weight: float = 1.0
     advantage: float = 0.0
     logprobs: np.ndarray | None = None
@@ -51,11 +48,6 @@ class PackItem:
                 f"{self.name}: loss_mask[0] is True, but nothing predicts the first token; "
                 "start the segment with its prompt (at least BOS)"
             )
-
-    @property
-    def targets(self) -> np.ndarray:
-        """Positions of the target tokens, ascending."""
-        return np.flatnonzero(self.loss_mask)
 
     @property
     def inputs(self) -> int:

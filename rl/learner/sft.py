@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from rl.learner.config import SFTConfig
@@ -22,22 +20,7 @@ from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import MicroBatch, PackItem, pack
 from rl.policy.api import Policy
 from rl.policy.replay import Record
-
-
-@dataclass
-class SFTExample:
-    """``tokens`` int [T]; ``loss_mask`` bool [T], True where the token is to be learned; never True at 0."""
-
-    tokens: np.ndarray
-    loss_mask: np.ndarray
-
-    @classmethod
-    def language_modelling(cls, tokens: Sequence[int] | np.ndarray) -> SFTExample:
-        """Every token but the first is a target."""
-        array = np.asarray(tokens, dtype=np.int32)
-        mask = np.ones(len(array), dtype=bool)
-        mask[:1] = False
-        return cls(array, mask)
+from rl.types import TokenStream
 
 
 class SFTTrainer:
@@ -77,7 +60,7 @@ class SFTTrainer:
         """Optimiser steps applied so far."""
         return self.optimizer.steps
 
-    def step(self, examples: Sequence[SFTExample]) -> dict[str, float]:
+    def step(self, examples: Sequence[TokenStream]) -> dict[str, float]:
         """One optimiser step on ``examples``.
 
         Returns ``sft/loss`` (nats per target), ``sft/accuracy`` (share of targets that are the arg-max),
@@ -131,7 +114,7 @@ class SFTTrainer:
         return metrics
 
     @torch.no_grad()
-    def evaluate(self, examples: Sequence[SFTExample]) -> dict[str, float]:
+    def evaluate(self, examples: Sequence[TokenStream]) -> dict[str, float]:
         """``sft/eval_loss`` (nats per target), ``sft/eval_accuracy`` (share of targets that are the arg-max)
         and ``sft/eval_exact`` (share of examples whose targets all are), under teacher forcing."""
         loss = accuracy = 0.0
@@ -154,7 +137,7 @@ class SFTTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.tokens, self.skipped = int(state["tokens"]), int(state["skipped"])
 
-    def _pack(self, examples: Sequence[SFTExample]) -> list[MicroBatch]:
+    def _pack(self, examples: Sequence[TokenStream]) -> list[MicroBatch]:
         targets = sum(int(e.loss_mask.sum()) for e in examples)
         if targets == 0:
             raise ValueError(f"none of the {len(examples)} examples has a target: every loss_mask is False")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rl.policy.context import AttentionContext, AttentionSpec, MLAQuery, MLARow
+from rl.policy.attention_context import AttentionContext, AttentionSpec, MLAQuery, MLARow
 from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, softmax_scale
 from rl.policy.replay import IndexerTap
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
-from rl.policy.context import AttentionMode
+from rl.policy.attention_context import AttentionMode
 from rl.policy.replay import Record, Replay
 
 # Config fields by which some families change logits after lm_head; those are not supported.

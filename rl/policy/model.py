@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.policy.attention import MLAttention
-from rl.policy.context import AttentionContext
+from rl.policy.attention_context import AttentionContext
 from rl.policy.layers import MLP, RMSNorm, Rotary
 from rl.policy.moe import Experts, MoE, Router
 from rl.policy.replay import Record, Replay

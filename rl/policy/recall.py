@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rl.policy.context import AttentionContext, AttentionMode, AttentionSpec, MLAQuery, MLARow, PackedContext
+from rl.policy.attention_context import AttentionContext, AttentionMode, AttentionSpec, MLAQuery, MLARow, PackedContext
 from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import NEG_INF, attention_target, index_scores, select_topk

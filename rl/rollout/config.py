@@ -7,32 +7,58 @@ seconds (``_s``), lengths are tokens unless the name says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from rl.chat.context import ContextConfig
+from rl.chat.context_manager import ContextConfig
 from rl.chat.renderer import check_retention
+
+BACKENDS = ("auto", "native", "torch")  # who runs DeepSeek-V3.2 models in the engine
+JUDGE_KINDS = ("none", "worker", "endpoint")
 
 
 @dataclass
-class RolloutConfig:
-    """The ``rollout`` config group.
+class EngineConfig:
+    """One vLLM engine. The groups of all that run one (``rollout``, ``judge``) have these fields."""
+
+    group: ClassVar[str] = "engine"  # how error messages name the section
+
+    threads: int = 1  # torch threads of each engine; more only pays for policies larger than the tiny one
+    max_concurrency: int = 64  # requests that decode together (of a rollout worker: episodes at once)
+    max_num_batched_tokens: int = 8192  # prefill budget of one engine step
+    max_context: int = 1024  # prompt plus everything appended to it, per segment
+    kv_cache_gib: float = 1.0  # paged cache of each engine, GiB
+    dtype: str = "float32"  # engine weights and cache
+    dsa_backend: str = "auto"  # native (vLLM's CUDA model) | torch (ours) | auto: native on CUDA
+    seed: int = 0  # engine seed; rollout worker i uses seed + i
+    start_s: float = 300.0  # the engine must be up within this time
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "max_concurrency", "max_num_batched_tokens", "max_context"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("kv_cache_gib", self.kv_cache_gib > 0, "more than 0 GiB")
+        self._require("start_s", self.start_s > 0, "more than 0 seconds")
+        self._require("dsa_backend", self.dsa_backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
+
+    def _require(self, name: str, ok: bool, wanted: str) -> None:
+        if not ok:
+            raise ValueError(f"{self.group}.{name}={getattr(self, name)!r}: must be {wanted}")
+
+
+@dataclass
+class RolloutConfig(EngineConfig):
+    """The ``rollout`` config group: the engine of each worker, and what is sampled with it.
 
     The sampling defaults draw from the policy itself, untruncated. With ``top_p < 1``, ``top_k > 0`` or
     ``min_p > 0`` the kept token ids of every position travel with the trajectory (Keep Sampling Mask), so
     that the learner renormalises over the same set.
     """
 
+    group: ClassVar[str] = "rollout"
+
     workers: int = 1  # Ray actors, one vLLM engine each
-    threads: int = 1  # torch threads of each engine; more only pays for policies larger than the tiny one
-    max_concurrency: int = 64  # episodes at once per worker (also the engine's max_num_seqs)
-    max_num_batched_tokens: int = 8192  # prefill budget of one engine step
-    kv_cache_gib: float = 1.0  # paged cache of each engine, GiB
-    dtype: str = "float32"  # engine weights and cache
-    dsa_backend: str = "auto"  # native (vLLM's CUDA model) | torch (ours) | auto: native on CUDA
-    seed: int = 0  # engine seed; worker i uses seed + i
 
     max_turns: int = 4  # assistant messages of an episode
     max_tokens: int = 160  # sampled tokens of an assistant message
-    max_context: int = 1024  # prompt plus everything appended to it, per segment
     thinking: bool = True  # the policy writes reasoning before it answers or calls
     max_thinking: int | None = None  # tokens of reasoning in a message before it is closed; null: no limit of its own
     # how long reasoning stays in the context: cycle (to the next user message, V3.2) | drop (gone at once) | keep
@@ -49,21 +75,19 @@ class RolloutConfig:
     score_s: float = 60.0  # Environment.score; reward parts have their own timeout_s
     close_s: float = 10.0  # Environment.close
     episode_s: float = 300.0  # a whole episode, generation included
-    start_s: float = 300.0  # a worker's engine must be up within this time
     probe_tolerance: float = 1e-4  # largest log-prob difference after a sync; bfloat16 engines need about 1
     sync_s: float = 120.0  # a weight update plus its probe, per worker
     group_s: float = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
     max_restarts: int = 5  # workers replaced in one run before it stops
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_retention(self.retention)
-        at_least_1 = ("workers", "threads", "max_concurrency", "max_num_batched_tokens")
-        for name in (*at_least_1, "max_turns", "max_tokens", "max_context"):
+        for name in ("workers", "max_turns", "max_tokens"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("reset_s", "step_s", "score_s", "close_s", "episode_s", "start_s", "sync_s", "group_s"):
+        for name in ("reset_s", "step_s", "score_s", "close_s", "episode_s", "sync_s", "group_s"):
             self._require(name, getattr(self, name) > 0, "more than 0 seconds")
         self._require("probe_tolerance", self.probe_tolerance > 0, "more than 0 nats")
-        self._require("kv_cache_gib", self.kv_cache_gib > 0, "more than 0 GiB")
         self._require("max_restarts", self.max_restarts >= 0, "0 or more")
         self._require("temperature", self.temperature >= 0, "0 (greedy) or more")
         self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
@@ -81,6 +105,42 @@ class RolloutConfig:
         """Whether sampling drops part of the vocabulary."""
         return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0)
 
-    def _require(self, name: str, ok: bool, wanted: str) -> None:
-        if not ok:
-            raise ValueError(f"rollout.{name}={getattr(self, name)!r}: must be {wanted}")
+
+@dataclass
+class JudgeConfig(EngineConfig):
+    """The `judge` config group: the language model that reward parts ask (rubrics, verification)."""
+
+    group: ClassVar[str] = "judge"
+
+    kind: str = "none"  # none | worker (an engine of this run) | endpoint (an OpenAI-compatible server)
+    client: dict[str, Any] | None = None  # what reward parts hold: `judge: ${judge.client}`
+    # The worker's own.
+    name: str = "judge"  # of the Ray actor
+    path: str | None = None  # the judge's model in Hugging Face format; null: the policy the run starts from
+    renderer: str | None = None  # v32 | hf, the chat format; null: policy.renderer
+    thinking: bool = False  # reasons before it answers; answers with a JSON schema begin at once
+    max_context: int = 4096  # prompt plus answer, in tokens
+    max_tokens: int = 1024  # of one answer, unless the caller says
+    temperature: float = 0.0  # 0 is greedy; with several votes use more; unless the caller says
+    top_p: float = 1.0  # nucleus mass kept
+    max_concurrency: int = 256  # answers that decode together; further ones wait in the engine
+    num_gpus: float = 0.0  # GPUs that Ray reserves for it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in JUDGE_KINDS:
+            raise ValueError(f"judge.kind={self.kind!r}: choose one of {', '.join(JUDGE_KINDS)}")
+        if (self.kind == "none") != (self.client is None):
+            raise ValueError(
+                f"judge.kind={self.kind} with judge.client={self.client}: choose the group, judge=worker or "
+                "judge=endpoint, which brings both"
+            )
+        self._require("max_tokens", self.max_tokens >= 1, "at least 1")
+        self._require("temperature", self.temperature >= 0, "0 (greedy) or more")
+        self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
+        self._require("num_gpus", self.num_gpus >= 0, "0 or more")
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether the run starts an engine for it."""
+        return self.kind == "worker"

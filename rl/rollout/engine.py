@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from rl.rollout.vllm_plugin import ARCHITECTURE, BACKEND_VARIABLE, BACKENDS, dsa_backend_here
+from rl.rollout.config import EngineConfig
+from rl.rollout.vllm_plugin import ARCHITECTURE, BACKEND_VARIABLE, dsa_backend_here
 from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
@@ -102,14 +103,11 @@ class Engine:
 
     Args:
         model_dir: HF-format directory (config.json + safetensors).
-        max_model_len: prompt + sampled tokens of one request.
-        max_num_seqs: requests that decode together. max_num_batched_tokens: prefill budget of one step.
-        kv_cache_gib: size of the paged cache.
-        seed: of the sampler (vLLM seeds this process's torch, numpy and random generators with it).
-        threads: torch threads of this process, None leaves them; a Ray actor with num_cpus=1 starts with 1.
+        config: size, dtype, threads and seed of the engine (``rl.rollout.config.EngineConfig``; vLLM seeds this
+            process's torch, numpy and random generators with the seed; a Ray actor with num_cpus=1 starts with one
+            thread).
         block_size: tokens per cache block, the grain of prefix hits; None: 16 for the torch DSA model, else
             what vLLM's kernels want.
-        dsa_backend: who runs DeepSeek-V3.2 models: ``torch`` | ``native`` | ``auto`` (native on CUDA).
         record_indexer: generations carry the DSA indexer's choices too (layers x index_topk numbers a token).
         structured: requests may carry a ``json_schema``; loads the tokenizer of ``model_dir`` for its grammar.
     """
@@ -117,25 +115,16 @@ class Engine:
     def __init__(
         self,
         model_dir: str | Path,
+        config: EngineConfig,
         *,
-        max_model_len: int = 1024,
-        max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 8192,
-        kv_cache_gib: float = 1.0,
-        seed: int = 0,
-        threads: int | None = None,
-        dtype: str = "float32",
         block_size: int | None = None,
-        dsa_backend: str = "auto",
         record_indexer: bool = False,
         structured: bool = False,
     ) -> None:
         started = time.perf_counter()
-        if dsa_backend not in BACKENDS:
-            raise ValueError(f"dsa_backend={dsa_backend!r}: must be one of {', '.join(BACKENDS)}")
         if not (Path(model_dir) / "config.json").is_file():
             raise ValueError(f"model_dir={str(model_dir)!r}: no config.json there; save the policy first")
-        os.environ[BACKEND_VARIABLE] = dsa_backend
+        os.environ[BACKEND_VARIABLE] = config.dsa_backend
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the second runner needs Triton kernels that CPUs lack
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM warns about tuning that does not apply here
@@ -145,8 +134,7 @@ class Engine:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(config.threads)
         set_num_threads = torch.set_num_threads
         from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import EngineArgs
@@ -160,12 +148,12 @@ class Engine:
             model=str(model_dir),
             skip_tokenizer_init=not structured,
             generation_config="vllm",
-            dtype=dtype,  # type: ignore[arg-type]
-            seed=seed,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
+            dtype=config.dtype,  # type: ignore[arg-type]
+            seed=config.seed,
+            max_model_len=config.max_context,
+            max_num_seqs=config.max_concurrency,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
             block_size=block_size or _default_block_size(Path(model_dir)),
             use_tqdm_on_load=False,
             enable_prefix_caching=True,
@@ -183,7 +171,7 @@ class Engine:
         self._core = client.engine_core
         self._runner = self._core.model_executor.driver_worker.worker.model_runner
         self._model = self._runner.model
-        self.max_model_len = max_model_len
+        self.max_model_len = config.max_context
         self.vocab_size = self._runner.model_config.get_vocab_size()
         self.version = 0
         self._totals = EngineStats()

@@ -37,7 +37,7 @@ from rl.policy.sparse import (
 )
 
 if TYPE_CHECKING:
-    from rl.policy.context import AttentionSpec, MLAQuery, MLARow
+    from rl.policy.attention_context import AttentionSpec, MLAQuery, MLARow
     from rl.policy.replay import IndexerTap
 
 MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills go in pieces
@@ -184,7 +184,7 @@ class LayerCache:
 
 
 class PagedContext:
-    """``AttentionContext`` of one engine step (see ``rl.policy.context``); always sparse.
+    """``AttentionContext`` of one engine step (see ``rl.policy.attention_context``); always sparse.
 
     Args:
         positions: long [T]. slots: long [T], where each token's row goes. caches: one per layer.

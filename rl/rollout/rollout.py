@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
-from rl.chat.context import ContextManager
+from rl.chat.context_manager import ContextManager
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvError, EnvRunner, EnvTimeout
 from rl.rollout.message import Generate, sample_message

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 
+from rl.rollout.config import BACKENDS
+
 BACKEND_VARIABLE = "SPECIALE_DSA_BACKEND"
-BACKENDS = ("auto", "native", "torch")
 ARCHITECTURE = "DeepseekV32ForCausalLM"
 
 

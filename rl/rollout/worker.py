@@ -174,19 +174,8 @@ class RolloutWorker:
     def _open_engine(self) -> Engine:
         from rl.rollout.engine import Engine  # vLLM and torch are imported in the engine's thread
 
-        config = self.config
-        engine = Engine(
-            Path(self.setup.model_dir),
-            max_model_len=config.max_context,
-            max_num_seqs=config.max_concurrency,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            kv_cache_gib=config.kv_cache_gib,
-            seed=config.seed + self.index,
-            threads=config.threads,
-            dtype=config.dtype,
-            dsa_backend=config.dsa_backend,
-            record_indexer=self.setup.record_indexer,
-        )
+        own = replace(self.config, seed=self.config.seed + self.index)
+        engine = Engine(Path(self.setup.model_dir), own, record_indexer=self.setup.record_indexer)
         weights, version, reference = self._initial
         self._initial = (None, 0, None)
         if weights is not None:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rl.evaluation.estimators import best_of_k, majority_at_k, mean, pass_at_k
 from rl.evaluation.intervals import estimate, paired_difference
 from rl.evaluation.votes import answer_key, answer_of
-from rl.tracking.usage import OUTCOME
-from rl.types import Trajectory
+from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig

@@ -142,7 +142,7 @@ METRICS: dict[str, str] = {
     "time/rollout_s": "Seconds waiting for rollouts.",
     "time/learner_s": "Seconds waiting for the learner's step.",
     "time/sync_s": "Seconds of the weight sync, probe included.",
-    # compute (rl.ledger)
+    # compute (rl.run.ledger)
     "compute/rollout_flops": "FLOPs of the engines since the step before.",
     "compute/learner_flops": "FLOPs of the learner in this step.",
     "compute/rl_share": "FLOPs of all GRPO so far, rollouts and learner, by those of the base's pre-training.",
@@ -154,7 +154,7 @@ METRICS: dict[str, str] = {
     "data/not_passed": "Left out: an outcome score below 1.",
     "data/duplicate": "Left out: the same tokens were sampled before for this task.",
     "data/over_cap": "Left out: keep_per_task of this task are kept already.",
-    # self-verification (rl.selfverify): held-out figures against ground truth, a row after every stage
+    # self-verification (rl.recipes.self_verification): held-out figures against ground truth, a row after every stage
     "proof/solved": "Share of proofs that are complete and rigorous.",
     "proof/formatted": "Share of proofs in the form that is asked for.",
     "proof/best_self": "Share of tasks whose proof with the best self-score, of k, is complete and rigorous.",

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl.tracking.usage import OUTCOME
-from rl.types import Usage
+from rl.types import OUTCOME, Usage
 
 _PARTS = ("thinking_tokens", "tool_tokens", "answer_tokens")
 

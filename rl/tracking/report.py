@@ -200,7 +200,9 @@ def _compute(summary: Mapping[str, Any]) -> str:
         return ""
     shares = ", ".join(f"{name}: {value}" for name, value in compute_shares(summary))
     note = f"{shares}. " if shares else "The FLOPs of pre-training are not known (budget.pretrain_flops). "
-    note += "RL is all GRPO stages, rollouts and training. Formula and simplifications: rl/flops.py, rl/ledger.py."
+    note += (
+        "RL is all GRPO stages, rollouts and training. Formula and simplifications: rl/run/flops.py, rl/run/ledger.py."
+    )
     return "<h2>Compute</h2>" + _table(COMPUTE_COLUMNS, rows, last_bold=True) + f'<p class="sub">{escape(note)}</p>'
 
 

@@ -6,7 +6,7 @@
       trajectories/step_000012.jsonl one line per rollout (also eval_before.jsonl, eval_after.jsonl)
       summary.json                   the end result (rl.tracking.summary)
       report.html                    the readable report (rl.tracking.report)
-      batches/step_000020/           the batch of a step and the weights it was trained from (rl.tracking.batches)
+      batches/step_000020/           the batch of a step and the weights it was trained from (rl.run.batches)
       diagnose/step_000020.json      what rl-diagnose found in it
       checkpoints/  bad_batches/     written by the learner
 
@@ -17,6 +17,7 @@ checkpoint: readers take the last line of a (stage, step). The other files are r
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -53,6 +54,24 @@ class RunDir:
         with explained(self.path):
             for folder in (self.path, self.trajectories, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def new(cls, runs_dir: str | Path, stem: str) -> RunDir:
+        """A folder of its own: ``<runs_dir>/<stem>``, else ``<stem>-2``, ``<stem>-3``, … whichever is free first.
+
+        Making the folder is what takes the name, so two runs that start at the same moment never share one.
+        """
+        runs = Path(runs_dir)
+        with explained(runs):
+            runs.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                path = runs / (stem if number == 1 else f"{stem}-{number}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                return cls(path)
+        raise AssertionError("unreachable: count() does not end")
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDir:

@@ -16,11 +16,11 @@ summary.json::
      "wall_s": {stage: seconds},
      "tokens_sampled", "rollout_tokens_per_s", "learner_tokens_per_s", "mismatch_max",
      "steps", "stop_reason",                      of the (mixed) GRPO stage, as the tokens, speeds and counts are
-     "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.ledger)
+     "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.run.ledger)
      "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
      "usage": tokens and money of every stage  (rl.tracking.usage)
      "counts": {event: n}, "failures": {kind: n},
-     "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep, rl.evaluate)
+     "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep)
 
 ``rl-eval runs=[…]`` writes a summary of several policies beside their own (rl.tracking.policies).
 """
@@ -47,8 +47,8 @@ from rl.tracking.evaluation import (
 )
 from rl.tracking.metrics import by_family
 from rl.tracking.sweep import sweep_table
-from rl.tracking.usage import OUTCOME, USAGE_COLUMNS, price_note, usage_rows
-from rl.types import Trajectory
+from rl.tracking.usage import USAGE_COLUMNS, price_note, usage_rows
+from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig

@@ -23,8 +23,7 @@ import numpy as np
 from rewards.length import CUT_OFF
 from rl.tracking.evaluation import interval_text
 from rl.tracking.svg import HEIGHT, INK, STYLE, SVG_STYLE, WIDTH, Series, line_chart
-from rl.tracking.usage import OUTCOME
-from rl.types import Trajectory
+from rl.types import OUTCOME, Trajectory
 
 THINKING_CUT = "thinking_cut"  # of Trajectory.counts
 

@@ -18,12 +18,11 @@ from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from rl.tracking.cost import CostConfig, Price, money, per_solved, price_of
-from rl.types import Trajectory, Usage
+from rl.types import OUTCOME, Trajectory, Usage
 
 Tally = dict[str, int]
 Kind = Literal["rl", "data", "evaluation"]
 
-OUTCOME = "score/outcome"  # the environment's raw outcome, as rewards.compose.Reward.parts names it
 FULL_SCORE = 1.0
 TOKENS = ("prompt", "cached", "thinking", "tool", "answer")
 COLUMNS = ("episodes", "scored", "solved", *(f.name for f in fields(Usage)))

@@ -14,17 +14,19 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import AdaptConfig, AdaptDataConfig, register
-from rl.adapt import SPARSE, STATES, WARMUP, new_rundir, publish, run
 from rl.chat.tokenizer import train_tokenizer
+from rl.data.sequences import open_source
 from rl.learner.config import SFTConfig
 from rl.learner.forward import packed_scores
-from rl.learner.sft import SFTExample, SFTTrainer
-from rl.measure import table
-from rl.policy.api import DSAPolicy, build_policy, load_policy
+from rl.learner.sft import SFTTrainer
+from rl.policy.build import build_policy, load_policy
+from rl.policy.dsa import DSAPolicy
 from rl.policy.replay import Record
-from rl.sequences import open_source
+from rl.recipes.sparse_adaptation import SPARSE, STATES, WARMUP, adapt, new_rundir, publish
+from rl.recipes.sparse_recall import table
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
+from rl.types import TokenStream
 
 MINI = (
     "experiment=needle",
@@ -57,7 +59,7 @@ def adapt_config(root: Path, *overrides: str) -> AdaptConfig:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     root = tmp_path_factory.mktemp("adapt")
-    return root, run(adapt_config(root))
+    return root, adapt(adapt_config(root))
 
 
 def weights(root: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -115,7 +117,7 @@ def test_finished_stages_are_reused_and_a_taken_name_is_numbered(
     done: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, first = done
-    again = run(adapt_config(root))
+    again = adapt(adapt_config(root))
     assert capsys.readouterr().out.count("reused") == 3
     assert again["states"] == first["states"]
     assert (root / "runs/needle-2/policy/adapt.json").is_file()
@@ -138,7 +140,7 @@ def sparse_policy() -> DSAPolicy:
 
 def test_in_stage_two_the_indexer_learns_from_its_own_loss_alone() -> None:
     policy = sparse_policy()
-    example = SFTExample.language_modelling(np.arange(40) * 7 % 40)
+    example = TokenStream.language_modelling(np.arange(40) * 7 % 40)
     trainer = SFTTrainer(policy, SFTConfig())
     (batch,) = trainer._pack([example])
 
@@ -200,7 +202,7 @@ def test_index_topk_holds_in_every_layer_and_is_stored(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_refused_before_training(override: str, said: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=said):
-        run(adapt_config(tmp_path, override))
+        adapt(adapt_config(tmp_path, override))
     assert not (tmp_path / "runs").exists()
 
 
@@ -208,13 +210,13 @@ def test_a_text_has_one_length(tmp_path: Path) -> None:
     sparse_policy().save(tmp_path / "dense")
     overrides = (f"policy.path={tmp_path}/dense", "data.source=text", "warmup.length=64")
     with pytest.raises(ValueError, match=r"warmup\.length=64: a text is cut once, to data\.length=128"):
-        run(adapt_config(tmp_path, *overrides))
+        adapt(adapt_config(tmp_path, *overrides))
 
 
 def test_a_model_without_an_indexer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="is a 'llama' model without DSA's indexer"):
-        run(adapt_config(tmp_path, f"policy.path={tmp_path}"))
+        adapt(adapt_config(tmp_path, f"policy.path={tmp_path}"))
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])

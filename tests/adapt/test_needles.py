@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from rl.needles import ASK, BOS, NeedleTask
+from rl.data.needles import ASK, BOS, NeedleTask
 
 
 @st.composite

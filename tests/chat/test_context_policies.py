@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.types import Message, ToolCall
-from rl.chat.context import ContextConfig, ContextManager, cycles, discard
+from rl.chat.context_manager import ContextConfig, ContextManager, cycles, discard
 from rl.chat.session import Session, SessionError
 
 PROMPT = (Message("system", "S", tools=(SEARCH,)), Message("user", "Which metal?"))

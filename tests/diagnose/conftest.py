@@ -7,7 +7,8 @@ import pytest
 import torch
 from diagnose_segments import LENGTH, PROMPT, TOPK, VOCAB, MakeSegment
 
-from rl.policy.api import Policy, build_policy
+from rl.policy.api import Policy
+from rl.policy.build import build_policy
 from rl.policy.replay import Record, Replay
 from rl.types import ReplayRecord, Segment
 

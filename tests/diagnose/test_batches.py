@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from envs.types import StopReason
 from rl.rollout.config import RolloutConfig
-from rl.tracking.batches import flatten, load_batch, save_batch, stored_steps, unflatten
+from rl.run.batches import flatten, load_batch, save_batch, stored_steps, unflatten
 from rl.tracking.config import TrackingConfig
 from rl.tracking.rundir import RunDir, RunDirError
 from rl.types import Group, ReplayRecord, Segment, Trajectory

@@ -9,10 +9,10 @@ import pytest
 from diagnose_segments import LENGTH, PROMPT, MakeSegment, group
 
 from configs.schema import DiagnoseConfig
-from rl import diagnose
+from rl.commands import diagnose
 from rl.policy.api import Policy
 from rl.rollout.config import RolloutConfig
-from rl.tracking.batches import save_batch
+from rl.run.batches import save_batch
 from rl.tracking.rundir import RunDir
 
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from envs.environment import Environment, InfrastructureError, tool
+from envs.environment import Environment, tool
 from envs.taskset import Split, Taskset
-from envs.types import Episode, Message, Task
+from envs.types import Episode, InfrastructureError, Message, Task
 
 
 class SumEnvironment(Environment):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from envs.agent.shop import make_shop, open_database, read_database
 from envs.agent.taskset import AgentEnvironment, AgentTaskset
-from envs.agent.world import make_shop, open_database, read_database
 from envs.episode import play_episode
 from envs.types import Episode, Message, StopReason, Task, ToolCall
 

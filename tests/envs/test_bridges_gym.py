@@ -11,10 +11,9 @@ import pytest
 from envs.bridges.gym import FrozenLakeTaskset, GymEnvironment, GymTaskset, TabularEnvironment, see
 from envs.bridges.tabular import best_actions
 from envs.check import check_taskset
-from envs.environment import InfrastructureError
 from envs.episode import play_episode
 from envs.mixture import MixTaskset
-from envs.types import Message, Task, ToolCall
+from envs.types import InfrastructureError, Message, Task, ToolCall
 
 gymnasium = pytest.importorskip("gymnasium", reason="pip install 'gymnasium==1.4.0'")
 

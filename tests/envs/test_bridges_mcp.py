@@ -17,10 +17,9 @@ from envs.bridges.mcp import McpEnvironment, McpTaskset
 from envs.bridges.mcp_session import McpSession
 from envs.bridges.schemas import function_schema
 from envs.check import check_taskset
-from envs.environment import InfrastructureError
 from envs.episode import play_episode
 from envs.families import taskset_class
-from envs.types import Episode, Message, ToolCall
+from envs.types import Episode, InfrastructureError, Message, ToolCall
 
 pytest.importorskip("mcp", reason="pip install 'mcp==2.3.0'")
 

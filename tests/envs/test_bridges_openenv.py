@@ -17,10 +17,9 @@ import pytest
 
 from envs.bridges.openenv import OpenEnvTaskset, observation_text
 from envs.check import check_taskset
-from envs.environment import InfrastructureError
 from envs.episode import play_episode
 from envs.mixture import MixTaskset
-from envs.types import Message, ToolCall
+from envs.types import InfrastructureError, Message, ToolCall
 
 PYTHON = os.environ.get("SPECIALE_OPENENV_PYTHON", "")
 HINT = (

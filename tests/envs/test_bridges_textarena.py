@@ -13,10 +13,9 @@ import pytest
 
 from envs.bridges.textarena import TextArenaTaskset, random_listed_move
 from envs.check import check_taskset
-from envs.environment import InfrastructureError
 from envs.episode import play_episode
 from envs.mixture import MixTaskset
-from envs.types import Episode, Message, Task
+from envs.types import Episode, InfrastructureError, Message, Task
 
 pytestmark = pytest.mark.bridges
 pytest.importorskip("textarena", reason="pip install 'textarena==0.7.4'")

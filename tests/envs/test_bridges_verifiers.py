@@ -18,10 +18,9 @@ import pytest
 from envs.bridges.child import JsonChild
 from envs.bridges.packages import MissingPackage
 from envs.bridges.verifiers import VerifiersEnvironment, VerifiersTaskset
-from envs.environment import InfrastructureError
 from envs.episode import play_episode
 from envs.mixture import MixTaskset
-from envs.types import Message, Task, ToolCall
+from envs.types import InfrastructureError, Message, Task, ToolCall
 
 PYTHON = os.environ.get("SPECIALE_VERIFIERS_PYTHON", "")
 HINT = "set SPECIALE_VERIFIERS_PYTHON to a Python that has it: python -m venv V; V/bin/pip install 'verifiers==0.4.0'"

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import build
+from envs.factory.build_worker import Maker
 from envs.factory.builder import build as build_plan
 from envs.factory.plan import MIXES, Plan, plan_of
 from envs.factory.rows import row_of, task_of
 from envs.factory.store import Store
-from envs.factory.worker import Maker
 from envs.taskset import split_of, task_key
 from envs.types import Message, Task, ToolCall
 

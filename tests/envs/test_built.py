@@ -17,7 +17,7 @@ from envs.episode import play_episode
 from envs.factory.builder import build
 from envs.factory.plan import plan_of
 from envs.mixture import MixTaskset
-from rl.assemble import env_source, open_taskset, open_tasksets
+from rl.run.build import env_source, open_taskset, open_tasksets
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.code import CodeEnvironment, CodeTaskset
-from envs.code.judge import judge
 from envs.code.specs import Spec, mistaken, random_inputs, random_spec
+from envs.code.submission import judge
 from envs.sandbox import Limits
 from envs.taskset import split_of
 from envs.types import Episode, Message, StopReason, ToolCall

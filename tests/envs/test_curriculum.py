@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from envs.curriculum import CurriculumTaskset
 from envs.mixture import MixTaskset
-from rl.assemble import env_source
+from rl.run.build import env_source
 from rl.tracking.metrics import undocumented
 
 LEVELS = "factory_tasksets.Levels"

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
-from envs.environment import COUNTS, Environment, InfrastructureError, ToolError, normalise, tool
+from envs.environment import COUNTS, Environment, ToolError, tool
+from envs.final_answer import normalise
 from envs.tools import ToolDefinitionError, check_arguments, function_schema, tools_of
-from envs.types import Episode, Message, StopReason, Task, ToolCall
+from envs.types import Episode, InfrastructureError, Message, StopReason, Task, ToolCall
 
 TASK = Task("t/0", "t", (Message("system", "Be good."), Message("user", "Hi?")), answer="Mara Lind")
 

@@ -6,9 +6,8 @@ import pytest
 
 from envs.agent.general.keep import episodes_of, keep_solved
 from envs.agent.general.taskset import GeneralTaskset
-from envs.environment import InfrastructureError
 from envs.episode import Actor
-from envs.types import Message, Task
+from envs.types import InfrastructureError, Message, Task
 
 
 def tasks(count: int) -> list[Task]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from envs.agent.general import prompts
+from envs.agent.general import synthesis_prompts as prompts
 from envs.agent.general.case import SUBMIT, run_solution
 from envs.agent.general.environment import case_of
-from envs.agent.general.prompts import ReplyError
 from envs.agent.general.stored import StoredCase
+from envs.agent.general.synthesis_prompts import ReplyError
 from envs.agent.general.synthesise import Rejected, main, synthesise, task_of, with_tools, world_of
 from envs.agent.general.taskset import StoredTaskset
 from envs.environment import ToolError

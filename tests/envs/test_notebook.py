@@ -13,11 +13,12 @@ import pytest
 
 from envs.episode import play_episode
 from envs.interpreter.notebook import NotebookEnvironment, NotebookTaskset, is_right, usual_answer
-from envs.interpreter.notebook_problem import LEVELS, TOPICS, load_kinds, make_problem
+from envs.interpreter.notebook_kinds import KINDS as MAKERS
+from envs.interpreter.notebook_kinds import LEVELS, TOPICS, make_problem
 from envs.taskset import split_of
 from envs.types import Episode, Message, StopReason, Task, ToolCall
 
-KINDS = sorted(load_kinds())
+KINDS = sorted(MAKERS)
 
 
 def task_of(answer: str, form: str = "number", decimals: int | None = None) -> Task:
@@ -176,9 +177,9 @@ def test_tasks_are_distinct_small_json_and_of_their_split():
 
 def test_tasks_are_the_same_in_every_process():
     program = (
-        "from envs.interpreter.notebook_problem import *\n"
+        "from envs.interpreter.notebook_kinds import *\n"
         "print([make_problem(k, l, 5).key() + make_problem(k, l, 5).answer_text + make_problem(k, l, 5).program"
-        " for k in sorted(load_kinds()) for l in (1, 2)])"
+        " for k in sorted(KINDS) for l in (1, 2)])"
     )
     seen = set()
     for hash_seed in ("1", "2"):

@@ -12,16 +12,15 @@ import sys
 
 import pytest
 
-from envs.environment import InfrastructureError
 from envs.reasoning import ReasoningTaskset
 from envs.reasoning import checker as checker_module
-from envs.reasoning import gym as gym_module
+from envs.reasoning import gym_questions as gym_module
 from envs.reasoning.audit import audit
 from envs.reasoning.checker import Checker, GoldRejectedError, shared_checker
-from envs.reasoning.gym import EXCLUDED, KINDS, check_package, gym_score, make_entry
+from envs.reasoning.gym_questions import EXCLUDED, KINDS, check_package, gym_score, make_entry
 from envs.reasoning.taskset import check_answer
 from envs.taskset import split_of
-from envs.types import Episode, Message, StopReason
+from envs.types import Episode, InfrastructureError, Message, StopReason
 
 HANGS = r"\boxed{9^{9^{9^{9}}}}"
 

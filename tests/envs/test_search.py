@@ -9,7 +9,7 @@ import pytest
 
 import envs.words
 from envs.episode import play_episode
-from envs.search.corpus import ATTRIBUTES, library
+from envs.search.books import ATTRIBUTES, library
 from envs.search.index import SearchIndex, library_index
 from envs.search.taskset import SearchTaskset
 from envs.taskset import split_of

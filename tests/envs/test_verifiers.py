@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from envs.answer_checks import exact, math_verify, numeric, unit_tests
 from envs.dataset import DatasetTaskset
 from envs.environment import Environment, tool
 from envs.episode import play_episode
+from envs.final_answer import state_matches
 from envs.reasoning.checker import GoldRejectedError
 from envs.types import Episode, Message, StopReason, Task, ToolCall
-from envs.verifiers import exact, math_verify, numeric, state_matches, unit_tests
 from rewards.compose import RewardComposer
 from rewards.outcome import Outcome
 from rewards.part import RewardError
@@ -85,7 +86,7 @@ def test_unit_tests_of_a_function() -> None:
 def test_a_program_that_runs_on_ends_its_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     from envs.sandbox import Limits
 
-    monkeypatch.setattr("envs.verifiers.TEST_LIMITS", Limits(wall_s=1.0, cpu_s=1))
+    monkeypatch.setattr("envs.answer_checks.TEST_LIMITS", Limits(wall_s=1.0, cpu_s=1))
     assert unit_tests("while True: pass", {"tests": STREAMS * 50}) == {"outcome": 0.0, "tests_passed": 0.0}
 
 

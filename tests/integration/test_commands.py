@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from train_runs import train_config
 
-from rl.cli import line_reporter
+from rl.commands.hydra import line_reporter
 
 BIN = Path(sys.executable).parent
 
@@ -32,7 +32,8 @@ def test_help_is_quick(command: str, tmp_path: Path) -> None:
 def test_composing_the_configuration_loads_nothing_heavy() -> None:
     code = """
 import sys
-import rl.train, rl.evaluate, rl.coldstart, rl.pretrain, rl.adapt, rl.diagnose, rl.compare, rl.cli
+import rl.commands.train, rl.commands.evaluate, rl.commands.cold_start, rl.commands.pretrain, rl.commands.adapt
+import rl.commands.diagnose, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
 from configs.schema import register
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf

@@ -15,9 +15,9 @@ from envs.types import Message, Task
 from rl.chat.session import Session
 from rl.chat.tokenizer import train_tokenizer
 from rl.chat.v32 import V32Renderer, render_text
-from rl.corpus import Document, batches, dialogues, encode
-from rl.demos import Demo, demonstrations, tokenise
-from rl.drills import drill
+from rl.data.corpus import Document, batches, dialogues, encode
+from rl.data.demos import Demo, demonstrations, tokenise
+from rl.data.drills import drill
 from rl.rollout.config import RolloutConfig
 
 FAMILIES = ("search", "code", "interpreter", "agent")

@@ -6,8 +6,8 @@ import pytest
 from train_runs import FirstRun
 
 from configs.schema import DiagnoseConfig
-from rl import diagnose
-from rl.tracking.batches import load_batch, stored_steps
+from rl.commands import diagnose
+from rl.run.batches import load_batch, stored_steps
 
 
 def test_the_last_batch_is_stored_and_explains_the_logged_mismatch(first_run: FirstRun) -> None:

@@ -15,11 +15,11 @@ import pytest
 from train_runs import SMALL, FirstRun, train_config
 
 from envs.mixture import MixTaskset
-from rl.assemble import cluster, open_pool, open_tasksets
-from rl.evaluate import evaluate
-from rl.learner.handle import LearnerHandle
-from rl.loop import LoopState, grpo
+from rl.learner.actor import LearnerHandle
+from rl.recipes.evaluate import evaluate
+from rl.recipes.grpo import LoopState, grpo
 from rl.rollout.pool import RolloutPool
+from rl.run.build import cluster, open_pool, open_tasksets
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 from rl.tracking.summary import eval_summary

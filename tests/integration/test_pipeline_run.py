@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from train_runs import THREADS, Command, reap
 
-from rl.distill import load_data
+from rl.data.corpus import load_data
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 

@@ -11,7 +11,7 @@ import pytest
 from train_runs import THREADS, Command, reap, train_config
 
 from configs.schema import SelfVerificationConfig
-from rl.selfverify import stage_names
+from rl.recipes.self_verification import stage_names
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 

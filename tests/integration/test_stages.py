@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rl import stages
-from rl.stages import run_stage, source_hash, stage_key, tree_hash
+from rl.run import cache as stages
+from rl.run.cache import run_stage, source_hash, stage_key, tree_hash
 
 
 def write(text: str, calls: list[Path] | None = None):
@@ -85,7 +85,9 @@ def test_source_hash_follows_the_files(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_stages_of_the_main_job_name_files_that_exist() -> None:
-    from rl import pipeline, train, worker_stages
+    from rl.recipes import policy_stages as train
+    from rl.recipes import stages as worker_stages
+    from rl.recipes import v32_pipeline as pipeline
 
     stages = (train._BASE_CODE, train._COLD_CODE, train._ENV_CODE, worker_stages.EVAL_CODE, pipeline.DISTILL_CODE)
     for code in stages:

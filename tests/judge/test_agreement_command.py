@@ -39,7 +39,7 @@ def run(url: str, out: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from configs.schema import register
-    from rl.agreement import run
+    from rl.commands.judge_agreement import run
 
     register()
     overrides = ["judge=endpoint", f"judge.client.base_url={url}", "judge.client.model=m", f"data={DATA}", "draws=20"]

@@ -17,11 +17,12 @@ import pytest
 
 from envs.types import Message
 from rewards.judge import JudgeError
-from rl.assemble import open_renderer
-from rl.judge import JudgeConfig, WorkerJudge, running_judge
+from rl.rollout.config import JudgeConfig
+from rl.rollout.judge_actor import WorkerJudge, running_judge
+from rl.run.build import open_renderer
 
 BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
-CLIENT = {"_target_": "rl.judge.WorkerJudge", "name": "judge", "timeout_s": 120.0}
+CLIENT = {"_target_": "rl.rollout.judge_actor.WorkerJudge", "name": "judge", "timeout_s": 120.0}
 CONFIG = JudgeConfig(
     kind="worker", client=CLIENT, max_context=512, max_tokens=48, max_concurrency=64, kv_cache_gib=0.1, temperature=1.0
 )
@@ -87,7 +88,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused(judge: WorkerJudge) -> None
 def test_weights_change_in_place(judge: WorkerJudge, tmp_path: Path) -> None:
     import torch
 
-    from rl.policy.api import load_policy
+    from rl.policy.build import load_policy
 
     before = asyncio.run(judge.complete(ASK, max_tokens=24, temperature=0.0))[0].text
     torch.manual_seed(5)
@@ -106,7 +107,7 @@ def test_weights_change_in_place(judge: WorkerJudge, tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(judge: WorkerJudge, tmp_path: Path) -> None:
-    from rl.policy.api import build_policy
+    from rl.policy.build import build_policy
 
     with pytest.raises(JudgeError, match=r"nowhere.*does not exist"):
         asyncio.run(judge.load(tmp_path / "nowhere"))
@@ -159,7 +160,7 @@ def test_a_dead_judge_is_named(judge: WorkerJudge) -> None:
 
 def test_outside_a_cluster() -> None:
     code = (
-        "import asyncio; from envs.types import Message; from rl.judge import WorkerJudge; "
+        "import asyncio; from envs.types import Message; from rl.rollout.judge_actor import WorkerJudge; "
         "asyncio.run(WorkerJudge().complete([Message('user', 'hello')]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

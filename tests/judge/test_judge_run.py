@@ -18,8 +18,8 @@ def trajectories() -> list[Trajectory]:
     from omegaconf import OmegaConf
 
     from configs.schema import register
-    from rl.assemble import HELDOUT, cluster, open_judge, open_pool, open_tasksets
-    from rl.evaluate import evaluate
+    from rl.recipes.evaluate import evaluate
+    from rl.run.build import HELDOUT, cluster, open_judge, open_pool, open_tasksets
 
     register()
     overrides = [

@@ -16,9 +16,10 @@ from envs.types import StopReason
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.learner.packing import PackItem, pack
-from rl.learner.replay import ReplayBooks, replay_of
+from rl.learner.replay_audit import ReplayBooks, replay_of
 from rl.objective.config import ObjectiveConfig
-from rl.policy.api import Policy, build_policy
+from rl.policy.api import Policy
+from rl.policy.build import build_policy
 from rl.policy.replay import Record, Replay, ReplayError
 from rl.types import Group, ReplayRecord, Segment, Trajectory
 from tests.learner.conftest import VOCAB, tiny_config

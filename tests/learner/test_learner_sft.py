@@ -10,20 +10,22 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.learner.config import SFTConfig
-from rl.learner.sft import SFTExample, SFTTrainer
-from rl.policy.api import DSAPolicy, Policy
+from rl.learner.sft import SFTTrainer
+from rl.policy.api import Policy
+from rl.policy.dsa import DSAPolicy
 from rl.policy.hf import HFPolicy
+from rl.types import TokenStream
 
 
 def config(**changes: object) -> SFTConfig:
     return SFTConfig(**{"lr": 3e-3, "warmup_steps": 2, "total_steps": 60, **changes})  # type: ignore[arg-type]
 
 
-def examples(count: int = 8, seed: int = 0) -> list[SFTExample]:
+def examples(count: int = 8, seed: int = 0) -> list[TokenStream]:
     """Sequences that count upwards: the next token is certain from the second on."""
     rng = np.random.default_rng(seed)
     return [
-        SFTExample.language_modelling((rng.integers(32) + np.arange(rng.integers(16, 28))) % 32) for _ in range(count)
+        TokenStream.language_modelling((rng.integers(32) + np.arange(rng.integers(16, 28))) % 32) for _ in range(count)
     ]
 
 
@@ -68,7 +70,7 @@ def test_loss_is_the_mean_over_targets_whatever_the_packing(policy: Policy) -> N
 def test_masked_tokens_are_not_learned(policy: Policy) -> None:
     tokens = np.array([1, 2, 3, 4, 5, 6])
     mask = np.array([False, False, True, False, True, False])
-    metrics = SFTTrainer(policy, config()).step([SFTExample(tokens, mask)])
+    metrics = SFTTrainer(policy, config()).step([TokenStream(tokens, mask)])
     assert metrics["sft/targets"] == 2
     assert metrics["sft/tokens"] == 4  # the tail behind the last target is not run
 
@@ -147,4 +149,4 @@ def test_dense_hf_policy_trains() -> None:
 
 def test_no_targets_is_an_error(policy: Policy) -> None:
     with pytest.raises(ValueError, match="none of the 1 examples has a target"):
-        SFTTrainer(policy, config()).step([SFTExample(np.arange(4), np.zeros(4, bool))])
+        SFTTrainer(policy, config()).step([TokenStream(np.arange(4), np.zeros(4, bool))])

@@ -11,10 +11,10 @@ import pytest
 from configs.schema import TrainConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.types import StopReason
-from rl.flops import CostModel
-from rl.ledger import Ledger, StageMeter
-from rl.loop import LoopState, grpo
+from rl.recipes.grpo import LoopState, grpo
 from rl.rollout.pool import GroupSpec
+from rl.run.flops import CostModel
+from rl.run.ledger import Ledger, StageMeter
 from rl.tracking.rundir import RunDir
 from rl.types import Group, Segment, Trajectory
 

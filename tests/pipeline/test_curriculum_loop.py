@@ -11,8 +11,8 @@ from test_budget_loop import COST, Learner, Pool
 
 from configs.schema import TrainConfig
 from envs.curriculum import CurriculumTaskset
-from rl.ledger import Ledger, StageMeter
-from rl.loop import LoopState, grpo
+from rl.recipes.grpo import LoopState, grpo
+from rl.run.ledger import Ledger, StageMeter
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 from rl.types import Group

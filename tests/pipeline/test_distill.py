@@ -11,10 +11,10 @@ import pytest
 
 from configs.schema import DistillConfig
 from envs.types import StopReason
-from rl.distill import distill, documents, load_data, save_data, verified
-from rl.flops import CostModel
-from rl.policy.api import load_policy
-from rl.pretrain import examples
+from rl.data.corpus import documents, load_data, save_data
+from rl.policy.build import load_policy
+from rl.recipes.distill import distill, verified
+from rl.run.flops import CostModel
 from rl.types import Segment, Trajectory
 
 BASE = Path(__file__).resolve().parents[2] / "assets" / "tiny_dsa_base"
@@ -60,7 +60,7 @@ def test_examples_are_the_sampled_tokens(tmp_path: Path) -> None:
     two.segments.append(Segment(np.array([4, 3], np.int32), np.array([0, 0], bool), np.zeros(2), np.zeros(2)))
     data = documents([two, made([1, 2])])
     assert [d.tokens.tolist() for d in data] == [[5, 6, 7, 8], [1, 2]]  # a segment without a target teaches nothing
-    assert [e.loss_mask.tolist() for e in examples(data)] == [[False, True, False, True], [False, True]]
+    assert [e.loss_mask.tolist() for e in data] == [[False, True, False, True], [False, True]]
     save_data(tmp_path / "data", [two, made([1, 2])])
     stored = load_data(tmp_path / "data")
     for document, again in zip(data, stored, strict=True):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
-from rl.flops import CostModel, Work
 from rl.policy.presets import deepseek_v32, tiny_dsa
+from rl.run.flops import CostModel, Work
 
 BASE = Path(__file__).resolve().parents[2] / "assets" / "tiny_dsa_base"
 SMALL = CostModel(parameters=1000, attention=10, indexer=3, topk=4)

@@ -10,10 +10,10 @@ import pytest
 
 from configs.schema import BudgetConfig
 from envs.types import StopReason
-from rl.flops import CostModel
-from rl.ledger import Ledger, RolloutMeter, StageMeter, open_ledger
 from rl.objective.config import ObjectiveConfig
 from rl.rollout.engine import EngineStats
+from rl.run.flops import CostModel
+from rl.run.ledger import Ledger, RolloutMeter, StageMeter, open_ledger
 from rl.tracking.summary import compute_rows, compute_shares
 from rl.types import Segment, Trajectory
 

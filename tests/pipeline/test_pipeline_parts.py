@@ -13,12 +13,12 @@ from rich.console import Console
 from configs.schema import PipelineConfig, TrainConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.mixture import MixTaskset
-from rl import pipeline
-from rl.evaluate import heldout_tasks
-from rl.flops import CostModel
-from rl.job import Job
-from rl.ledger import Ledger
-from rl.stages import StageResult
+from rl.recipes import v32_pipeline as pipeline
+from rl.recipes.evaluate import heldout_tasks
+from rl.run.cache import StageResult
+from rl.run.flops import CostModel
+from rl.run.job import Job
+from rl.run.ledger import Ledger
 from rl.tracking.progress import Progress
 from rl.tracking.report import report_html
 from rl.tracking.rundir import RunDir

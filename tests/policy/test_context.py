@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.policy.context import PackedContext
+from rl.policy.attention_context import PackedContext
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import tiny_dsa
 from rl.policy.replay import Record, Replay

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import DeepseekV32ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from rl.policy.api import DSAPolicy, build_policy, load_policy
-from rl.policy.context import PackedContext
+from rl.policy.attention_context import PackedContext
+from rl.policy.build import build_policy, load_policy
+from rl.policy.dsa import DSAPolicy
 from rl.policy.hf import HFPolicy, length_buckets
 from rl.policy.io import read_tensors, stack_experts
 from rl.policy.model import DSAForCausalLM

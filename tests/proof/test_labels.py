@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from envs.proof.texts import SCORES, Evaluation, evaluation_text, meta_text, parse_evaluation, parse_meta
 from rewards.judge import JudgeError
-from rl.proof.labels import Finding, Judged, Label, LabelConfig, auto_label, finding, label_proof, label_proofs
+from rl.proof.config import LabelConfig
+from rl.proof.labels import Finding, Judged, Label, auto_label, finding, label_proof, label_proofs
 
 C, R, O = Finding.CONFIRMED, Finding.REFUTED, Finding.OPEN  # noqa: E741
 RULE = LabelConfig(analyses=4, min_analyses=2, assessments=3, confirmed=2)

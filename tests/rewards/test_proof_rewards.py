@@ -18,7 +18,7 @@ from envs.types import Episode, Message, StopReason, Task
 from rewards.compose import RewardComposer
 from rewards.part import RewardError, RewardPart, Scored
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
-from rl.judge import WorkerJudge
+from rl.rollout.judge_actor import WorkerJudge
 
 SHORT = ShortPrompts()
 PHRASES = ["## Solution\n", "\n## Self Evaluation\n", evaluation_text("x", 1), meta_text("x", 0), "\\boxed{1}", "y"]
@@ -241,7 +241,7 @@ def composed(*overrides: str) -> Any:
 
 
 def test_the_shipped_configuration_builds() -> None:
-    from rl.assemble import open_composer
+    from rl.run.build import open_composer
 
     worker = open_composer(composed("judge=worker", "reward.verifier.judge=${judge.client}").reward)
     parts: dict[str, Any] = {part.name: part for part in worker.parts}

@@ -11,7 +11,8 @@ from envs.proof.prompts import ShortPrompts
 from envs.proof.texts import evaluation_text, generation_text, meta_text
 from rewards.judge import JudgeError
 from rewards.proof_roles import ProofRoles
-from rl.proof.labels import LabelConfig, label_proofs
+from rl.proof.config import LabelConfig
+from rl.proof.labels import label_proofs
 from rl.proof.refine import RefineConfig, refine_threads
 from rl.proof.search import SearchConfig, search
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rl.policy.context import PackedContext
+from rl.policy.attention_context import PackedContext
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import tiny_dsa
 from rl.policy.replay import Replay
+from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.types import ReplayRecord
 
@@ -34,10 +35,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(model_dir: Path) -> Iterator[Engine]:
     engine = Engine(
         model_dir,
-        max_model_len=320,
-        max_num_seqs=16,
-        max_num_batched_tokens=128,
-        kv_cache_gib=0.05,
+        EngineConfig(max_context=320, max_concurrency=16, max_num_batched_tokens=128, kv_cache_gib=0.05),
         block_size=16,
         record_indexer=True,
     )
@@ -243,7 +241,7 @@ def test_bad_requests_say_what_is_wrong(engine: Engine) -> None:
         engine.add(GenerateRequest("x", [1, 2], max_tokens=2))
     run(engine)
     with pytest.raises(ValueError, match=r"no config\.json"):
-        Engine("/nonexistent")
+        Engine("/nonexistent", EngineConfig())
 
 
 def test_dense_model_update_by_logprobs(tmp_path: Path) -> None:
@@ -262,7 +260,7 @@ def test_dense_model_update_by_logprobs(tmp_path: Path) -> None:
     )
     model = LlamaForCausalLM(config).eval().requires_grad_(False)
     model.save_pretrained(tmp_path)
-    engine = Engine(tmp_path, max_model_len=128, max_num_seqs=4, kv_cache_gib=0.05)
+    engine = Engine(tmp_path, EngineConfig(max_context=128, max_concurrency=4, kv_cache_gib=0.05))
     ids = tokens(100, 11)
 
     def mismatch() -> float:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.policy import sparse
-from rl.policy.context import AttentionSpec, MLAQuery, MLARow, PackedContext
+from rl.policy.attention_context import AttentionSpec, MLAQuery, MLARow, PackedContext
 from rl.policy.replay import IndexerTap, Record
 from rl.rollout import paged
 from rl.rollout.paged import LayerCache, PagedContext, plan_buckets

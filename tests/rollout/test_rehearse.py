@@ -7,10 +7,10 @@ from rollout_doubles import renderer
 
 from envs.search.voyage import VoyageTaskset
 from envs.types import Message
-from rl.chat.context import ContextConfig
+from rl.chat.context_manager import ContextConfig
 from rl.chat.v32 import V32Renderer
-from rl.demos import DemonstrationError, tokenise
-from rl.rehearse import rehearse
+from rl.data.demos import DemonstrationError, tokenise
+from rl.data.rehearse import rehearse
 from rl.rollout.config import RolloutConfig
 from rl.types import Trajectory
 

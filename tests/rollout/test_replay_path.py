@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from envs.types import Message, Role, StopReason
-from rl.chat.context import ContextConfig, ContextManager
+from rl.chat.context_manager import ContextConfig, ContextManager
 from rl.chat.session import Session
 from rl.chat.v32 import V32Renderer
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
-from rl.policy.api import Policy, build_policy, load_policy
+from rl.policy.api import Policy
+from rl.policy.build import build_policy, load_policy
+from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.rollout.message import sample_message
 from rl.types import Group, Trajectory
@@ -39,7 +41,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(model_dir: Path) -> Iterator[Engine]:
-    engine = Engine(model_dir, max_model_len=512, max_num_seqs=16, kv_cache_gib=0.05, record_indexer=True)
+    engine = Engine(
+        model_dir, EngineConfig(max_context=512, max_concurrency=16, kv_cache_gib=0.05), record_indexer=True
+    )
     yield engine
     engine.close()
 

@@ -6,7 +6,7 @@ import pytest
 from rollout_doubles import AddEnv, Script, answer, call, play, renderer, spy, tokenizer
 
 from envs.types import Episode, StopReason
-from rl.chat.context import ContextConfig
+from rl.chat.context_manager import ContextConfig
 from rl.rollout.selection import fewest_steps
 from rl.types import Trajectory
 

@@ -30,8 +30,9 @@ UNUSED_UID = 61234
 
 # What the child runs: the whole table, then a kernel.
 _CHILD = """
-from envs.sandbox import KernelSession, probes
-probes.main()
+from envs.sandbox import KernelSession
+from envs.sandbox.__main__ import as_json
+as_json()
 with KernelSession(packages=()) as kernel:
     print(kernel.run("import os; 6 * 7, os.getuid()").output)
 """

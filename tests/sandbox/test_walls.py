@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from envs.environment import InfrastructureError
 from envs.sandbox import Limits, PythonSession, Sandbox, SandboxUnavailableError, bubblewrap
 from envs.sandbox.probes import survivors
+from envs.types import InfrastructureError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

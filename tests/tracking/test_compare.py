@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import CompareConfig, register
-from rl.compare import accuracy_of, compare, markdown
 from rl.evaluation.intervals import wilson_interval
+from rl.tracking.comparison import accuracy_of, compare, markdown
 from rl.tracking.cost import Price, money, price_of
 from rl.tracking.recorded import Answer
 from rl.tracking.rundir import RunDir
@@ -116,7 +116,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rl.compare", f"sources=[{EXAMPLE}]", "out=found"]
+    command = [sys.executable, "-m", "rl.commands.compare", f"sources=[{EXAMPLE}]", "out=found"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "found" / "compare.md").read_text() in done.stdout

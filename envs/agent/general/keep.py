@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from envs.environment import InfrastructureError
 from envs.episode import Actor, play_episode
 from envs.taskset import MAX_ORACLE_TURNS, Taskset
-from envs.types import Task
+from envs.types import InfrastructureError, Task
 
 Play = Callable[[Task, int], float]  # (task, number of the attempt) -> outcome
 

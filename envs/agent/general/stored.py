@@ -21,9 +21,10 @@ from typing import Any
 from envs.agent.general.case import SUBMIT, Call, Case, World, submit_tool
 from envs.agent.general.solution import SAFE_BUILTINS, SolutionError
 from envs.agent.general.world import WorldSpec
-from envs.environment import InfrastructureError, ToolError
+from envs.environment import ToolError
 from envs.sandbox import ExecResult, Limits, PythonSession
 from envs.tools import Tool
+from envs.types import InfrastructureError
 
 LIMITS = Limits(wall_s=5.0, cpu_s=3, memory_mb=512, output_bytes=4_000_000, file_mb=8)
 _WORLD = Path(__file__).with_name("guest_world.py").read_text(encoding="utf-8")

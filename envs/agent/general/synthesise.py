@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envs.agent.general import prompts
+from envs.agent.general import synthesis_prompts as prompts
 from envs.agent.general.case import SUBMIT, run_solution
 from envs.agent.general.checks import find_problem
-from envs.agent.general.prompts import ReplyError
 from envs.agent.general.solution import SAFE_BUILTINS, SolutionError, check_source
 from envs.agent.general.stored import StoredCase
+from envs.agent.general.synthesis_prompts import ReplyError
 from envs.agent.general.world import WorldSpec
 from envs.environment import ToolError
 from envs.llm import ChatEndpoint, EndpointError

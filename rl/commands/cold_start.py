@@ -1,0 +1,38 @@
+"""`rl-coldstart`: the cold start alone (``rl.recipes.cold_start``).
+
+rl-coldstart out=runs/start                               from the shipped base
+rl-coldstart out=runs/start coldstart.novice_share=0      perfect demonstrations
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.schema import ColdStartRunConfig
+
+
+def main() -> None:
+    """Console entry point."""
+    from rl.commands.hydra import hydra_main
+
+    hydra_main("coldstart", run)
+
+
+def run(cfg: ColdStartRunConfig) -> None:
+    from rl.commands.hydra import line_reporter
+    from rl.recipes.cold_start import coldstart
+    from rl.run.build import open_renderer, open_taskset
+
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    taskset = open_taskset(cfg.env, "train", cfg.seed)
+    base = cfg.policy.path or cfg.base.source
+    renderer = open_renderer(cfg.policy.renderer, base, cfg.rollout.retention)
+    figures = coldstart(Path(base), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
+    print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")
+
+
+if __name__ == "__main__":
+    main()

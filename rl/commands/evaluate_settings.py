@@ -1,0 +1,124 @@
+"""Which policies `rl-eval` evaluates, with which settings, against which earlier evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configs.schema import EvaluateConfig
+    from rl.rollout.config import RolloutConfig
+
+OF_THE_RUN = ("policy", "env", "reward", "rollout", "judge")  # settings that a run brings with it
+
+
+def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
+    """(name, policy directory) of everything to be evaluated. Raises SystemExit that says what to give."""
+    given = [name for name in ("run", "runs", "path") if getattr(cfg, name)]
+    if len(given) != 1:
+        said = f"; got {' and '.join(given)}" if given else ""
+        raise SystemExit(f"rl-eval needs one of run=<name of a run>, runs=[<names>] or path=<policy directory>{said}")
+    if cfg.path is not None:
+        return [(Path(cfg.path).name, _policy(Path(cfg.path)))]
+    names = cfg.runs or [str(cfg.run)]
+    if len(set(names)) != len(names):
+        raise SystemExit(f"runs={names}: a run stands there twice")
+    return [(name, _policy(Path(cfg.runs_dir) / name / "policy")) for name in names]
+
+
+def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:
+    """``cfg`` with the settings that ``run`` was trained with (None: as it is): its policy format, environments,
+    rewards, judge and rollout settings. What stands on the command line goes before them."""
+    if run is None:
+        return cfg
+    from omegaconf import OmegaConf
+
+    from configs.schema import TrainConfig
+
+    stored = OmegaConf.load(Path(cfg.runs_dir) / run / "config.yaml")
+    trained: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+    for path in _on_the_command_line():
+        _copy(cfg, trained, path)
+    for group in OF_THE_RUN:
+        setattr(cfg, group, getattr(trained, group))
+    cfg.rollout = _checked(cfg)  # the fields of both are checked together
+    return cfg
+
+
+def check_before_start(cfg: EvaluateConfig) -> None:
+    """Raise SystemExit for a budget of the sweep that cannot be, and for a ``best_of`` that could rank nothing."""
+    for budget in cfg.sweep.thinking:
+        _checked(cfg, max_thinking=budget)
+    part = cfg.reward.get(cfg.eval.best_of or "") or {}
+    if part.get("weight") == 0:
+        name = cfg.eval.best_of
+        raise SystemExit(
+            f"eval.best_of={name}: reward.{name}.weight=0 makes all its terms 0; weigh it, or rank by one of its "
+            f"details, eval.best_of={name}/<detail>"
+        )
+
+
+def _checked(cfg: EvaluateConfig, **changes: Any) -> RolloutConfig:
+    try:
+        return replace(cfg.rollout, **changes)
+    except ValueError as error:
+        raise SystemExit(f"configuration error: {error}") from None
+
+
+def baseline_of(cfg: EvaluateConfig) -> dict[str, Any] | None:
+    """The summary that ``cfg.baseline`` names: of a run (its last evaluation) or an output of rl-eval."""
+    if cfg.baseline is None:
+        return None
+    for directory in (Path(cfg.runs_dir) / cfg.baseline, Path(cfg.baseline)):
+        if (directory / "summary.json").is_file():
+            summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+            families = summary.get("eval_after", {}).get("families", {})
+            if not any("tasks" in entry for entry in families.values()):
+                raise SystemExit(
+                    f"baseline={cfg.baseline}: its summary.json has no evaluation with single tasks; evaluate it "
+                    "with this version first (rl-eval)"
+                )
+            return summary
+    raise SystemExit(f"baseline={cfg.baseline}: no summary.json in '{cfg.runs_dir}/{cfg.baseline}' or '{cfg.baseline}'")
+
+
+def _policy(directory: Path) -> Path:
+    if not (directory / "config.json").is_file():
+        raise SystemExit(f"no policy at '{directory}': it has no config.json")
+    return directory
+
+
+def _on_the_command_line() -> list[str]:
+    """Dotted paths of the settings of ``OF_THE_RUN`` that were given to this command."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not HydraConfig.initialized():
+        return []
+    paths = []
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        path = override.key_or_group
+        if path.split(".")[0] not in OF_THE_RUN:
+            continue
+        if override.is_delete():
+            raise SystemExit(f"~{path}: with run= or runs= set it to null instead")
+        paths.append(path)
+    return paths
+
+
+def _copy(source: Any, target: Any, path: str) -> None:
+    """``target.<path> = source.<path>`` through dataclasses and dictionaries."""
+    *parents, last = path.split(".")
+    for name in parents:
+        source, target = _get(source, name), _get(target, name)
+    value = _get(source, last)
+    if isinstance(target, dict):
+        target[last] = value
+    else:
+        setattr(target, last, value)
+
+
+def _get(holder: Any, name: str) -> Any:
+    return holder[name] if isinstance(holder, dict) else getattr(holder, name)

@@ -1,0 +1,34 @@
+"""`rl-pretrain`: makes a tiny base policy from nothing (``rl.recipes.pretrain``).
+
+rl-pretrain out=my_base                     the shipped tiny base, made again
+rl-pretrain out=my_base env=search          on the demonstrations of one family
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.schema import PretrainConfig
+
+
+def main() -> None:
+    """Console entry point."""
+    from rl.commands.hydra import hydra_main
+
+    hydra_main("pretrain", run)
+
+
+def run(cfg: PretrainConfig) -> None:
+    from rl.commands.hydra import line_reporter
+    from rl.recipes.pretrain import pretrain
+    from rl.run.build import open_taskset
+
+    taskset = open_taskset(cfg.env, "train", cfg.base.seed)
+    figures = pretrain(cfg.policy, cfg.base, taskset, Path(cfg.out), line_reporter())
+    print(f"saved {cfg.out}: {figures['parameters']:,} parameters, {figures['trained_tokens']:,} tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Ways to get a policy: a new one from a preset, or one that is stored.
+
+policy = build_policy({"preset": "tiny_dsa", "vocab_size": 1024, "seed": 0})
+policy.save(directory); policy = load_policy(directory)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from rl.policy.api import Policy
+from rl.policy.attention_context import AttentionMode
+from rl.policy.dsa import DSAPolicy
+from rl.policy.io import load_dsa
+from rl.policy.model import DSAForCausalLM
+from rl.policy.presets import PRESETS
+
+
+def build_policy(cfg: Mapping[str, Any]) -> Policy:
+    """A policy from a config mapping.
+
+    Either ``path`` (a checkpoint directory), or ``preset`` + ``vocab_size`` (+ ``overrides``, fields of
+    DeepseekV32Config; ``seed``). ``mode``: "sparse" (default) or "dense", for DSA policies.
+    """
+    allowed = {"path", "preset", "vocab_size", "overrides", "seed", "mode"}
+    unknown = sorted(set(cfg) - allowed)
+    if unknown:
+        raise ValueError(f"policy config has unknown keys {unknown}; allowed: {sorted(allowed)}")
+    mode = cast(AttentionMode, cfg.get("mode") or "sparse")
+    if cfg.get("path"):
+        return load_policy(cfg["path"], mode=mode)
+    preset = cfg.get("preset")
+    if preset not in PRESETS:
+        raise ValueError(f"policy.preset is {preset!r}; expected one of {sorted(PRESETS)}, or set policy.path")
+    if not cfg.get("vocab_size"):
+        raise ValueError("policy.vocab_size is missing; set it to the tokenizer's size")
+    config = PRESETS[preset](vocab_size=int(cfg["vocab_size"]), **dict(cfg.get("overrides") or {}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(cfg.get("seed") or 0))
+        return DSAPolicy(DSAForCausalLM(config), mode)
+
+
+def load_policy(directory: str | Path, mode: AttentionMode = "sparse") -> Policy:
+    """The policy stored in ``directory``: DSA if config.json says deepseek_v32, else a Hugging Face model."""
+    config_file = Path(directory) / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{config_file} does not exist; expected a checkpoint directory")
+    if json.loads(config_file.read_text())["model_type"] == "deepseek_v32":
+        return DSAPolicy(load_dsa(directory), mode)
+    from rl.policy.hf import HFPolicy
+
+    return HFPolicy.load(directory)

@@ -1,0 +1,72 @@
+"""DSAPolicy: the DSA/MoE model of ``rl.policy.model`` behind the Policy protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rl.policy.api import CuSeqlens
+from rl.policy.attention_context import AttentionMode, PackedContext
+from rl.policy.io import save_dsa
+from rl.policy.model import DSAForCausalLM
+from rl.policy.replay import Record, Replay
+
+
+class DSAPolicy:
+    """The DSA/MoE policy of ``rl.policy.model`` behind the Policy protocol.
+
+    ``mode`` "sparse" is V3.2; "dense" attends to everything (indexer warm-up, before adaptation).
+    """
+
+    def __init__(self, module: DSAForCausalLM, mode: AttentionMode = "sparse") -> None:
+        if mode not in ("dense", "sparse"):
+            raise ValueError(f"policy.mode is {mode!r}; expected 'dense' or 'sparse'")
+        self.module = module
+        self.mode: AttentionMode = mode
+        self.vocab_size = module.config.vocab_size
+        self.num_experts, self.num_moe_layers = module.num_experts, module.num_moe_layers
+
+    def packed_logits(
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: CuSeqlens,
+        replay: Replay | None = None,
+        record: Record | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        ctx = PackedContext(cu_seqlens, mode=self.mode, device=tokens_T.device)
+        if ctx.bounds[-1] != len(tokens_T):
+            raise ValueError(f"cu_seqlens ends at {ctx.bounds[-1]} but there are {len(tokens_T)} tokens")
+        hidden = self.module.hidden(tokens_T, ctx, replay, record)
+        return self.module.logits(hidden if rows is None else hidden[rows])
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.module.named_parameters()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.module.state_dict().items()}
+
+    def update_router_bias(self, counts: Tensor, gamma: float) -> None:
+        """Aux-loss-free balancing; ``counts`` [L_moe, E]. For pre-training and cold start only."""
+        self.module.update_router_bias(counts, gamma)
+
+    def set_index_topk(self, k: int) -> None:
+        """Rows each query attends to in sparse mode, in every layer; stored with the policy."""
+        self.module.config.index_topk = k
+        for layer in self.module.decoder_layers:
+            layer.self_attn.spec = replace(layer.self_attn.spec, topk=k)
+
+    def reset_indexer(self, seed: int) -> None:
+        """Fresh random indexer weights (a dense checkpoint's never learned); nothing else changes."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in self.module.decoder_layers:
+                layer.self_attn.indexer.apply(self.module._init_weights)
+                layer.self_attn.indexer.k_norm.reset_parameters()
+
+    def save(self, directory: str | Path) -> None:
+        save_dsa(self.module, directory)

@@ -1,0 +1,67 @@
+"""Held-out evaluation: k rollouts of n tasks a family with the engines' present weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rl.rollout.pool import GroupSpec
+from rl.types import Trajectory
+
+if TYPE_CHECKING:
+    from configs.schema import EvalConfig
+    from envs.taskset import Taskset
+    from envs.types import Task
+    from rl.rollout.pool import RolloutPool
+
+HELDOUT = "heldout"  # name of the held-out taskset in the pool
+
+
+def heldout_tasks(taskset: Taskset, n_tasks: int, family: str | None = None) -> list[tuple[int, Task]]:
+    """(index, task) of the first ``n_tasks`` tasks of every family (or of ``family`` alone), in taskset order."""
+    if taskset.split != "heldout":
+        raise ValueError(f"evaluation needs a held-out taskset, this one has split={taskset.split!r}")
+    taken: Counter[str] = Counter()
+    tasks = []
+    for index in range(len(taskset)):
+        task = taskset.task(index)
+        if taken[task.family] < n_tasks and family in (None, task.family):
+            taken[task.family] += 1
+            tasks.append((index, task))
+    return tasks
+
+
+def evaluate(
+    pool: RolloutPool,
+    taskset: Taskset,
+    config: EvalConfig,
+    *,
+    deadline_s: float,
+    family: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    on_group: Callable[[int, int, list[Trajectory]], None] = lambda done, total, trajectories: None,
+) -> list[Trajectory]:
+    """``config.k`` rollouts of every held-out task (of ``family``) with the engines' present weights, in task order.
+
+    ``deadline_s`` bounds the wait for any one group. ``settings``: see ``GroupSpec``.
+    """
+    tasks = heldout_tasks(taskset, config.n_tasks, family)
+    for number, (index, task) in enumerate(tasks):
+        order = GroupSpec(
+            number,
+            task,
+            index,
+            config.k,
+            pool.version,
+            taskset=HELDOUT,
+            parallel=pool.config.context.runs,
+            settings=settings or {},
+        )
+        pool.submit(order)
+    groups: dict[int, list[Trajectory]] = {}
+    for done in range(1, len(tasks) + 1):
+        group = pool.collect(1, deadline_s)[0]
+        groups[group.id] = group.trajectories
+        on_group(done, len(tasks), [t for g in groups.values() for t in g])
+    return [t for number in sorted(groups) for t in groups[number]]

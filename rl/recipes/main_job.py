@@ -1,0 +1,124 @@
+"""The main job:  base policy → cold start → held-out evaluation → GRPO → held-out evaluation → report.
+
+With ``pipeline.enabled`` GRPO is specialists, their data, a distillation and a mixed GRPO
+(``rl.recipes.v32_pipeline``); with ``self_verification.enabled`` it is a verifier and a prover in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configs.schema import TrainConfig
+    from envs.taskset import Taskset
+    from rl.rollout.pool import RolloutPool
+    from rl.run.cache import StageResult
+    from rl.run.job import Job
+    from rl.tracking.rundir import RunDir
+
+
+BEFORE, GRPO, AFTER, REPORT = "evaluation before", "GRPO", "evaluation after", "report"
+
+
+def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], reward: str) -> dict[str, Any]:
+    """All stages of ``cfg`` in ``rundir``; returns the summary that is also in its summary.json.
+
+    ``reward``: what the reward consists of, in words (``RewardComposer.describe``).
+    """
+    from rich.console import Console
+
+    from rl.recipes import self_verification as selfverify
+    from rl.recipes.cold_start import FIGURES
+    from rl.recipes.policy_stages import BASE, COLD, base_stage, coldstart_stage
+    from rl.recipes.stages import WORKERS
+    from rl.recipes.v32_pipeline import members_of, pipeline, stage_names
+    from rl.run.build import cluster, open_judge, open_pool
+    from rl.run.job import Job, figures_of
+    from rl.run.ledger import open_ledger
+    from rl.tracking.progress import Progress
+    from rl.tracking.summary import summary_table
+    from rl.tracking.usage import UsageBook
+    from rl.tracking.wandb_log import WandbLog
+
+    # A log file has no width: give the tables room instead of rich's 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(f"run [bold]{rundir.name}[/bold] · {rundir.path} · {describe(cfg)}", highlight=False)
+    console.print(reward, highlight=False, markup=False)
+    wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))
+    summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed, "reward": reward}
+    body, middle = plain, [BEFORE, GRPO, AFTER]
+    if cfg.pipeline.enabled:
+        body, middle = pipeline, stage_names(list(members_of(tasksets["train"])))
+    if cfg.self_verification.enabled:
+        body, middle = selfverify.self_verification, selfverify.stage_names(cfg.self_verification)
+    try:
+        stages = [BASE, COLD, WORKERS, *middle, REPORT]
+        with Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
+            base = base_stage(cfg, rundir, progress)
+            ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
+            usage = UsageBook(summary.get("usage", {}).get("stages"))
+            job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
+            engines = cfg.rollout.workers + cfg.judge.is_worker
+            with cluster(cfg.ray, engines), open_judge(cfg, base.path) as judge, ThreadPoolExecutor(1) as background:
+                # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
+                records = cfg.replay.indexer != "off"
+                pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)
+                start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress)
+                if cfg.coldstart.enabled:
+                    ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
+                body(job, start, pool)
+                if judge is not None:  # what it was asked is no trajectory's, so it has its own place
+                    summary["judge"] = asyncio.run(judge.stats())
+            with progress.stage(REPORT):
+                _finish(job)
+    finally:
+        wandb_log.finish()
+    console.print(summary_table(summary, str(rundir.report)))
+    return summary
+
+
+def plain(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None:
+    """Evaluation, GRPO over all families, evaluation; the final policy is ``<run>/policy``."""
+    from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
+
+    with learner_of(job, start.path, job.rundir.path) as learner, workers(job, opening) as pool:
+        before = evaluation_stage(job, BEFORE, "eval_before", pool, learner=learner, cache_key=start.key)
+        job.summary["eval_before"] = before
+        job.write()
+        state = grpo_stage(job, GRPO, "grpo", job.cfg, learner, pool, job.tasksets["train"], job.rundir)
+        learner.save_policy(job.rundir.path / "policy")
+        job.summary["eval_after"] = evaluation_stage(job, AFTER, "eval_after", pool)
+        job.summary |= state.summary() | {"workers": pool.stats()}
+
+
+def _finish(job: Job) -> None:
+    """summary.json and report.html."""
+    from rl.tracking.report import write_report
+
+    job.summary |= job.spent()
+    job.rundir.write_summary(job.summary)
+    write_report(job.rundir)
+    job.wandb_log.log_summary(job.summary)
+
+
+def describe(cfg: TrainConfig) -> str:
+    """The plan in one line, in the four words of batch size."""
+    plan = (
+        f"{cfg.steps} steps of {cfg.prompts_per_step} prompts × {cfg.group_size} rollouts, "
+        f"{cfg.learner.minibatches} minibatch(es), {cfg.rollout.workers} rollout worker(s)"
+    )
+    if cfg.self_verification.enabled:
+        v = cfg.self_verification
+        return (
+            f"{v.iterations} iterations: verifier {v.verify_steps} steps of {v.verify_prompts} × {cfg.group_size}, "
+            f"prover {v.prove_steps} steps of {v.prove_prompts} × {cfg.group_size}, labels for {v.label_problems} "
+            f"problems × {v.label_samples}"
+        )
+    if not cfg.pipeline.enabled:
+        return plan
+    p = cfg.pipeline
+    return f"specialists: {p.specialist_steps} steps of {p.specialist_prompts} × {cfg.group_size}; mixed: {plan}"

@@ -1,0 +1,358 @@
+"""A dense-attention checkpoint becomes a sparse one (DSA's continued training, recipe 1.5).
+
+    stage 1, indexer warm-up:  dense attention, only the indexer learns    L_I = sum_t KL(p[t,:]   || softmax(I[t,:]))
+    stage 2, sparse training:  top-k attention, everything learns          L_I = sum_t KL(p[t,S_t] || softmax(I[t,S_t]))
+
+p is the head-summed attention, L1-normalised. In stage 2 the indexer's input is detached: the indexer learns from L_I
+alone, everything else from the language-modelling loss alone. Afterwards the same held-out sequences are measured
+with four policies: dense, sparse with the untrained indexer, after stage 1, after stage 2.
+
+A finished stage is kept under ``cache/`` and reused; a stage that was stopped starts again, nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from configs.schema import AdaptConfig, AdaptStageConfig
+    from rl.data.needles import Sample
+    from rl.data.sequences import SampleSource
+    from rl.learner.sft import SFTTrainer
+    from rl.policy.attention_context import AttentionMode
+    from rl.policy.dsa import DSAPolicy
+    from rl.run.cache import StageResult
+    from rl.tracking.progress import Progress, Stage
+    from rl.tracking.rundir import RunDir
+
+DENSE, WARMUP, SPARSE, MEASURE = STAGES = ("dense policy", "indexer warm-up", "sparse training", "measurement")
+STATES = ("dense", "untrained indexer", "after stage 1", "after stage 2")
+_CODE = (
+    "rl/recipes/sparse_adaptation.py",
+    "rl/data/needles.py",
+    "rl/data/sequences.py",
+    "rl/policy",
+    "rl/learner",
+    "rl/objective/logprobs.py",
+)
+
+
+def adapt(cfg: AdaptConfig) -> dict[str, Any]:
+    """The whole job; returns what is also in ``runs/<name>/policy/adapt.json``.
+
+    Raises ValueError when the configuration and the checkpoint do not fit (no indexer, sequences too short or long).
+    """
+    import torch
+
+    from rl.data.sequences import open_source
+    from rl.recipes.sparse_recall import table
+    from rl.tracking.progress import Progress
+
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    check(cfg)
+    source = open_source(cfg.data, cfg.policy.path, cfg.cache_dir)
+    rundir = new_rundir(cfg)
+    with Progress(STAGES) as progress:
+        dense = dense_stage(cfg, source, rundir, progress)
+        warmed = adaptation_stage(WARMUP, cfg, dense, source, rundir, progress)
+        adapted = adaptation_stage(SPARSE, cfg, warmed.path, source, rundir, progress)
+        states = measure_states(cfg, [dense, dense, warmed.path, adapted.path], source, rundir, progress)
+        result = {
+            "states": states,
+            "index_topk": open_policy(cfg, adapted.path, "sparse").module.config.index_topk,
+            "length": cfg.data.length,
+            "held_out": len(source.held_out),
+            "seed": cfg.seed,
+            "training": {
+                name: json.loads((stage.path / "training.json").read_text())
+                for name, stage in ((WARMUP, warmed), (SPARSE, adapted))
+            },
+            "wall_s": progress.wall_s(),
+        }
+        publish(adapted.path, rundir.path / "policy", result)
+    print(table(result))
+    print(f"saved {rundir.path / 'policy'}")
+    return result
+
+
+def check(cfg: AdaptConfig) -> None:
+    """Refuse what cannot work before anything is trained."""
+    from rl.policy.presets import PRESETS
+
+    if cfg.policy.path is None:
+        if cfg.data.source != "needles":
+            raise ValueError("policy.path is missing: give a dense checkpoint, or use data.source=needles")
+        config = PRESETS[cfg.policy.preset](cfg.data.needles.vocab_size, **cfg.policy.overrides)
+    else:
+        from transformers import DeepseekV32Config
+
+        file = Path(cfg.policy.path) / "config.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"policy.path={cfg.policy.path}: no config.json there; give a checkpoint directory")
+        kind = json.loads(file.read_text()).get("model_type")
+        if kind != "deepseek_v32":
+            raise ValueError(
+                f"policy.path={cfg.policy.path} is a {kind!r} model without DSA's indexer; give one with "
+                "model_type 'deepseek_v32'"
+            )
+        config = DeepseekV32Config.from_pretrained(cfg.policy.path)
+    for name, stage in (("warmup", cfg.warmup), ("sparse", cfg.sparse)):
+        if cfg.data.source == "text" and stage.length not in (None, cfg.data.length):
+            raise ValueError(
+                f"{name}.length={stage.length}: a text is cut once, to data.length={cfg.data.length}; leave it null"
+            )
+    topk = cfg.index_topk or config.index_topk
+    if cfg.data.length <= topk:
+        raise ValueError(
+            f"data.length={cfg.data.length} is not above index_topk={topk}: every token would be chosen and sparse "
+            "attention would equal dense; use longer sequences or a smaller index_topk"
+        )
+    if cfg.data.length > config.max_position_embeddings:
+        raise ValueError(
+            f"data.length={cfg.data.length} is above the policy's max_position_embeddings="
+            f"{config.max_position_embeddings}; use shorter sequences"
+        )
+
+
+def new_rundir(cfg: AdaptConfig) -> RunDir:
+    """A new run's directory with the resolved configuration in it."""
+    from omegaconf import OmegaConf
+
+    from rl.tracking.rundir import RunDir
+
+    rundir = RunDir.new(cfg.runs_dir, cfg.name)
+    rundir.write_config(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    return rundir
+
+
+def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress: Progress) -> Path:
+    """Directory of the dense policy: the given checkpoint, or one trained now on needle documents."""
+    if cfg.policy.path is not None:
+        progress.reused(DENSE, cfg.policy.path)
+        return Path(cfg.policy.path)
+    from rl.learner.config import SFTConfig
+    from rl.learner.sft import SFTTrainer
+    from rl.policy.build import build_policy
+
+    inputs = {"policy": asdict(cfg.policy), "needles": asdict(cfg.data.needles), "dense": asdict(cfg.dense)}
+    lengths = [n for n, steps in zip(cfg.dense.lengths, cfg.dense.steps, strict=True) for _ in range(steps)]
+
+    def produce(out: Path, stage: Stage) -> None:
+        policy = build_policy(
+            {
+                "preset": cfg.policy.preset,
+                "vocab_size": cfg.data.needles.vocab_size,
+                "overrides": dict(cfg.policy.overrides),
+                "seed": cfg.dense.seed,
+                "mode": "dense",
+            }
+        )
+        settings = SFTConfig(
+            lr=cfg.dense.lr,
+            schedule="linear",
+            warmup_steps=cfg.dense.warmup_steps,
+            total_steps=len(lengths),
+            weight_decay=cfg.dense.weight_decay,
+            indexer_kl_coef=0.0,
+            max_tokens_per_microbatch=max(8192, *cfg.dense.lengths),
+        )
+        trainer = SFTTrainer(policy, settings)
+        training = train(trainer, source, lengths, cfg.dense.tokens_per_step, 0, reporter(stage, "dense", rundir))
+        policy.save(out)
+        cfg.data.needles.save_tokenizer(out)
+        (out / "training.json").write_text(json.dumps(training, indent=1))
+
+    return cached(DENSE, "adapt-dense", inputs, cfg, progress, len(lengths), produce).path
+
+
+def adaptation_stage(
+    title: str, cfg: AdaptConfig, start: Path, source: SampleSource, rundir: RunDir, progress: Progress
+) -> StageResult:
+    """Stage 1 (``title`` WARMUP) or stage 2 (SPARSE) from the policy in ``start``."""
+    from rl.chat.tokenizer import copy_tokenizer
+    from rl.learner.config import SFTConfig
+    from rl.learner.sft import SFTTrainer
+    from rl.run.cache import tree_hash
+
+    warmup = title == WARMUP
+    settings: AdaptStageConfig = cfg.warmup if warmup else cfg.sparse
+    length = settings.length or cfg.data.length
+    inputs = {
+        "start": tree_hash(start),
+        "data": asdict(cfg.data),
+        "stage": asdict(settings),
+        "index_topk": cfg.index_topk,
+        "reset_indexer": cfg.reset_indexer,
+        "indexer_kl_coef": cfg.indexer_kl_coef,
+        "seed": cfg.seed,
+    }
+
+    def produce(out: Path, stage: Stage) -> None:
+        policy = open_policy(cfg, start, "dense" if warmup else "sparse")
+        if warmup and cfg.reset_indexer:
+            policy.reset_indexer(cfg.seed)
+        trainer = SFTTrainer(
+            policy,
+            SFTConfig(
+                lr=settings.lr,
+                schedule=settings.schedule,
+                warmup_steps=settings.warmup_steps,
+                total_steps=settings.steps,
+                weight_decay=settings.weight_decay,
+                indexer_kl_coef=cfg.indexer_kl_coef,
+                indexer_only=warmup,
+                max_tokens_per_microbatch=max(8192, length),
+            ),
+        )
+        lengths = [length] * settings.steps
+        # Every stage and seed starts elsewhere in the endless stream of training sequences.
+        first = (1 + 2 * cfg.seed + (not warmup)) * 1_000_000
+        report = reporter(stage, "warmup" if warmup else "sparse", rundir)
+        training = train(trainer, source, lengths, settings.tokens_per_step, first, report)
+        policy.save(out)
+        copy_tokenizer(start, out)
+        (out / "training.json").write_text(json.dumps(training, indent=1))
+
+    name = "adapt-warmup" if warmup else "adapt-sparse"
+    return cached(title, name, inputs, cfg, progress, settings.steps, produce)
+
+
+def train(
+    trainer: SFTTrainer,
+    source: SampleSource,
+    lengths: list[int],
+    tokens_per_step: int,
+    first: int,
+    report: Callable[[int, dict[str, float]], None],
+) -> dict[str, Any]:
+    """One optimiser step per entry of ``lengths``, on sequences of that length; figures of the training."""
+    from rl.recipes.supervised import train as train_steps
+
+    started = time.perf_counter()
+    kl: list[float] = []
+
+    def batches() -> Iterator[list[Sample]]:
+        index = first
+        for length in lengths:
+            count = max(1, tokens_per_step // length)
+            yield [source.training(index + i, length) for i in range(count)]
+            index += count
+
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        if "sft/indexer_kl" in metrics:
+            kl.append(metrics["sft/indexer_kl"])
+        report(step + 1, metrics)
+
+    metrics = train_steps(trainer, batches(), range(len(lengths)), on_step)
+    return {
+        "steps": trainer.steps,
+        "skipped": trainer.skipped,
+        "tokens": trainer.tokens,
+        "wall_s": round(time.perf_counter() - started, 1),
+        "last_loss": metrics.get("sft/loss"),
+        "first_indexer_kl": kl[0] if kl else None,
+        "last_indexer_kl": kl[-1] if kl else None,
+    }
+
+
+def open_policy(cfg: AdaptConfig, directory: Path, mode: AttentionMode) -> DSAPolicy:
+    """The policy in ``directory`` with the configured index_topk."""
+    from rl.policy.build import load_policy
+    from rl.policy.dsa import DSAPolicy
+
+    policy = cast(DSAPolicy, load_policy(directory, mode))
+    if cfg.index_topk is not None:
+        policy.set_index_topk(cfg.index_topk)
+    return policy
+
+
+def measure_states(
+    cfg: AdaptConfig, directories: list[Path], source: SampleSource, rundir: RunDir, progress: Progress
+) -> dict[str, Any]:
+    """``measure`` of the policies in the order of ``STATES``, on the same held-out sequences."""
+    from rl.recipes.sparse_recall import measure
+
+    states: dict[str, Any] = {}
+    held_out = source.held_out
+    with progress.stage(MEASURE, total=len(STATES) * len(held_out)) as stage:
+        for i, (state, directory) in enumerate(zip(STATES, directories, strict=True)):
+            policy = open_policy(cfg, directory, "dense" if state == "dense" else "sparse")
+            if i < 2 and cfg.reset_indexer:
+                policy.reset_indexer(cfg.seed)
+            before = i * len(held_out)
+            measured = measure(policy, held_out, partial(_measured, stage, state, before))
+            states[state] = measured
+            rundir.log_metrics(
+                state,
+                i,
+                {
+                    "adapt/accuracy": measured["accuracy"],
+                    "adapt/mass_targets": measured["mass"]["indexer"]["targets"],
+                    "adapt/mass_all": measured["mass"]["indexer"]["all"],
+                    "adapt/oracle_targets": measured["mass"]["oracle"]["targets"],
+                    "adapt/oracle_all": measured["mass"]["oracle"]["all"],
+                },
+            )
+    return states
+
+
+def _measured(stage: Stage, state: str, before: int, done: int) -> None:
+    stage.update(before + done, note=state)
+
+
+def cached(
+    title: str,
+    name: str,
+    inputs: dict[str, Any],
+    cfg: AdaptConfig,
+    progress: Progress,
+    total: int,
+    produce: Callable[[Path, Stage], None],
+) -> StageResult:
+    """Run a stage through the cache with its progress shown."""
+    from rl.run.cache import StageResult, run_stage, source_hash, stage_key
+
+    inputs = inputs | {"code": source_hash(*_CODE)}
+    target = Path(cfg.cache_dir) / f"{name}-{stage_key(inputs)}"
+    if target.is_dir():
+        progress.reused(title, str(target))
+        return StageResult(target, stage_key(inputs), reused=True)
+    with progress.stage(title, total=total) as stage:
+        return run_stage(name, inputs, cfg.cache_dir, lambda out: produce(out, stage))
+
+
+def reporter(stage: Stage, name: str, rundir: RunDir) -> Callable[[int, dict[str, float]], None]:
+    """Shows a step's numbers and appends them to metrics.jsonl."""
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        shown = f"loss {metrics['sft/loss']:.3f} · accuracy {metrics['sft/accuracy']:.3f}"
+        if "sft/indexer_kl" in metrics:
+            shown += f" · indexer KL {metrics['sft/indexer_kl']:.3f}"
+        stage.update(step, tokens_per_s=metrics["sft/tokens_per_s"], note=shown)
+        rundir.log_metrics(name, step, metrics)
+
+    return report
+
+
+def publish(policy: Path, out: Path, result: dict[str, Any]) -> None:
+    """Policy, tokenizer, card and ``adapt.json`` in ``out``, which appears only when it is complete."""
+    from rl.recipes.sparse_recall import table
+
+    scratch = out.with_name(f".{out.name}.tmp")
+    shutil.copytree(policy, scratch, ignore=shutil.ignore_patterns("inputs.json", "training.json"))
+    (scratch / "adapt.json").write_text(json.dumps(result, indent=1) + "\n")
+    (scratch / "README.md").write_text(
+        "# A policy adapted to DeepSeek Sparse Attention\n\n"
+        f"Made by `rl-adapt`: attention to {result['index_topk']} rows, sequences of {result['length']:,} tokens.\n"
+        f"Indexer warm-up {result['training'][WARMUP]['tokens']:,} tokens, sparse training "
+        f"{result['training'][SPARSE]['tokens']:,} tokens.\n\n{table(result)}\n"
+    )
+    scratch.rename(out)

@@ -1,0 +1,1 @@
+"""One run's books: its parts, stage cache, ledger, stored batches."""
