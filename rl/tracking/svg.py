@@ -7,6 +7,7 @@ light and for dark grounds, on a page as in a standalone file.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,7 @@ WIDTH, HEIGHT = 560, 260
 _TINY = 1e-30  # below this a value is zero to a reader, and powers of ten soon underflow
 INK, MUTED = -1, -2  # colours outside the palette, for what is not one of several
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 34, 34
+_HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 # Hues that keep apart for the common colour-vision deficiencies; lighter on dark ground.
 STYLE = """
@@ -35,6 +37,14 @@ class Series:
     points: Sequence[tuple[float, float]]
     color: int = 0
     bold: bool = False
+
+
+def readable(text: str) -> str:
+    """``text`` with its control characters and halves of surrogate pairs spelled out, as ``\\x1b``.
+
+    XML has no place for them, and a browser drops them unseen. Tabs and line ends stay.
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def smooth(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
@@ -98,7 +108,7 @@ def line_chart(
             continue
         css = "s" + (" b" if s.bold and front else "") + ("" if front else " r")
         line = f'<polyline class="{css}" style="stroke:{color}" points="{path}">'
-        parts.append(f"{line}<title>{escape(s.name)}</title></polyline>")
+        parts.append(f"{line}<title>{_escape(s.name)}</title></polyline>")
     parts.append(_legend([(s.name, s.color) for s, points, _ in drawn if points]))
     return "".join([*parts, "</svg>"])
 
@@ -133,7 +143,7 @@ def bar_chart(
             x, height = middle + shift, mean * span
             parts.append(
                 f'<rect class="{css}" x="{x:.1f}" y="{base - height:.1f}" width="{width:.1f}" '
-                f'height="{height:.1f}"><title>{escape(name)}: {mean:.3f} ± {stderr:.3f}</title></rect>'
+                f'height="{height:.1f}"><title>{_escape(name)}: {mean:.3f} ± {stderr:.3f}</title></rect>'
             )
             at = x + width / 2
             low, high = base - max(mean - stderr, 0) * span, base - min(mean + stderr, 1) * span
@@ -157,9 +167,13 @@ def _open(title: str, offset: tuple[int, int]) -> list[str]:
     x, y = offset
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_escape(title)}">',
         _text(_LEFT, 14, title, "start", "t"),
     ]
+
+
+def _escape(text: str) -> str:
+    return escape(readable(text))
 
 
 def _color(index: int) -> str:
@@ -176,7 +190,7 @@ def _legend(entries: Sequence[tuple[str, int]]) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str, css: str) -> str:
-    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_escape(text)}</text>'
 
 
 def _usable(points: Sequence[tuple[float, float]], log_y: bool) -> list[tuple[float, float]]:

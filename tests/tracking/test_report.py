@@ -98,7 +98,7 @@ def test_the_report_is_complete_and_well_formed(run: RunDir) -> None:
         "malformed_call 2",
         "masked: env_error",
         "I search.",
-        "search(query=&quot;x&quot;)",
+        "search(query=&#34;x&#34;)",
         "parameter &lt;x&gt; is not closed",
         "score/outcome 1.0",
     ):
