@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rl.rollout.pool import GroupSpec
+from rl.rollout.worker import GroupSpec
 from rl.run.batches import save_batch
 from rl.tracking.metrics import rollout_metrics
 from rl.tracking.rundir import RunDir, step_name

@@ -33,7 +33,7 @@ from rl.proof.measure import role_figures
 from rl.recipes.distill import FIGURES, distill
 from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
 from rl.rollout.judge_actor import WorkerJudge
-from rl.rollout.pool import GroupSpec
+from rl.rollout.worker import GroupSpec
 from rl.run.cache import StageResult, source_hash, tree_hash
 from rl.run.job import Job, figures_of, kept_stage
 from rl.run.ledger import RolloutMeter
@@ -122,9 +122,10 @@ class _Iteration:
         record, name = files.path / RECORD, f"{role}-{i}"
         title, evaluation = _grpo(i, role), _evaluate(i, role)
         if record.is_file():
-            for done in (title, evaluation):
-                job.progress.reused(done, str(files.path))
-            return json.loads(record.read_text())
+            for stage in (title, evaluation):
+                job.progress.reused(stage, str(files.path))
+            done: dict[str, Any] = json.loads(record.read_text())
+            return done
         config = job.cfg.self_verification
         steps = {"meta": config.meta_steps, "verify": config.verify_steps, "prove": config.prove_steps}[role]
         prompts = config.prove_prompts if role == "prove" else config.verify_prompts
@@ -164,7 +165,8 @@ class _Iteration:
         record = files / RECORD
         if record.is_file():
             job.progress.reused(title, str(files))
-            return json.loads(record.read_text())
+            done: dict[str, Any] = json.loads(record.read_text())
+            return done
         files.mkdir(parents=True, exist_ok=True)
         with job.progress.stage(title, total=2 * cfg.label_problems) as stage:
             meter = RolloutMeter(job.ledger.cost, self.pool)

@@ -148,7 +148,7 @@ def evaluation_stage(
     if cache_key is not None and target.is_dir():
         shutil.copy2(target / "trajectories.jsonl", job.rundir.trajectories / f"{name}.jsonl")
         job.progress.reused(title, str(target))
-        result = json.loads((target / "eval.json").read_text())
+        result: dict[str, Any] = json.loads((target / "eval.json").read_text())
         _log_evaluation(job, title, name, result)
         return result
     with job.progress.stage(title) as stage:

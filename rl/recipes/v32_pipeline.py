@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rl.data.corpus import load_data, save_data
 from rl.recipes.distill import FIGURES, distill, verified
 from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
-from rl.rollout.pool import GroupSpec
+from rl.rollout.worker import GroupSpec
 from rl.run.cache import StageResult, source_hash, tree_hash
 from rl.run.job import Job, figures_of, kept_stage
 from rl.run.ledger import RolloutMeter
@@ -89,7 +89,8 @@ def _specialist(job: Job, start: StageResult, pool: RolloutPool, family: str, me
     if record.is_file():
         for title in titles:
             job.progress.reused(title, str(files.path))
-        return json.loads(record.read_text())
+        done: dict[str, Any] = json.loads(record.read_text())
+        return done
     own = replace(cfg, steps=cfg.pipeline.specialist_steps, prompts_per_step=cfg.pipeline.specialist_prompts)
     with learner_of(job, start.path, files.path) as learner:
         state = grpo_stage(job, titles[0], f"grpo/{family}", own, learner, pool, member, files)
