@@ -3,9 +3,9 @@
     python -m benchmarks.ablation                        all variants, seeds 0 1 2, into runs/ablation
     python -m benchmarks.ablation --variants full,no_routing --seeds 0 --steps 10
 
-Every run is an ordinary `rl-train experiment=ablation` (stale rollouts, several updates a batch, truncated sampling)
+Every run is an ordinary `rl-train experiment=ablation` (stale rollouts, several updates per batch, truncated sampling)
 with a few overrides, in its own process; finished runs are kept and not repeated. Prints a table and writes
-`ablation.md`, `ablation.json` and `ablation.svg` beside the runs.
+`ablation.md`, `ablation.json` and `ablation.svg` next to the runs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from benchmarks.runs import markdown, train_all
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import HEIGHT, STYLE, SVG_STYLE, WIDTH, Series, line_chart, smooth
 
-# What is taken away from the full recipe. "nothing" takes all of it away at once; "on_policy" is no ablation but the
-# quiet reference: no staleness, one update a batch, no truncation.
+# What is taken away from the full recipe. "nothing" takes all of it away at once; "on_policy" is not an ablation
+# but the reference: no staleness, one update per batch, no truncation.
 NO_ROUTING = ("replay.routing=off",)
 NO_MASK = ("replay.sampling_mask=off", "replay.ablation=true")
 NO_INDEXER = ("replay.indexer=off",)
@@ -95,7 +95,7 @@ def table(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
         def over(
             metric: str, form: str, runs: list[Outcome] = runs, last: int | None = None, fresh: bool = False
         ) -> str:
-            """``fresh``: only steps whose rollouts are of the present weights, the first of a stale run."""
+            """``fresh``: only steps whose rollouts come from the current weights (the first step of a stale run)."""
             values = []
             for run in runs:
                 rows = [row for row in run.rows[-last if last else 0 :] if not fresh or row["staleness/max"] == 0]
@@ -138,7 +138,7 @@ def curve(runs: Sequence[Outcome], metric: str) -> list[tuple[float, float]]:
 
 
 def plot(outcomes: Sequence[Outcome]) -> str:
-    """Outcome, ratios outside, entropy and same-weights mismatch, a line per variant."""
+    """Outcome, importance ratios outside the band, entropy and same-weights mismatch, a line per variant."""
     by_variant: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_variant.setdefault(outcome.variant, []).append(outcome)
@@ -199,7 +199,7 @@ def main() -> None:
     train_all(orders, args.out, args.jobs)
     outcomes = [o for variant in variants for seed in args.seeds if (o := read(variant, seed, args.out)) is not None]
     if not outcomes:
-        sys.exit("no run finished; see the logs beside the runs")
+        sys.exit("no run finished; see the logs next to the runs")
     report(outcomes, args.out)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.code_tasks --candidates 500 --tasks 100 --out code_tasks.json
 
-One process, one sandbox at a time. Seconds are given twice: by the clock, and of the CPU, which a busy machine changes
-less (this process and the programs in the sandbox that came to their end; not building the walls, some 10 ms
-each, and not the runs that were stopped). The base runs are made first and are not in them.
+One process, one sandbox at a time. Seconds are given twice: wall time, and CPU time, which a busy machine changes less
+(this process and the sandboxed programs that finished; setting up a sandbox, some 10 ms each, and runs that were
+stopped do not count). The base runs are made first and are not included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Five ways to go on when the context window is full, on the same tasks with the same policy.
+"""Five ways to continue when the context window is full, on the same tasks with the same policy.
 
     python -m benchmarks.context                       into runs/context
     python -m benchmarks.context --tasks 24 --k 1      a quick look

@@ -1,4 +1,4 @@
-"""Time of a decode step in vLLM against the context: DSA beside dense MLA, in one engine, steps alternating.
+"""Time of a decode step in vLLM against context length: DSA next to dense MLA, in one engine, steps alternating.
 
     python -m benchmarks.decode [--quick] [--batch 2] [--svg docs/images/decode-dsa.svg]
 
@@ -6,8 +6,8 @@ Both serve the same weights over the same cache. Dense MLA is the same policy wi
 index scores are computed then, and every cached row is read. V3.2's claim is that the cost of a token stays nearly
 stable as the context grows; "flatness" here is time(longest) / time(shortest), for whole steps and for the attention
 alone, and the slope is what each further 1,024 tokens of context add. What still grows under DSA is the indexer,
-which reads one short key per cached token. Times are CPU times of this process, which computes on one thread: what
-else runs on the machine does not add to them.
+which reads one short key per cached token. Times are CPU times of this process, which computes on one thread: other
+load on the machine does not add to them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
     PagedContext.attend = timed_attend  # type: ignore[method-assign]
     try:
         prefill(engine, texts, max(contexts))
-        # All contexts in every round, DSA and dense in turn: what else the machine does falls on all alike.
+        # All contexts in every round, DSA and dense in turn: other load on the machine hits all alike.
         for number in range(rounds):
             for context in contexts:
                 use("DSA")

@@ -1,4 +1,4 @@
-"""Environments without a model: episodes per second, time of a step, what is left behind, and what is paid for nothing.
+"""Environments without a model: episodes per second, time of a step, leaks, and the reward for doing nothing.
 
     python -m benchmarks.episodes                                  10,000 episodes by the oracles, all families
     python -m benchmarks.episodes --families wiki repo --episodes 500

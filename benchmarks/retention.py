@@ -4,7 +4,7 @@
     python -m benchmarks.retention --tasks 24 --k 1    a quick look
     python -m benchmarks.retention --passes 6          the same passes instead of the same tokens
 
-The same two-question tasks (``voyage`` with goal=count: how many ships are still to be taken stands in the thinking
+The same two-question tasks (``voyage`` with goal=count: the number of ships still to be taken is in the thinking
 alone) under each rule. A policy is trained for each rule, from the policy of ``benchmarks.context``, by the same
 demonstrations rendered under that rule; each is also evaluated under the other rules. Where every turn is a segment of
 its own an episode has three to four times the tokens, so the rules differ in passes over the demonstrations: all three
@@ -79,7 +79,7 @@ def table(found: Mapping[tuple[str, str], dict[str, Any]]) -> list[tuple[str, ..
 
 
 def plot(path: Path, found: Mapping[tuple[str, str], dict[str, Any]]) -> None:
-    """Reward of each rule with the policy trained under it; prompt tokens that were computed, beside those sampled."""
+    """Reward of each rule with the policy trained under it; prompt tokens computed (prefill) next to tokens sampled."""
     own = {rule: found[rule, rule] for rule in RULES}
     most = max(f["total_tokens"] for f in own.values())
     uncached = {rule: (f["prompt_tokens"] * (1 - f["cached"]) / most, 0.0) for rule, f in own.items()}

@@ -14,7 +14,7 @@ RUN_DEADLINE_S = 3 * 3600.0
 
 
 def finished(path: Path) -> bool:
-    """Whether the run at ``path`` has come to its end."""
+    """Whether the run at ``path`` has finished."""
     return path.is_dir() and "eval_after" in RunDir(path).read_summary()
 
 

@@ -7,7 +7,7 @@ Every run is `rl-train experiment=self_verification` (three iterations of verifi
 policy that the runs start from and the last one of each run are asked to refine their own proofs one after the other
 (sequential refinement), and to search with a pool of proofs and verifications, on held-out problems one step longer
 than those of training; a program knows which proofs are right. Prints tables and writes `self_verification.md`,
-`.json` and `.svg` beside the runs.
+`.json` and `.svg` next to the runs.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def main() -> None:
     train_all(orders, args.out, args.jobs)
     done = [seed for seed in args.seeds if finished(args.out / f"seed-{seed}")]
     if not done:
-        sys.exit("no run finished; see the logs beside the runs")
+        sys.exit("no run finished; see the logs next to the runs")
     size = (args.problems, args.iterations, args.threads)
     start = [search_with(BASE, args.out / f"search-start-{s}.json", s, *size) for s in done]
     found = [search_with(args.out / f"seed-{s}/policy", args.out / f"search-{s}.json", s, *size) for s in done]

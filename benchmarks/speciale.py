@@ -5,8 +5,8 @@
 
 Both variants are `rl-train experiment=speciale`, with the same seed, cold start, tasks and number of rollouts; the
 penalised one pays for thinking beyond a budget (`--variants` has others). Held-out accuracy and thinking tokens come by
-level. Because a gain could come from a limit instead of from thinking, the share of answers that were cut off stands
-beside it. Prints a table and writes `speciale.md`, `speciale.json` and `speciale.svg` beside the runs.
+level. Because a gain could come from a limit instead of from thinking, the share of truncated answers is
+shown next to it. Prints a table and writes `speciale.md`, `speciale.json` and `speciale.svg` next to the runs.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def main() -> None:
     train_all(orders, args.out, args.jobs)
     found = read(args.out, args.seeds)
     if not found:
-        sys.exit("no run finished; see the logs beside the runs")
+        sys.exit("no run finished; see the logs next to the runs")
     rows = table(found)
     from rich.console import Console
     from rich.table import Table

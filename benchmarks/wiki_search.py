@@ -2,7 +2,7 @@
 
     python -m benchmarks.wiki_search made=5000 verified=2000 played=500 idle=200 samples=10
 
-Times are seconds of processor time of one process, so that other work on the machine changes them little.
+Times are CPU seconds of one process, so that other work on the machine changes them little.
 """
 
 from __future__ import annotations

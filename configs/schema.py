@@ -1,6 +1,6 @@
 """The structured schema of every command: each field with its type, default and a comment.
 
-Unknown keys are errors (Hydra checks against these classes). Component fields live beside the component
+Unknown keys are errors (Hydra checks against these classes). Component fields live next to the component
 (``rl.objective.config`` and so on); this file adds the groups that only the commands know and puts all of
 them together. Defaults are DeepSeek-V3.2's recipe where it is published; ``configs/experiment`` overlays the rest.
 """
@@ -50,14 +50,14 @@ class BaseConfig:
     source: str = "assets/tiny_dsa_base"  # a directory, or "scratch": pre-train now (rl-pretrain does the same)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     vocab_size: int = 1024  # upper bound of the tokenizer trained from scratch
-    dense_steps: int = 1200  # stage 1: dense attention, indexer trained beside by its KL loss (recipe 1.5)
+    dense_steps: int = 1200  # stage 1: dense attention, the indexer trained alongside by its KL loss (recipe 1.5)
     sparse_steps: int = 800  # stage 2: top-k sparse attention, KL over the selected set
     lr: float = 3e-3  # peak learning rate, warm-up then cosine over both stages
     tokens_per_step: int = 4096  # packed tokens per optimiser step
     indexer_kl_coef: float = 1.0  # weight of L_I; its gradient reaches the indexer only
     indexer_kl_every: int = 4  # L_I on every n-th step only: it costs as much as the attention itself
     router_bias_gamma: float = 1e-3  # aux-loss-free balancing step (V3 report); frozen in RL
-    threads: int = 1  # torch threads, 0 = all cores; one leaves no barrier to wait at beside other work
+    threads: int = 1  # torch threads, 0 = all cores; one avoids barriers when other work shares the cores
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
 
 
@@ -68,7 +68,7 @@ class SupervisedConfig:
     epochs: float = 2.0  # passes over the documents
     lr: float = 1e-3  # peak, warm-up then linear decay to zero
     tokens_per_step: int = 8192  # packed tokens per optimiser step
-    indexer_kl_coef: float = 1.0  # the DSA indexer is trained beside, by its KL loss
+    indexer_kl_coef: float = 1.0  # the DSA indexer is trained alongside, by its KL loss
     indexer_kl_every: int = 4  # on every n-th step
     router_bias_gamma: float = 0.0  # aux-loss-free balancing step of the MoE router's bias; 0: the bias is frozen
     threads: int = 0  # torch threads, 0 = all cores
@@ -323,7 +323,7 @@ class CompareConfig:
 
 @dataclass
 class AgreementConfig:
-    """`rl-judge`: agreement of a judge with labelled answers, beside judges that know nothing."""
+    """`rl-judge`: agreement of a judge with labelled answers, next to judges that know nothing."""
 
     data: str = "tests/rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
     votes: int = 1  # verdicts per answer; their mean counts

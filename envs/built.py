@@ -5,7 +5,7 @@
     rl-train env=built env.path=data/search
 
 Nothing is generated any more: rows are read from memory-mapped Arrow files, and ``environment(task)`` comes from
-the family's own taskset class with the settings that stand in ``build.json``.
+the family's own taskset class with the settings in ``build.json``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     rl-train env=curriculum env.of=mix
     rl-train env=curriculum env.of=built env.settings.path=data/v32
 
-Tasks stand in buckets (family, level). A trained group tells how often its task was solved; with the population
+Tasks are grouped into buckets (family, level). A trained group tells how often its task was solved; with the population
 variance of its outcomes y_1 … y_G
 
     signal = 4 · Var(y)          1 when half of the attempts succeed, 0 when all do or none does
@@ -11,7 +11,7 @@ variance of its outcomes y_1 … y_G
 A bucket's pass rate and signal are running means over its groups. A bucket is drawn with probability proportional to
 its share of the taskset × max(floor, signal), then its next task in the taskset's order; a task seen before
 is passed over with probability 1 − max(floor, its last signal). So a bucket or task whose groups have no variance
-(every attempt right, or none) comes seldom, and never not at all: the policy changes, and what it can learn with it.
+(every attempt right, or none) is drawn rarely, but never dropped: as the policy changes, so does what it can learn.
 Before anything is measured every signal counts as 1: buckets come by their share of the taskset.
 """
 
@@ -127,7 +127,7 @@ class CurriculumTaskset(Taskset):
 
     def observe(self, index: int, outcomes: Sequence[float]) -> None:
         if not outcomes:
-            return  # every attempt failed for reasons of the machine: nothing was measured
+            return  # every attempt was an infrastructure failure: nothing was measured
         mean = sum(outcomes) / len(outcomes)
         bucket = self.buckets.setdefault(self._bucket(index), Bucket(share=1))
         bucket.groups += 1
@@ -140,7 +140,7 @@ class CurriculumTaskset(Taskset):
             self.tasks[index] = [mean, signal]
 
     def weight(self, name: str) -> float:
-        """What a bucket's share of the taskset is multiplied with."""
+        """What a bucket's share of the taskset is multiplied by."""
         return max(self.floor, self.buckets[name].signal)
 
     def metrics(self) -> dict[str, float]:
@@ -161,7 +161,7 @@ class CurriculumTaskset(Taskset):
         return self._names[index]
 
     def _of_bucket(self, name: str) -> Iterator[int]:
-        """The bucket's tasks from its cursor on, round and round. Buckets met on the way are known from then on."""
+        """The bucket's tasks from its cursor on, cyclically. Buckets met on the way are known from then on."""
         index = self.buckets[name].cursor
         while True:
             if (own := self._bucket(index)) == name:

@@ -13,7 +13,7 @@ wrong, and is counted in ``StepResult.info["counts"]`` under one of ``COUNTS``. 
 as code runs in ``envs.sandbox`` only, never here.
 
 ``oracle`` and ``novice`` are demonstrators. The oracle proves that a task can be solved; the novice
-knows the format but makes doubtful decisions, which is what a cold start is to be taught from.
+knows the format but makes doubtful decisions, which is what a cold start should be taught from.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Resolver:
         self._runner = asyncio.Runner()  # makes its loop when it is first needed
 
     def __call__(self, value: Any) -> Any:
-        """The value, or what comes of it when it is a coroutine."""
+        """The value, or its result when it is a coroutine."""
         return self._runner.run(value) if inspect.iscoroutine(value) else value
 
     def close(self, environment: Environment) -> None:

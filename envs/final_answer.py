@@ -1,4 +1,4 @@
-r"""The final answer in a message of prose: what stands in the last ``\boxed{}``, else the last line.
+r"""The final answer in a message of prose: the content of the last ``\boxed{}``, else the last line.
 
     "… so there are \boxed{1{,}250} of them."   ->  "1{,}250", cleaned: "1,250"
     "Adding up.\n**Answer:** 12 km"             ->  "12 km"
@@ -68,7 +68,7 @@ def clean(answer: str) -> str:
 def number(answer: str) -> Fraction | None:
     r"""The one number that an answer is: ``1,250``, ``-3/4``, ``\frac{3}{4}``, ``12.50``; else None.
 
-    Exact, so that ``0.1`` is one tenth. Thousands may be parted by commas; units are not read.
+    Exact, so that ``0.1`` is one tenth. Thousands may be separated by commas; units are not read.
     """
     text = clean(answer).replace("$", "").strip()
     text = re.sub(r"\\d?frac\s*\{\s*([-+]?\d+)\s*\}\s*\{\s*(\d+)\s*\}", r"\1/\2", text)

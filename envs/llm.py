@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BYTES = 16 * 2**20  # of one answer; a server that sends more is not answering the question
-_AGAIN = (408, 409, 425, 429)  # HTTP states worth another try, beside 500 and above
+_AGAIN = (408, 409, 425, 429)  # HTTP status codes worth a retry, in addition to 500 and above
 
 
 class EndpointError(Exception):
-    """The server cannot be reached, or its answer is no chat completion. ``status``: HTTP state, 0 without one."""
+    """The server cannot be reached, or its answer is no chat completion. ``status``: HTTP status, 0 without one."""
 
     def __init__(self, message: str, status: int = 0, again: bool = False) -> None:
         super().__init__(message)
@@ -43,9 +43,9 @@ class ChatEndpoint:
     api_key: str = ""  # sent as a bearer token when given
     temperature: float = 0.7
     max_tokens: int = 8192  # of one completion
-    timeout_s: float = 300.0  # of one completion, tries included
-    retries: int = 0  # further tries when the server is busy, fails (5xx) or cannot be reached
-    backoff_s: float = 0.5  # pause before the first further try; doubles with each
+    timeout_s: float = 300.0  # of one completion, retries included
+    retries: int = 0  # how often, when the server is busy, fails (5xx) or cannot be reached
+    backoff_s: float = 0.5  # pause before the first retry; doubles with each
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):

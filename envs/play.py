@@ -106,7 +106,7 @@ def _unfinished(text: str) -> bool:
     try:
         json.loads(text, strict=False)
     except json.JSONDecodeError as error:
-        # the text ended where the reader wanted more; any other mistake more lines do not mend
+        # the text ended where the reader wanted more; more lines do not fix any other mistake
         return error.pos >= len(text) or error.msg.startswith("Unterminated string")
     return False
 

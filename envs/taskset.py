@@ -56,8 +56,8 @@ class Taskset(ABC):
     env_class: type[Environment]
     chance: ClassVar[float] = 0.1  # mean outcome that doing nothing, or calling tools at random, may reach (envs-check)
     version: ClassVar[int] = 1  # raise it when the environment can no longer play tasks that were built before
-    licence: ClassVar[str] = ""  # of the material in the tasks: stands on the card of a built data set
-    packages: ClassVar[tuple[str, ...]] = ()  # distributions the tasks are made from: their versions stand there too
+    licence: ClassVar[str] = ""  # of the material in the tasks: shown on the card of a built data set
+    packages: ClassVar[tuple[str, ...]] = ()  # distributions the tasks are made from; the card has their versions
 
     def __init__(self, split: Split = "train", seed: int = 0, size: int | None = None, **config: Any) -> None:
         if split not in DEFAULT_SIZE:
@@ -126,7 +126,7 @@ class Taskset(ABC):
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Numbers to log beside those of a training step; documented in ``rl.tracking.metrics``."""
+        """Numbers to log along with those of a training step; documented in ``rl.tracking.metrics``."""
         return {}
 
     def fingerprint(self) -> str:

@@ -37,7 +37,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message. ``tools`` (function schemas) may stand on a system or developer message.
+    """One chat message. ``tools`` (function schemas) may be on a system or developer message.
 
     ``parse_error`` is set on an assistant message whose text could not be parsed (a malformed
     tool call): it says what is wrong, in words meant for the policy.
@@ -89,7 +89,7 @@ class Episode:
     turns: int
     sampled_tokens: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)  # malformed_call, unknown_tool, bad_arguments, …
-    thinking_tokens: int = 0  # of the sampled ones, those of the thinking with its markers
+    thinking_tokens: int = 0  # of the sampled ones, those of the thinking, markers included
 
     @property
     def sampled(self) -> tuple[Message, ...]:
@@ -107,7 +107,7 @@ class Episode:
 
 
 class InfrastructureError(Exception):
-    """Raised by a tool when the machinery broke (no sandbox, disk full), through no fault of the policy.
+    """Raised by a tool when the infrastructure broke (no sandbox, disk full), through no fault of the policy.
 
     ``Environment.step`` lets it through: the sample is masked as an environment failure, not scored 0.
     """

@@ -1,7 +1,7 @@
 """The common words that the synthetic worlds are made of.
 
 Names are two words (``Mara Lind``, ``Silver Harbor``): few words, so that a small tokenizer holds each
-as one token, and many combinations, so that nothing can be learnt by heart. No word stands in two
+as one token, and many combinations, so that nothing can be memorised. No word is in two
 lists: a retrieved passage never matches a question by accident.
 """
 

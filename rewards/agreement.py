@@ -1,4 +1,4 @@
-"""How far a judge agrees with labels made by hand: data, measures, and judges that know nothing as a yardstick.
+"""How far a judge agrees with human labels: data, measures, and uninformed judges as baselines.
 
 A labelled item is a prompt, a rubric, an answer and a gold score per criterion. With a_i the judge's and b_i the gold
 score of criterion i, both divided by its points:
@@ -157,7 +157,7 @@ def _at(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
-# -- judges that know nothing ----------------------------------------------------------------
+# -- uninformed judges -----------------------------------------------------------------------
 
 
 def constant(item: Item) -> Scores:
@@ -172,7 +172,7 @@ def by_length(item: Item) -> Scores:
 
 
 def by_keywords(item: Item) -> Scores:
-    """None, half, all of the points for 0, 1, more words of the criterion that stand in the answer."""
+    """None, half, all of the points for 0, 1, more words of the criterion that occur in the answer."""
     said = _words(item.answer)
     return {c.key: int(min(2, len(_words(c.criterion) & said)) / 2 * c.points) for c in item.criteria}
 

@@ -50,7 +50,7 @@ class Children:
     """Runs the parts of one composer in child processes.
 
     Args:
-        parts: pickled to every child; a call names one by its index. None stands for a part that runs elsewhere.
+        parts: pickled to every child; a call names one by its index. None: a part that runs elsewhere.
     """
 
     def __init__(self, parts: Sequence[PartOptions | None]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from envs.llm import ChatEndpoint, EndpointError
 from envs.types import Message
 
-# What chat templates of common models use as control tokens. A server turns them into tokens wherever they stand.
+# What chat templates of common models use as control tokens. A server turns them into tokens wherever they occur.
 _CONTROL = re.compile(r"<[|｜][^<>\n]{1,60}[|｜]>|</?think>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 
 STRUCTURED = ("json_schema", "json_object", "none")
@@ -86,9 +86,9 @@ class EndpointJudge:
     api_key_env: str = ""  # environment variable that holds the key; the key itself stays out of config.yaml
     temperature: float = 0.0  # 0 is greedy; with several votes use more
     max_tokens: int = 2048  # of one answer, reasoning included
-    timeout_s: float = 120.0  # of one answer, tries included
-    retries: int = 3  # further tries when the server is busy, fails (5xx) or cannot be reached
-    backoff_s: float = 0.5  # pause before the first further try; doubles with each
+    timeout_s: float = 120.0  # of one answer, retries included
+    retries: int = 3  # how often, when the server is busy, fails (5xx) or cannot be reached
+    backoff_s: float = 0.5  # pause before the first retry; doubles with each
     concurrency: int = 32  # requests at once, per process
     structured: str = "json_schema"  # how a schema is enforced: json_schema | json_object (valid JSON) | none
 

@@ -15,7 +15,7 @@ language is decided
 Limits. Languages that share a script with one that is named here are taken for it (Ukrainian for Russian, Persian for
 Arabic), and Latin-script languages without a list for the target. A foreign word inside a sentence of the target goes
 unseen, as do sentences without a stop word. A Chinese character weighs as much as an English word, so that mixtures
-of the two lean towards Chinese. What stands in a code block or a formula is not measured.
+of the two lean towards Chinese. Code blocks and formulas are not measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rule-based outcome reward of DeepSeek-V3.2: is the result right.
+"""The rule-based outcome reward of DeepSeek-V3.2: whether the result is right.
 
 Who says so is ``kind``. With ``environment`` it is the family's own verifier, whatever it looks at (an answer, hidden
 tests, the final state): p = scores[key]. The other kinds score the final answer themselves against ``task.answer`` and

@@ -11,7 +11,7 @@ R = Σ_i w_i · p_i. A group part does so for all finished episodes of one task 
         def __call__(self, episode, scores):
             return float("please" in (episode.answer or ""))
 
-Beside the number a part may give details (logged, not added) and a reason to mask: see ``Scored``. A masked sample
+Next to the number a part may give details (logged, not added) and a reason to mask: see ``Scored``. A masked sample
 enters neither the loss nor its group's mean, which is not the same as reward 0. What raises, hangs, or gives something
 that is no number within ``bounds`` masks the sample too, so that a broken part never scores anything.
 """
@@ -47,7 +47,7 @@ class RewardError(ValueError):
 class Scored:
     """What a part gives when it has more to say than one number.
 
-    ``value`` is p_i. ``details`` are stored as ``<part>/<name>`` beside the terms and logged, and are not added to
+    ``value`` is p_i. ``details`` are stored as ``<part>/<name>`` next to the terms and logged, and are not added to
     the reward. ``mask`` is why the sample must not be trained on: one word, which becomes its ``failure_kind``;
     ``note`` says more about that, for its ``failure_detail``.
     """

@@ -1,7 +1,7 @@
 """A language model in the roles of DeepSeekMath-V2: prover, refiner, verifier, meta-verifier.
 
 Each method asks for n independent answers in one call and gives them as they could be read, so ``ok`` has to be looked
-at. An answer that was cut off is not ok, whatever stands in it.
+at. A truncated answer is not ok, whatever it says.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ class ProofRoles:
         return [Evaluation(False, problem=_CUT_OFF) if text is None else parse(text) for text in texts]
 
     async def _texts(self, messages: Sequence[Message], n: int) -> list[str | None]:
-        """The answers' texts without the thinking; None where one was cut off."""
+        """The answers' texts without the thinking; None where one was truncated."""
         answers = await self.judge.complete(messages, n=n, max_tokens=self.max_tokens, temperature=self.temperature)
         return [answer.text if answer.finish_reason == "stop" else None for answer in answers]

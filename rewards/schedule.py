@@ -46,7 +46,7 @@ def weight_at(weight: float | Schedule, version: int) -> float:
 
 
 def read_weight(part: str, weight: Any) -> float | Schedule:
-    """A weight as it stands in a configuration: a number, a ``Schedule``, or ``{start, end, steps}``.
+    """A weight as written in a configuration: a number, a ``Schedule``, or ``{start, end, steps}``.
 
     Raises:
         ValueError: it is none of these; names the part.

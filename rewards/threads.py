@@ -95,7 +95,7 @@ class LoopThread:
             raise Late from None
 
     async def responds(self) -> bool:
-        """Whether the loop still turns."""
+        """Whether the loop still runs."""
         turned: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop.call_soon_threadsafe(turned.set_result, None)
         done, _ = await asyncio.wait([asyncio.wrap_future(turned)], timeout=RESPONDS_S)

@@ -118,7 +118,7 @@ def read_verdict(text: str, criteria: Sequence[Criterion], *, cut_off: bool = Fa
     """
     if len(text) > MAX_REPLY:
         raise Unusable("too_long", f"it had {len(text)} characters")
-    # A constrained reply begins with its object; </think> can stand only inside a reason then.
+    # A constrained reply begins with its object; </think> can only be inside a reason then.
     said = text if text.lstrip().startswith("{") else text.rpartition("</think>")[2]
     found = [scores for scores in map(_scores_of, _objects(said)) if scores is not None]
     if not found:
@@ -136,7 +136,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def _objects(text: str) -> list[_Pairs]:
-    """The JSON objects in ``text`` that stand inside no other one."""
+    """The outermost JSON objects in ``text``."""
     decoder = json.JSONDecoder(object_pairs_hook=_Pairs, strict=False)
     objects, at = [], 0
     while (at := text.find("{", at)) >= 0:

@@ -6,7 +6,7 @@
     self-analysis    R_Z = R_score(s', s) · R_meta(Z)
     generator        R   = R_format(Y, Z) · (α·R_Y + β·R_Z),  R_Y = s,  α = 0.76, β = 0.24
 
-s', ms' are what the policy wrote, s, ms what holds: a label, or the mean of several verifications, so anything in
+s', ms' are what the policy wrote, s, ms the truth: a label, or the mean of several verifications, so anything in
 [0, 1]. With R_meta = 1 the generator's table is
 
     s   s'  R          s   s'  R          s   s'  R

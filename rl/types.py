@@ -88,9 +88,9 @@ class Segment(TokenStream):
     def exact(self, version: int) -> npt.NDArray[np.bool_]:
         """bool [T]: sampled tokens that, with everything sampled before them in the segment, came from ``version``.
 
-        Behind a token of older weights none counts: a generation in flight goes on over cache rows of the older
+        After a token of older weights none counts: a generation in flight continues on KV-cache rows of the older
         weights, and a row's recorded choice is that of its first forward pass, which a later turn need not have
-        repeated. Only at these tokens are sampler and learner to agree.
+        repeated. Only at these tokens do sampler and learner have to agree.
         """
         mask = self.loss_mask.astype(bool)
         older = mask & (self.versions != version)

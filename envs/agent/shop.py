@@ -74,7 +74,7 @@ def open_database(rows: ShopRows) -> sqlite3.Connection:
 
 
 def read_database(database: sqlite3.Connection) -> ShopRows:
-    """Everything that stands in the database now."""
+    """Everything in the database now."""
     return ShopRows(
         customers=tuple(database.execute("SELECT id, name, city FROM customers ORDER BY id")),
         orders=tuple(database.execute("SELECT id, customer_id, status FROM orders ORDER BY id")),

@@ -247,7 +247,7 @@ def _done() -> Message:
 
 
 def _last_number(history: Sequence[Message], label: str) -> int | None:
-    """The id that the last lookup gave, None before any."""
+    """The id that the last lookup returned, None before any."""
     for message in reversed(history):
         if message.role == "tool" and (match := re.fullmatch(rf"{label} (\d+)", message.content)):
             return int(match.group(1))

@@ -1,4 +1,4 @@
-"""A child process that is spoken to in JSON lines, with deadlines, in a folder of its own.
+"""A child process that talks JSON lines, with deadlines, in a folder of its own.
 
     child = JsonChild([python, "-P", "runner.py"], environment)
     child.send({"mode": "play"});  child.receive(60.0)    -> {"request": …}, or None at the end of its output

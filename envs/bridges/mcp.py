@@ -7,12 +7,12 @@
     assistant  3                           -> the answer of the row: outcome 1
 
 The tools' schemas are the server's (``tools/list``). A tool that fails is an observation; a server that does not
-start or dies is a failure of the machinery. Tasks are rows (``envs.bridges.task_rows``). Their answers are compared as
+start or dies is an infrastructure failure. Tasks are rows (``envs.bridges.task_rows``). Their answers are compared as
 everywhere; ``score="my_module:judge"`` calls ``judge(episode, environment)`` instead, which gives the outcome in
 [0, 1] and may ask the server for the state it is in: ``environment.call("count", {"item": "pear"})``.
 
 The server runs with your rights, as you would start it by hand. One that executes what a policy writes must bring
-its own walls.
+its own sandbox.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class McpEnvironment(Environment):
 class McpTaskset(Taskset):
     """Rows as tasks, a server's tools to solve them with. ``data``: a list of rows or a ``.jsonl`` file.
 
-    Index i is row i modulo the rows of the split. ``system`` is a system message for all tasks. Keywords that stand
-    in ``McpEnvironment`` go there.
+    Index i is row i modulo the rows of the split. ``system`` is a system message for all tasks. Keywords of
+    ``McpEnvironment`` go there.
     """
 
     family = "mcp"

@@ -1,4 +1,4 @@
-"""A Model Context Protocol server as a child process, spoken to over stdio from ordinary, synchronous code.
+"""A Model Context Protocol server as a child process, driven over stdio from ordinary, synchronous code.
 
     session = McpSession("python", ["server.py"])
     session.tools                                  -> [{"name": "count", "description": …, "parameters": {…}}]

@@ -6,8 +6,8 @@
      "function": {"name": "count", "arguments": "{\\"item\\": \\"pear\\"}"}}]},
     {"role": "tool", "tool_call_id": "call_0", "content": "3"}
 
-Our tool results stand in the order of their calls and need no ids; OpenAI's have ids and any order. Function schemas
-stand on our system message and beside OpenAI's messages. Reasoning is ``reasoning_content``, as vLLM has it.
+Our tool results are in the order of their calls and need no ids; OpenAI's have ids and any order. Function schemas
+are on our system message; OpenAI has them next to the messages. Reasoning is ``reasoning_content``, as vLLM has it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class HistoryRewrittenError(ValueError):
-    """A dialogue does not go on where it was: earlier messages were changed. Names the first one."""
+    """A dialogue does not continue where it was: earlier messages were changed. Names the first one."""
 
 
 def to_openai(messages: Sequence[Message], first_id: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

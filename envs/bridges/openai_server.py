@@ -27,7 +27,7 @@ from envs.bridges.openai_chat import from_openai, to_openai
 from envs.types import Message
 
 _MAX_BYTES = 2**26  # of one request
-_SOCKET_S = 60.0  # a client that sends half a request does not hold its thread for ever
+_SOCKET_S = 60.0  # a client that sends half a request does not hold its thread forever
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ PINS: dict[str, str] = {
 
 
 class MissingPackage(ImportError):
-    """A bridge's package is not installed. The message has the pip command that mends it."""
+    """A bridge's package is not installed. The message has the pip command that fixes it."""
 
 
 def need(module: str) -> ModuleType:

@@ -4,7 +4,7 @@
 
 In verifiers the harness drives: it asks an OpenAI-compatible endpoint for completions until it is done. Here the
 policy drives. So each episode runs one rollout in a process of its own, where the harness asks a loopback endpoint of
-ours, and the flow is turned round:
+ours, and the flow is inverted:
 
     their first request                      -> the messages of reset()
     step(message)                            -> the answer to the request that waits
@@ -18,7 +18,7 @@ verifiers and the tasksets live in a Python of their own (``python``, or SPECIAL
 clash with ours; ``path`` are folders where tasksets are found. Nothing is installed during a rollout.
 
 Harnesses that execute what the policy writes ("bash", "codex", …) are refused in verifiers' subprocess runtime, which
-has no walls: name a container, ``runtime={"type": "docker"}``. ``host_commands=True`` lets them run on this machine,
+is no sandbox: name a container, ``runtime={"type": "docker"}``. ``host_commands=True`` lets them run on this machine,
 for policies that you wrote yourself.
 """
 

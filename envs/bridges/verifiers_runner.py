@@ -102,7 +102,7 @@ def load(order: dict[str, Any]) -> Any:
 
 
 def unsafe_harnesses(env: Any) -> list[str]:
-    """Harnesses that would run the policy's commands on this machine, without any walls."""
+    """Harnesses that would run the policy's commands on this machine, without any isolation."""
     from verifiers.v1.runtimes import SubprocessConfig
 
     return [

@@ -33,7 +33,7 @@ VERSION = "1.0.3"
 SYSTEM = "Complete the function. Submit the whole program with submit, then say Done."
 _LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=512)
 _FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
-# The token is read before the submission runs, so that it stands in no file; only check() coming to its end prints it.
+# The token is read before the submission runs, so that it is in no file; only check() coming to its end prints it.
 # Tests may use the helpers that the prompt defines (some decode what the prompt's function encoded). What the function
 # returns must be plain data: an object of its own could call itself equal to everything.
 _HARNESS = """

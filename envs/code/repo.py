@@ -194,7 +194,7 @@ class RepoTaskset(Taskset):
         )
 
     def verify(self, task: Task) -> str | None:
-        """Runs everything again: the defect must break the same tests as before, and the gold patch mend them all."""
+        """Runs everything again: the defect must break the same tests as before, and the gold patch fix them all."""
         meta = task.metadata
         repo, defects = repository(meta["package"]), tuple(Defect(**d) for d in meta["defects"])
         tests = (*meta["f2p"], *meta["p2p"])
@@ -254,7 +254,7 @@ def _scope(level: int, path: str, tests: Sequence[str]) -> tuple[str, ...]:
 
 
 def _lines(text: str, passage: str) -> dict[str, int]:
-    """Where a passage stands, with a few lines around it."""
+    """Where a passage is, with a few lines around it."""
     before = text.count("\n", 0, text.index(passage)) + 1
     return {"start": max(1, before - 20), "end": before + passage.count("\n") + 20}
 

@@ -53,7 +53,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class Examined:
-    """What the tests say to a defect. ``reason`` is set when it makes no task."""
+    """What the tests say about a defect. ``reason`` is set when it makes no task."""
 
     reason: str = ""
     fails: dict[str, Verdict] = field(default_factory=dict)  # pass in the base run, fail with the defect

@@ -3,7 +3,7 @@
     repository("toolz").text("toolz/itertoolz.py")
 
 Nothing of them is kept in this repository. Versions are pinned, because a task names lines of a file; another
-version is refused with the command that mends it. All licences permit copies and changes (``Package.licence``); a
+version is refused with the command that fixes it. All licences permit copies and changes (``Package.licence``); a
 data set of tasks quotes the sources and carries their licences with it.
 """
 
@@ -136,7 +136,7 @@ class Repository:
         return _read(self.place.parent / path)
 
     def is_test(self, path: str) -> bool:
-        """Tests and what steers them: shown, never edited."""
+        """Tests and their configuration: shown, never edited."""
         parts = PurePosixPath(path).parts
         return "tests" in parts or parts[-1].startswith("test_") or parts[-1] in ("conftest.py", "runtests.py")
 

@@ -30,11 +30,11 @@ from envs.code.repo_packages import Doctest, Repository, repository
 from envs.sandbox import Limits, Sandbox, SandboxResult
 
 _GUEST = Path(__file__).with_name("repo_guest.py")
-# CPU time is what stops a run; the clock is for what sleeps, and generous because machines are busy.
+# CPU time is what stops a run; wall time is for what sleeps, and generous because machines are busy.
 LIMITS = Limits(wall_s=120.0, cpu_s=20, memory_mb=1024, processes=8, output_bytes=2_000_000)
 _SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=8)
 TEST_S = 1.0  # CPU seconds of one test; those of the base run are far below
-# CPU seconds of the runs of this process that came to their end, for benchmarks: the kernel does not add them to ours.
+# CPU seconds of the runs of this process that finished, for benchmarks: the kernel does not add them to ours.
 spent = {"cpu_s": 0.0}
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
@@ -55,7 +55,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Run:
-    """Verdicts by test id; a test without one did not come to its end. ``ended``: the process came to its own end.
+    """Verdicts by test id; a test without one did not finish. ``ended``: the process ended by itself.
     ``broken``: it did not, and no time limit is to blame. ``unimportable``: a module that could not be imported,
     and why."""
 

@@ -1,7 +1,7 @@
 """Runs a submitted function on inputs, in the sandbox, and reports what it returned.
 
-Only the inputs go in and only the returned values come out; what they should have been stays on this side
-of the wall. A submission that exits early, prints a verdict or patches the harness can spoil its own answers
+Only the inputs go in and only the returned values come out; what they should have been stays outside
+the sandbox. A submission that exits early, prints a verdict or patches the harness can spoil its own answers
 but never make a wrong one right.
 """
 

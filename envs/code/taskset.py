@@ -29,7 +29,7 @@ _PASSED = f"{_VISIBLE} of {_VISIBLE} tests passed."
 
 
 class CodeEnvironment(Environment):
-    """One function to write. Tests stand in the task's metadata as (inputs, expected) pairs."""
+    """One function to write. Tests are in the task's metadata as (inputs, expected) pairs."""
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 ERROR = "error:"  # what the reasons of exceptions begin with
 TOO_SLOW = "too_slow"
-TRIES = 3  # of what the machine failed at
+TRIES = 3  # of one task, when the infrastructure fails
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Maker:
         return self._keep(task, taskset) if reason is None and self._keep is not None else reason
 
     def _guarded(self, function: Callable[[], T]) -> T | Refusal:
-        """The result, or what became of it. A failure of the machine is tried again."""
+        """The result, or what became of it. An infrastructure failure is retried."""
         for attempt in range(TRIES):
             try:
                 with _deadline(self.plan.verify_s):
@@ -160,7 +160,7 @@ def judge(part: int, rows: Sequence[Row]) -> list[Refusal | None]:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they would wait for orders for ever."""
+    """A killed parent cannot stop its workers, and they would wait for orders forever."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -3,7 +3,7 @@
 Part by part, candidate 0, 1, 2, …: one whose key was kept before is a duplicate; one that ``verify`` (and
 ``keep``) accepts is kept; every other is counted under its reason. Decisions are made in that order and from
 nothing but the candidates, so the number of workers and interruptions change how long it takes, and no task.
-A candidate that is known to be a duplicate is not verified; one that turns out to be one later was in vain.
+A candidate that is known to be a duplicate is not verified; for one that turns out to be one later the work is lost.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Part:
-    """So many tasks of one split of one source."""
+    """A number of tasks of one split of one source."""
 
     source: int
     split: Split

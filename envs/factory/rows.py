@@ -1,4 +1,4 @@
-"""A task as a row of a data set, and back. What has inner structure is JSON text, so every family fits one schema.
+"""A task as a row of a data set, and back. Nested values are JSON text, so every family fits one schema.
 
 row = row_of(task, source=0)     {"id": ..., "family": ..., "level": 2, "key": ..., "prompt": "[{...}]", ...}
 task_of(row)                     the task as the environment will get it: tuples have become lists

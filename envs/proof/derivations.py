@@ -70,14 +70,14 @@ def evaluation_of(problem: Problem, solution: str) -> Analysis:
 
 
 def checks(problem: Problem, solution: str) -> tuple[str, ...]:
-    """Every line of a solution taken apart: what should stand there and then what does, = or ! after each pair.
+    """Every line of a solution taken apart: what should be there and then what is, = or ! after each pair.
 
         a2+3=0    a22=+3+3=00=      before: 2 and 2; step: +3 and +3, which gives 0; after: 0 and 0
         a2+4=0    a22=+3+4!10!      the step is not the problem's, and 2 + 4 is 1, not 0
         the end   end/c/a!          the last line should reach step c and reaches a
 
-    Two neighbours can be compared by a policy that cannot check a line by looking at it. What should stand there comes
-    first, so that it is worked out and not read off. A step too many stands behind ?, one that is missing before it,
+    Two neighbours can be compared by a policy that cannot check a line by looking at it. What should be there comes
+    first, so that it is worked out and not copied. A step too many stands behind ?, one that is missing before it,
     at the end. A line that is none stands as it is.
     """
     found, value, done, last = [], problem.start, 0, "?"

@@ -83,7 +83,7 @@ def parse_generation(text: str) -> Generation:
     """Read Y and Z of a generator's output: each heading once, on a line of its own, in this order.
 
     A solution that contains a phrase of a verdict is not ok: whoever judges it would find the verdict already given.
-    What stands before the first heading belongs to neither and is shown to nobody.
+    Text before the first heading belongs to neither and is shown to nobody.
     """
     first, second = list(_SOLUTION_LINE.finditer(text)), list(_SELF_EVALUATION_LINE.finditer(text))
     for heading, found in ((SOLUTION_HEADING, first), (SELF_EVALUATION_HEADING, second)):

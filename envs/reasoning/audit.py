@@ -17,7 +17,7 @@ from envs.reasoning.gym_questions import KINDS, check_package, gym_score, make_d
 
 NONSENSE = ("", "zzz", "I do not know.", "[]", "answer", "( 1", "\\boxed{", "None")
 USUAL_SHARE = 0.4  # the most frequent answer may be right for at most this share of entries (of 20 or more)
-MAKE_S = 0.1  # processor seconds for an entry, on average
+MAKE_S = 0.1  # CPU seconds for an entry, on average
 
 
 @dataclass(frozen=True)

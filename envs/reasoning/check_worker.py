@@ -5,7 +5,7 @@ r"""The process that checks answers. Started by ``checker.py``; one request a li
 
 Two lines come back for each: ``ready`` when the request is understood and the right answer was seen to be right, and
 the verdict ``{"right": true}`` or ``{"right": false, "why": …}``. Between the two only the policy's answer can do
-harm: it has ``CPU_S`` seconds of processor time, after which the kernel ends the process (SIGPROF), whatever library
+harm: it has ``CPU_S`` seconds of CPU time, after which the kernel ends the process (SIGPROF), whatever library
 is busy then; it has ``MEMORY_MB`` of address space; it can write no file and start no process.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from envs.final_answer import clean, final_answer, last_line, number, without_unit
 
-CPU_S = 2.0  # processor seconds for one answer; wall time would punish answers for a busy machine
+CPU_S = 2.0  # CPU seconds for one answer; wall time would punish answers for a busy machine
 MEMORY_MB = 3072
 _LONGEST = 20_000  # characters of an answer that are looked at
 
@@ -51,7 +51,7 @@ def maths_right(gold: str, text: str) -> bool:
 
 
 def judge(request: dict[str, Any], answer: str) -> bool:
-    """Whether ``answer`` is right. May take for ever, and may raise."""
+    """Whether ``answer`` is right. May take forever, and may raise."""
     if len(answer) > _LONGEST:
         return False
     if "gym" in request:

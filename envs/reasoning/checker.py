@@ -2,10 +2,10 @@
 
 Whose fault a failure is:
 
-* the answer's (scored 0): it took more than ``check_worker.CPU_S`` processor seconds, the scorer could not read it, or
+* the answer's (scored 0): it took more than ``check_worker.CPU_S`` CPU seconds, the scorer could not read it, or
   it ended two fresh workers in a row;
-* the machinery's (``InfrastructureError``, the sample is masked): the worker does not start, does not accept the right
-  answer, or gives no reply though it used little processor time.
+* the infrastructure's (``InfrastructureError``, the sample is masked): the worker does not start, does not accept the
+  right answer, or gives no reply though it used little CPU time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from envs.types import InfrastructureError
 
 START_S = 180.0  # importing sympy and reasoning-gym on a busy machine
-WALL_S = 120.0  # for one check; the worker's own limit is processor time, far less
+WALL_S = 120.0  # for one check; the worker's own limit is CPU time, far less
 _ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -82,7 +82,7 @@ MATHS: frozenset[str] = frozenset(
 
 
 def check_package() -> None:
-    """Raises ImportError with the command that mends it when reasoning-gym is missing or another version."""
+    """Raises ImportError with the command that fixes it when reasoning-gym is missing or another version."""
     try:
         found = version(PACKAGE)
     except PackageNotFoundError:

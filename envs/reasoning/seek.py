@@ -10,7 +10,7 @@
 Length and accuracy trade off by nature: every candidate that is tried costs tokens, more of them the longer the chain,
 and raises the chance of being right by a fifth; giving up early leaves a guess among the untried. Multiplication by 1
 to 4 modulo 5 is one to one, so there is exactly one answer. Level n has n + 1 steps; the families are named ``seek1`` …
-``seek4``, so that every figure comes by level. What a length penalty buys is to be seen here (`experiment=speciale`).
+``seek4``, so that every figure comes by level. Here one sees what a length penalty buys (`experiment=speciale`).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ r"""The reasoning family: a problem, no tools, an answer that is checked by a pr
     assistant  (reasoning) … \boxed{540}
 
 Two sources: the data sets of reasoning-gym that passed an audit (``gym.py``) and word problems (``word_problems.py``).
-outcome = 1 when the data set's own scorer gives full marks (parts of marks count nothing) or, where the answer is
+outcome = 1 when the data set's own scorer gives full marks (partial credit counts as nothing) or, where the answer is
 mathematical, math-verify finds it equal. ``unchecked`` = 1 when the answer made the checker fail: that is the answer's
-fault and outcome is 0. What is the machinery's fault raises InfrastructureError.
+fault and outcome is 0. What is the infrastructure's fault raises InfrastructureError.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def check_answer(task: Task, answer: str) -> Verdict:
 
 
 class ReasoningTaskset(Taskset):
-    """The key is a hash of the question, less case and spaces: no question stands in both splits.
+    """The key is a hash of the question, less case and spaces: no question is in both splits.
 
     ``stories``: share of word problems. ``levels``: which of 1 (easiest) to 4. ``kinds``: weight by kind of
     reasoning-gym data set, default all alike.

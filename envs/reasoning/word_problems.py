@@ -4,7 +4,7 @@ r"""Word problems in English: a story, a chain of events that change one quantit
     points by 3. The dragon takes a quarter of the points. How many points does Mara have in the end?      -> 540
 
 Level 1 has 2 or 3 steps (the question counts as one when it needs a calculation), level 2 up to 4, level 3 up to 6,
-level 4 up to 8; from level 2 on, sentences with numbers that do not matter stand in between.
+level 4 up to 8; from level 2 on, sentences with irrelevant numbers come in between.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Starts a program in a bubblewrap sandbox: the walls. ``script.py`` and ``session.py`` say what runs inside.
+"""Starts a program in a bubblewrap sandbox. ``script.py`` and ``session.py`` say what runs inside.
 
-Walls: own process, network, IPC, host-name and cgroup namespaces; a file system made of the standard
+Isolation: own process, network, IPC, host-name and cgroup namespaces; a file system made of the standard
 library, the C libraries and a small /tmp; no /proc, no /sys; an empty environment; no capabilities; a
 system-call filter.
 
 An ordinary user gets all this through a user namespace. Root must not: a "sandbox" that bwrap opens as root
-keeps uid 0 of the *host*, which may open /proc/sys for writing. So for root bwrap only builds the walls
-(which also lets it mount an interpreter that lies below /root), and ``setpriv`` inside them gives up every
+keeps uid 0 of the *host*, which may open /proc/sys for writing. So for root bwrap only builds the sandbox
+(which also lets it mount an interpreter that lies below /root), and ``setpriv`` inside it gives up every
 privilege and takes an unused uid before the program starts.
 """
 
@@ -58,14 +58,14 @@ class _Tools:
 
 
 def _python_mounts() -> tuple[list[tuple[str, str]], list[str]]:
-    """The interpreter and its standard library, laid out below /python whatever their place on the host."""
+    """The interpreter and its standard library, laid out below /python wherever they are on the host."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     standard = sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix, "base": sys.base_prefix})
     mounts = [(executable, PYTHON)]
     if Path(sys.base_prefix) == Path("/usr"):
         mounts.append((standard, f"/python/lib/{version}"))
-    else:  # shared libraries of the interpreter stand beside the standard library (pyenv, conda, uv)
+    else:  # shared libraries of the interpreter are next to the standard library (pyenv, conda, uv)
         mounts.append((str(Path(sys.base_prefix) / "lib"), "/python/lib"))
     hidden = []
     if Path(standard, "site-packages").is_dir():
@@ -222,7 +222,7 @@ def start(
     mounts: Sequence[tuple[str, str]] = (),
     inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start ``program`` (absolute path inside, then its arguments) behind the walls, with pipes to all three
+    """Start ``program`` (absolute path inside, then its arguments) in the sandbox, with pipes to all three
     standard streams. ``files`` are (path inside, content), ``mounts`` (host path, path inside); both read-only.
     ``inherited`` are descriptors that the program gets under the same numbers.
 

@@ -91,7 +91,7 @@ class Kernel(kernelapp.IPKernelApp):
     def init_control(self, context):
         super().init_control(context)
         endpoint = self.shell_socket.getsockopt(zmq.LAST_ENDPOINT)
-        self.debug_shell_socket.disconnect(endpoint)  # a path of the host: it would try for ever
+        self.debug_shell_socket.disconnect(endpoint)  # a path of the host: it would try forever
 
     def init_connection_file(self):
         pass

@@ -1,7 +1,7 @@
 """Installed packages for a sandbox: exactly the named ones and what they need, each mounted by itself.
 
 Mounting the whole of site-packages would show a policy whatever else is installed: this project, its data
-packages, benchmark answers. So the files that a distribution says it owns are mounted, and nothing beside them.
+packages, benchmark answers. So the files that a distribution says it owns are mounted, and nothing else.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """How an attempt to get out of the sandbox is made and judged; ``escapes.py`` is the list of attempts.
 
-A probe is a few lines of Python that come to their end only where a wall is missing:
+A probe is a few lines of Python that finish only where a barrier is missing:
 
     Probe("a TCP port of the host", "no socket can be made", "socket.create_connection(('127.0.0.1', PORT), 1)",
           {"EPERM"}, control=ANY)
 
 It holds when it ends in one of the ways that were foreseen (an errno, an exception, the time limit ...): a probe
-that fails for another reason, a slip in itself say, does not pass for a wall. ``control`` says who can show that
-the probe would notice an open wall: the same lines, run outside the sandbox, must end in another way.
+that fails for another reason, a slip in itself say, does not pass for a barrier. ``control`` says who can show that
+the probe would notice a missing barrier: the same lines, run outside the sandbox, must end in another way.
 
-Probes do no harm where a wall is missing: what is not theirs they open and close and never write; they signal
+Probes do no harm where a barrier is missing: what is not theirs they open and close and never write; they signal
 only a process of the ``Bait``; what they fork or take is counted.
 """
 
@@ -73,7 +73,7 @@ else:
 
 @dataclass(frozen=True)
 class Probe:
-    """One attempt. ``ends`` are the outcomes (see ``outcome_of``) that mean that the wall held."""
+    """One attempt. ``ends`` are the outcomes (see ``outcome_of``) that mean that the barrier held."""
 
     tries: str  # what is tried
     must: str  # what must happen

@@ -28,7 +28,7 @@ class ExecResult:
     error: str = ""
     timed_out: bool = False
     truncated: bool = False  # more was printed than Limits.output_bytes; ``output`` is the beginning
-    restarted: bool = False  # the session died of this call; the next one starts from ``setup`` again
+    restarted: bool = False  # this call killed the session; the next one starts from ``setup`` again
 
 
 class _SessionDied(Exception):
@@ -103,7 +103,7 @@ class PythonSession:
         self._process = start(self.limits, program)
         assert self._process.stdin
         os.set_blocking(self._process.stdin.fileno(), False)
-        # The set-up cell, empty or not, shows that the session stands: no call is blamed for a failed start.
+        # The set-up cell, empty or not, shows that the session is up: no call is blamed for a failed start.
         try:
             first = self._ask(self.setup.encode("utf-8"), time.monotonic() + _START_S)
         except (_SessionDied, BrokenPipeError, TimeoutError) as error:

@@ -1,1 +1,1 @@
-"""Search: questions whose answer stands in a text corpus, found with a real retrieval index."""
+"""Search: questions whose answer is in a text corpus, found with a real retrieval index."""

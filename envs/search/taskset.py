@@ -3,8 +3,8 @@
     Who is the author of "book 472"?            search -> "person 318"
     Where was the author of "book 472" born?    search, search -> "Oslo"
 
-Facts are random, so a guess is nearly always wrong: what is to be learnt is to look it up, to look up
-the right thing, and to go on after the first hop. ``top_k=1`` is the easy tier (the tool gives one
+Facts are random, so a guess is nearly always wrong: the policy has to learn to look it up, to look up
+the right thing, and to continue after the first hop. ``top_k=1`` is the easy tier (the tool gives one
 passage); with more passages the policy must find the one that matches.
 """
 

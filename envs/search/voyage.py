@@ -7,8 +7,8 @@
         "red"
 
 The ship of a city leads to the next one, so nothing can be looked up ahead, and a run is as long as the voyage:
-``hops`` ships lie between the question and the answer. The road of a city leads away: from there ships go on for ever
-and never back. What is to be learnt is to follow the one right thread, to answer at its end and not before.
+``hops`` ships lie between the question and the answer. The road of a city leads away: from there ships go on forever
+and never back. The policy has to learn to follow the one right thread, to answer at its end and not before.
 ``pages=True`` is the harder tier: a search gives all that is known of a city, ``facts`` idle sentences among it.
 ``goal="count"`` has voyages without an end: the question says how many ships to take, which the policy has to keep
 count of (the oracle does so in its reasoning). ``questions=2`` asks again after the first answer.

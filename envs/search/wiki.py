@@ -258,7 +258,7 @@ def articles_of(split: Split) -> frozenset[int]:
 
 
 def is_said(task: Task) -> bool:
-    """Whether an accepted answer stands in the question."""
+    """Whether an accepted answer is in the question."""
     question = f" {' '.join(wiki_index().terms(task.prompt[-1].content))} "
     answers = (" ".join(wiki_index().terms(form)) for form in task.metadata["accepted"])
     return any(f" {answer} " in question for answer in answers if answer)
@@ -300,7 +300,7 @@ def _beginning(line: str) -> str:
 
 
 def _read(result: str, step: Mapping[str, Any]) -> str | None:
-    """The value in the lines that ``find`` gave: the name that stands there, or what the relation's rule reads."""
+    """The value in the lines that ``find`` gave: the name there, or what the relation's rule reads."""
     for numbered in result.splitlines():
         line = numbered.partition(". ")[2]
         if step["is_title"] and step["find"].casefold() in line.casefold():

@@ -31,7 +31,7 @@ _SPACES = re.compile(r"[ \t\u00a0\u2009\u202f]+")
 
 
 class CorpusMissing(RuntimeError):
-    """The data package is not installed, or is another version. The message has the command that mends it."""
+    """The data package is not installed, or is another version. The message has the command that fixes it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Article:
 
     @cached_property
     def name(self) -> str:
-        """The title without what stands in brackets after it."""
+        """The title without the brackets after it."""
         return re.sub(r"\s*\([^)]*\)$", "", self.title)
 
 

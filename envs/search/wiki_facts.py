@@ -4,7 +4,7 @@
     John Wycliffe   born = 1328, died = 1384      from "English theologian (1328–1384)"
     Gambia          borders_north -> …            from "… bordered by … to the north …"
 
-A fact stands in one line of its article. Its value is text (a year, a date, a number, a symbol) or another article.
+A fact is in one line of its article. Its value is text (a year, a date, a number, a symbol) or another article.
 Besides these typed facts every link is a fact of its own: "the article names …" (see ``wiki_links``).
 """
 

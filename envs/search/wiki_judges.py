@@ -139,7 +139,7 @@ def read(number: int, step: Metadata) -> str:
 
 
 def _follow(number: int, steps: list[Metadata]) -> str:
-    """The answer at the end of the same steps from another article; "" when they cannot be gone."""
+    """The answer at the end of the same steps from another article; "" when they cannot be taken."""
     for step in steps[:-1]:
         value = read(number, step)
         onward = corpus().find(value) if value else None

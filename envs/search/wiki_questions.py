@@ -1,4 +1,4 @@
-"""The question factory: long-tail article -> walk over facts -> question whose answer stands at the end of the walk.
+"""The question factory: long-tail article -> walk over facts -> question whose answer is at the end of the walk.
 
     chain     What is the year of birth of the poet named in the article on the Latin narrative poem from 8 CE?
     meeting   Which sea is named both in the article on … and in the article on …?
@@ -183,7 +183,7 @@ def _fits(clue: Clue, path: tuple[Edge, ...], allowed: frozenset[int]) -> bool:
 
 
 def says(text: str, name: str) -> bool:
-    """Whether a name or number stands in a text as a word of its own, in any case."""
+    """Whether a name or number occurs in a text as a word of its own, in any case."""
     return re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", text.casefold()) is not None
 
 

@@ -4,16 +4,16 @@ Acts before a turn of the policy, when the prompt holds more than ``trigger`` of
 
 =========================  ==================================================================================
 ``none``                   nothing: the window is used to its end, then the episode ends (StopReason.CONTEXT)
-``summary``                the policy is asked for a summary (sampled tokens, a turn of its own); the work goes
-                           on from the task prompt and that summary
-``discard_75``             the first 75 % of the tool-call history go, whole calls with their results
-``discard_all``            all of it goes; the task prompt stays
+``summary``                the policy is asked for a summary (sampled tokens, a turn of its own); the episode
+                           continues from the task prompt and that summary
+``discard_75``             the first 75 % of the tool-call history is dropped, whole calls with their results
+``discard_all``            all of it is dropped; the task prompt stays
 ``parallel_fewest_step``   nothing within a run: an evaluation plays ``parallel`` runs and takes the finished
                            one with the fewest steps (``rl.rollout.selection``)
 =========================  ==================================================================================
 
-A *cycle* is an assistant message together with the tool messages that follow it. What is no cycle is never dropped:
-the prompt, later messages of the user, answers to them. The session renders what is left as a new segment with its
+A *cycle* is an assistant message together with the tool messages that follow it. Only cycles are dropped: the
+prompt, later user messages and the answers to them stay. The session renders what is left as a new segment with its
 own prompt; tokens that were sampled before stay, as they are, in the segments before.
 """
 
@@ -68,7 +68,7 @@ class ContextManager:
     """Applies one policy to one session, and enters into ``counts`` what it did.
 
     ``context_<policy>``: discards or summaries; ``context_summary_unusable``: summaries of which nothing could be
-    carried over (no text, a tool call, markup that does not parse), after which the task prompt stands alone.
+    carried over (no text, a tool call, markup that does not parse), after which only the task prompt is left.
     """
 
     def __init__(self, config: ContextConfig, session: Session, counts: Counter[str]) -> None:
@@ -104,7 +104,7 @@ class ContextManager:
         return 2**31 if budget is None else budget - self._session.total_tokens
 
     def restart(self, summary: Message) -> None:
-        """Go on from the task prompt and ``summary``, the policy's answer to the request."""
+        """Continue from the task prompt and ``summary``, the policy's answer to the request."""
         session = self._session
         session.mark(SUMMARY)
         self.summarising = False
@@ -132,7 +132,7 @@ class ContextManager:
         self.summarising = True
 
     def _carrying(self, kept: Sequence[Message], text: str) -> list[Message]:
-        """``kept`` with the summary at the end of its last user message; an earlier summary goes."""
+        """``kept`` with the summary at the end of its last user message; an earlier summary is removed."""
         messages = list(kept)
         if self._carrier is not None:
             merged, original = self._carrier

@@ -6,7 +6,7 @@ Grammar (recipe: section 4.4; source: the official ``encoding_dsv32.py`` of Deep
     invoke    = '<｜DSML｜invoke name="F">\\n' parameter ("\\n" parameter)* "\\n</｜DSML｜invoke>"
     parameter = '<｜DSML｜parameter name="K" string="true|false">' value "</｜DSML｜parameter>"
 
-A string value stands raw between its tags; any other value is JSON. The parser lets the white space
+A string value is raw between its tags; any other value is JSON. The parser lets the white space
 between tags vary (no meaning depends on it) and is strict about everything else; what it raises is
 written for the policy, which reads it as an observation.
 """
@@ -72,7 +72,7 @@ Here are the functions available in JSONSchema format:
 
 
 class DSMLError(ValueError):
-    """The text is not a valid block of calls; the message says what is wrong and how to mend it."""
+    """The text is not a valid block of calls; the message says what is wrong and how to fix it."""
 
 
 def json_text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What every renderer offers: messages to prompt tokens, and sampled tokens to a message.
 
 A renderer is stateless. ``Session`` holds the token stream and asks the renderer two questions: which
-tokens come next, and did rendering the new messages change what stands already (then it must branch).
+tokens come next, and does rendering the new messages change what is already there (then it must branch).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from envs.types import Message
 from rl.chat.split import Split
 
 # How long reasoning stays in the context. cycle: inside a tool cycle, until the next user message (DeepSeek-V3.2);
-# drop: it is gone as soon as anything follows the message, a tool's result too (the older way); keep: for ever.
+# drop: it is gone as soon as anything follows the message, a tool's result too (the older way); keep: always.
 Retention = Literal["cycle", "drop", "keep"]
 
 
@@ -67,7 +67,7 @@ class Renderer(Protocol):
         ...
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """Tokens that complete a response that was cut off, so that the dialogue can go on after it."""
+        """Tokens that complete a truncated response, so that the dialogue can continue after it."""
         ...
 
 

@@ -11,10 +11,10 @@ exactly what the engine saw and said. Where the rendered history changes (in thi
 message drops the reasoning before it, a context policy drops old tool calls), the session branches: a new
 segment with its own prompt.
 
-A response that was cut off before its stop token stays open: either sampling goes on where it stopped
+A response truncated before its stop token stays open: either sampling continues where it stopped
 (``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss. A limit on
-thinking uses the first: ``close_thinking`` puts the end of the reasoning behind what was sampled, as context, and
-the response goes on from there.
+thinking uses the first: ``close_thinking`` puts the end of the reasoning after what was sampled, as context, and
+the response continues from there.
 """
 
 from __future__ import annotations
@@ -167,12 +167,12 @@ class Session:
 
     @property
     def context(self) -> tuple[Message, ...]:
-        """What the policy sees: the messages that the present segment was rendered from."""
+        """What the policy sees: the messages that the current segment was rendered from."""
         return tuple(self._context)
 
     @property
     def used(self) -> int:
-        """Tokens in the present segment."""
+        """Tokens in the current segment."""
         return len(self._streams[-1].tokens)
 
     @property
@@ -187,7 +187,7 @@ class Session:
 
     @property
     def usage(self) -> Usage:
-        """Tokens sent and sampled so far. A response that went on after a cut-off is split as a whole."""
+        """Tokens sent and sampled so far. A response that continued after a truncation is split as a whole."""
         return self._usage + self._last
 
     def prompt_tokens(self) -> list[int]:
@@ -209,10 +209,9 @@ class Session:
         self.marks[len(self._messages) - 1] = what
 
     def rewrite(self, context: Sequence[Message]) -> None:
-        """Let the policy go on from ``context`` alone: a new segment, whose prompt is rendered from it.
+        """Let the policy continue from ``context`` alone: a new segment, whose prompt is rendered from it.
 
-        Nothing that was sampled is rendered into tokens of the segments before; they stay as they are. A response
-        that was cut off ends here.
+        Earlier segments keep their tokens as they are. A truncated response ends here.
         """
         if not context or context[-1].role in ("assistant", "system"):
             raise SessionError("the new context must end with a user or tool message")
@@ -221,7 +220,7 @@ class Session:
         self._open_from = None
 
     def as_ended(self) -> Message:
-        """The last response, which was cut off, read as if it had ended there. The dialogue is not changed."""
+        """The last response, which was truncated, read as if it had ended there. The dialogue is not changed."""
         if self._open_from is None:
             raise SessionError("the last response was not cut off")
         tokens = self._streams[-1].tokens[self._open_from :]
@@ -241,7 +240,7 @@ class Session:
 
         ``tokens`` holds the stop token when ``ended``; ``logprobs`` and ``versions`` (or one version for
         all) are per token; ``replay`` has one row per token of the segment so far and of ``tokens``. After a
-        cut-off the tokens continue the same response, and the message replaces the partial one. ``cached``: tokens
+        truncation the tokens continue the same response, and the message replaces the partial one. ``cached``: tokens
         of the prompt that the engine found in its prefix cache.
         """
         tokens = [int(t) for t in tokens]
@@ -270,7 +269,7 @@ class Session:
         return message
 
     def close_thinking(self) -> bool:
-        """End the reasoning of the cut-off response with tokens that carry no loss; sampling goes on behind them.
+        """End the reasoning of the truncated response with tokens that carry no loss; sampling continues after them.
 
         False when the response is not inside its reasoning: nothing is appended then. ``room()`` may be 0 afterwards.
         """

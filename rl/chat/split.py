@@ -4,7 +4,7 @@
     counted   thinking            answer  tool                answer
 
 Counted on the sampled tokens themselves: nothing is encoded again, so the three always add up to their number. Where
-markup is several tokens (or shares one with the text beside it) its borders are found by decoding pieces of the stream;
+markup is several tokens (or shares one with adjacent text) its borders are found by decoding pieces of the stream;
 a token on a border belongs to the markup. An end token is part of the answer, also where nothing else is.
 """
 

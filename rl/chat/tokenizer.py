@@ -1,10 +1,10 @@
 """The tokenizer of a policy: a thin wrapper around ``tokenizers``, and the trainer of the tiny one.
 
-``ChatTokenizer`` reads any ``tokenizer.json`` (the real V3.2 one too); text is encoded as it stands,
+``ChatTokenizer`` reads any ``tokenizer.json`` (the real V3.2 one too); text is encoded as it is,
 special tokens recognised, nothing added, and decoding keeps special tokens.
 
 ``train_tokenizer`` makes a byte-level BPE for a tiny policy. Its pre-tokenizer cuts so that the same
-word is the same token wherever it stands (digits one by one, each punctuation mark alone, a run of white
+word is the same token wherever it occurs (digits one by one, each punctuation mark alone, a run of white
 space as one piece), because a 1M-parameter policy must copy words out of JSON, tags and prose alike.
 With ``protocol_tokens`` the fixed strings of the protocol are one token each: the TOOLS block then
 costs 32 tokens before its schemas, where plain BPE needs about 400.

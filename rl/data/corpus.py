@@ -91,7 +91,7 @@ def documents(trajectories: Sequence[Trajectory]) -> list[Document]:
 
 
 def save_data(path: Path, trajectories: Sequence[Trajectory]) -> None:
-    """The kept rollouts as a ``datasets`` directory: one row per segment, readable messages beside the token truth.
+    """The kept rollouts as a ``datasets`` directory: one row per segment, readable messages next to the token truth.
 
     No rollout makes an empty directory (``datasets`` cannot read one of its own that has no row).
     """

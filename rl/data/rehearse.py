@@ -2,7 +2,7 @@
 
 Window, context policy and retention then act on a demonstration as they act on a rollout, and what is trained on are
 the segments that a rollout of the same messages has: a branch for every history that changed, each with its own
-prompt. ``rl.data.demos`` is the plain way, one token stream an episode; it cannot show summaries, discarded history or
+prompt. ``rl.data.demos`` is the plain way, one token stream per episode; it cannot show summaries, discarded history or
 reasoning that was dropped (``coldstart.as_rollouts`` chooses).
 """
 

@@ -98,10 +98,10 @@ def _subsets_won(size: int, others: Counter[int], silent: int, k: int) -> Fracti
     return total
 
 
-def _checked(name: str, outcomes: Sequence[float], k: int, beside: Sequence[object] | None = None) -> int:
+def _checked(name: str, outcomes: Sequence[float], k: int, paired: Sequence[object] | None = None) -> int:
     n = len(outcomes)
     if not 1 <= k <= n:
         raise ValueError(f"{name}@{k} of {n} samples: k must be between 1 and the number of samples")
-    if beside is not None and len(beside) != n:
-        raise ValueError(f"{name}@{k}: {len(beside)} answers or scores for {n} outcomes; give one for each")
+    if paired is not None and len(paired) != n:
+        raise ValueError(f"{name}@{k}: {len(paired)} answers or scores for {n} outcomes; give one for each")
     return n

@@ -72,7 +72,7 @@ class LearnerHandle:
         return self._get("the learner's probe", self._actor.probe_logprobs.remote(tokens, replay))
 
     def save(self, root: Path, step: int, extra: dict[str, Any], keep: int) -> None:
-        """Full-state checkpoint with ``extra`` beside it."""
+        """Full-state checkpoint, ``extra`` included."""
         self._get("the checkpoint", self._actor.save_checkpoint.remote(str(root), step, extra, keep))
 
     def load(self, path: Path) -> dict[str, Any]:

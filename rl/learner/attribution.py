@@ -2,7 +2,7 @@
 
     d_t = log pi_learner(o_t) - log pi_sampler(o_t),      r_t = exp(d_t)
 
-With every recorded choice repeated and equal weights, d is what arithmetic leaves (numerics). Tokens of older weights
+With every recorded choice repeated and equal weights, what is left of d is numerics. Tokens of older weights
 add staleness. Letting the router or the indexer choose live adds their flips, scoring over the whole vocabulary
 adds -d = -log Z_S of truncated sampling (recipe 2.5, 2.6).
 """

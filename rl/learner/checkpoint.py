@@ -1,10 +1,10 @@
-"""Full-state checkpoints: what is needed to go on bit for bit.
+"""Full-state checkpoints: what is needed to resume bit for bit.
 
     <root>/step_000010/policy/      config.json + model.safetensors, loads in transformers and vLLM as it is
                        reference/   the same for pi_ref, only when the KL term is on
                        state.pt     optimiser, schedule, RNG of torch, numpy and python, counters, extra
 
-A checkpoint is written beside its place and renamed into it: one that can be seen is complete.
+A checkpoint is written under a temporary name and renamed: one that can be seen is complete.
 ``state.pt`` is a pickle: load only checkpoints that you trust.
 """
 
@@ -34,7 +34,7 @@ def save_checkpoint(
 ) -> Path:
     """Write ``root/step_<step>`` and remove all but the last ``keep`` checkpoints. Returns its path.
 
-    ``extra``: what the caller needs to go on (taskset state, totals); picklable. Raises OSError (disk full,
+    ``extra``: what the caller needs to resume (taskset state, totals); picklable. Raises OSError (disk full,
     no permission) with the older checkpoints untouched.
     """
     if keep < 1:

@@ -3,7 +3,7 @@
     tokens_T = concat of segments, cu_seqlens = [0, n1, n1 + n2, ...]
 
 Nothing is padded, lost or duplicated. A segment's row t of logits predicts token t + 1, so a segment is cut
-after the token that predicts its last target: whatever stands behind it cannot change the loss.
+after the token that predicts its last target: whatever comes after it cannot change the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PackItem(TokenStream):
 
     The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
     one target token; ``advantage`` the one of its trajectory, ``kl_coef`` the strength of its KL term.
-    ``logprobs`` are the sampler's; ``exact`` bool [T], where the learner is to agree with them (``Segment.exact``).
+    ``logprobs`` are the sampler's; ``exact`` bool [T], where the learner has to agree with them (``Segment.exact``).
     """
 
     weight: float = 1.0

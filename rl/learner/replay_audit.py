@@ -1,4 +1,4 @@
-"""Every record exactly once: the books of replay in one optimiser step.
+"""Every record exactly once: the audit of replay in one optimiser step.
 
     rows recorded for the inputs of a batch  =  rows packed  =  rows taken by every layer of the forward pass
 

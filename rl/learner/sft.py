@@ -130,7 +130,7 @@ class SFTTrainer:
         return {"sft/eval_loss": loss, "sft/eval_accuracy": accuracy, "sft/eval_exact": exact / segments}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser and counters; the policy's weights are saved beside it."""
+        """Optimiser and counters; the policy's weights are saved separately."""
         return {"optimizer": self.optimizer.state_dict(), "tokens": self.tokens, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

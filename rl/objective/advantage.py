@@ -3,7 +3,7 @@
     A_i = R_i - mean(R_1..R_G)                       (V3.2: mean only, no division by std)
     J   = 1/groups sum_groups 1/G sum_i 1/|o_i| sum_t (...)      (V3.2; DAPO and Dr.GRPO weigh otherwise)
 
-Trajectories that failed for reasons of infrastructure are no samples: they leave the mean, G and the loss.
+Infrastructure failures are not samples: they count in neither the mean, G nor the loss.
 Plain Python on floats: there are G numbers in a group, and they live on the host.
 """
 

@@ -1,4 +1,4 @@
-"""What the objective looks like from outside: numbers for the log, computed on detached tensors.
+"""Diagnostics of the objective: numbers for the log, computed on detached tensors.
 
 mismatch = | log pi_learner(o_t) - log pi_sampler(o_t) |   where both have the same weights
 approx_kl = mean( r - 1 - log r ),  r = pi_theta / pi_sampler  (K3 estimate of KL(pi_sampler || pi_theta))
@@ -90,7 +90,7 @@ class Diagnostics:
 
 
 def outside(ratio: torch.Tensor) -> float:
-    """Share of token ratios outside [0.9, 1.1]: a mismatch that the policy gradient feels."""
+    """Share of importance ratios outside [0.9, 1.1]: a mismatch that the policy gradient feels."""
     return float(((ratio < 0.9) | (ratio > 1.1)).float().mean())
 
 

@@ -2,7 +2,7 @@
 
     recall[t] = sum_{s in S_t} p[t,s]      p[t,:] = head-summed dense attention, L1-normalised over all s <= t
 
-S_t is the indexer's top-k. Beside it stand the bounds that make the number readable: ``oracle`` (S_t = the k largest
+S_t is the indexer's top-k. Next to it are the bounds that make the number readable: ``oracle`` (S_t = the k largest
 p[t,s]: no choice of k rows recalls more), ``recent`` (the last k rows) and ``random`` (expected over uniform choices,
 exactly k / (t + 1)). Only queries that see more than k rows are measured: the others recall everything.
 """
@@ -55,7 +55,7 @@ class RecallContext:
 def recalled(query: Tensor, rows: Tensor, scores: Tensor, scale: float, k: int) -> dict[str, Tensor]:
     """Recall [Q] of each of ``CHOICES`` for the last Q positions of one sequence.
 
-    query [H, Q, C+R], rows [S, C+R], index scores [Q, S]; query i stands at position S - Q + i.
+    query [H, Q, C+R], rows [S, C+R], index scores [Q, S]; query i is at position S - Q + i.
     """
     queries, seen = scores.shape
     position = torch.arange(seen - queries, seen, device=scores.device)[:, None]

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 NEG_INF = float("-inf")
 GATHER_FROM = 1024  # contexts from which queries gather their k rows: below, one masked pass over all rows is faster
 LOWEST_KEY = -(0x7F800000 << 32)  # of the lowest finite score; keys below are those of -inf
-KEY_ROWS = 1024  # up to so many scores one ``topk`` of integer keys is faster than one of floats with ties mended
+KEY_ROWS = 1024  # up to so many scores one ``topk`` of integer keys is faster than one of floats with ties repaired
 GATHER_TILE = 1 << 20  # floats of gathered rows at a time, 4 MiB in fp32: larger tiles fall out of the CPU's caches
 
 
@@ -67,7 +67,7 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
     values, picked = flat.topk(k + 1, dim=-1, sorted=False)
     low, where = values.topk(2, dim=-1, largest=False)
     picked.masked_fill_(values == NEG_INF, -1)
-    # The (k+1)-th best goes: its place takes what stands in the last column.
+    # The (k+1)-th best goes: the last column takes its place.
     picked = picked.scatter_(1, where[:, :1], picked[:, -1:].clone())[:, :k]
     tied = ((low[:, 0] == low[:, 1]) & (low[:, 1] > NEG_INF)).nonzero().squeeze(1)
     if len(tied):

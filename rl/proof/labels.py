@@ -8,7 +8,7 @@ majority say that its findings are right. Then
     otherwise                                                           no label (drop the proof, or ask a person)
 
 The paper gives no n, m and k; the defaults are ours. It leaves open, too, what an evaluation is worth that the
-assessors call half right: here it confirms nothing, and it stands in the way of a 1.
+assessors call half right: here it confirms nothing, and it prevents a 1.
 """
 
 from __future__ import annotations

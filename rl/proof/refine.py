@@ -3,7 +3,7 @@
     attempt 1      prove(problem)
     attempt i + 1  refine(problem, Y_i, [Z_i])   until the self-score s'_i is 1 or ``max_iterations`` attempts are made
 
-Several such threads run side by side: their final proofs give pass@1, the one with the best self-score best@threads.
+Several such threads run in parallel: their final proofs give pass@1, the one with the best self-score best@threads.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ class Engine:
         )
 
     def step(self) -> list[tuple[str, Generation]]:
-        """One engine step: a token, or a piece of the prompt, for each request. Returns the finished."""
+        """One engine step: a decode token, or a chunk of prefill, for each request. Returns the finished."""
         finished, self._finished_early = self._finished_early, []
         for request_id, _ in self._advance():
             finished.append((request_id, self._generation(self._running.pop(request_id), request_id)))
@@ -247,8 +247,8 @@ class Engine:
     def update_weights(self, named: Mapping[str, torch.Tensor | np.ndarray], version: int) -> float:
         """Copy new weights in place, between steps; returns the seconds it took.
 
-        ``named``: the learner's state dict (HF names). Requests in flight go on under the new weights and
-        keep their cache rows; the prefix cache is emptied and salted, so that new requests meet no row of
+        ``named``: the learner's state dict (HF names). Requests in flight continue under the new weights and
+        keep their cache rows; the prefix cache is emptied and salted, so that new requests hit no row of
         older weights.
         Errors: missing, unknown or misshapen tensors, by name; nothing is changed then.
         """
@@ -359,7 +359,7 @@ class Engine:
             pooling_params=None,
             arrival_time=time.time(),
             lora_request=None,
-            cache_salt=str(self._totals.weight_updates),  # a version number may come again with other weights
+            cache_salt=str(self._totals.weight_updates),  # a version number may be reused with other weights
             data_parallel_rank=None,
         )
         self._core.add_request(*self._core.preprocess_add_request(core_request))

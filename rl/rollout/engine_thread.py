@@ -2,7 +2,7 @@
 posted to it (weight updates, scores) between two steps.
 
 The worker's event loop talks to it through an inbox; what finished comes back in one wake-up per engine
-step. An engine that fails is over: whoever waits for it, and whoever asks it later, gets EngineDied with
+step. A failed engine is not used again: whoever waits for it, and whoever asks it later, gets EngineDied with
 the reason.
 """
 

@@ -2,7 +2,7 @@
 
 Every episode gets its own thread: environments may hold objects bound to a thread (an SQLite
 connection) or to an event loop (async methods), and one that hangs must not take a place in a
-shared pool. A call that misses its deadline is abandoned: the episode goes on without it, a
+shared pool. A call that misses its deadline is abandoned: the episode continues without it, a
 running coroutine is cancelled, a Python loop is interrupted, and only a call stuck inside C code
 (a long sleep, a blocking read) lives on in its daemon thread until it returns.
 """

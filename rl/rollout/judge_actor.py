@@ -95,7 +95,7 @@ class JudgeActor:
     async def load(self, policy_dir: str) -> float:
         """Take the weights of ``policy_dir`` between two engine steps; the seconds it took.
 
-        Answers in flight go on under the new weights; await them first where that matters.
+        Answers in flight continue under the new weights; await them first where that matters.
         Raises JudgeError: no such policy, another tokenizer, or other tensors; the engine keeps its weights then.
         """
         started = time.perf_counter()
@@ -163,7 +163,7 @@ class WorkerJudge:
     """The handle on the run's ``JudgeActor``: pickles, and finds the actor by name when it is first asked."""
 
     name: str = "judge"  # judge.name of the run
-    timeout_s: float = 300.0  # of one call, the time it waits for its turn in the engine included
+    timeout_s: float = 300.0  # of one call, time in the engine's queue included
 
     def __post_init__(self) -> None:
         if not self.timeout_s > 0:

@@ -3,8 +3,8 @@
 Without ``max_thinking`` the engine samples at most ``max_tokens`` tokens. With it the first request is for
 ``max_thinking`` tokens only. If the reasoning is still open after them, the tokens that end it are appended as
 context (loss mask 0, log-prob 0, version -1: the policy did not choose them), counted as ``thinking_cut``, and the
-second request goes on behind them with what is left of ``max_tokens``. If the policy had left its reasoning in time,
-the second request just goes on: the stream is the same as if nothing had been asked for in between.
+second request continues after them with what is left of ``max_tokens``. If the policy had left its reasoning in time,
+the second request just continues: the stream is the same as that of a single request.
 """
 
 from __future__ import annotations

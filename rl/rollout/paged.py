@@ -10,7 +10,7 @@ step at their slots, then answers, for every query t,
 with the same selection (and the same tie-break) as the learner.
 
 Memory layout: vLLM allocates one block of floats per layer; we cut it into two planes, indexer keys first,
-latents behind, because the indexer reads every key of a sequence while attention reads only the k selected
+latents after them, because the indexer reads every key of a sequence while attention reads only the k selected
 latents.
 
 Queries are answered in buckets: requests with a similar number of new tokens and a similar context form one
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from rl.policy.attention_context import AttentionSpec, MLAQuery, MLARow
     from rl.policy.replay import IndexerTap
 
-MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills go in pieces
+MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills are chunked
 MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split
-RUN_ROWS = 1024  # consecutive rows in the cache from which their indexer keys are read in place, not copied together
+RUN_ROWS = 1024  # consecutive rows in the cache from which their indexer keys are read in place, not gathered
 SHORT = 10  # contexts up to 2^SHORT rows share buckets; longer ones only with those of the same power of two
 
 
 class Run(NamedTuple):
     """Columns [begin, end) of one request's blocks. ``first``: they are blocks first, first + 1, ... of the cache, so
-    their keys are a view of it; None: they lie scattered and must be copied together."""
+    their keys are a view of it; None: they are scattered and must be gathered."""
 
     request: int
     begin: int
@@ -65,7 +65,7 @@ class Bucket:
     ``slots`` long [R, S]: where in the cache each of the S = N * block_size rows is.
     ``context``: rows the longest member sees.
     ``future`` bool [R, Tq, S]: rows that the query may not see.
-    ``runs``: for long contexts, the blocks in use, those that follow each other apart; empty: all are copied together.
+    ``runs``: for long contexts, the blocks in use, those that follow each other apart; empty: all are gathered.
     ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
     the bucket is exactly the run of token rows that begins at ``start``.
     """
@@ -129,7 +129,7 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
     token, query_pos = row + offset, position + offset
     blocks = block_table[request, :blocks_needed].long()
     used = -(-(position + count) // block_size)
-    # Entries behind a request's own blocks are left over from other requests: point them at a block
+    # Entries after a request's own blocks are left over from other requests: point them at a block
     # of its own, which the mask hides.
     blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
     slots = (blocks[:, :, None] * block_size + torch.arange(block_size)).flatten(1)

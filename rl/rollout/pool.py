@@ -3,7 +3,7 @@ every engine on the learner's weights, and replaces workers that die or hang.
 
 A group goes to the worker with the fewest episodes left. A replacement starts with the CURRENT weights and
 the groups of the dead worker run again, so no group is ever lost. Every wait has a deadline, and what it
-raises names the groups, tasks and episodes that are still out.
+raises names the groups, tasks and episodes that are still pending.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights on their way from the learner to the engines, through Ray's object store.
 
 ``pack`` turns a state dict into numpy arrays, which Ray writes once per node into shared memory and every
-worker of that node reads in place; ``unpack`` gives tensors that look at the same memory. bfloat16, which
+worker of that node reads in place; ``unpack`` gives tensors that share the same memory. bfloat16, which
 numpy does not know, travels as its bits.
 """
 
@@ -25,7 +25,7 @@ def pack(named: Mapping[str, torch.Tensor | np.ndarray]) -> Packed:
 
     packed: Packed = {}
     for name, value in named.items():
-        if isinstance(value, np.ndarray):  # from Ray's store it is read-only, and goes on as it is
+        if isinstance(value, np.ndarray):  # from Ray's store it is read-only, and is passed on as it is
             packed[name] = (np.ascontiguousarray(value), str(value.dtype))
             continue
         tensor = value.detach()
@@ -47,7 +47,7 @@ def unpack(packed: Packed) -> dict[str, torch.Tensor]:
 
 
 class WeightSyncError(RuntimeError):
-    """An engine does not compute what the learner computes: training on its samples goes wrong silently."""
+    """An engine does not compute what the learner computes: training on its samples silently goes wrong."""
 
 
 def probe_mismatch(

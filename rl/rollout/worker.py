@@ -43,8 +43,8 @@ class GroupSpec:
     """An order for ``size`` rollouts of one task, admitted at policy version ``version``.
 
     ``taskset`` names which of the pool's tasksets makes the environments; ``temperature`` replaces the
-    configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that are other for these rollouts; of use
-    are those that an episode reads (limits and deadlines), not those of the engine. ``parallel``: independent runs for
+    configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that differ for these rollouts: those
+    that an episode reads (limits and deadlines), not those of the engine. ``parallel``: independent runs for
     each of the ``size`` rollouts; the finished one with the fewest steps comes back (``rl.rollout.selection``).
     """
 
@@ -91,7 +91,7 @@ class RolloutWorker:
         python_path: the driver's ``sys.path``, so that an environment's module is found here as it is there.
         setup: a pickled ``WorkerSetup``.
         weights: packed weights of policy version ``version``; None keeps those of ``model_dir``.
-        reference: checked once, right after ``weights`` were applied (a replacement in the middle of a run).
+        reference: checked once, right after ``weights`` were applied (a replacement worker in the middle of a run).
     """
 
     def __init__(

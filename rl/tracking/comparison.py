@@ -1,4 +1,4 @@
-"""Accuracy, tokens and money of several policies or models side by side (`rl-compare`).
+"""Accuracy, tokens and cost of several policies or models side by side (`rl-compare`).
 
 Every answer is one attempt: cost per answer = cost / answers, cost per solved task = cost of all answers / answers that
 were right.

@@ -19,7 +19,7 @@ from rl.tracking.rundir import RunDir, RunDirError
 
 
 class TextTable(NamedTuple):
-    """A titled table of strings; the first column is left-aligned. ``note`` stands below it."""
+    """A titled table of strings; the first column is left-aligned. ``note`` goes below it."""
 
     title: str
     head: tuple[str, ...]

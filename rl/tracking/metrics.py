@@ -26,7 +26,7 @@ METRICS: dict[str, str] = {
     "reward/family/{family}": "Mean reward of one family.",
     "reward/part/{part}": "Mean weighted term of one reward part over valid trajectories, 0 where it does not "
     "apply; the parts sum to reward/mean.",
-    "reward/detail/{part}/{detail}": "Mean of a detail that a part gave beside its value, over the trajectories that "
+    "reward/detail/{part}/{detail}": "Mean of a detail that a part gave next to its value, over the trajectories that "
     "have it; raw, not part of the reward.",
     "score/{score}": "Mean raw score from the environments, unweighted; score/outcome is the success rate.",
     "outcome/family/{family}": "Mean raw outcome score of one family.",

@@ -1,4 +1,4 @@
-"""Several policies evaluated on the same tasks (seeds of one experiment, runs to compare): beside one another, and
+"""Several policies evaluated on the same tasks (seeds of one experiment, runs to compare): side by side, and
 their mean.
 
 Entries of the summary of ``rl-eval runs=[…]``::

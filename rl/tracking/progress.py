@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: the list of stages, and where the current one stands.
+"""What a person sees while a run goes on: the list of stages, and how far the current one is.
 
 On a terminal this is a live display (rich); elsewhere (a log file, CI) one plain line per stage start and end
 and, in between, at most one every ``plain_every_s`` seconds.
@@ -109,7 +109,7 @@ class Progress:
     """Shows the stages of a run. A context manager; stages go one after the other.
 
     Args:
-        stages: their names in order. A name that comes up later without standing here is added at the end.
+        stages: their names in order. A name that comes up later without being listed here is added at the end.
         console: where to write (stdout by default).
         plain_every_s: least time between two lines of a stage when the output is no terminal.
         now: clock in seconds.

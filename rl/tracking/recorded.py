@@ -4,7 +4,7 @@ A recorded answer is one line of JSON, token counts as the provider's API report
 
     {"model": "gemini-3-pro", "task_id": "t1", "prompt_tokens": 120, "output_tokens": 4852, "correct": true}
 
-``cached_tokens`` (of the prompt, default 0), and instead of or beside ``output_tokens`` its parts ``thinking_tokens``,
+``cached_tokens`` (of the prompt, default 0), and instead of ``output_tokens``, or also, its parts ``thinking_tokens``,
 ``tool_tokens`` and ``answer_tokens``. ``correct`` is true, false, a score from 0 to 1, or null where nobody has judged.
 Other keys are for the reader.
 """

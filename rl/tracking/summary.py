@@ -22,7 +22,7 @@ summary.json::
      "counts": {event: n}, "failures": {kind: n},
      "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep)
 
-``rl-eval runs=[…]`` writes a summary of several policies beside their own (rl.tracking.policies).
+``rl-eval runs=[…]`` writes a summary of several policies next to their own (rl.tracking.policies).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A thinking-budget sweep: accuracy against the most tokens a message may think, with what each point did beside it.
+"""A thinking-budget sweep: accuracy against the thinking budget of a message, with what else each point did.
 
 Entry ``sweep.thinking`` of rl-eval's summary, one per budget in the order asked for::
 
@@ -6,7 +6,7 @@ Entry ``sweep.thinking`` of rl-eval's summary, one per budget in the order asked
      "tokens": {"mean", "p90"}, "thinking": {"mean", "p90"},
      "thinking_cut", "truncated", "stops": {StopReason: share}, "failures": {kind: n}}
 
-``limit`` is where the point stands in the plot: its budget, and for null what a message may have at all
+``limit`` is where the point is in the plot: its budget, and for null what a message may have at all
 (``rollout.max_tokens``). Shares are of all episodes; tokens are sampled ones of a scored episode, thinking those of
 them before the end of thinking. A gain that comes
 from a limit shows in ``truncated`` and ``stops``.

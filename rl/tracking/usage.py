@@ -1,4 +1,4 @@
-"""Books on tokens: per family, per stage, per run, with their cost.
+"""Token accounting: per family, per stage, per run, with cost.
 
 summary.json::
 

@@ -69,7 +69,7 @@ class ToolSpec:
 def listing(name: str, text: str, table: str, columns: str = "", /, **where: Domain) -> ToolSpec:
     """A tool that lists rows with the given values: a list of values for one column, of objects for several.
 
-    ``columns`` are names with blanks between, the key when left out.
+    ``columns`` are names separated by blanks, the key when left out.
     """
     wanted = columns.split()
 
@@ -203,7 +203,7 @@ def numbers(rng: random.Random, count: int, low: int, high: int) -> list[int]:
 
 
 def some(rng: random.Random, items: tuple[str, ...], low: int, high: int) -> str:
-    """A random set of words as one text, with commas between."""
+    """A random set of words as one text, separated by commas."""
     return ", ".join(sorted(rng.sample(items, rng.randint(low, high))))
 
 

@@ -1,8 +1,8 @@
 """Why a case is not worth keeping: its solution fails, or answers that know nothing pass.
 
 The weak answerers repeat the calls of the solution that change something, with other values. One takes at random,
-the other the first of everything: where the solution says ``hotel="Silver Harbor"``, a hotel is put that stands in
-the same column. So a wrong answer has the right form, and only the constraints can tell.
+the other the first of everything: where the solution says ``hotel="Silver Harbor"``, another value of
+the same column takes its place. So a wrong answer has the right form, and only the constraints can tell.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Kept:
 def keep_solved(tasks: Iterable[Task], play: Play, k: int, every: bool = False) -> Kept:
     """Play each task up to ``k`` times and keep those that were solved (outcome 1) once.
 
-    Stops at the first success unless ``every``, which measures the rate over all k. An attempt in which the machinery
-    failed says nothing about the task; a task of which no attempt could be played is counted as ``not_played``.
+    Stops at the first success unless ``every``, which measures the rate over all k. An infrastructure failure
+    says nothing about the task; a task of which no attempt could be played is counted as ``not_played``.
     """
     if k < 1:
         raise ValueError(f"k is {k}, must be at least 1")

@@ -6,7 +6,7 @@
         tools.submit_result(result=cheap)
 
 ``check_source`` holds it to that: no imports, no names but its own and harmless builtins, no underscored attribute,
-no tool that does not exist. It is a rule for solutions, not a wall: source that a language model wrote runs
+no tool that does not exist. It is a rule for solutions, not isolation: source that a language model wrote runs
 in the sandbox all the same (``stored.py``).
 """
 

@@ -4,7 +4,7 @@
         out=general.jsonl
 
 For each environment: category -> schema and rows -> tools -> task, solution and verifier -> harder versions, with more
-tools where they do not suffice. After each step what came is checked in the sandbox; what fails goes back to the
+tools where they do not suffice. After each step the result is checked in the sandbox; what fails goes back to the
 model with the reason, ``rounds`` times at most. Each task that passes is one line of ``out``, complete in itself, which
 ``StoredTaskset(path=...)`` plays.
 """

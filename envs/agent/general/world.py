@@ -65,7 +65,7 @@ class WorldSpec:
 
     @cached_property
     def _by_key(self) -> dict[str, dict[Any, Row]]:
-        # reversed: where a key stands twice, the first row is the one that is meant
+        # reversed: where a key occurs twice, the first row wins
         return {table: {row[self.key(table)]: row for row in reversed(rows)} for table, rows in self.rows.items()}
 
     def key(self, table: str) -> str:
@@ -93,7 +93,7 @@ class WorldSpec:
 
 
 def changed(start: WorldSpec, end: WorldSpec, table: str) -> tuple[list[Row], list[Row]]:
-    """(rows that are gone, rows that are new); a row that was changed stands in both."""
+    """(rows that are gone, rows that are new); a changed row is in both."""
     before, after = ({tuple(row.values()): row for row in spec.rows[table]} for spec in (start, end))
     return [row for k, row in before.items() if k not in after], [row for k, row in after.items() if k not in before]
 

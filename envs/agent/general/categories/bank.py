@@ -285,7 +285,7 @@ def propose_trail(world: WorldSpec, rng: random.Random, brief: Brief) -> None:
 
 
 def follow(world: WorldSpec, need: Mapping[str, Any]) -> list[int]:
-    """Accounts that the money came to, one after the other; empty where the trail is not the only one."""
+    """Accounts that the money passed through, in order; empty where the trail is not unique."""
     row = world.get("transfer", need["transfer"])
     alike = world.all("transfer", source=row["source"], amount=row["amount"])
     trail = [row["target"]]

@@ -131,7 +131,7 @@ def meetings_of(world: WorldSpec, person: str) -> list[Row]:
 
 
 def possible(world: WorldSpec, need: Mapping[str, Any]) -> list[Row]:
-    """Every (day, start, room) at which the wanted meeting can be held."""
+    """Every (day, start, room) at which the meeting can be held."""
     found, busy = [], [row for name in need["people"] for row in meetings_of(world, name)]
     for day in DAYS[need.get("first_day", 1) - 1 :]:
         loads = [sum(m["hours"] for m in meetings_of(world, name) if m["day"] == day) for name in need["people"]]
