@@ -40,8 +40,8 @@ from envs.search.voyage import VoyageTaskset
 from rl.chat.context_manager import POLICIES
 from rl.data.rehearse import rehearse
 from rl.rollout.selection import fewest_steps
-from rl.run.build import open_renderer
-from rl.run.cache import StageResult
+from rl.run.assemble import open_renderer
+from rl.run.stage_cache import StageResult
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import Series, line_chart
 

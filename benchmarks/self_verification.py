@@ -94,7 +94,7 @@ def search_with(policy: Path, record: Path, seed: int, count: int, iterations: i
     from rewards.proof_roles import ProofRoles
     from rl.rollout.config import JudgeConfig
     from rl.rollout.judge_actor import running_judge
-    from rl.run.build import cluster, open_renderer
+    from rl.run.assemble import cluster, open_renderer
 
     if record.is_file():
         kept: dict[str, Any] = json.loads(record.read_text())

@@ -23,7 +23,7 @@ def main() -> None:
 def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.cold_start import coldstart
-    from rl.run.build import open_renderer, open_taskset
+    from rl.run.assemble import open_renderer, open_taskset
 
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -71,11 +71,12 @@ def evaluate_policy(
 
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT, evaluate
-    from rl.run.build import cluster, open_composer, open_judge, open_pool, open_tasksets
-    from rl.tracking.evaluation import evaluation_metrics
+    from rl.run.assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
+    from rl.tracking.episodes import event_counts
+    from rl.tracking.evaluation import eval_summary, evaluation_metrics
     from rl.tracking.report import write_report
     from rl.tracking.rundir import RunDir, write_atomic
-    from rl.tracking.summary import eval_summary, event_counts, summary_table
+    from rl.tracking.summary import summary_table
     from rl.tracking.sweep import sweep_metrics, sweep_point, sweep_svg
     from rl.tracking.usage import UsageBook, tally
     from rl.tracking.wandb_log import WandbLog

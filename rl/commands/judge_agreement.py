@@ -34,7 +34,7 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
     from hydra.utils import instantiate
 
     from rewards.agreement import YARDSTICKS, agreement, read_items, to_json
-    from rl.run.build import cluster, open_judge
+    from rl.run.assemble import cluster, open_judge
     from rl.tracking.rundir import write_atomic
 
     items = read_items(cfg.data)

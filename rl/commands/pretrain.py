@@ -23,7 +23,7 @@ def main() -> None:
 def run(cfg: PretrainConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.pretrain import pretrain
-    from rl.run.build import open_taskset
+    from rl.run.assemble import open_taskset
 
     taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     figures = pretrain(cfg.policy, cfg.base, taskset, Path(cfg.out), line_reporter())

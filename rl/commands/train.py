@@ -27,8 +27,7 @@ def main() -> None:
 def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rl.recipes.main_job import main_job
-    from rl.recipes.v32_pipeline import members_of
-    from rl.run.build import open_composer, open_tasksets
+    from rl.run.assemble import members_of, open_composer, open_tasksets
     from rl.tracking.rundir import RunDir
 
     resumed = cfg.resume is not None

@@ -38,7 +38,7 @@ def pretrain(
     from rl.data.corpus import batches, dialogues, encode
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
     from rl.recipes.supervised import train as train_steps
     from rl.run.flops import active_parameters
 

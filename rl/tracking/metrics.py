@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.tracking.episodes import by_family
 from rl.tracking.usage import tally, usage_metrics
 from rl.types import Group, Trajectory
 
@@ -262,14 +263,6 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
         if outcomes:
             out[f"outcome/family/{family}"] = float(np.mean(outcomes))
     return out
-
-
-def by_family(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
-    """Trajectories by family, families in alphabetical order."""
-    families: dict[str, list[Trajectory]] = defaultdict(list)
-    for t in trajectories:
-        families[t.family].append(t)
-    return dict(sorted(families.items()))
 
 
 def metrics_markdown() -> str:

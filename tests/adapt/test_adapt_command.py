@@ -19,8 +19,8 @@ from rl.data.sequences import open_source
 from rl.learner.config import SFTConfig
 from rl.learner.forward import packed_scores
 from rl.learner.sft import SFTTrainer
-from rl.policy.build import build_policy, load_policy
 from rl.policy.dsa import DSAPolicy
+from rl.policy.loading import build_policy, load_policy
 from rl.policy.replay import Record
 from rl.recipes.sparse_adaptation import SPARSE, STATES, WARMUP, adapt, new_rundir, publish
 from rl.recipes.sparse_recall import table

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from rl.policy.build import build_policy
 from rl.policy.dsa import DSAPolicy
+from rl.policy.loading import build_policy
 from rl.policy.recall import hidden_and_recall, recalled
 
 

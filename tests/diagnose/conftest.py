@@ -8,7 +8,7 @@ import torch
 from diagnose_segments import LENGTH, PROMPT, TOPK, VOCAB, MakeSegment
 
 from rl.policy.api import Policy
-from rl.policy.build import build_policy
+from rl.policy.loading import build_policy
 from rl.policy.replay import Record, Replay
 from rl.types import ReplayRecord, Segment
 

@@ -16,7 +16,7 @@ from configs.schema import register
 from envs import build, check
 from envs.families import taskset_class
 from envs.taskset import Taskset
-from rl.run.build import open_taskset
+from rl.run.assemble import open_taskset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
 PAGE = PAGE[PAGE.index("## Three levels of environments") : PAGE.index("## The parts")]

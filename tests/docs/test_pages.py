@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -42,8 +43,26 @@ def test_a_page_of_rules_names_what_is_there(page: str) -> None:
     assert missing == []
 
 
-def test_the_architecture_names_every_module() -> None:
+def test_the_list_of_modules_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("make_modules", ROOT / "docs" / "make_modules.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert (ROOT / "docs" / "modules.md").read_text() == made.page(), "run: python docs/make_modules.py"
+    modules = [p for top in ("rl", "rewards", "envs") for p in (ROOT / top).rglob("*.py") if p.name != "__init__.py"]
+    assert [str(p) for p in modules if not made.sentence(p)] == []
+
+
+def test_the_walk_names_at_most_ten_files_and_six_hops() -> None:
+    """docs/architecture.md follows one task from the command to the weight update."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    modules = [p for p in ROOT.glob("rl/**/*.py") if p.name != "__init__.py"]
-    modules += [p for p in (*ROOT.glob("rewards/*.py"), *ROOT.glob("envs/*.py")) if p.name != "__init__.py"]
-    assert [str(p.relative_to(ROOT)) for p in modules if f"`{p.name}`" not in text] == []
+    walk = text[text.index("## One task's way") : text.index("## Rules of the data")]
+    walk = walk[: walk.index("`examples/")]
+    files = set(re.findall(r"`(rl/[\w/]+\.py)`", walk))
+    assert len(files) <= 10
+    assert all((ROOT / file).is_file() for file in files)
+    (chain,) = re.findall(r"`(train → [^`]+)`", walk)
+    assert len(chain.split(" → ")) - 1 <= 6
+    named = {Path(file).stem for file in files}
+    assert named == {*chain.split(" → "), "pool", "worker", "rollout"}
+    assert len(text.splitlines()) <= 150

@@ -14,7 +14,7 @@ import torch
 from configs.schema import BaseConfig, CorpusConfig, PolicyConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from rl.chat.tokenizer import ChatTokenizer
-from rl.policy.build import load_policy
+from rl.policy.loading import load_policy
 from rl.recipes.pretrain import pretrain, split_validation
 from rl.run.flops import active_parameters
 

@@ -141,7 +141,7 @@ def test_finished_stages_are_reused_until_something_changes(
     from rl.recipes import cold_start as coldstart
     from rl.recipes import pretrain
     from rl.recipes.policy_stages import base_stage, coldstart_stage
-    from rl.run.build import open_tasksets
+    from rl.run.assemble import open_tasksets
 
     def ran(*args: Any) -> None:
         raise LookupError("the stage ran")

@@ -19,7 +19,7 @@ from envs.types import Message
 from rewards.judge import JudgeError
 from rl.rollout.config import JudgeConfig
 from rl.rollout.judge_actor import WorkerJudge, running_judge
-from rl.run.build import open_renderer
+from rl.run.assemble import open_renderer
 
 BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
 CLIENT = {"_target_": "rl.rollout.judge_actor.WorkerJudge", "name": "judge", "timeout_s": 120.0}
@@ -88,7 +88,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused(judge: WorkerJudge) -> None
 def test_weights_change_in_place(judge: WorkerJudge, tmp_path: Path) -> None:
     import torch
 
-    from rl.policy.build import load_policy
+    from rl.policy.loading import load_policy
 
     before = asyncio.run(judge.complete(ASK, max_tokens=24, temperature=0.0))[0].text
     torch.manual_seed(5)
@@ -107,7 +107,7 @@ def test_weights_change_in_place(judge: WorkerJudge, tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(judge: WorkerJudge, tmp_path: Path) -> None:
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
 
     with pytest.raises(JudgeError, match=r"nowhere.*does not exist"):
         asyncio.run(judge.load(tmp_path / "nowhere"))

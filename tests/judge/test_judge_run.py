@@ -19,7 +19,7 @@ def trajectories() -> list[Trajectory]:
 
     from configs.schema import register
     from rl.recipes.evaluate import evaluate
-    from rl.run.build import HELDOUT, cluster, open_judge, open_pool, open_tasksets
+    from rl.run.assemble import HELDOUT, cluster, open_judge, open_pool, open_tasksets
 
     register()
     overrides = [

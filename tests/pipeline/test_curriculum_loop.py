@@ -11,8 +11,9 @@ from test_budget_loop import COST, Learner, Pool
 
 from configs.schema import TrainConfig
 from envs.curriculum import CurriculumTaskset
-from rl.recipes.grpo import LoopState, grpo
+from rl.recipes.grpo import Position, grpo
 from rl.run.ledger import Ledger, StageMeter
+from rl.run.stage_log import StageLog, Totals
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 from rl.types import Group
@@ -58,19 +59,19 @@ class Hops(CurriculumTaskset):
         super().observe(index, outcomes)
 
 
-def run(path: Path, state: LoopState, taskset: Hops) -> tuple[Scored, Checkpoints, RunDir]:
+def run(path: Path, at: Position, taskset: Hops) -> tuple[Scored, Checkpoints, RunDir]:
     cfg = TrainConfig(steps=STEPS, prompts_per_step=2, group_size=4, max_staleness=2, checkpoint_every=1)
     cfg.tracking.save_batch_every = 0
     pool, learner, files = Scored(), Checkpoints(), RunDir(path)
     parts: Any = (pool, learner)
-    meter = StageMeter(Ledger(COST, None), "GRPO", parts[0], cfg.objective, state.flops)
-    grpo(cfg, *parts, taskset, files, state, lambda *given: None, meter)
+    meter = StageMeter(Ledger(COST, None), "GRPO", pool, cfg.objective, {})
+    grpo(cfg, *parts, taskset, at, StageLog(cfg, "grpo", files, pool, Totals(), meter), files.checkpoints)
     return pool, learner, files
 
 
 def test_groups_are_told_in_trained_order_and_a_resumed_run_chooses_the_same(tmp_path: Path) -> None:
     taskset = Hops()
-    pool, learner, files = run(tmp_path / "whole", LoopState(), taskset)
+    pool, learner, files = run(tmp_path / "whole", Position(), taskset)
     assert [index for index, _ in taskset.told] == pool.seen[: 2 * STEPS]  # admitted order, not that of completion
     assert {tuple(outcomes) for _, outcomes in taskset.told} == {(1.0, 1.0, 1.0), (1.0, 0.0, 1.0)}
     rows = files.read_metrics("grpo")
@@ -79,8 +80,8 @@ def test_groups_are_told_in_trained_order_and_a_resumed_run_chooses_the_same(tmp
     assert rows[-1]["curriculum/zero_variance_total"] == silent > 0
     assert undocumented([name for name in rows[-1] if "/" in name]) == []
     for step in (1, 5, STEPS - 1):
-        again, state = Hops(), LoopState(**copy.deepcopy(learner.states[step]))
-        again.load_state_dict(state.taskset)
-        resumed, _, _ = run(tmp_path / f"resumed {step}", state, again)
+        again, at = Hops(), Position(**copy.deepcopy(learner.states[step]["at"]))
+        again.load_state_dict(at.taskset)
+        resumed, _, _ = run(tmp_path / f"resumed {step}", at, again)
         assert again.told == taskset.told[2 * step :]
         assert resumed.seen[: 2 * (STEPS - step)] == pool.seen[2 * step : 2 * STEPS]

@@ -15,10 +15,10 @@ from envs.interpreter.taskset import InterpreterTaskset
 from envs.mixture import MixTaskset
 from rl.recipes import v32_pipeline as pipeline
 from rl.recipes.evaluate import heldout_tasks
-from rl.run.cache import StageResult
 from rl.run.flops import CostModel
 from rl.run.job import Job
 from rl.run.ledger import Ledger
+from rl.run.stage_cache import StageResult
 from rl.tracking.progress import Progress
 from rl.tracking.report import report_html
 from rl.tracking.rundir import RunDir

@@ -19,7 +19,7 @@ from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
-from rl.policy.build import build_policy, load_policy
+from rl.policy.loading import build_policy, load_policy
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.rollout.message import sample_message

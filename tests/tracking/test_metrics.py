@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from envs.types import StopReason
+from rl.tracking.episodes import event_counts
+from rl.tracking.evaluation import eval_summary
 from rl.tracking.metrics import METRICS, flatten, metrics_markdown, rollout_metrics, undocumented
-from rl.tracking.summary import clock, eval_summary, evaluation_rows, event_counts, summary_table
+from rl.tracking.summary import clock, evaluation_rows, summary_table
 from rl.types import Group
 
 

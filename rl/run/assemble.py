@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -88,21 +86,24 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
 
 
+def renderer_class(kind: str) -> Any:
+    """The class of the chat renderer ``kind``. Raises ValueError: there is none of that name."""
+    if kind == "v32":
+        from rl.chat.v32 import V32Renderer
+
+        return V32Renderer
+    if kind == "hf":
+        from rl.chat.hf_template import HFTemplateRenderer
+
+        return HFTemplateRenderer
+    raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
+
+
 def open_renderer(kind: str, directory: str, retention: str = "cycle") -> Any:
     """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory; ``rollout.retention``."""
     from rl.chat.renderer import check_retention
 
-    kept = check_retention(retention)
-    if kind == "v32":
-        from rl.chat.tokenizer import ChatTokenizer
-        from rl.chat.v32 import V32Renderer
-
-        return V32Renderer(ChatTokenizer.load(directory), kept)
-    if kind == "hf":
-        from rl.chat.hf_template import HFTemplateRenderer
-
-        return HFTemplateRenderer.load(directory, kept)
-    raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
+    return renderer_class(kind).load(directory, check_retention(retention))
 
 
 def open_pool(
@@ -136,14 +137,7 @@ def open_judge(cfg: Any, model_dir: Path) -> Iterator[WorkerJudge | None]:
         yield judge
 
 
-def env_source(taskset: Taskset) -> str:
-    """SHA-256 over the source files of a taskset and its environment and what it reads, members of a mixture included.
-
-    What is cached depends on them, wherever they live: a plug-in beside the user counts too.
-    """
-    members = (taskset, *getattr(taskset, "members", {}).values())
-    classes = {c for m in members for c in (type(m), getattr(m, "env_class", type(m)))}
-    digest = hashlib.sha256(taskset.fingerprint().encode())
-    for file in sorted({inspect.getsourcefile(c) or "" for c in classes} - {""}):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()
+def members_of(taskset: Taskset) -> dict[str, Taskset]:
+    """The single-family tasksets of a mixture by family; a taskset that is no mixture is its only member."""
+    members = getattr(taskset, "members", None)
+    return {m.family: m for m in members.values()} if members else {taskset.family: taskset}
