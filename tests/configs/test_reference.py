@@ -152,11 +152,12 @@ def test_the_readme_example_changes_what_it_says() -> None:
 
 
 def shown_commands() -> list[str]:
-    """Command lines in the code blocks of the documentation, ``make train ARGS=...`` as ``rl-train ...``."""
+    """Command lines in the code blocks of the documentation, ``make train ARGS=...`` as ``rl-train ...``; a line that
+    ends with a backslash goes on in the next one."""
     lines: list[str] = []
     for page in PAGES:
         for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.M | re.S):
-            for line in block.splitlines():
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
                 line = re.sub(r'^make train ARGS="(.*?)"', r"rl-train \1", line.removeprefix("$ "))
                 words = shlex.split(line, comments=True) if line.split(" ")[0] in CONFIG_OF else []
                 # Hydra's own options, and lines with a gap for the reader to fill, do not compose
