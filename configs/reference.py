@@ -1,6 +1,6 @@
 """The field lists of docs/configuration.md, made from the dataclasses that are the schema.
 
-``python -m configs.reference docs/configuration.md`` rewrites what stands between the page's two markers; the
+``python -m configs.reference docs/configuration.md`` rewrites what is between the page's two markers; the
 prose around them is written by hand. Name, default and type come from the dataclass, the meaning from the comments in
 its source, so that there is one place to change.
 """

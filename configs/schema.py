@@ -163,7 +163,7 @@ class BudgetConfig:
 
 @dataclass
 class EvalConfig:
-    """Held-out evaluation: k samples of n_tasks tasks a family, and what is estimated from them (evaluation.md)."""
+    """Held-out evaluation: k samples of n_tasks tasks per family, and what is estimated from them (evaluation.md)."""
 
     n_tasks: int = 64  # held-out tasks per family
     k: int = 4  # samples per task; their mean is avg@k

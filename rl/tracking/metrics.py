@@ -58,8 +58,8 @@ METRICS: dict[str, str] = {
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
     "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …; of context "
-    "management context_<policy> (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
-    "A reward part that gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, "
+    "management `context_<policy>` (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
+    "A reward part that gave no value is counted as `<part>.<problem>`: raised, timeout, killed, not_finite, "
     "out_of_bounds, wrong_type, too_large or unpicklable.",
     # what an API would bill (rl.tracking.usage); kinds: prompt, cached, thinking, tool, answer
     "usage/{kind}": "Tokens of this kind in the step's rollouts (masked ones too), over all requests: prompt (a turn's "
