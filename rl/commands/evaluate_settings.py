@@ -24,7 +24,7 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
         return [(Path(cfg.path).name, _policy(Path(cfg.path)))]
     names = cfg.runs or [str(cfg.run)]
     if len(set(names)) != len(names):
-        raise SystemExit(f"runs={names}: a run stands there twice")
+        raise SystemExit(f"runs={names}: duplicate run; name each run once")
     return [(name, _policy(Path(cfg.runs_dir) / name / "policy")) for name in names]
 
 

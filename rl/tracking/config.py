@@ -12,7 +12,7 @@ class TrackingConfig:
     wandb: str = "offline"  # offline | online | disabled
     project: str = "speciale-rl"  # wandb project
     group: str | None = None  # wandb group, for example one experiment with several seeds
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)  # wandb tags
     table_every: int = 1  # send a trajectories table to wandb every so many steps; 0 = never
     table_rows: int = 16  # trajectories per table
     save_tokens: bool = True  # keep token ids and log-probs in trajectories/*.jsonl

@@ -23,7 +23,8 @@ PAGE = PAGE[PAGE.index("## Three levels of environments") : PAGE.index("## The p
 FILES = {
     name: text for name, text in re.findall(r"[Ss]ave this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
 } | dict([re.findall(r"and this as `([\w.]+)`\..*?```python\n(.*?)```", PAGE, re.DOTALL)[0]])
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from rewards.results import PROBLEMS
 from rl.run.assemble import open_composer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 
 
 @pytest.fixture

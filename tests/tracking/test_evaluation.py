@@ -73,7 +73,7 @@ def test_settings_are_checked() -> None:
     for wrong in ({"ks": [8]}, {"ks": []}, {"k": 0}, {"confidence": 95.0}, {"n_tasks": 0}):
         with pytest.raises(ValueError, match=f"eval.{next(iter(wrong))}="):
             EvalConfig(**wrong)
-    with pytest.raises(ValueError, match="a budget stands there twice"):
+    with pytest.raises(ValueError, match="duplicate budget"):
         SweepConfig(thinking=[8, None, None])
 
 
