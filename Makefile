@@ -1,7 +1,7 @@
 # Two commands do everything: `make train` (the main job) and `make test`.
 # Both set up .venv first, with the versions of requirements/; the second call starts at once.
 #   make train ARGS="env=search objective.clip=0.1"     any Hydra override
-#   make docs | lock | hooks | lint | clean             see CONTRIBUTING.md
+#   make docs | lock | lint | clean             see CONTRIBUTING.md
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -11,6 +11,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRA)
 LOCK   := requirements/$(EXTRA).txt
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+MERMAID := 11.17.2
 
 # The lock is complete, so nothing is resolved; the five packages without a wheel are built with its setuptools.
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off --no-deps --no-build-isolation
@@ -19,7 +20,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python --compile-byte
 COMPILE := $(UV) pip compile -q pyproject.toml --extra tasks --extra dev --overrides requirements/overrides.txt \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: train test setup lint lock clean help
+.PHONY: train test setup lint lock docs docs-mermaid clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
@@ -55,8 +56,21 @@ lock:
 	@$(COMPILE) --extra cpu --find-links "$(or $(PIP_FIND_LINKS),$(TORCH_CPU_INDEX)/torch/)" -o requirements/cpu.txt
 	@$(COMPILE) --extra gpu -o requirements/gpu.txt
 
+# Into site/; a warning is an error. With `make docs-mermaid` (npm, once) the site has its own copy of the diagrams'
+# script, else a reader's browser loads it from where the theme says.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+docs-mermaid: docs/vendor/mermaid.min.js
+
+docs/vendor/mermaid.min.js:
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent mermaid@$(MERMAID) && tar xzf mermaid-$(MERMAID).tgz --strip-components=2 package/dist/$(@F)
+	@rm $(@D)/mermaid-$(MERMAID).tgz
+
 clean:
-	rm -rf runs cache build *.egg-info
+	rm -rf runs cache build site *.egg-info
 
 help:
 	@sed -n '1,5p' Makefile
