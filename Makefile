@@ -1,7 +1,7 @@
 # Two commands do everything: `make train` (the main job) and `make test`.
 # Both set up .venv first, with the versions of requirements/; the second call starts at once.
 #   make train ARGS="env=search objective.clip=0.1"     any Hydra override
-#   make docs | lock | lint | clean             see CONTRIBUTING.md
+#   make docs | lock | hooks | lint | clean             see CONTRIBUTING.md
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -20,7 +20,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python --compile-byte
 COMPILE := $(UV) pip compile -q pyproject.toml --extra tasks --extra dev --overrides requirements/overrides.txt \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: train test setup lint lock docs docs-mermaid clean help
+.PHONY: train test setup lint lock docs docs-mermaid hooks clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
@@ -68,6 +68,9 @@ docs/vendor/mermaid.min.js:
 	@mkdir -p $(@D)
 	@cd $(@D) && npm pack --silent mermaid@$(MERMAID) && tar xzf mermaid-$(MERMAID).tgz --strip-components=2 package/dist/$(@F)
 	@rm $(@D)/mermaid-$(MERMAID).tgz
+
+hooks: $(READY)
+	@$(BIN)/pre-commit install
 
 clean:
 	rm -rf runs cache build site *.egg-info
