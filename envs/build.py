@@ -24,8 +24,9 @@ from pathlib import Path
 
 from envs.check import parse_settings
 from envs.factory.builder import Report, build
-from envs.factory.plan import HARD, MIXES, Plan, plan_of
+from envs.factory.plan import MIXES, Plan, plan_of
 from envs.factory.store import CARD, BuildError, Record, Store
+from envs.families import HARD
 
 PLAIN_EVERY_S = 10.0  # between two lines when the output is no terminal
 

@@ -14,9 +14,9 @@ import math
 import numbers
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from envs.types import Episode
 from rewards.describe import length_statement, sum_statement
@@ -31,6 +31,7 @@ from rewards.schedule import Schedule, read_weight, weight_at
 from rewards.score_cache import ScoreCache
 from rewards.threads import Late, LoopThread, in_thread
 
+T = TypeVar("T")
 ERROR, TIMEOUT = "reward_error", "reward_timeout"  # failure_kind of a sample whose reward could not be computed
 
 
@@ -198,15 +199,14 @@ class RewardComposer:
         if loop is None:
             loop = self._loops[slot.index] = LoopThread(f"reward {part.name}")
         try:
-            results: list[Result] | Problem = await loop.run(part.timeout_s, attempt_async(part, arguments, group))
-            return results
+            return await loop.run(part.timeout_s, attempt_async(part, arguments, group))
         except Late:
             if self._loops.get(slot.index) is loop and not await loop.responds():
                 loop.abandon()
                 self._loops.pop(slot.index, None)
             return _late(part)
 
-    async def _guarded(self, slot: _Slot, function: Any) -> Any:
+    async def _guarded(self, slot: _Slot, function: Callable[[], T]) -> T | Problem:
         try:
             return await in_thread(f"reward {slot.part.name}", slot.part.timeout_s, function)
         except Late:

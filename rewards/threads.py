@@ -17,8 +17,9 @@ import ctypes
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 RESPONDS_S = 1.0  # an event loop that does not answer within this time is blocked
 
 
@@ -44,13 +45,13 @@ class _Call:
                 interrupt(thread)
 
 
-async def in_thread(name: str, seconds: float, function: Callable[[], Any]) -> Any:
+async def in_thread(name: str, seconds: float, function: Callable[[], T]) -> T:
     """``function()`` on a new thread. Raises Late after ``seconds``; ``function`` itself must not raise."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
     call = _Call()
 
-    def deliver(result: Any) -> None:
+    def deliver(result: T) -> None:
         if not future.done():
             future.set_result(result)
 
@@ -83,7 +84,7 @@ class LoopThread:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, seconds: float, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    async def run(self, seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
         """The coroutine's result. Raises Late after ``seconds``, and cancels it."""
         waiting = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:

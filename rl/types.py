@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from envs.types import StopReason
 
@@ -84,7 +85,7 @@ class Segment(TokenStream):
     versions: np.ndarray
     replay: ReplayRecord | None = None
 
-    def exact(self, version: int) -> np.ndarray:
+    def exact(self, version: int) -> npt.NDArray[np.bool_]:
         """bool [T]: sampled tokens that, with everything sampled before them in the segment, came from ``version``.
 
         Behind a token of older weights none counts: a generation in flight goes on over cache rows of the older
@@ -93,7 +94,8 @@ class Segment(TokenStream):
         """
         mask = self.loss_mask.astype(bool)
         older = mask & (self.versions != version)
-        return mask & ~np.logical_or.accumulate(older)
+        behind: npt.NDArray[np.bool_] = np.logical_or.accumulate(older)
+        return mask & ~behind
 
 
 @dataclass

@@ -243,7 +243,8 @@ def random_listed_move(observation: str, rng: random.Random) -> str:
     lines = [line for line in observation.splitlines() if re.search(r"\bavailable\b", line, re.I) and "[" in line]
     if not lines:
         raise InfrastructureError("the game lists no available moves: give opponent=package.module:function")
-    return rng.choice(re.findall(r"\[[^\]]+\]", lines[-1]))
+    moves: list[str] = re.findall(r"\[[^\]]+\]", lines[-1])
+    return rng.choice(moves)
 
 
 def _canonical(value: Any) -> Any:

@@ -24,7 +24,13 @@ import signal
 import sys
 import time
 import traceback
+import types
 import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+# No "from __future__ import annotations" here: compile() would hand it on to the code under test.
 
 CANARY = (
     "import pytest\ndef test_equal(): assert [1] == [2]\ndef test_raises():\n    with pytest.raises(Exception): pass\n"
@@ -38,12 +44,14 @@ class TooLong(BaseException):
 class Overlay(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports the edited files from memory; everything about them but the text is as on disk."""
 
-    def __init__(self, edited):  # absolute path -> text
+    def __init__(self, edited: Mapping[str, str]) -> None:  # absolute path -> text
         self.edited = edited
         for path, text in edited.items():  # tracebacks and inspect show the edited lines
             linecache.cache[path] = (len(text), None, text.splitlines(True), path)
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
         stem = "/mnt/" + fullname.replace(".", "/")
         for candidate in (stem + "/__init__.py", stem + ".py"):
             if candidate in self.edited:
@@ -54,46 +62,54 @@ class Overlay(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                 return spec
         return None
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> None:
         return None
 
-    def exec_module(self, module):
-        path = module.__spec__.origin
+    def exec_module(self, module: types.ModuleType) -> None:
+        path = origin(module.__spec__)
         exec(compile(self.edited[path], path, "exec"), module.__dict__)
 
-    def get_filename(self, fullname):
-        return self.find_spec(fullname).origin
+    def get_filename(self, fullname: str) -> str:
+        return origin(self.find_spec(fullname))
+
+
+def origin(spec: ModuleSpec | None) -> str:
+    """The path of a module that Overlay has found."""
+    assert spec is not None
+    assert spec.origin is not None
+    return spec.origin
 
 
 class Watch:
     """Time and coverage of one test at a time. CPU time, so that a busy machine changes no result."""
 
-    def __init__(self, job):
+    def __init__(self, job: Mapping[str, Any]) -> None:
         self.limit, self.cover, self.prefix = job["test_s"], job["cover"], job["root"] + "/"
         self.late = False
+        self.codes: dict[int, types.CodeType] = {}
         signal.signal(signal.SIGVTALRM, self.stop)
 
-    def stop(self, number, frame):
+    def stop(self, number: int, frame: types.FrameType | None) -> None:
         self.late = True
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)  # again, in case somebody catches everything
         raise TooLong
 
-    def __enter__(self):
+    def __enter__(self) -> "Watch":
         self.late, self.codes, self.started = False, {}, time.process_time()
         signal.setitimer(signal.ITIMER_VIRTUAL, self.limit)
         if self.cover:
             sys.settrace(self.enter)
         return self
 
-    def enter(self, frame, event, argument):
+    def enter(self, frame: types.FrameType, event: str, argument: object) -> None:
         self.codes[id(frame.f_code)] = frame.f_code  # and no trace of its lines: returns None
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         sys.settrace(None)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         self.seconds = round(time.process_time() - self.started, 4)
 
-    def covered(self):
+    def covered(self) -> list[str]:
         start = len("/mnt/")
         return sorted(
             {
@@ -104,9 +120,9 @@ class Watch:
         )
 
 
-def run_doctest(test, names, watch):
+def run_doctest(test: Mapping[str, Any], names: Mapping[str, str], watch: Watch) -> list[tuple[str, str | None]] | None:
     """What each example printed or raised. The namespace is the module's own, as doctest has it."""
-    shown = []
+    shown: list[tuple[str, str | None]] = []
     stdout, hook = sys.stdout, sys.displayhook
     try:
         with watch:
@@ -124,17 +140,17 @@ def run_doctest(test, names, watch):
                     raise
                 except BaseException as raised:
                     error = traceback.format_exception_only(type(raised), raised)[-1]
-                shown.append([buffer.getvalue()[:4000], error])
+                shown.append((buffer.getvalue()[:4000], error))
     except TooLong:
         pass  # the watch knows
     except BaseException as raised:
-        shown.append(["", "".join(traceback.format_exception_only(type(raised), raised))])
+        shown.append(("", "".join(traceback.format_exception_only(type(raised), raised))))
     finally:
         sys.stdout, sys.displayhook = stdout, hook
     return None if watch.late else shown
 
 
-def run_pytest(targets, root, watch, report, stop):
+def run_pytest(targets: Sequence[str], watch: Watch, report: Callable[[list[object]], None], stop: bool) -> bool:
     """Runs the targets in one pytest session and reports each test as it ends."""
     import pytest
 
@@ -144,11 +160,11 @@ def run_pytest(targets, root, watch, report, stop):
 
     class Reporter:
         failed: bool | None = False
-        info: dict = {}
-        alarms: set = set()
+        info: dict[str, Any] = {}
+        alarms: set[str] = set()
 
         @pytest.hookimpl(wrapper=True)
-        def pytest_runtest_protocol(self, item):
+        def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
             self.failed, self.info = False, {}
             with watch:
                 result = yield
@@ -162,7 +178,9 @@ def run_pytest(targets, root, watch, report, stop):
             return result
 
         @pytest.hookimpl(wrapper=True)
-        def pytest_runtest_makereport(self, item, call):
+        def pytest_runtest_makereport(
+            self, item: pytest.Item, call: pytest.CallInfo[None]
+        ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
             left, _ = signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # an alarm in pytest's own code ends the session
             made = yield
             if not watch.late:
@@ -196,11 +214,11 @@ def run_pytest(targets, root, watch, report, stop):
     return {"test_equal", "test_raises"} <= reporter.alarms
 
 
-def module_of(path):
+def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def main():
+def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     sys.path.append("/mnt")
     sys.meta_path.insert(0, Overlay({"/mnt/" + path: text for path, text in job["overlay"].items()}))
@@ -213,7 +231,7 @@ def main():
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
 
-    def report(row):
+    def report(row: list[object]) -> None:
         line = token + json.dumps(row).encode() + b"\n"
         while line:
             line = line[os.write(channel, line) :]
@@ -234,7 +252,7 @@ def main():
         if shown is None and job["stop"]:
             return
     if job["pytest"]:
-        report(["intact", run_pytest(job["pytest"], job["root"], watch, report, job["stop"])])
+        report(["intact", run_pytest(job["pytest"], watch, report, job["stop"])])
     report(["end", round(time.process_time(), 3)])
     os._exit(0)  # threads and exit handlers of the code under test are of no interest
 

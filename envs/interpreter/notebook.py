@@ -179,11 +179,12 @@ def is_right(answer: str, task: Task) -> bool:
     given, right = number(answer), number(task.answer)
     if given is None or right is None:
         return False
-    decimals = task.metadata["decimals"]
+    decimals: int | None = task.metadata["decimals"]
     if decimals is None:
         return given == right
     # half a unit of the last place that was asked for, and what is lost in a float's last digits
-    return abs(given - right) <= Fraction(501, 1000) / 10**decimals
+    allowed: Fraction = Fraction(501, 1000) / 10**decimals
+    return abs(given - right) <= allowed
 
 
 def _items(text: str) -> list[str]:

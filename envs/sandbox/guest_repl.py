@@ -47,7 +47,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def run_cell(code: str, namespace: dict) -> str:
+def run_cell(code: str, namespace: dict[str, object]) -> str:
     """Run one cell as a notebook does: the value of a last expression is printed. Returns the error text."""
     try:
         tree = compile(code, "<cell>", "exec", _ast.PyCF_ONLY_AST)

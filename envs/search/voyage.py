@@ -192,7 +192,7 @@ class VoyageEnvironment(Environment):
         if "left" in record:
             return int(record["left"])
         asked = min(sum(m.role == "user" for m in history), len(self.task.metadata["voyages"])) - 1
-        cities = self.task.metadata["voyages"][max(asked, 0)]["cities"]
+        cities: list[str] = self.task.metadata["voyages"][max(asked, 0)]["cities"]
         if record["city"] in cities:
             return len(cities) - 1 - cities.index(record["city"]) - int("ship" in record)
         counts = [c for m in history if m.role == "assistant" and (c := _COUNT.search(m.reasoning or ""))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -52,7 +52,7 @@ def stored_config(cfg: TrainConfig) -> TrainConfig:
     _reject_overrides(cfg.resume)
     rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.resume)
     merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(rundir.config))
-    stored: Any = OmegaConf.to_object(merged)
+    stored = cast(TrainConfig, OmegaConf.to_object(merged))
     stored.name, stored.runs_dir = rundir.name, cfg.runs_dir
     return stored
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,11 +24,14 @@ from rl.tracking.stall import StallError
 from rl.types import Group, ReplayRecord
 
 if TYPE_CHECKING:
+    import ray
     import torch
     from ray.actor import ActorHandle
 
     from configs.schema import TrainConfig
     from rl.rollout.pool import RolloutPool
+
+T = TypeVar("T")
 
 
 class LearnerHandle:
@@ -59,7 +62,7 @@ class LearnerHandle:
 
         Raises WeightSyncError when an engine does not compute what the learner computes.
         """
-        weights = self._get("the learner's weights", self._actor.weights.remote())
+        weights: dict[str, np.ndarray | torch.Tensor] = self._get("the learner's weights", self._actor.weights.remote())
         mismatch = pool.sync(weights, version, self._probe_tokens, self.probe).mismatch
         assert mismatch is not None  # a probe was given
         return mismatch
@@ -85,7 +88,7 @@ class LearnerHandle:
         """End the actor."""
         self._ray.kill(self._actor, no_restart=True)
 
-    def _get(self, what: str, ref: Any) -> Any:
+    def _get(self, what: str, ref: ray.ObjectRef[T]) -> T:
         try:
             return self._ray.get(ref, timeout=self._deadline_s)
         except self._ray.exceptions.GetTimeoutError:
@@ -156,15 +159,17 @@ def start_learner(
     replay: ReplayConfig | None = None,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
-) -> ActorHandle:
+) -> ActorHandle[LearnerProcess]:
     """Start the learner's actor. ``num_cpus`` is what Ray reserves; threads are ``config.threads``."""
     import ray
 
     actor: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(LearnerProcess)
-    return actor.remote(policy, config, objective, str(run_dir), replay)
+    handle: ActorHandle[LearnerProcess] = actor.remote(policy, config, objective, str(run_dir), replay)
+    return handle
 
 
 def probe_tokens(policy_dir: Path, seed: int, length: int = 192) -> list[int]:
     """Random token ids: a probe longer than the tiny policy's index_topk, so that the sparse path is compared."""
     vocab_size = json.loads((policy_dir / "config.json").read_text())["vocab_size"]
-    return np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
+    tokens: list[int] = np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
+    return tokens

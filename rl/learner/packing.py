@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from rl.types import ReplayRecord, TokenStream
@@ -181,9 +182,8 @@ def _pack_choices(items: Sequence[PackItem], lengths: Sequence[int], name: str, 
     if len(shapes) > 1:
         raise ValueError(f"replay records of different [layers, {name}] shapes in one batch: {sorted(shapes)}")
     shape = shapes.pop()
-    return np.concatenate(
-        [
-            np.full((length, *shape), unused, np.int64) if rows is None else rows[:length].astype(np.int64)
-            for rows, length in zip(records, lengths, strict=True)
-        ]
-    )
+    choices: list[npt.NDArray[np.int64]] = [
+        np.full((length, *shape), unused, np.int64) if rows is None else rows[:length].astype(np.int64)
+        for rows, length in zip(records, lengths, strict=True)
+    ]
+    return np.concatenate(choices)

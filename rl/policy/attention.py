@@ -95,4 +95,5 @@ class MLAttention(nn.Module):
         else:
             mixed = ctx.attend(self.layer, query, row, self.spec, tap)
         out = mixed.transpose(0, 1) @ w_uv.transpose(1, 2)  # [H, T, v]
-        return self.o_proj(out.transpose(0, 1).reshape(tokens, self.heads * self.v_dim))
+        y: Tensor = self.o_proj(out.transpose(0, 1).reshape(tokens, self.heads * self.v_dim))
+        return y

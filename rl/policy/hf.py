@@ -66,12 +66,13 @@ class HFPolicy:
             )
             real = index < torch.tensor([[bounds[i + 1]] for i in bucket], device=tokens_T.device)
             batch = tokens_T[index.clamp_max(len(tokens_T) - 1)]
-            hidden = self.module.base_model(input_ids=batch, use_cache=False).last_hidden_state  # type: ignore[operator,union-attr]
+            hidden = self.module.base_model(input_ids=batch, use_cache=False).last_hidden_state  # type: ignore[operator]
             hidden_parts.append(hidden[real])
             index_parts.append(index[real])
         order = torch.cat(index_parts).argsort()
         hidden = torch.cat(hidden_parts)[order if rows is None else order[rows]]
-        return self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
+        logits: Tensor = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
+        return logits
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.module.named_parameters()

@@ -7,6 +7,7 @@ pairs (x0,x_{d/2})... Mixing them up keeps outputs coherent and silently ruins l
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,15 +24,15 @@ class _RMSNormFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         return (x * r).mul_(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, r = ctx.saved_tensors
         dim = x.shape[-1]
         dx, dw, _ = torch.ops.aten.native_layer_norm_backward(
@@ -39,6 +40,9 @@ class _RMSNormFunction(torch.autograd.Function):
         )
         dx.addcmul_(r, (grad @ weight).unsqueeze(-1), value=1.0 / dim)
         return dx, dw, None
+
+
+_rms_norm: Callable[[Tensor, Tensor, float], Tensor] = _RMSNormFunction.apply
 
 
 class RMSNorm(nn.Module):
@@ -50,7 +54,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return _RMSNormFunction.apply(x.float(), self.weight.float(), self.eps).to(x.dtype)
+        return _rms_norm(x.float(), self.weight.float(), self.eps).to(x.dtype)
 
 
 class Rotary(nn.Module):
@@ -78,7 +82,7 @@ class Rotary(nn.Module):
 
 def softmax_scale(config: Any) -> float:
     """(d_nope + d_rope)^-0.5 * m^2; under YaRN m = 0.1 * mscale_all_dim * ln(factor) + 1 (recipe 7.3)."""
-    scale = float(config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
+    scale: float = float(config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
     params = config.rope_parameters
     all_dim = params.get("mscale_all_dim", 0)
     if params.get("rope_type", "default") != "default" and all_dim and params["factor"] > 1:
@@ -115,4 +119,5 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return y

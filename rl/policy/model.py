@@ -104,7 +104,8 @@ class DSAForCausalLM(nn.Module):
                 h = layer.mlp(h)
             x = x + h
         replay.finish()
-        return self.model.norm(x)
+        normed: Tensor = self.model.norm(x)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[T, V] from [T, hidden]."""

@@ -8,6 +8,7 @@ The bias b only affects the choice. ``update_bias`` is the aux-loss-free balanci
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,9 +86,7 @@ class _GroupedExperts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         tokens, k = experts.shape
         inner = down.shape[2]
         flat = experts.reshape(-1)
@@ -109,9 +108,7 @@ class _GroupedExperts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: Any, grad: Tensor
-    ) -> tuple[Tensor, Tensor, None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, Tensor]:
         rows, weight, h, act, back, token, offsets, gate_up, down = ctx.saved_tensors
         tokens, inner = grad.shape[0], down.shape[2]
         dy = grad.index_select(0, token)
@@ -126,6 +123,9 @@ class _GroupedExperts(torch.autograd.Function):
         d_gate_up = F.grouped_mm(dh.t(), rows, offs=offsets)
         dx = F.grouped_mm(dh, gate_up, offs=offsets).index_select(0, back).view(tokens, ctx.k, -1).sum(1)
         return dx, d_gates, None, d_gate_up, d_down
+
+
+_grouped_experts: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = _GroupedExperts.apply
 
 
 class Experts(nn.Module):
@@ -150,7 +150,7 @@ class Experts(nn.Module):
         return (inner @ self.down_proj.transpose(1, 2)).sum(0)
 
     def _grouped(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
-        return _GroupedExperts.apply(x, gates.to(x.dtype), experts, self.gate_up_proj, self.down_proj)
+        return _grouped_experts(x, gates.to(x.dtype), experts, self.gate_up_proj, self.down_proj)
 
 
 class MoE(nn.Module):

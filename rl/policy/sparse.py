@@ -11,6 +11,7 @@ All tensors carry leading batch dims ``...``; Q queries, S rows, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ class _GatheredAttention(torch.autograd.Function):
     them anew in the backward pass, and their gradients are added up in one [S, C+R] tensor."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, *args: Any) -> Tensor:
         query, rows, indices, scale = args
         ctx.save_for_backward(query, rows, indices)
         ctx.scale = scale
@@ -137,7 +138,7 @@ class _GatheredAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, rows, indices = ctx.saved_tensors
         grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         # Popular rows collect the gradients of many queries: summed in fp32 at least.
@@ -242,19 +243,22 @@ class IndexerLoss:
 
     def total(self) -> Tensor:
         """The sum, scalar, with its gradients."""
-        return _WithGradients.apply(self.value, *self.inputs, *self.grads) if self.learns else self.value
+        return _with_gradients(self.value, *self.inputs, *self.grads) if self.learns else self.value
 
 
 class _WithGradients(torch.autograd.Function):
     """A scalar whose gradients with respect to the inputs behind it are known."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, *inputs_grads: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, value: Tensor, *inputs_grads: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs_grads[len(inputs_grads) // 2 :])
         return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = [grad * saved for saved in ctx.saved_tensors]
         return (None, *grads, *(None for _ in grads))
+
+
+_with_gradients: Callable[..., Tensor] = _WithGradients.apply

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.rollout.pool import GroupSpec
+from rl.rollout.worker import GroupSpec
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig

@@ -33,7 +33,7 @@ from rl.proof.measure import role_figures
 from rl.recipes.distill import FIGURES, distill
 from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
 from rl.rollout.judge_actor import WorkerJudge
-from rl.rollout.pool import GroupSpec
+from rl.rollout.worker import GroupSpec
 from rl.run.assemble import open_taskset
 from rl.run.closure import code_hash
 from rl.run.job import Job, figures_of, reporter
@@ -118,7 +118,8 @@ class _Iteration:
         if record.is_file():
             for done in (title, evaluation):
                 job.progress.reused(done, str(files.path))
-            return json.loads(record.read_text())
+            stored: dict[str, Any] = json.loads(record.read_text())
+            return stored
         config = job.cfg.self_verification
         steps = {"meta": config.meta_steps, "verify": config.verify_steps, "prove": config.prove_steps}[role]
         prompts = config.prove_prompts if role == "prove" else config.verify_prompts
@@ -156,7 +157,8 @@ class _Iteration:
         record = files / RECORD
         if record.is_file():
             job.progress.reused(title, str(files))
-            return json.loads(record.read_text())
+            stored: dict[str, Any] = json.loads(record.read_text())
+            return stored
         files.mkdir(parents=True, exist_ok=True)
         with job.progress.stage(title, total=2 * cfg.label_problems) as stage:
             meter = RolloutMeter(job.ledger.cost, self.pool)

@@ -132,6 +132,7 @@ def evaluation_stage(
     """
     cfg = job.cfg
     tasks = job.tasksets[HELDOUT]
+    result: dict[str, Any]
 
     def produce(out: Path, stage: Stage) -> None:
         if learner is not None:

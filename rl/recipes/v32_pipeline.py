@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rl.data.corpus import load_data, save_data
 from rl.recipes.distill import FIGURES, distill, verified
 from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
-from rl.rollout.pool import GroupSpec
+from rl.rollout.worker import GroupSpec
 from rl.run.assemble import members_of
 from rl.run.closure import code_hash
 from rl.run.job import Job, figures_of, reporter
@@ -83,7 +83,8 @@ def _specialist(job: Job, start: StageResult, pool: RolloutPool, family: str, me
     if record.is_file():
         for title in titles:
             job.progress.reused(title, str(files.path))
-        return json.loads(record.read_text())
+        stored: dict[str, Any] = json.loads(record.read_text())
+        return stored
     own = replace(cfg, steps=cfg.pipeline.specialist_steps, prompts_per_step=cfg.pipeline.specialist_prompts)
     with learner_of(job, start.path, files.path) as learner:
         state = grpo_stage(job, titles[0], f"grpo/{family}", own, learner, pool, member, files)

@@ -419,8 +419,8 @@ class Engine:
         """Cache slots of the first ``count`` tokens of a request that ran in the last step."""
         import torch
 
-        block_size = self._core.vllm_config.cache_config.block_size
-        blocks = torch.tensor(self._runner.requests[request_id].block_ids[0])
+        block_size: int = self._core.vllm_config.cache_config.block_size
+        blocks: torch.Tensor = torch.tensor(self._runner.requests[request_id].block_ids[0])
         positions = torch.arange(count)
         return blocks[positions // block_size] * block_size + positions % block_size
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from envs.types import Message
 from rewards.judge import Completion, JudgeError, without_control
@@ -26,7 +26,11 @@ from rl.rollout.config import JudgeConfig
 from rl.rollout.engine_thread import EngineDied, EngineThread
 
 if TYPE_CHECKING:
+    import ray
+
     from rl.rollout.engine import Engine
+
+T = TypeVar("T")
 
 
 class JudgeActor:
@@ -190,7 +194,7 @@ class WorkerJudge:
         """``JudgeActor.stats``."""
         return await self._call("to give its statistics", lambda actor: actor.stats.remote())
 
-    async def _call(self, what: str, call: Callable[[Any], Any]) -> Any:
+    async def _call(self, what: str, call: Callable[[Any], ray.ObjectRef[T]]) -> T:
         import ray
 
         actor = self._actor

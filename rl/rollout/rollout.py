@@ -15,7 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
 from rl.chat.context_manager import ContextManager
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from rewards.compose import Reward, RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Generation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ class _Env:
             self._runner.stop()
 
 
-def _checked(what: str, function: Callable[..., Any], *args: Any) -> Any:
+def _checked(what: str, function: Callable[..., T], *args: Any) -> T:
     """``function(*args)`` on something an environment made: its errors are the environment's."""
     try:
         return function(*args)

@@ -28,7 +28,8 @@ from vllm.v1.attention.backend import (
     CommonAttentionMetadata,
     MultipleOf,
 )
-from vllm.v1.kv_cache_interface import KVCacheLayout, KVCacheSpec, MLAAttentionSpec
+from vllm.v1.kv_cache_interface import KVCacheSpec, MLAAttentionSpec
+from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from rl.policy.io import stack_experts
 from rl.policy.model import DSAForCausalLM
@@ -158,7 +159,8 @@ class DSAForVLLM(nn.Module):
         self.record_indexer = False
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.dsa.model.embed_tokens(input_ids)
+        embedded: torch.Tensor = self.dsa.model.embed_tokens(input_ids)
+        return embedded
 
     def forward(
         self,

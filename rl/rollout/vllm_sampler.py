@@ -47,5 +47,6 @@ class RecordingSampler(Sampler):
 def install_sampler(runner: Any) -> RecordingSampler:
     """Replace the model runner's sampler by one with the same settings."""
     old = runner.sampler
-    runner.sampler = RecordingSampler(old.logprobs_mode, old.use_fp64_gumbel)
-    return runner.sampler
+    sampler = RecordingSampler(old.logprobs_mode, old.use_fp64_gumbel)
+    runner.sampler = sampler
+    return sampler

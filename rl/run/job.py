@@ -66,4 +66,5 @@ def reporter(stage: Stage, name: str, rundir: RunDir) -> Report:
 
 def figures_of(directory: Path, name: str) -> dict[str, Any]:
     """What a supervised stage wrote about itself beside its policy (``coldstart.json``, ``distill.json``)."""
-    return json.loads((directory / name).read_text())
+    figures: dict[str, Any] = json.loads((directory / name).read_text())
+    return figures

@@ -56,7 +56,8 @@ class Ledger:
 
     def flops(self, *kinds: Kind) -> float:
         """Sum over the stages of these kinds; all of them when none is named."""
-        return sum(e["rollout"] + e["learner"] for e in self.stages.values() if not kinds or e["kind"] in kinds)
+        named = [e for e in self.stages.values() if not kinds or e["kind"] in kinds]
+        return sum(float(e["rollout"] + e["learner"]) for e in named)
 
     @property
     def rl_over_pretraining(self) -> float | None:

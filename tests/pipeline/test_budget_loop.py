@@ -13,7 +13,8 @@ from configs.schema import TrainConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.types import StopReason
 from rl.recipes.grpo import Position, grpo
-from rl.rollout.pool import GroupSpec, RolloutPool
+from rl.rollout.pool import RolloutPool
+from rl.rollout.worker import GroupSpec
 from rl.run.flops import CostModel
 from rl.run.ledger import Ledger, StageMeter
 from rl.run.stage_log import StageLog, Totals

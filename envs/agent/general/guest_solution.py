@@ -11,33 +11,39 @@ import builtins
 import json
 import queue
 import threading
+from collections.abc import Callable, Mapping, Sequence
 
-_events: queue.Queue = queue.Queue()
-_replies: queue.Queue = queue.Queue()
+# As in guest_world.py: types without the time that importing typing takes, and no annotations from __future__.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_events: "queue.Queue[dict[str, object]]" = queue.Queue()
+_replies: "queue.Queue[object]" = queue.Queue()
 
 
 class _Tools:
-    def __init__(self, parameters):
+    def __init__(self, parameters: Mapping[str, Sequence[str]]) -> None:
         self._parameters = parameters
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Callable[..., object]:
         if name not in self._parameters:
             raise AttributeError("there is no tool " + name)
 
-        def tool(*values, **arguments):
+        def tool(*values: object, **arguments: object) -> object:
             _events.put({"call": [name, {**dict(zip(self._parameters[name], values, strict=False)), **arguments}]})
             return _replies.get()
 
         return tool
 
 
-def _namespace(source, allowed):
-    namespace = {"__builtins__": {n: getattr(builtins, n) for n in allowed}}
+def _namespace(source: str, allowed: Sequence[str]) -> "dict[str, Any]":
+    namespace: dict[str, Any] = {"__builtins__": {n: getattr(builtins, n) for n in allowed}}
     exec(compile(source, "<source>", "exec"), namespace)
     return namespace
 
 
-def _solve(source, parameters, allowed):
+def _solve(source: str, parameters: Mapping[str, Sequence[str]], allowed: Sequence[str]) -> None:
     try:
         _namespace(source, allowed)["solution"](_Tools(parameters))
         _events.put({"done": True})
@@ -45,17 +51,17 @@ def _solve(source, parameters, allowed):
         _events.put({"error": type(error).__name__ + ": " + str(error)})
 
 
-def _begin(source, parameters, allowed):
+def _begin(source: str, parameters: Mapping[str, Sequence[str]], allowed: Sequence[str]) -> None:
     threading.Thread(target=_solve, args=(source, parameters, allowed), daemon=True).start()
     _event()
 
 
-def _go_on(value):
+def _go_on(value: object) -> None:
     _replies.put(value)
     _event()
 
 
-def _event():
+def _event() -> None:
     event = _events.get()
     try:
         text = json.dumps(event)
@@ -64,7 +70,7 @@ def _event():
     print("\n" + text)
 
 
-def _judge(source, start, end, answer, allowed):
+def _judge(source: str, start: object, end: object, answer: object, allowed: Sequence[str]) -> None:
     try:
         verdict = _namespace(source, allowed)["verify"](start, end, answer)
         event = {"verdict": verdict if isinstance(verdict, (bool, str)) else bool(verdict)}

@@ -9,6 +9,15 @@ _state()                    prints all rows as one line of JSON
 import builtins
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
+
+# Type checkers take this for typing's own, whose import costs start-up time. The annotations are strings because
+# compile() would hand "from __future__ import annotations" on to the sources of the tools.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Row = dict[str, Any]
 
 _TYPES = {"text": "TEXT", "integer": "INTEGER", "number": "REAL"}
 
@@ -16,7 +25,7 @@ _TYPES = {"text": "TEXT", "integer": "INTEGER", "number": "REAL"}
 class _Db:
     """What tools are given. ``run`` alone may write."""
 
-    def __init__(self, spec):
+    def __init__(self, spec: "Mapping[str, Any]") -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         for table, columns in spec["schema"].items():
@@ -27,14 +36,14 @@ class _Db:
                 self._connection.execute(f'INSERT INTO "{table}" VALUES ({marks})', [row[n] for n in columns])
         self._connection.execute("PRAGMA query_only = ON")
 
-    def all(self, sql, *values):
+    def all(self, sql: str, *values: object) -> "list[Row]":
         return [dict(row) for row in self._connection.execute(sql, values)]
 
-    def one(self, sql, *values):
+    def one(self, sql: str, *values: object) -> "Row | None":
         rows = self.all(sql, *values)
         return rows[0] if rows else None
 
-    def run(self, sql, *values):
+    def run(self, sql: str, *values: object) -> int:
         self._connection.execute("PRAGMA query_only = OFF")
         try:
             return self._connection.execute(sql, values).rowcount
@@ -42,22 +51,22 @@ class _Db:
             self._connection.execute("PRAGMA query_only = ON")
 
 
-_world: dict = {}
+_world: "dict[str, Any]" = {}
 
 
-def _open(spec):
+def _open(spec: "Mapping[str, Any]") -> None:
     _world["db"], _world["tables"] = _Db(spec), list(spec["schema"])
 
 
-def _define(sources, allowed):
+def _define(sources: Mapping[str, str], allowed: Sequence[str]) -> None:
     _world["tools"] = {}
     for name, source in sources.items():
-        namespace = {"__builtins__": {n: getattr(builtins, n) for n in allowed}}
+        namespace: dict[str, Any] = {"__builtins__": {n: getattr(builtins, n) for n in allowed}}
         exec(compile(source, "<tool>", "exec"), namespace)
         _world["tools"][name] = namespace[name]
 
 
-def _call(name, arguments):
+def _call(name: str, arguments: "Mapping[str, Any]") -> None:
     try:
         text = json.dumps({"value": _world["tools"][name](_world["db"], **arguments)})
     except ValueError as error:
@@ -67,5 +76,5 @@ def _call(name, arguments):
     print("\n" + text)
 
 
-def _state():
+def _state() -> None:
     print(json.dumps({t: _world["db"].all(f'SELECT * FROM "{t}" ORDER BY rowid') for t in _world["tables"]}))

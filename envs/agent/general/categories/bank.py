@@ -158,7 +158,7 @@ def solve_bills(tools: Any, need: dict[str, Any]) -> Any:
     if "no_deposit" in need:
         accounts = [account for account in accounts if account["kind"] != "deposit"]
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         for account in accounts:
             paid = [bill[1] for bill, source in zip(bills, plan, strict=False) if source["number"] == account["number"]]
             if account["balance"] - sum(paid) < need["keep"]:

@@ -264,7 +264,7 @@ def solve_closed(tools: Any, need: dict[str, Any]) -> Any:
                 moved.append([m["id"], day, m["start"], end])
                 options.append([r["name"] for r in fitting])
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         for i in range(len(plan)):
             for j in range(i):
                 one, two = moved[i], moved[j]

@@ -167,12 +167,12 @@ def solve_series(tools: Any, need: dict[str, Any]) -> Any:
                         options.append([slot["day"], doctor["fee"], slot["id"], doctor["floor"]])
         slots.append(sorted(options))
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         if any(plan[i][0] >= plan[i + 1][0] for i in range(len(plan) - 1)):
             return False
         if "last" in need and len({option[3] for option in plan}) < len(plan):
             return False
-        return sum(option[1] for option in plan) <= need.get("fees", 9999)
+        return bool(sum(option[1] for option in plan) <= need.get("fees", 9999))
 
     for option in first_plan(slots, fits):
         tools.book(slot=option[2], patient=patient["id"])

@@ -146,7 +146,7 @@ def loadable(world: WorldSpec, plan: Mapping[int, str], need: Mapping[str, Any])
             return False
         if not all(carries(world, plate, parcel, need) for parcel in mine):
             return False
-    return len(vehicles) <= need.get("vehicles", 99)
+    return bool(len(vehicles) <= need.get("vehicles", 99))
 
 
 def plan_exists(world: WorldSpec, need: Mapping[str, Any]) -> bool:
@@ -202,12 +202,12 @@ def solve_load(tools: Any, need: dict[str, Any]) -> Any:
             fitting = [v for v in fitting if v[3] == "yes"]
         slots.append(fitting)
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         for v in plan:
             mine = [parcel for parcel, other in zip(waiting, plan, strict=False) if other[0] == v[0]]
             if sum(p["weight"] for p in mine) > v[1] or v[4] + sum(p["value"] for p in mine) > need.get("value", 99999):
                 return False
-        return len({v[0] for v in plan}) <= need.get("vehicles", 99)
+        return bool(len({v[0] for v in plan}) <= need.get("vehicles", 99))
 
     for parcel, v in zip(waiting, first_plan(slots, fits), strict=False):
         tools.load_parcel(parcel=parcel["id"], plate=v[0])
@@ -270,12 +270,12 @@ def solve_broken(tools: Any, need: dict[str, Any]) -> Any:
             fitting = [v for v in fitting if v[3] == "yes"]
         slots.append(fitting)
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         for v in plan:
             mine = [parcel for parcel, other in zip(parcels, plan, strict=False) if other[0] == v[0]]
             if sum(p["weight"] for p in mine) > v[1] or v[4] + sum(p["value"] for p in mine) > need.get("value", 99999):
                 return False
-        return len({v[0] for v in plan}) <= need.get("vehicles", 99)
+        return bool(len({v[0] for v in plan}) <= need.get("vehicles", 99))
 
     for parcel, v in zip(parcels, first_plan(slots, fits), strict=False):
         tools.load_parcel(parcel=parcel["id"], plate=v[0])

@@ -312,7 +312,7 @@ def solve_journey(tools: Any, need: dict[str, Any]) -> Any:
     own = [tools.get_flight(id=b["flight"]) for b in tools.list_bookings_of(passenger=need["name"])]
     known = {}
 
-    def usable(start, goal):
+    def usable(start: str, goal: str) -> list[Any]:
         if (start, goal) not in known:
             found = []
             for f in tools.find_flights(start=start, destination=goal, day=need["day"]):

@@ -157,7 +157,7 @@ def solve_fill(tools: Any, need: dict[str, Any]) -> Any:
                 options.append(person)
         slots.append(options)
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         names = [person["name"] for person in plan]
         return len(set(names)) == len(names) and sum(p["wage"] for p in plan) <= need.get("wages", 99999)
 

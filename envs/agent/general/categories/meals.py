@@ -150,12 +150,13 @@ def solve_day(tools: Any, need: dict[str, Any]) -> Any:
             options.append({"name": name, "minutes": minutes, **sums})
         slots.append(options)
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         if len(plan) < 3:
             return True
         sums = {key: sum(recipe[key] for recipe in plan) for key in ["kcal", "protein", "price", "minutes"]}
         good = need["low"] <= sums["kcal"] <= need["high"] and sums["protein"] >= need.get("protein", 0)
-        return good and sums["price"] <= need.get("price", 99999) and sums["minutes"] <= need.get("minutes", 99999)
+        good = good and sums["price"] <= need.get("price", 99999) and sums["minutes"] <= need.get("minutes", 99999)
+        return bool(good)
 
     plan = first_plan(slots, fits)
     tools.submit_result(result={"breakfast": plan[0]["name"], "lunch": plan[1]["name"], "dinner": plan[2]["name"]})

@@ -154,7 +154,7 @@ def solve_seat(tools: Any, need: dict[str, Any]) -> Any:
             for name in names:
                 known[name] = tools.get_guest(name=name)["trade"]
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         guest, table = waiting[len(plan) - 1], plan[-1]
         before = [waiting[i]["name"] for i in range(len(plan) - 1) if plan[i]["name"] == table["name"]]
         mates = [*seats[table["name"]], *before]

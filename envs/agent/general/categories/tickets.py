@@ -128,7 +128,7 @@ EXTRA = (
 
 
 def free_hours(world: WorldSpec, agent: str) -> int:
-    return int(world.rules["load"]) - sum(t["hours"] for t in world.all("ticket", agent=agent, state="assigned"))
+    return int(world.rules["load"]) - sum(int(t["hours"]) for t in world.all("ticket", agent=agent, state="assigned"))
 
 
 def fits_agent(world: WorldSpec, ticket: Row, agent: Row, need: Mapping[str, Any]) -> bool:
@@ -188,7 +188,7 @@ def solve_assign(tools: Any, need: dict[str, Any]) -> Any:
             tickets.append(ticket)
             slots.append([a["name"] for a in able])
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         for name in plan:
             hours = [ticket["hours"] for ticket, other in zip(tickets, plan, strict=False) if other == name]
             if sum(hours) > room[name] or len(hours) > need.get("most", 99):

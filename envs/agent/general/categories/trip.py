@@ -95,10 +95,10 @@ def tier_holds(hotel: Row, meals: list[Row], sight: Row) -> bool:
     one, two = meals
     best, worst = max(one["stars"], two["stars"]), min(one["stars"], two["stars"])
     if hotel["price"] >= 800:
-        return one["price"] + two["price"] < 350 and worst >= 4.0 and sight["ticket"] < 120
+        return bool(one["price"] + two["price"] < 350 and worst >= 4.0 and sight["ticket"] < 120)
     if hotel["price"] >= 500:
-        return best >= 4.0 and sight["ticket"] < 180
-    return best >= 3.2
+        return bool(best >= 4.0 and sight["ticket"] < 180)
+    return bool(best >= 3.2)
 
 
 def _link(world: WorldSpec, start: str, destination: str) -> int | None:
@@ -172,7 +172,7 @@ def solve_days(tools: Any, need: dict[str, Any]) -> Any:
         if good:
             second.append(option)
 
-    def cheapest(rows):
+    def cheapest(rows: list[Any]) -> list[Any]:
         found = {}
         for option in rows:
             if option[0] not in found:
@@ -181,23 +181,23 @@ def solve_days(tools: Any, need: dict[str, Any]) -> Any:
 
     known = {}
 
-    def fare(start, destination):
+    def fare(start: str, destination: str) -> Any:
         if (start, destination) not in known:
             links = tools.get_inter_city_transport(start=start, destination=destination)
             known[(start, destination)] = min([link["price"] for link in links] + [99999])
         return known[(start, destination)]
 
-    def fits(plan):
+    def fits(plan: list[Any]) -> bool:
         cities = [option[0] for option in plan]
         if len(set(cities)) < len(cities):
             return False
         if "nights" in need and sum(option[1]["price"] for option in plan) > need["nights"]:
             return False
         if "dry" in need and len(plan) == 1:
-            return tools.get_weather_by_city_date(city=cities[0], date=need["dates"][0]) != "rain"
+            return bool(tools.get_weather_by_city_date(city=cities[0], date=need["dates"][0]) != "rain")
         if "fares" in need:
             way = [need["start"], *cities]
-            return sum(fare(way[i], way[i + 1]) for i in range(len(cities))) <= need["fares"]
+            return bool(sum(fare(way[i], way[i + 1]) for i in range(len(cities))) <= need["fares"])
         return True
 
     # within a city only the price of the hotel matters to the other days

@@ -201,7 +201,7 @@ def solve_ship(tools: Any, need: dict[str, Any]) -> Any:
             slots.append(sorted(options))
     best: Any = [None, 999999]
 
-    def extend(plan, price):
+    def extend(plan: list[Any], price: Any) -> None:
         if len(plan) == len(slots):
             if price < best[1]:
                 best[0], best[1] = plan, price
