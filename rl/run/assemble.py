@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from configs.schema import EvalConfig, RayConfig
     from envs.taskset import Taskset
     from rewards.compose import RewardComposer
+    from rl.chat.hf_template import HFTemplateRenderer
+    from rl.chat.v32 import V32Renderer
     from rl.rollout.judge_actor import WorkerJudge
     from rl.rollout.pool import RolloutPool
 
@@ -86,7 +88,7 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
 
 
-def renderer_class(kind: str) -> Any:
+def renderer_class(kind: str) -> type[V32Renderer] | type[HFTemplateRenderer]:
     """The class of the chat renderer ``kind``. Raises ValueError: there is none of that name."""
     if kind == "v32":
         from rl.chat.v32 import V32Renderer
@@ -99,7 +101,7 @@ def renderer_class(kind: str) -> Any:
     raise ValueError(f"policy.renderer={kind!r}: use v32 or hf")
 
 
-def open_renderer(kind: str, directory: str, retention: str = "cycle") -> Any:
+def open_renderer(kind: str, directory: str, retention: str = "cycle") -> V32Renderer | HFTemplateRenderer:
     """The chat renderer ``kind`` (v32 | hf) with the tokenizer of a policy directory; ``rollout.retention``."""
     from rl.chat.renderer import check_retention
 
