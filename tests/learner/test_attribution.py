@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnose_segments import LENGTH, PROMPT, TOPK, VOCAB, MakeSegment, group
+from recorded_segments import LENGTH, PROMPT, TOPK, VOCAB, group, recorded, recording_policy
 
 from rl.learner.attribution import attribute
 from rl.policy.api import Policy
@@ -19,12 +19,17 @@ NOISE = 1e-4  # float32 arithmetic in another order
 SAMPLED = LENGTH - PROMPT
 
 
+@pytest.fixture
+def policy() -> Policy:
+    return recording_policy()
+
+
 def rows(policy: Policy, *segments: Segment, **settings: Any) -> dict[str, dict[str, Any]]:
     return {row["part"]: row for row in attribute(policy, group(*segments), 3, **settings)["rows"]}
 
 
-def test_equal_choices_and_weights_leave_numerics(policy: Policy, make: MakeSegment) -> None:
-    found = attribute(policy, group(make(0), make(1)), 3)
+def test_equal_choices_and_weights_leave_numerics(policy: Policy) -> None:
+    found = attribute(policy, group(recorded(0), recorded(1)), 3)
     assert found["tokens"] == {"exact": 2 * SAMPLED, "older": 0}
     by_part = {row["part"]: row for row in found["rows"]}
     assert list(by_part) == ["numerics", "staleness", "routing", "truncation", "indexer", "total"]
@@ -39,8 +44,8 @@ def test_equal_choices_and_weights_leave_numerics(policy: Policy, make: MakeSegm
     assert by_part["truncation"]["status"] == "not in use"
 
 
-def test_other_experts_raise_the_routing_row_only(policy: Policy, make: MakeSegment) -> None:
-    found = rows(policy, make(0, other_experts=True))
+def test_other_experts_raise_the_routing_row_only(policy: Policy) -> None:
+    found = rows(policy, recorded(0, other_experts=True))
     assert found["numerics"]["max"] < NOISE  # the record is true: replayed, nothing is left
     assert found["indexer"]["max"] < NOISE
     assert found["routing"]["mean"] > 100 * NOISE
@@ -50,16 +55,16 @@ def test_other_experts_raise_the_routing_row_only(policy: Policy, make: MakeSegm
     assert found["total"]["mean"] == pytest.approx(found["routing"]["mean"], rel=0.5)
 
 
-def test_a_wrong_record_shows_in_numerics(policy: Policy, make: MakeSegment) -> None:
-    segment = make(0)
+def test_a_wrong_record_shows_in_numerics(policy: Policy) -> None:
+    segment = recorded(0)
     segment.replay.experts = (segment.replay.experts + 1) % policy.num_experts
     found = rows(policy, segment)
     assert found["routing"]["max"] < NOISE < 100 * NOISE < found["numerics"]["mean"]
 
 
-def test_one_near_tie_of_the_indexer_is_named(policy: Policy, make: MakeSegment) -> None:
+def test_one_near_tie_of_the_indexer_is_named(policy: Policy) -> None:
     """The only token behind the row that chose otherwise is the worst one live, and is mended by forcing it."""
-    found = attribute(policy, group(make(0), make(1, other_indexer=True)), 3)
+    found = attribute(policy, group(recorded(0), recorded(1, other_indexer=True)), 3)
     by_part = {row["part"]: row for row in found["rows"]}
     assert by_part["numerics"]["max"] < NOISE
     assert by_part["routing"]["max"] < NOISE
@@ -76,8 +81,8 @@ def test_one_near_tie_of_the_indexer_is_named(policy: Policy, make: MakeSegment)
     assert all(abs(t["learner"]["indexer live"] - t["sampler"]) < NOISE for t in others)
 
 
-def test_truncation_is_minus_log_z(policy: Policy, make: MakeSegment) -> None:
-    segment = make(0, top_k=4)
+def test_truncation_is_minus_log_z(policy: Policy) -> None:
+    segment = recorded(0, top_k=4)
     found = rows(policy, segment, truncated=True)
     assert found["numerics"]["max"] < NOISE
     with torch.no_grad():
@@ -89,10 +94,10 @@ def test_truncation_is_minus_log_z(policy: Policy, make: MakeSegment) -> None:
     assert found["truncation"]["outside"] == np.mean(np.array(z) < 0.9)
 
 
-def test_older_tokens_are_in_staleness_only(policy: Policy, make: MakeSegment) -> None:
-    old = make(1, version=2)
+def test_older_tokens_are_in_staleness_only(policy: Policy) -> None:
+    old = recorded(1, version=2)
     old.logprobs = np.where(old.loss_mask, old.logprobs - 0.5, 0).astype(np.float32)  # other weights, other log-probs
-    found = rows(policy, make(0), old)
+    found = rows(policy, recorded(0), old)
     assert found["staleness"]["tokens"] == 2 * SAMPLED
     assert found["staleness"]["mean"] == pytest.approx(0.25, abs=NOISE)
     assert found["staleness"]["max"] == pytest.approx(0.5, abs=NOISE)
@@ -102,8 +107,8 @@ def test_older_tokens_are_in_staleness_only(policy: Policy, make: MakeSegment) -
         assert found[part]["max"] < NOISE
 
 
-def test_without_a_token_of_these_weights_staleness_cannot_be_told_apart(policy: Policy, make: MakeSegment) -> None:
-    found = attribute(policy, group(make(0, version=2)), 3)
+def test_without_a_token_of_these_weights_staleness_cannot_be_told_apart(policy: Policy) -> None:
+    found = attribute(policy, group(recorded(0, version=2)), 3)
     assert (found["measured_on"], found["tokens"]) == ("all", {"exact": 0, "older": SAMPLED})
     assert found["rows"][1]["status"] == "not separable"
     assert found["rows"][0]["tokens"] == SAMPLED
@@ -119,8 +124,8 @@ def test_behind_a_token_of_older_weights_none_is_exact() -> None:
         assert not segment.exact(3)[~mask].any()
 
 
-def test_packing_changes_nothing(policy: Policy, make: MakeSegment) -> None:
-    segments = [make(0), make(1, other_indexer=True), make(2, other_experts=True)]
+def test_packing_changes_nothing(policy: Policy) -> None:
+    segments = [recorded(0), recorded(1, other_indexer=True), recorded(2, other_experts=True)]
     together, apart = (attribute(policy, group(*segments), 3, max_tokens=n) for n in (8192, LENGTH))
     for one, other in zip(together["rows"], apart["rows"], strict=True):
         assert one.keys() == other.keys()
@@ -132,8 +137,8 @@ def test_packing_changes_nothing(policy: Policy, make: MakeSegment) -> None:
     )
 
 
-def test_what_was_not_recorded_is_named_never_zero(policy: Policy, make: MakeSegment) -> None:
-    segment = make(0, keep_indexer=False)
+def test_what_was_not_recorded_is_named_never_zero(policy: Policy) -> None:
+    segment = recorded(0, keep_indexer=False)
     segment.replay.experts = None
     found = attribute(policy, group(segment), 3, truncated=True)
     states = {row["part"]: row for row in found["rows"]}
@@ -147,22 +152,22 @@ def test_what_was_not_recorded_is_named_never_zero(policy: Policy, make: MakeSeg
     assert table.rows[0][2:6] == (f"{SAMPLED}", *(f"{states['numerics'][n]:.1e}" for n in ("mean", "p99", "max")))
 
 
-def test_parts_a_policy_does_not_have(make: MakeSegment) -> None:
+def test_parts_a_policy_does_not_have() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from rl.policy.hf import HFPolicy
 
     sizes = dict(vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     dense = HFPolicy(LlamaForCausalLM(LlamaConfig(**sizes)))
-    segment = make(0)
+    segment = recorded(0)
     segment.replay = None
     found = {row["part"]: row for row in attribute(dense, group(segment), 3)["rows"]}
     assert [found[p]["status"] for p in ("routing", "truncation", "indexer")] == ["not in use"] * 3
     assert found["total"]["mean"] == found["numerics"]["mean"] > 0
 
 
-def test_short_segments_make_no_choice(policy: Policy, make: MakeSegment) -> None:
-    long = make(0)
+def test_short_segments_make_no_choice(policy: Policy) -> None:
+    long = recorded(0)
     cut = slice(TOPK)
     record = copy.deepcopy(long.replay)
     record.valid, record.experts, record.indexer = record.valid[cut], record.experts[cut], record.indexer[cut]
@@ -173,8 +178,8 @@ def test_short_segments_make_no_choice(policy: Policy, make: MakeSegment) -> Non
     assert "indexer live" not in found["worst"]
 
 
-def test_errors_name_the_cause(policy: Policy, make: MakeSegment) -> None:
-    groups = group(make(0))
+def test_errors_name_the_cause(policy: Policy) -> None:
+    groups = group(recorded(0))
     groups[0].trajectories[0].failure_kind = "env_error"
     with pytest.raises(ValueError, match="no sampled token: every trajectory was masked"):
         attribute(policy, groups, 3)
@@ -182,4 +187,4 @@ def test_errors_name_the_cause(policy: Policy, make: MakeSegment) -> None:
     with torch.no_grad():
         next(diverged.named_parameters())[1].fill_(float("nan"))
     with pytest.raises(ValueError, match="34 of 34 log-probs are not finite with everything replayed"):
-        attribute(diverged, group(make(0)), 3)
+        attribute(diverged, group(recorded(0)), 3)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnose_segments import MakeSegment, group
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_segments import group, recorded
 
 from envs.types import StopReason
 from rl.rollout.config import RolloutConfig
@@ -100,8 +100,8 @@ def store(run: RunDir, step: int, groups: list[Group], keep: int = 2, **rollout:
     return save_batch(run, step, step - 1, groups, RolloutConfig(**rollout), save_policy, keep)
 
 
-def test_a_stored_batch_comes_back_from_disk(tmp_path: Path, make: MakeSegment) -> None:
-    run, groups = RunDir(tmp_path), group(make(0, top_k=4), make(1))
+def test_a_stored_batch_comes_back_from_disk(tmp_path: Path) -> None:
+    run, groups = RunDir(tmp_path), group(recorded(0, top_k=4), recorded(1))
     groups[0].trajectories[0].reward_parts = {"length": np.float32(0.5)}  # rewards may be numpy numbers
     store(run, 20, groups, temperature=0.7, top_k=4)
     batch = load_batch(run)
@@ -112,10 +112,10 @@ def test_a_stored_batch_comes_back_from_disk(tmp_path: Path, make: MakeSegment) 
     assert same(batch.groups, groups)
 
 
-def test_the_newest_stay_and_a_repeated_step_is_replaced(tmp_path: Path, make: MakeSegment) -> None:
+def test_the_newest_stay_and_a_repeated_step_is_replaced(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for step in (20, 40, 60, 40):
-        store(run, step, group(make(step)))
+        store(run, step, group(recorded(step)))
     assert stored_steps(run) == [40, 60]
     assert [p.name for p in sorted(run.batches.iterdir())] == ["step_000040", "step_000060"]
     assert not load_batch(run, 60).truncated
@@ -123,11 +123,9 @@ def test_the_newest_stay_and_a_repeated_step_is_replaced(tmp_path: Path, make: M
         load_batch(run, 20)
 
 
-def test_a_full_disk_leaves_the_older_batches_alone(
-    tmp_path: Path, make: MakeSegment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_older_batches_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir(tmp_path)
-    store(run, 20, group(make(0)))
+    store(run, 20, group(recorded(0)))
 
     def full(*given: Any, **named: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -144,28 +142,28 @@ def test_a_full_disk_leaves_the_older_batches_alone(
     message = r"disk full: could not write .*step_000040 .*MiB free"
     for save_policy in (full, full_in_the_actor, full_for_safetensors):
         with pytest.raises(RunDirError, match=message):
-            save_batch(run, 40, 39, group(make(0)), RolloutConfig(), save_policy, 1)
+            save_batch(run, 40, 39, group(recorded(0)), RolloutConfig(), save_policy, 1)
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez_compressed", full)
         with pytest.raises(RunDirError, match=message):
-            store(run, 40, group(make(0)), keep=1)
+            store(run, 40, group(recorded(0)), keep=1)
     assert [p.name for p in run.batches.iterdir()] == ["step_000020"]
     with pytest.raises(KeyError):  # other errors stay what they are
         save_batch(run, 40, 39, [], RolloutConfig(), lambda directory: {}[directory], 1)
 
 
-def test_a_damaged_batch_says_so(tmp_path: Path, make: MakeSegment) -> None:
+def test_a_damaged_batch_says_so(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    path = store(run, 20, group(make(0))) / "tokens.npz"
+    path = store(run, 20, group(recorded(0))) / "tokens.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunDirError, match=r"step_000020 is damaged .*; remove it"):
         load_batch(run, 20)
 
 
-def test_halves_that_do_not_belong_together(make: MakeSegment) -> None:
-    arrays, _ = flatten(group(make(0), make(1)))
-    _, described = flatten(group(make(0)))
+def test_halves_that_do_not_belong_together() -> None:
+    arrays, _ = flatten(group(recorded(0), recorded(1)))
+    _, described = flatten(group(recorded(0)))
     with pytest.raises(ValueError, match=r"other numbers of rows than tokens\.npz has: tokens"):
         unflatten(arrays, described)
 

@@ -6,24 +6,23 @@ import json
 from pathlib import Path
 
 import pytest
-from diagnose_segments import LENGTH, PROMPT, MakeSegment, group
+from recorded_segments import LENGTH, PROMPT, group, recorded, recording_policy
 
 from configs.schema import DiagnoseConfig
 from rl.commands import diagnose
-from rl.policy.api import Policy
 from rl.rollout.config import RolloutConfig
 from rl.run.batches import save_batch
 from rl.tracking.rundir import RunDir
 
 
 @pytest.fixture
-def run(tmp_path: Path, policy: Policy, make: MakeSegment) -> RunDir:
+def run(tmp_path: Path) -> RunDir:
     """A run with the batch of step 4, whose second trajectory met a near-tie of the indexer."""
     run = RunDir(tmp_path / "demo")
     run.write_config("seed: 0\n")
-    groups = group(make(0), make(1, other_indexer=True))
+    groups = group(recorded(0), recorded(1, other_indexer=True))
     groups[0].trajectories[1].id = "[red]g0/1"  # names are text, not markup of the console or of the page
-    save_batch(run, 4, 3, groups, RolloutConfig(), lambda directory: policy.save(directory), 2)
+    save_batch(run, 4, 3, groups, RolloutConfig(), lambda directory: recording_policy().save(directory), 2)
     return run
 
 
