@@ -59,7 +59,10 @@ print([name for name in heavy if name in sys.modules])
         ("learner.train_indexer=maybe", "configuration error: learner.train_indexer='maybe': use 'frozen' or 'kl'"),
         ("env._target_=no_module.Nothing", "env._target_=no_module.Nothing"),
         ("env._target_=rewards.outcome.Outcome", "env._target_=rewards.outcome.Outcome"),
-        ("base.source=no/such/directory", "configuration error: base.source=no/such/directory: no such directory; give"),
+        (
+            "base.source=no/such/directory",
+            "configuration error: base.source=no/such/directory: no such directory;",
+        ),
         ("policy=hf", "configuration error: policy.path is missing: policy.preset=hf needs policy.path=<directory>"),
         ("env=built", "configuration error: env.path is missing: give env.path=<value>"),
         ("resume=nothing", "configuration error: no run at 'runs/nothing'"),
