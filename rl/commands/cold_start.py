@@ -24,7 +24,7 @@ def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.cold_start import coldstart
     from rl.run.assemble import open_taskset
-    from rl.run.checks import configuration, start_directory, start_renderer
+    from rl.run.preflight import configuration, start_directory, start_renderer
 
     with configuration():
         base = start_directory(cfg.policy, cfg.base.source)

@@ -35,7 +35,7 @@ def run(cfg: EvaluateConfig) -> None:
     from rich.console import Console
 
     from rl.commands.evaluate_settings import baseline_of, like_the_run, policies_of, results_of
-    from rl.run.checks import configuration
+    from rl.run.preflight import configuration
 
     with configuration():
         policies = policies_of(cfg)
@@ -72,7 +72,7 @@ def evaluate_policy(
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT, evaluate
     from rl.run.assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
-    from rl.run.checks import check_judge, configuration, start_renderer
+    from rl.run.preflight import check_judge, configuration, start_renderer
     from rl.tracking.episodes import event_counts
     from rl.tracking.evaluation import eval_summary, evaluation_metrics
     from rl.tracking.report import write_report

@@ -21,7 +21,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     import hydra
 
     from configs.schema import register
-    from rl.run.checks import ConfigurationError, configuration
+    from rl.run.preflight import ConfigurationError, configuration
 
     register()
     if os.getcwd() not in sys.path:

@@ -35,8 +35,8 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
 
     from rewards.agreement import YARDSTICKS, agreement, read_items, to_json
     from rl.run.assemble import cluster, open_judge
-    from rl.run.checks import check_judge, configuration
     from rl.run.paths import existing_file
+    from rl.run.preflight import check_judge, configuration
     from rl.tracking.rundir import write_atomic
 
     with configuration():

@@ -24,7 +24,7 @@ def run(cfg: PretrainConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
-    from rl.run.checks import check_preset, configuration
+    from rl.run.preflight import check_preset, configuration
 
     with configuration():
         check_preset(cfg.policy)

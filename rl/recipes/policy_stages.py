@@ -20,9 +20,9 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
     """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
-    from rl.run.checks import start_directory
     from rl.run.closure import code_hash
     from rl.run.job import reporter
+    from rl.run.preflight import start_directory
     from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 
     directory = start_directory(cfg.policy, cfg.base.source)

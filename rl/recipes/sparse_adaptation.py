@@ -47,7 +47,7 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 
     from rl.data.sequences import open_source
     from rl.recipes.sparse_recall import table
-    from rl.run.checks import configuration
+    from rl.run.preflight import configuration
     from rl.tracking.progress import Progress
 
     if cfg.threads:
@@ -82,7 +82,7 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 def check(cfg: AdaptConfig) -> None:
     """Refuse what cannot work before anything is trained."""
     from rl.policy.presets import PRESETS
-    from rl.run.checks import check_preset
+    from rl.run.preflight import check_preset
 
     if cfg.policy.path is None:
         if cfg.data.source != "needles":

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from configs.schema import PolicyConfig, register
 from rl.commands.evaluate_settings import results_of
-from rl.run.checks import ConfigurationError, configuration, start_directory
 from rl.run.paths import resolve
+from rl.run.preflight import ConfigurationError, configuration, start_directory
 
 COMMANDS = {
     "train": "train", "coldstart": "cold_start", "pretrain": "pretrain", "evaluate": "evaluate", "adapt": "adapt",

@@ -72,9 +72,10 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     from rl.run.assemble import open_renderer
 
     try:
-        return open_renderer(policy.renderer, str(directory), retention)
+        renderer: Renderer = open_renderer(policy.renderer, str(directory), retention)
     except (ValueError, OSError) as error:
         raise ValueError(f"policy.renderer={policy.renderer} with the tokenizer of '{directory}': {error}") from error
+    return renderer
 
 
 def check_judge(judge: JudgeConfig) -> None:
