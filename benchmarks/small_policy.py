@@ -20,11 +20,12 @@ from rl.commands import cold_start
 from rl.commands import evaluate as rl_eval
 from rl.evaluation.intervals import Difference, Estimate, estimate, paired_difference
 from rl.run.closure import code_hash
+from rl.run.paths import resolve
 from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 from rl.tracking.progress import Progress, Stage
 from rl.tracking.rundir import RunDir
 
-BASE = "assets/tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 _DEADLINE_S = 7200.0
 CONFIDENCE = 0.95
 Row = Mapping[str, Any]  # one trajectory, as rl.tracking.rundir.trajectory_json writes it
@@ -78,7 +79,7 @@ def between(mean: float, interval: tuple[float, float] | None, form: str = ".3f"
 
 def coldstart(overrides: Sequence[str], cache: Path, start: StageResult | None = None) -> StageResult:
     """``rl-coldstart`` with ``overrides``, from the shipped base or from the policy ``start``."""
-    base = Path(BASE) if start is None else start.path
+    base = BASE if start is None else start.path
     inputs = {"overrides": list(overrides), "base": tree_hash(base), "code": code_hash(cold_start, *_families())}
 
     def produce(out: Path, stage: Stage) -> None:

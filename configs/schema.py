@@ -27,9 +27,14 @@ class PolicyConfig:
     """Which model. Group ``policy``: tiny_dsa, deepseek_v32, hf."""
 
     preset: str = "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
-    path: str | None = None  # a directory in Hugging Face format; required for preset=hf, optional otherwise
+    path: str | None = None  # a directory in Hugging Face format; rl-train needs it for hf and deepseek_v32
     renderer: str = "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
     overrides: dict[str, Any] = field(default_factory=dict)  # DeepseekV32Config fields, when built from scratch
+
+    def __post_init__(self) -> None:
+        for name, known in (("preset", ("tiny_dsa", "deepseek_v32", "hf")), ("renderer", ("v32", "hf"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"policy.{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
 
 
 @dataclass
@@ -47,7 +52,8 @@ class CorpusConfig:
 class BaseConfig:
     """Where the base policy comes from. Group ``base``: shipped, scratch."""
 
-    source: str = "assets/tiny_dsa_base"  # a directory, or "scratch": pre-train now (rl-pretrain does the same)
+    # a directory, pkg://<package>/<place in it>, or "scratch": pre-train now (rl-pretrain does the same)
+    source: str = "pkg://rl.bases/tiny_dsa_base"
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     vocab_size: int = 1024  # upper bound of the tokenizer trained from scratch
     dense_steps: int = 1200  # stage 1: dense attention; indexer trained alongside by its KL loss (V3.2 report, 2.1.1)
@@ -266,7 +272,7 @@ class TrainConfig:
 class PretrainConfig:
     """`rl-pretrain`: make the tiny base policy from nothing."""
 
-    out: str = "assets/tiny_dsa_base"  # directory for tokenizer, weights and card
+    out: str = "runs/base"  # directory for tokenizer, weights and card
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
@@ -305,7 +311,9 @@ class EvaluateConfig:
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"  # where `run` and `runs` are looked up
-    out: str | None = None  # of the results; null: `<run>/eval`, `<path>/eval`; with runs `<runs_dir>/eval-<a>+<b>`
+    # of the results; null: `<run>/policy/eval`, `<path>/eval`, with runs `<runs_dir>/eval-<a>+<b>`, for path=pkg://…
+    # `<runs_dir>/eval-<name>`
+    out: str | None = None
 
 
 @dataclass
@@ -325,7 +333,7 @@ class CompareConfig:
 class AgreementConfig:
     """`rl-judge`: agreement of a judge with labelled answers, next to baselines that know nothing."""
 
-    data: str = "tests/rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
+    data: str = "pkg://rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
     votes: int = 1  # verdicts per answer; their mean counts
     retries: int = 2  # further questions per vote after a reply that cannot be used
     temperature: float | None = None  # of the judge; null: its own. Several votes need more than 0

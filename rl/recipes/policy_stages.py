@@ -22,15 +22,13 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
     from rl.run.assemble import open_taskset
     from rl.run.closure import code_hash
     from rl.run.job import reporter
+    from rl.run.preflight import start_directory
     from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 
-    if cfg.policy.path is not None:
-        progress.reused(BASE, cfg.policy.path)
-        return StageResult(Path(cfg.policy.path), tree_hash(cfg.policy.path), reused=True)
-    if cfg.base.source != "scratch":
-        key = tree_hash(cfg.base.source)
-        progress.reused(BASE, cfg.base.source)
-        return StageResult(Path(cfg.base.source), key, reused=True)
+    directory = start_directory(cfg.policy, cfg.base.source)
+    if directory is not None:
+        progress.reused(BASE, cfg.policy.path or cfg.base.source)
+        return StageResult(directory, tree_hash(directory), reused=True)
     taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     inputs = {
         "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": cfg.env, "tasks": taskset.fingerprint(),

@@ -4,7 +4,7 @@ Tokenizer and corpus first, then two stages as in DeepSeek's sparse adaptation (
 dense attention with the indexer trained beside by its KL loss, then top-k sparse attention with the KL over the
 selected set. What was done is written into the policy's own README.md: seed, tokens, FLOPs, time, scores.
 
-    rl-pretrain                          writes assets/tiny_dsa_base
+    rl-pretrain                          writes runs/base
     rl-pretrain out=/tmp/base base.dense_steps=500
 """
 

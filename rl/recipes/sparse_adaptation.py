@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rl.run.paths import policy_directory, resolve
+
 if TYPE_CHECKING:
     from configs.schema import AdaptConfig, AdaptStageConfig
     from rl.data.needles import Sample
@@ -45,12 +47,14 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 
     from rl.data.sequences import open_source
     from rl.recipes.sparse_recall import table
+    from rl.run.preflight import configuration
     from rl.tracking.progress import Progress
 
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    check(cfg)
-    source = open_source(cfg.data, cfg.policy.path, cfg.cache_dir)
+    with configuration():  # before a run folder exists
+        check(cfg)
+        source = open_source(cfg.data, cfg.policy.path and resolve(cfg.policy.path), cfg.cache_dir)
     rundir = new_rundir(cfg)
     with Progress(STAGES) as progress:
         dense = dense_stage(cfg, source, rundir, progress)
@@ -78,24 +82,24 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 def check(cfg: AdaptConfig) -> None:
     """Refuse what cannot work before anything is trained."""
     from rl.policy.presets import PRESETS
+    from rl.run.preflight import check_preset
 
     if cfg.policy.path is None:
         if cfg.data.source != "needles":
             raise ValueError("policy.path is missing: give a dense checkpoint, or use data.source=needles")
+        check_preset(cfg.policy)
         config = PRESETS[cfg.policy.preset](cfg.data.needles.vocab_size, **cfg.policy.overrides)
     else:
         from transformers import DeepseekV32Config
 
-        file = Path(cfg.policy.path) / "config.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"policy.path={cfg.policy.path}: no config.json there; give a checkpoint directory")
-        kind = json.loads(file.read_text()).get("model_type")
+        directory = policy_directory("policy.path", cfg.policy.path)
+        kind = json.loads((directory / "config.json").read_text()).get("model_type")
         if kind != "deepseek_v32":
             raise ValueError(
                 f"policy.path={cfg.policy.path} is a {kind!r} model without DSA's indexer; give one with "
                 "model_type 'deepseek_v32'"
             )
-        config = DeepseekV32Config.from_pretrained(cfg.policy.path)
+        config = DeepseekV32Config.from_pretrained(directory)
     for name, stage in (("warmup", cfg.warmup), ("sparse", cfg.sparse)):
         if cfg.data.source == "text" and stage.length not in (None, cfg.data.length):
             raise ValueError(
@@ -129,7 +133,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
     """Directory of the dense policy: the given checkpoint, or one trained now on needle documents."""
     if cfg.policy.path is not None:
         progress.reused(DENSE, cfg.policy.path)
-        return Path(cfg.policy.path)
+        return resolve(cfg.policy.path)
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
     from rl.policy.loading import build_policy

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl.run.paths import policy_directory
+
 if TYPE_CHECKING:
     from configs.schema import EvalConfig, RayConfig
     from envs.taskset import Taskset
@@ -76,7 +78,8 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
 
 
 def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
-    """The reward from its configured parts; a part set to null is left out."""
+    """The reward from its configured parts; a part set to null is left out. Raises ValueError that names the part."""
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
     from omegaconf import DictConfig, OmegaConf
 
@@ -85,7 +88,13 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
     # Plain dicts and lists all through: parts travel to other processes, where OmegaConf need not be. Resolved here:
     # out of its place in the configuration a node like ${judge.client} no longer finds what its own ${...} mean.
     plain: Any = OmegaConf.to_container(reward, resolve=True) if isinstance(reward, DictConfig) else reward
-    return RewardComposer([instantiate(part, _convert_="all") for part in plain.values() if part is not None])
+    parts = []
+    for name, part in plain.items():
+        try:
+            parts += [] if part is None else [instantiate(part, _convert_="all")]
+        except InstantiationException as error:
+            raise ValueError(f"reward.{name}: {error.__cause__ or error}") from error
+    return RewardComposer(parts)
 
 
 def renderer_class(kind: str) -> type[V32Renderer] | type[HFTemplateRenderer]:
@@ -126,14 +135,18 @@ def open_pool(
 
 
 @contextmanager
-def open_judge(cfg: Any, model_dir: Path) -> Iterator[WorkerJudge | None]:
-    """The run's own judge for the length of the block (judge=worker), else nothing. ``cfg`` has judge and policy."""
+def open_judge(cfg: Any, model_dir: Path | None = None) -> Iterator[WorkerJudge | None]:
+    """The run's own judge for the length of the block (judge=worker), else nothing. ``cfg`` has judge and policy.
+
+    ``model_dir``: its model where ``judge.path`` names none.
+    """
     from rl.rollout.judge_actor import running_judge
 
     if not cfg.judge.is_worker:
         yield None
         return
-    directory = Path(cfg.judge.path) if cfg.judge.path is not None else model_dir
+    directory = model_dir if cfg.judge.path is None else policy_directory("judge.path", cfg.judge.path)
+    assert directory is not None
     kind = cfg.judge.renderer or cfg.policy.renderer
     with running_judge(cfg.judge, directory, partial(open_renderer, kind, str(directory))) as judge:
         yield judge

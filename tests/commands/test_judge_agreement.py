@@ -11,9 +11,9 @@ import pytest
 from chat_server import ChatServer
 
 from rewards.agreement import read_items
+from rl.run.paths import resolve
 
-DATA = Path(__file__).parents[1] / "rewards" / "data" / "rubric_agreement.jsonl"
-ITEMS = read_items(DATA)
+ITEMS = read_items(resolve("pkg://rewards/data/rubric_agreement.jsonl"))
 
 
 def gold_for(body: dict[str, Any]) -> str:
@@ -38,7 +38,7 @@ def run(url: str, out: Path) -> dict[str, Any]:
     from rl.commands.judge_agreement import run
 
     register()
-    overrides = ["judge=endpoint", f"judge.client.base_url={url}", "judge.client.model=m", f"data={DATA}", "draws=20"]
+    overrides = ["judge=endpoint", f"judge.client.base_url={url}", "judge.client.model=m", "draws=20"]
     with initialize_config_module("configs", version_base="1.3"):
         cfg = OmegaConf.to_object(compose("agreement", [*overrides, f"out={out}", "retries=1"]))
     run(cfg)  # type: ignore[arg-type]

@@ -11,10 +11,11 @@ import pytest
 from omegaconf import OmegaConf
 from train_runs import Command, train_config
 
+from rl.run.paths import resolve
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 
-BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 ROLLOUT = ("rollout.threads=1", "rollout.kv_cache_gib=0.1")
 FEW = ("eval.n_tasks=3", "eval.k=2", *ROLLOUT)
 

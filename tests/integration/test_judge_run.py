@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from rl.run.paths import resolve
 from rl.types import Trajectory
 
-BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 RUBRIC = "[{criterion: Is right., weight: 2, points: 2, name: right}, {criterion: Is short., points: 1}]"
 
 

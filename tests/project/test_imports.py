@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "envs": set(),
     "rewards": set(),
     "rl.types": set(),
+    "rl.bases": set(),
     "rl.chat": set(),
     "rl.policy": set(),
     "rl.objective": set(),

@@ -15,9 +15,10 @@ from rl.data.corpus import documents, load_data, save_data
 from rl.policy.loading import load_policy
 from rl.recipes.distill import distill, verified
 from rl.run.flops import CostModel
+from rl.run.paths import resolve
 from rl.types import Segment, Trajectory
 
-BASE = Path(__file__).resolve().parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 
 
 def made(

@@ -20,8 +20,9 @@ from rewards.judge import JudgeError
 from rl.rollout.config import JudgeConfig
 from rl.rollout.judge_actor import WorkerJudge, running_judge
 from rl.run.assemble import open_renderer
+from rl.run.paths import resolve
 
-BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 CLIENT = {"_target_": "rl.rollout.judge_actor.WorkerJudge", "name": "judge", "timeout_s": 120.0}
 CONFIG = JudgeConfig(
     kind="worker", client=CLIENT, max_context=512, max_tokens=48, max_concurrency=64, kv_cache_gib=0.1, temperature=1.0

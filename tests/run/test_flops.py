@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from transformers import LlamaConfig
 
 from rl.policy.presets import deepseek_v32, tiny_dsa
 from rl.run.flops import CostModel, Work
+from rl.run.paths import resolve
 
-BASE = Path(__file__).resolve().parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 SMALL = CostModel(parameters=1000, attention=10, indexer=3, topk=4)
 
 

@@ -14,6 +14,7 @@ from rl.objective.config import ObjectiveConfig
 from rl.rollout.engine import EngineStats
 from rl.run.flops import CostModel
 from rl.run.ledger import Ledger, RolloutMeter, StageMeter, open_ledger
+from rl.run.paths import resolve
 from rl.tracking.summary import compute_rows, compute_shares
 from rl.types import Segment, Trajectory
 
@@ -130,7 +131,7 @@ def test_the_budget_ends_at_its_share() -> None:
 
 
 def test_where_the_flops_of_pretraining_come_from(tmp_path: Path) -> None:
-    base = Path(__file__).resolve().parents[2] / "assets" / "tiny_dsa_base"
+    base = resolve("pkg://rl.bases/tiny_dsa_base")
     shipped = open_ledger(BudgetConfig(), base, None)
     assert shipped.pretraining == pytest.approx(4.16e13, rel=0.01)
     assert shipped.stages["pre-training"] == {"kind": "pre-training", "rollout": 0.0, "learner": shipped.pretraining}
