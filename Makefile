@@ -1,6 +1,7 @@
 # Two commands do everything: `make train` (the main job) and `make test`.
-# Both set up .venv first; the second call starts at once.
+# Both set up .venv first, with the versions of requirements/; the second call starts at once.
 #   make train ARGS="env=search objective.clip=0.1"     any Hydra override
+#   make docs | lock | hooks | lint | clean             see CONTRIBUTING.md
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -8,9 +9,18 @@ ARGS   ?=
 EXTRA  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRA)
+LOCK   := requirements/$(EXTRA).txt
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+MERMAID := 11.17.2
 
-.PHONY: train test setup lint clean help
+# The lock is complete, so nothing is resolved; the five packages without a wheel are built with its setuptools.
+PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off --no-deps --no-build-isolation
+UV      := $(shell command -v uv)
+INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation,$(PIP))
+COMPILE := $(UV) pip compile -q pyproject.toml --extra tasks --extra dev --overrides requirements/overrides.txt \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(ARGS)
+
+.PHONY: train test setup lint lock docs docs-mermaid hooks clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
@@ -25,26 +35,45 @@ lint: $(READY)
 
 setup: $(READY)
 
-# torch first: without the "+cpu" pin pip would fetch several GB of CUDA packages on a machine that has no GPU.
-# vLLM drags in torchvision, torchaudio and torchcodec; their default wheels do not match the CPU torch, and a broken
-# torchvision takes transformers' imports down with it. Nothing here uses them: remove them when they do not import.
-$(READY): pyproject.toml
+# torch by pip in both cases: uv does not read pip's configuration. First from where pip looks, else from PyTorch's
+# index: only there, and in copies of it, is the "+cpu" build, without several GB of CUDA packages.
+$(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "error: $(PYTHON) must be Python 3.11 or 3.12; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "setting up $(VENV) ($(EXTRA)); this takes 2 to 5 minutes once"
+	@echo "setting up $(VENV) ($(EXTRA)) with $(if $(UV),uv,pip); this takes 1 to 5 minutes once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) "$$(grep '^setuptools==' $(LOCK))"
 ifeq ($(EXTRA),cpu)
-	@$(BIN)/python -c 'import torch; assert torch.__version__.startswith("2.13.0")' 2>/dev/null || \
-	  $(BIN)/pip install -qq --disable-pip-version-check "torch==2.13.0+cpu" 2>/dev/null || \
-	  $(BIN)/pip install -qq --disable-pip-version-check "torch==2.13.0+cpu" --index-url $(TORCH_CPU_INDEX)
+	@torch="$$(grep '^torch==' $(LOCK))"; $(PIP) "$$torch" 2>/dev/null || $(PIP) "$$torch" --index-url $(TORCH_CPU_INDEX)
 endif
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -qq -e ".[$(EXTRA),tasks,dev]"
-	@$(BIN)/python -c 'import torchvision, torchaudio, torchcodec' >/dev/null 2>&1 || \
-	  $(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
+	@$(INSTALL) -r $(LOCK)
+	@$(INSTALL) -e .
 	@touch $@
 
+# Keeps the versions that the files have and pyproject.toml allows; all of them anew: make lock ARGS=--upgrade
+lock:
+	@test -n "$(UV)" || { echo "error: make lock needs uv; run: pip install uv"; exit 1; }
+	@$(COMPILE) --extra cpu --find-links "$(or $(PIP_FIND_LINKS),$(TORCH_CPU_INDEX)/torch/)" -o requirements/cpu.txt
+	@$(COMPILE) --extra gpu -o requirements/gpu.txt
+
+# Into site/; a warning is an error. With `make docs-mermaid` (npm, once) the site has its own copy of the diagrams'
+# script, else a reader's browser loads it from where the theme says.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+docs-mermaid: docs/vendor/mermaid.min.js
+
+docs/vendor/mermaid.min.js:
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent mermaid@$(MERMAID) && tar xzf mermaid-$(MERMAID).tgz --strip-components=2 package/dist/$(@F)
+	@rm $(@D)/mermaid-$(MERMAID).tgz
+
+hooks: $(READY)
+	@$(BIN)/pre-commit install
+
 clean:
-	rm -rf runs cache build *.egg-info
+	rm -rf runs cache build site *.egg-info
 
 help:
-	@sed -n '1,4p' Makefile
+	@sed -n '1,5p' Makefile

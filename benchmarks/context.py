@@ -40,8 +40,8 @@ from envs.search.voyage import VoyageTaskset
 from rl.chat.context_manager import POLICIES
 from rl.data.rehearse import rehearse
 from rl.rollout.selection import fewest_steps
-from rl.run.build import open_renderer
-from rl.run.cache import StageResult
+from rl.run.assemble import open_renderer
+from rl.run.stage_cache import StageResult
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import Series, line_chart
 
@@ -84,7 +84,7 @@ def novice(policy: str, out: Path, tasks: int, k: int) -> Evaluation:
     """The demonstrator's rollouts under ``policy``: the same held-out tasks, ``k`` times each."""
     config = train_config([*SETTINGS, f"rollout.context.policy={policy}"]).rollout
     taskset = VoyageTaskset("heldout", seed=SEED, min_hops=2, max_hops=8)
-    renderer = open_renderer("v32", BASE, config.retention)
+    renderer = open_renderer("v32", str(BASE), config.retention)
     chosen = []
     for sample in range(k):
         runs = [

@@ -71,7 +71,7 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
     """Per context: the median ms of a step and of its attention, for both modes."""
     import numpy as np
 
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
     from rl.rollout.config import EngineConfig
     from rl.rollout.engine import Engine, GenerateRequest
     from rl.rollout.paged import PagedContext

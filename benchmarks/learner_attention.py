@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 def save_model(directory: Path) -> None:
     import torch
 
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
 
     torch.set_num_threads(1)
     build_policy({"preset": "tiny_dsa", "vocab_size": 256, "overrides": DIMS, "seed": 0}).save(directory)
@@ -131,7 +131,7 @@ def run_cell(kind: str, length: int, directory: Path, steps: int, gib: float) ->
 
 def our_step(directory: Path, mode: str, choosing: list[float]) -> Callable[[Any], Any]:
     from rl.policy.attention_context import PackedContext
-    from rl.policy.build import load_policy
+    from rl.policy.loading import load_policy
 
     policy = load_policy(directory, mode=mode)  # type: ignore[arg-type]
     for name in ("_choose", "_choose_rows"):  # index scores and top-k, with a mask and with positions as the result

@@ -25,7 +25,7 @@ from benchmarks.context import train as start_policy
 from benchmarks.plot import save_charts
 from benchmarks.small_policy import Evaluation, accuracy, between, coldstart, evaluate, markdown, show
 from rl.chat.renderer import Retention
-from rl.run.cache import StageResult
+from rl.run.stage_cache import StageResult
 from rl.tracking.svg import bar_chart
 
 RULES = get_args(Retention)

@@ -28,6 +28,7 @@ from envs.proof.taskset import ProveTaskset
 from envs.reasoning.derivation import Problem, parse_problem, score
 from rl.proof.refine import RefineConfig, refine_threads, self_selected
 from rl.proof.search import SearchConfig, search
+from rl.run.paths import resolve
 from rl.tracking.rundir import RunDir
 from rl.tracking.svg import Series, line_chart
 
@@ -37,7 +38,7 @@ FIGURES = (
 )  # fmt: skip
 STAGES = ("start", "meta-verifier", *(f"{who} {i}" for i in (1, 2, 3) for who in ("verifier", "prover")))
 LONGER = 5  # steps of the problems of refinement and search; those of training have two to four
-BASE = Path("assets/tiny_reasoner_base")  # where the experiment starts
+BASE = resolve("pkg://rl.bases/tiny_reasoner_base")  # where the experiment starts
 
 
 def stages(out: Path, seed: int) -> list[dict[str, float]]:
@@ -94,7 +95,7 @@ def search_with(policy: Path, record: Path, seed: int, count: int, iterations: i
     from rewards.proof_roles import ProofRoles
     from rl.rollout.config import JudgeConfig
     from rl.rollout.judge_actor import running_judge
-    from rl.run.build import cluster, open_renderer
+    from rl.run.assemble import cluster, open_renderer
 
     if record.is_file():
         kept: dict[str, Any] = json.loads(record.read_text())

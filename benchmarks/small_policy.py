@@ -1,7 +1,7 @@
 """A small policy trained by the ordinary commands, and evaluations of it: what the benchmarks of rollouts share.
 
 Both run in a process of their own and are cached by their overrides and by the source they run, like the stages of a
-run (``rl.run.cache``). Evaluations of different settings play the same held-out tasks.
+run (``rl.run.stage_cache``). Evaluations of different settings play the same held-out tasks.
 """
 
 from __future__ import annotations
@@ -15,21 +15,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from envs.families import FAMILIES, taskset_class
+from rl.commands import cold_start
+from rl.commands import evaluate as rl_eval
 from rl.evaluation.intervals import Difference, Estimate, estimate, paired_difference
-from rl.run.cache import StageResult, run_stage, source_hash, tree_hash
+from rl.run.closure import code_hash
+from rl.run.paths import resolve
+from rl.run.stage_cache import StageResult, cached_stage, tree_hash
+from rl.tracking.progress import Progress, Stage
 from rl.tracking.rundir import RunDir
 
-BASE = "assets/tiny_dsa_base"
-_CODE = (
-    "envs",
-    "rl/chat",
-    "rl/policy",
-    "rl/learner",
-    "rl/rollout",
-    "rl/recipes/cold_start.py",
-    "rl/data/rehearse.py",
-    "rewards",
-)
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 _DEADLINE_S = 7200.0
 CONFIDENCE = 0.95
 Row = Mapping[str, Any]  # one trajectory, as rl.tracking.rundir.trajectory_json writes it
@@ -83,23 +79,30 @@ def between(mean: float, interval: tuple[float, float] | None, form: str = ".3f"
 
 def coldstart(overrides: Sequence[str], cache: Path, start: StageResult | None = None) -> StageResult:
     """``rl-coldstart`` with ``overrides``, from the shipped base or from the policy ``start``."""
-    base = Path(BASE) if start is None else start.path
-    inputs = {"overrides": list(overrides), "base": tree_hash(base), "code": source_hash(*_CODE)}
+    base = BASE if start is None else start.path
+    inputs = {"overrides": list(overrides), "base": tree_hash(base), "code": code_hash(cold_start, *_families())}
 
-    def produce(out: Path) -> None:
+    def produce(out: Path, stage: Stage) -> None:
         call("rl.commands.cold_start", [f"out={out}", f"base.source={base}", *overrides], cache / "coldstart.log")
 
-    return run_stage("coldstart-small", inputs, cache, produce)
+    with Progress([]) as progress:
+        return cached_stage("cold start", "coldstart-small", inputs, cache, progress, produce)
 
 
 def evaluate(policy: StageResult, overrides: Sequence[str], cache: Path) -> Evaluation:
     """``rl-eval`` of ``policy`` with ``overrides``."""
-    inputs = {"overrides": list(overrides), "policy": policy.key, "code": source_hash(*_CODE, "rl/recipes/evaluate.py")}
+    inputs = {"overrides": list(overrides), "policy": policy.key, "code": code_hash(rl_eval, *_families())}
 
-    def produce(out: Path) -> None:
+    def produce(out: Path, stage: Stage) -> None:
         call("rl.commands.evaluate", [f"path={policy.path}", f"out={out}", *overrides], cache / "evaluate.log")
 
-    return Evaluation(run_stage("eval-small", inputs, cache, produce).path)
+    with Progress([]) as progress:
+        return Evaluation(cached_stage("evaluation", "eval-small", inputs, cache, progress, produce).path)
+
+
+def _families() -> list[type]:
+    """Every family's taskset: which of them a command plays is in its overrides."""
+    return [taskset_class(name) for name in FAMILIES]
 
 
 def call(module: str, arguments: Sequence[str], log: Path) -> None:

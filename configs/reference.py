@@ -1,7 +1,7 @@
-"""The field tables of docs/configuration.md, made from the dataclasses that are the schema.
+"""The field lists of docs/configuration.md, made from the dataclasses that are the schema.
 
-``python -m configs.reference docs/configuration.md`` rewrites what stands between the page's two markers; the
-prose around them is written by hand. Name and default come from the dataclass, the meaning from the comments in
+``python -m configs.reference docs/configuration.md`` rewrites what is between the page's two markers; the
+prose around them is written by hand. Name, default and type come from the dataclass, the meaning from the comments in
 its source, so that there is one place to change.
 """
 
@@ -13,7 +13,7 @@ import io
 import sys
 import textwrap
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -63,6 +63,7 @@ from rl.rollout.config import JudgeConfig, RolloutConfig
 from rl.rollout.judge_actor import WorkerJudge
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig, PriceConfig
+from rl.tracking.metrics import entry, paragraph
 
 BEGIN = "<!-- fields: made by `python -m configs.reference docs/configuration.md`; do not edit below -->"
 END = "<!-- end of fields -->"
@@ -180,7 +181,7 @@ def shown(value: Any) -> str:
         return f"`[{','.join(map(str, value))}]`"
     if isinstance(value, Mapping) and value:
         return "`{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}`"
-    return f"`{value}`"
+    return f"`{value}`" if value != "" else '`""`'
 
 
 def overlay() -> dict[str, Any]:
@@ -198,20 +199,61 @@ def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix.rstrip("."), node
 
 
-def table(cls: type, prefix: str = "", overlaid: Mapping[str, Any] | None = None) -> list[str]:
-    """Markdown rows of one class; members that are config classes themselves have tables of their own."""
-    rows = ["| field | default | meaning |", "|---|---|---|"]
+def kind(annotation: str) -> str:
+    """A type in the words of a configuration file: ``list[int] | None`` is "list of int or null"."""
+    return _kind(ast.parse(annotation, mode="eval").body)
+
+
+def _kind(node: ast.expr) -> str:
+    match node:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return f"{_kind(left)} or {_kind(right)}"
+        case ast.Constant(value=None):
+            return "null"
+        case ast.Name(id=name):
+            return {"Any": "any", "dict": "mapping", "tuple": "list"}.get(name, name)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[_, value])):
+            return "mapping" if _kind(value) == "any" else f"mapping to {_kind(value)}"
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=elts)) if not _is_open(elts):
+            return f"[{', '.join(map(_kind, elts))}]"
+        case ast.Subscript(value=ast.Name(id="tuple" | "list"), slice=inner):
+            member = _kind(inner.elts[0] if isinstance(inner, ast.Tuple) else inner)
+            return "list" if member == "any" else f"list of ({member})" if " " in member else f"list of {member}"
+    raise ValueError(f"type {ast.unparse(node)!r} has no words for it: add them to configs.reference.kind")
+
+
+def _is_open(elts: Sequence[ast.expr]) -> bool:
+    """Whether a tuple's type ends with ``...``: any number of members."""
+    return isinstance(elts[-1], ast.Constant) and elts[-1].value is ...
+
+
+def members(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and default of every member of ``cls`` that is a config class itself, at any depth."""
     for item in fields(cls):
         value = default(item)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield f"{prefix}{item.name}", value
+            yield from members(type(value), f"{prefix}{item.name}.")
+
+
+def entries(
+    cls: type, prefix: str = "", overlaid: Mapping[str, Any] | None = None, member: Any | None = None
+) -> list[str]:
+    """Markdown list items of one class; members that are config classes themselves have lists of their own.
+
+    ``member``: the instance that is the group's default, where it differs from the defaults of its class.
+    """
+    items = []
+    for item in fields(cls):
+        value = default(item) if member is None else getattr(member, item.name)
         if is_dataclass(value):
             continue
         name = f"{prefix}{item.name}"
-        cell = shown(value)
+        note = kind(str(item.type))
         if overlaid and name in overlaid and overlaid[name] != value:
-            cell += f" ({OVERLAY}: {shown(overlaid[name])})"
-        text = meaning(cls, item.name).replace("|", "\\|").replace("<", "&lt;")
-        rows.append(f"| `{name}` | {cell} | {text} |")
-    return rows
+            note += f"; {OVERLAY}: {shown(overlaid[name])}"
+        items.append(entry(f"**`{name}`** = {shown(value)} ({note})", meaning(cls, item.name)))
+    return items
 
 
 def reference() -> str:
@@ -222,20 +264,21 @@ def reference() -> str:
         groups = [item.name for item in fields(cls) if is_dataclass(default(item))]
         links = ", ".join(f"[{name}](#{name})" for name in groups)
         contents = f"Groups: {links}. Fields of its own:" if groups else "Fields:"
-        out += [f"### {title}", "", _purpose(cls), "", contents, ""]
-        out += [*table(cls, overlaid=overlaid if cls is TrainConfig else None), ""]
+        out += [f"### {title}", "", _purpose(cls), "", paragraph(contents), ""]
+        out += [*entries(cls, overlaid=overlaid if cls is TrainConfig else None), ""]
+    defaults = {name: value for _, cls in reversed(COMMANDS) for name, value in members(cls)}  # rl-train's count
     out += ["## Groups", ""]
     for name, cls in GROUPS:
-        out += [f"### {name}", "", _purpose(cls), "", *table(cls, f"{name}.", overlaid), ""]
+        out += [f"### {name}", "", _purpose(cls), "", *entries(cls, f"{name}.", overlaid, defaults.get(name)), ""]
     return "\n".join([*out, END])
 
 
 def _purpose(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
+    return paragraph((inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`"))
 
 
 def updated(page: str) -> str:
-    """``page`` with fresh tables. Raises ValueError when a marker is missing."""
+    """``page`` with fresh lists. Raises ValueError when a marker is missing."""
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(f"the page needs each of these lines once: {BEGIN!r}, {END!r}")
     head, rest = page.split(BEGIN)

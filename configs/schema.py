@@ -27,9 +27,14 @@ class PolicyConfig:
     """Which model. Group ``policy``: tiny_dsa, deepseek_v32, hf."""
 
     preset: str = "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
-    path: str | None = None  # a directory in Hugging Face format; required for preset=hf, optional otherwise
+    path: str | None = None  # a directory in Hugging Face format; rl-train needs it for hf and deepseek_v32
     renderer: str = "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
     overrides: dict[str, Any] = field(default_factory=dict)  # DeepseekV32Config fields, when built from scratch
+
+    def __post_init__(self) -> None:
+        for name, known in (("preset", ("tiny_dsa", "deepseek_v32", "hf")), ("renderer", ("v32", "hf"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"policy.{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
 
 
 @dataclass
@@ -47,17 +52,18 @@ class CorpusConfig:
 class BaseConfig:
     """Where the base policy comes from. Group ``base``: shipped, scratch."""
 
-    source: str = "assets/tiny_dsa_base"  # a directory, or "scratch": pre-train now (rl-pretrain does the same)
+    # a directory, pkg://<package>/<place in it>, or "scratch": pre-train now (rl-pretrain does the same)
+    source: str = "pkg://rl.bases/tiny_dsa_base"
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     vocab_size: int = 1024  # upper bound of the tokenizer trained from scratch
-    dense_steps: int = 1200  # stage 1: dense attention, the indexer trained alongside by its KL loss (recipe 1.5)
+    dense_steps: int = 1200  # stage 1: dense attention; indexer trained alongside by its KL loss (V3.2 report, 2.1.1)
     sparse_steps: int = 800  # stage 2: top-k sparse attention, KL over the selected set
     lr: float = 3e-3  # peak learning rate, warm-up then cosine over both stages
     tokens_per_step: int = 4096  # packed tokens per optimiser step
     indexer_kl_coef: float = 1.0  # weight of L_I; its gradient reaches the indexer only
     indexer_kl_every: int = 4  # L_I on every n-th step only: it costs as much as the attention itself
     router_bias_gamma: float = 1e-3  # aux-loss-free balancing step (V3 report); frozen in RL
-    threads: int = 1  # torch threads, 0 = all cores; one avoids barriers when other work shares the cores
+    threads: int = 1  # torch threads, 0 = all cores; with one there is no barrier to wait at on shared cores
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
 
 
@@ -68,7 +74,7 @@ class SupervisedConfig:
     epochs: float = 2.0  # passes over the documents
     lr: float = 1e-3  # peak, warm-up then linear decay to zero
     tokens_per_step: int = 8192  # packed tokens per optimiser step
-    indexer_kl_coef: float = 1.0  # the DSA indexer is trained alongside, by its KL loss
+    indexer_kl_coef: float = 1.0  # weight of the DSA indexer's own KL loss; it learns alongside
     indexer_kl_every: int = 4  # on every n-th step
     router_bias_gamma: float = 0.0  # aux-loss-free balancing step of the MoE router's bias; 0: the bias is frozen
     threads: int = 0  # torch threads, 0 = all cores
@@ -76,7 +82,7 @@ class SupervisedConfig:
 
 @dataclass
 class ColdStartConfig(SupervisedConfig):
-    """Supervised start on the environments' own demonstrations (recipe 4.2): imperfect on purpose."""
+    """Supervised start on the environments' own demonstrations (V3.2 report, 3.2.2): imperfect on purpose."""
 
     enabled: bool = True  # false: RL starts from the base policy
     demos: int = 1536  # demonstrations over all families (training split)
@@ -93,7 +99,7 @@ class DistillConfig(SupervisedConfig):
 
 @dataclass
 class PipelineConfig:
-    """Specialists → verified data → distillation → mixed GRPO (recipe 2.1); `experiment=v32_pipeline` turns it on.
+    """Specialists → verified data → distillation → mixed GRPO (V3.2 report, 3); `experiment=v32_pipeline` turns it on.
 
     A specialist is one GRPO run on one family of `env`, all of them from the same cold start. `steps` and
     `prompts_per_step` of the run itself are those of the mixed stage.
@@ -149,7 +155,7 @@ class SelfVerificationConfig:
 
 @dataclass
 class BudgetConfig:
-    """How much compute RL may take (rollouts and training of all GRPO stages; recipe 2.1: more than 10 %)."""
+    """How much compute RL may take (rollouts and training of all GRPO stages; V3.2: more than 10 % of pre-training)."""
 
     rl_share: float | None = None  # RL stops when its FLOPs reach this share of the base's pre-training; null: never
     pretrain_flops: float | None = None  # FLOPs of that pre-training; null: from the base's card.json
@@ -163,7 +169,7 @@ class BudgetConfig:
 
 @dataclass
 class EvalConfig:
-    """Held-out evaluation: k samples of n_tasks tasks a family, and what is estimated from them (evaluation.md)."""
+    """Held-out evaluation: k samples of n_tasks tasks per family, and what is estimated from them (evaluation.md)."""
 
     n_tasks: int = 64  # held-out tasks per family
     k: int = 4  # samples per task; their mean is avg@k
@@ -198,15 +204,15 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if len(set(self.thinking)) != len(self.thinking):
-            raise ValueError(f"sweep.thinking={self.thinking}: a budget stands there twice")
+            raise ValueError(f"sweep.thinking={self.thinking}: duplicate budget; name each budget once")
 
 
 @dataclass
 class RayConfig:
     """Group ``ray``: local (own the machine), cluster (join a running one)."""
 
-    address: str | None = None  # None = start a local instance; "auto" = join the running cluster
-    num_cpus: int | None = None  # logical CPUs of a local instance (None = all, at least workers + 1)
+    address: str | None = None  # null: start a local instance; auto: join the running cluster
+    num_cpus: int | None = None  # logical CPUs of a local instance (null: all, at least workers + 1)
     worker_gpus: float = 0.0  # GPUs per rollout worker
     learner_gpus: float = 0.0  # GPUs of the learner
     object_store_mb: int = 512  # local instance only
@@ -216,7 +222,7 @@ class RayConfig:
 class TrainConfig:
     """`rl-train`: cold start → held-out evaluation → GRPO → held-out evaluation → report."""
 
-    name: str | None = None  # the run's directory under runs_dir; null: demo-<seed>, numbered when taken
+    name: str | None = None  # the run's directory under runs_dir; null: `demo-<seed>`, numbered when taken
     resume: str | None = None  # name of a run to continue from its last checkpoint
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
     steps: int = 80  # GRPO steps
@@ -227,10 +233,10 @@ class TrainConfig:
     step_deadline_s: float = 1800.0  # a step that waits longer stops the run and says what it waits for
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
-    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
+    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part plus its arguments
+    reward: dict[str, Any] = field(default_factory=dict)  # name → `_target_` of a reward part plus its arguments
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -242,7 +248,7 @@ class TrainConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
-    runs_dir: str = "runs"  # runs/<name>/ holds everything of a run
+    runs_dir: str = "runs"  # `runs/<name>/` holds everything of a run
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: int = 10  # steps between full-state checkpoints
     keep_checkpoints: int = 2  # older ones are removed
@@ -266,10 +272,10 @@ class TrainConfig:
 class PretrainConfig:
     """`rl-pretrain`: make the tiny base policy from nothing."""
 
-    out: str = "assets/tiny_dsa_base"  # directory for tokenizer, weights and card
+    out: str = "runs/base"  # directory for tokenizer, weights and card
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
-    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
+    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
 
 
 @dataclass
@@ -280,7 +286,7 @@ class ColdStartRunConfig:
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
-    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
+    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -294,9 +300,9 @@ class EvaluateConfig:
     path: str | None = None  # or a policy directory in Hugging Face format
     baseline: str | None = None  # a run or an rl-eval output: the difference to its evaluation, task by task
     seed: int = 0  # of everything random: tasks, initial weights, order, sampling
-    env: dict[str, Any] = field(default_factory=dict)  # _target_ of a Taskset plus its arguments
+    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    reward: dict[str, Any] = field(default_factory=dict)  # name → _target_ of a reward part
+    reward: dict[str, Any] = field(default_factory=dict)  # name → `_target_` of a reward part
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -305,7 +311,9 @@ class EvaluateConfig:
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"  # where `run` and `runs` are looked up
-    out: str | None = None  # of the results; null: <run>/eval, <path>/eval, or <runs_dir>/eval-<a>+<b> for `runs`
+    # of the results; null: `<run>/policy/eval`, `<path>/eval`, with runs `<runs_dir>/eval-<a>+<b>`, for path=pkg://…
+    # `<runs_dir>/eval-<name>`
+    out: str | None = None
 
 
 @dataclass
@@ -323,9 +331,9 @@ class CompareConfig:
 
 @dataclass
 class AgreementConfig:
-    """`rl-judge`: agreement of a judge with labelled answers, next to judges that know nothing."""
+    """`rl-judge`: agreement of a judge with labelled answers, next to baselines that know nothing."""
 
-    data: str = "tests/rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
+    data: str = "pkg://rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
     votes: int = 1  # verdicts per answer; their mean counts
     retries: int = 2  # further questions per vote after a reply that cannot be used
     temperature: float | None = None  # of the judge; null: its own. Several votes need more than 0
@@ -418,7 +426,7 @@ class DenseStageConfig:
 
 @dataclass
 class AdaptConfig:
-    """`rl-adapt`: dense checkpoint → indexer warm-up → sparse training (recipe 1.5), and what each of them changed."""
+    """`rl-adapt`: dense checkpoint → indexer warm-up → sparse training (V3.2 report, 2.1.1), and what each changed."""
 
     name: str = "adapt"  # the run's directory under runs_dir; numbered when taken
     seed: int = 0  # of the fresh indexer weights and of which training sequences are seen
@@ -431,7 +439,7 @@ class AdaptConfig:
     dense: DenseStageConfig = field(default_factory=DenseStageConfig)
     warmup: AdaptStageConfig = field(default_factory=AdaptStageConfig)
     sparse: SparseStageConfig = field(default_factory=SparseStageConfig)
-    runs_dir: str = "runs"  # runs/<name>/ holds policy, measurements and metrics
+    runs_dir: str = "runs"  # `runs/<name>/` holds policy, measurements and metrics
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from envs.types import Episode
-from rewards.cache import ScoreCache
 from rewards.describe import length_statement, sum_statement
 from rewards.format import FormatPenalty
 from rewards.isolated import attempt, attempt_async
@@ -29,6 +28,7 @@ from rewards.outcome import Outcome
 from rewards.part import GroupPart, PartOptions, RewardError, RewardPart, Scores
 from rewards.results import Problem, Result, raised
 from rewards.schedule import Schedule, read_weight, weight_at
+from rewards.score_cache import ScoreCache
 from rewards.threads import Late, LoopThread, in_thread
 
 T = TypeVar("T")

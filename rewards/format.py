@@ -19,7 +19,7 @@ class FormatPenalty(RewardPart):
     isolate: bool | None = False  # it reads a few counts
     penalty: float = 0.05  # per bad call
     cap: float = 0.25  # most that one episode can lose
-    counted: tuple[str, ...] = ("malformed_call", "unknown_tool", "bad_arguments")
+    counted: tuple[str, ...] = ("malformed_call", "unknown_tool", "bad_arguments")  # counts that are n
 
     def __post_init__(self) -> None:
         for field_name in ("penalty", "cap"):

@@ -48,6 +48,8 @@ def rows_of(data: str | Sequence[Mapping[str, Any]], split: Split) -> list[dict[
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"data={str(path)!r}: no such file; give rows, or a .jsonl file of them")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():

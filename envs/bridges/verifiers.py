@@ -42,7 +42,6 @@ from envs.types import Episode, InfrastructureError, Message, StepResult, Task
 PIN = "verifiers==0.4.0"
 PYTHON_VARIABLE = "SPECIALE_VERIFIERS_PYTHON"
 _RUNNER = Path(__file__).with_name("verifiers_runner.py")
-_ROOT = Path(__file__).parents[2]
 
 
 class VerifiersEnvironment(Environment):
@@ -221,7 +220,7 @@ def open_runner(python: str, path: Sequence[str]) -> JsonChild:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     cache = os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface"))
     environment |= {
-        "PYTHONPATH": os.pathsep.join([*path, str(_ROOT)]),
+        "PYTHONPATH": os.pathsep.join(path),
         "HF_HOME": cache,  # HOME is a folder that goes with the process
         "PIP_NO_INDEX": "1",  # nothing is installed on the way
         "UV_OFFLINE": "1",

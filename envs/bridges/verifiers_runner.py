@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -63,6 +64,19 @@ class Pipe:
         self._answers.put(None)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the rollout is over already
             self._stopped()
+
+
+def use_our_package() -> None:
+    """Make ``envs`` importable, and nothing that lies next to it: where the toolkit is installed that is another
+    Python's site-packages, and verifiers must not get its own packages from there."""
+    folder = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location(
+        "envs", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["envs"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 def use_this_python() -> None:
@@ -154,6 +168,7 @@ async def main() -> None:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     pipe = Pipe(lambda: loop.call_soon_threadsafe(task.cancel))
+    use_our_package()
     use_this_python()
     leave_no_port_files()
     try:

@@ -216,6 +216,8 @@ class VerifyTaskset(_RoleTaskset):
         super().__init__(*args, **config)
         if not 0.0 <= rows_share <= 1.0:
             raise ValueError(f"rows_share is {rows_share}, must be between 0 and 1")
+        if rows is not None and not Path(rows).is_file():
+            raise ValueError(f"rows={rows}: no such file; give a JSONL file of problem, solution and label")
         self.rows, self.rows_share = rows, rows_share
         self._rows = [] if rows is None else [json.loads(line) for line in Path(rows).read_text().splitlines() if line]
 

@@ -60,7 +60,7 @@ class HFTemplateRenderer:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an instruct model, "
-                "or put a chat_template.jinja beside tokenizer.json"
+                "or put a chat_template.jinja next to tokenizer.json"
             )
         if not isinstance(tokenizer.eos_token_id, int):
             raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")

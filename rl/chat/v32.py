@@ -19,6 +19,7 @@ without losing its reasoning); a developer turn does not delete earlier develope
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from envs.types import Message
 from rl.chat import dsml
@@ -38,6 +39,11 @@ class V32Renderer:
             tokenizer.token_id(token)  # raises KeyError with the token's name
         self.stop_token_ids: tuple[int, ...] = (tokenizer.eos_id,)
         self._end_think_id = tokenizer.token_id(dsml.END_THINK)
+
+    @classmethod
+    def load(cls, directory: str | Path, retention: Retention = "cycle") -> V32Renderer:
+        """With the tokenizer of a policy directory."""
+        return cls(ChatTokenizer.load(directory), retention)
 
     def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
         """Prompt tokens of a dialogue; see ``render_text``."""

@@ -23,14 +23,18 @@ def main() -> None:
 def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.cold_start import coldstart
-    from rl.run.build import open_renderer, open_taskset
+    from rl.run.assemble import open_taskset
+    from rl.run.preflight import configuration, start_directory, start_renderer
 
+    with configuration():
+        base = start_directory(cfg.policy, cfg.base.source)
+        if base is None:
+            raise ValueError("base.source=scratch: there is no policy to start from; make one with rl-pretrain")
+        renderer = start_renderer(cfg.policy, base, cfg.rollout.retention)
+        taskset = open_taskset(cfg.env, "train", cfg.seed)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    taskset = open_taskset(cfg.env, "train", cfg.seed)
-    base = cfg.policy.path or cfg.base.source
-    renderer = open_renderer(cfg.policy.renderer, base, cfg.rollout.retention)
-    figures = coldstart(Path(base), cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
+    figures = coldstart(base, cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
     print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")
 
 

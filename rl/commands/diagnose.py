@@ -67,7 +67,7 @@ def diagnose(batch: StoredBatch, cfg: DiagnoseConfig, console: Console) -> dict[
     import torch
 
     from rl.learner.attribution import attribute
-    from rl.policy.build import load_policy
+    from rl.policy.loading import load_policy
 
     device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """`rl-eval`: held-out evaluation of any policy, or of several.
 
 rl-eval run=demo                     the last policy of a run
-rl-eval path=assets/tiny_dsa_base env=search eval.n_tasks=16
+rl-eval path=pkg://rl.bases/tiny_dsa_base env=search eval.n_tasks=16
 rl-eval run=demo 'sweep.thinking=[16,32,64,null]'       the same tasks under limits on thinking
 rl-eval 'runs=[seed-0,seed-1,seed-2]'                   several runs, and their mean
 rl-eval run=seed-1 baseline=seed-0                      the difference, task by task
@@ -34,28 +34,28 @@ def main() -> None:
 def run(cfg: EvaluateConfig) -> None:
     from rich.console import Console
 
-    from rl.commands.evaluate_settings import baseline_of, like_the_run, policies_of
+    from rl.commands.evaluate_settings import baseline_of, like_the_run, policies_of, results_of
+    from rl.run.preflight import configuration
 
-    policies = policies_of(cfg)
+    with configuration():
+        policies = policies_of(cfg)
     baseline = baseline_of(cfg)
+    out = results_of(cfg, policies)
     console = Console() if sys.stdout.isatty() else Console(width=120)  # a log file has no width: room for the tables
     if not cfg.runs:
         ((name, directory),) = policies
-        settings = like_the_run(cfg, cfg.run)
-        out = Path(cfg.out) if cfg.out else directory / "eval"
-        evaluate_policy(settings, name, directory, out, console, baseline)
+        evaluate_policy(like_the_run(cfg, cfg.run), name, directory, out, console, baseline)
         return
     from rl.tracking.policies import policies_summary, print_policies
     from rl.tracking.report import write_report
     from rl.tracking.rundir import RunDir
 
-    out = Path(cfg.out) if cfg.out else Path(cfg.runs_dir) / f"eval-{'+'.join(cfg.runs)}"
-    rundir = RunDir(out)
     found = {}
     for name, directory in policies:
         settings = like_the_run(copy.deepcopy(cfg), name)
         found[name] = evaluate_policy(settings, name, directory, out / name, console, baseline)
     summary = policies_summary(found, cfg.eval.confidence)
+    rundir = RunDir(out)
     rundir.write_summary(summary)
     print_policies(console, summary, str(write_report(rundir)))
 
@@ -71,16 +71,23 @@ def evaluate_policy(
 
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT, evaluate
-    from rl.run.build import cluster, open_composer, open_judge, open_pool, open_tasksets
-    from rl.tracking.evaluation import evaluation_metrics
+    from rl.run.assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
+    from rl.run.preflight import check_judge, configuration, start_renderer
+    from rl.tracking.episodes import event_counts
+    from rl.tracking.evaluation import eval_summary, evaluation_metrics
     from rl.tracking.report import write_report
     from rl.tracking.rundir import RunDir, write_atomic
-    from rl.tracking.summary import eval_summary, event_counts, summary_table
+    from rl.tracking.summary import summary_table
     from rl.tracking.sweep import sweep_metrics, sweep_point, sweep_svg
     from rl.tracking.usage import UsageBook, tally
     from rl.tracking.wandb_log import WandbLog
 
-    check_before_start(cfg)
+    with configuration():  # before a folder exists
+        check_before_start(cfg)
+        start_renderer(cfg.policy, directory, cfg.rollout.retention)
+        check_judge(cfg.judge)
+        tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+        reward = open_composer(cfg.reward).describe()
     rundir = RunDir(out)
     resolved = asdict(cfg)
     rundir.write_config(OmegaConf.to_yaml(OmegaConf.create(resolved)))
@@ -95,8 +102,6 @@ def evaluate_policy(
 
     started = time.perf_counter()
     with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
-        tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
-        reward = open_composer(cfg.reward).describe()
         console.print(reward, highlight=False, markup=False)
         pool = open_pool(cfg, directory, tasksets)
         wall_s["start"] = round(time.perf_counter() - started, 1)

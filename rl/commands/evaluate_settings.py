@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rl.run.paths import PACKAGE, policy_directory
 
 if TYPE_CHECKING:
     from configs.schema import EvaluateConfig
@@ -15,17 +18,28 @@ OF_THE_RUN = ("policy", "env", "reward", "rollout", "judge")  # settings that a 
 
 
 def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
-    """(name, policy directory) of everything to be evaluated. Raises SystemExit that says what to give."""
+    """(name, policy directory) of everything to be evaluated. Raises SystemExit or ValueError with what to give."""
     given = [name for name in ("run", "runs", "path") if getattr(cfg, name)]
     if len(given) != 1:
         said = f"; got {' and '.join(given)}" if given else ""
         raise SystemExit(f"rl-eval needs one of run=<name of a run>, runs=[<names>] or path=<policy directory>{said}")
     if cfg.path is not None:
-        return [(Path(cfg.path).name, _policy(Path(cfg.path)))]
+        directory = policy_directory("path", cfg.path)
+        return [(directory.name, directory)]
     names = cfg.runs or [str(cfg.run)]
     if len(set(names)) != len(names):
-        raise SystemExit(f"runs={names}: a run stands there twice")
+        raise SystemExit(f"runs={names}: duplicate run; name each run once")
     return [(name, _policy(Path(cfg.runs_dir) / name / "policy")) for name in names]
+
+
+def results_of(cfg: EvaluateConfig, policies: Sequence[tuple[str, Path]]) -> Path:
+    """Where the results go: ``out``, else beside the policy; never into an installed package."""
+    if cfg.out is not None:
+        return Path(cfg.out)
+    if cfg.runs or (cfg.path or "").startswith(PACKAGE):
+        return Path(cfg.runs_dir) / f"eval-{'+'.join(name for name, _ in policies)}"
+    ((_, directory),) = policies
+    return directory / "eval"
 
 
 def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:

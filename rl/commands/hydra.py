@@ -6,7 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
@@ -16,9 +19,9 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     ``env._target_=my_module.MyTaskset`` finds a file beside you.
     """
     import hydra
-    from omegaconf import DictConfig, OmegaConf
 
     from configs.schema import register
+    from rl.run.preflight import ConfigurationError, configuration
 
     register()
     if os.getcwd() not in sys.path:
@@ -27,12 +30,24 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
     def entry(cfg: DictConfig) -> None:
         try:
-            typed = OmegaConf.to_object(cfg)
-        except ValueError as error:  # raised by a config class that checks its fields
+            with configuration():
+                typed = _typed(cfg)
+            run(typed)
+        except ConfigurationError as error:
+            if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
+                raise
             sys.exit(f"configuration error: {error}")
-        run(typed)
 
     entry()
+
+
+def _typed(cfg: DictConfig) -> Any:
+    """The schema's dataclass of ``cfg``. Raises ValueError for a value that is missing or that its class refuses."""
+    from omegaconf import OmegaConf
+
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
+    return OmegaConf.to_object(cfg)
 
 
 def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:

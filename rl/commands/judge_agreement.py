@@ -34,10 +34,16 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
     from hydra.utils import instantiate
 
     from rewards.agreement import YARDSTICKS, agreement, read_items, to_json
-    from rl.run.build import cluster, open_judge
+    from rl.run.assemble import cluster, open_judge
+    from rl.run.paths import existing_file
+    from rl.run.preflight import check_judge, configuration
     from rl.tracking.rundir import write_atomic
 
-    items = read_items(cfg.data)
+    with configuration():
+        items = read_items(existing_file("data", cfg.data))
+        if cfg.judge.is_worker and cfg.judge.path is None:
+            raise ValueError("judge.path is missing: rl-judge judge=worker needs judge.path=<directory of its model>")
+        check_judge(cfg.judge)
     result: dict[str, Any] = {"data": cfg.data, "items": len(items), "judges": {}}
     measured: dict[str, Mapping[str, Measure]] = {}
     for name, judge in YARDSTICKS.items():
@@ -46,9 +52,7 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
         client = instantiate(cfg.judge.client)
         started = time.perf_counter()
         if cfg.judge.is_worker:
-            if cfg.judge.path is None:
-                raise SystemExit("rl-judge judge=worker needs judge.path=<directory of the judge's model>")
-            with cluster(cfg.ray, 1), open_judge(cfg, Path(cfg.judge.path)):
+            with cluster(cfg.ray, 1), open_judge(cfg):
                 started = time.perf_counter()
                 assessed = asyncio.run(assess(client, items, cfg))
         else:

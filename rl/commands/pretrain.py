@@ -1,6 +1,6 @@
 """`rl-pretrain`: makes a tiny base policy from nothing (``rl.recipes.pretrain``).
 
-rl-pretrain out=my_base                     the shipped tiny base, made again
+rl-pretrain                                 the shipped tiny base, made again in runs/base
 rl-pretrain out=my_base env=search          on the demonstrations of one family
 """
 
@@ -23,9 +23,12 @@ def main() -> None:
 def run(cfg: PretrainConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.pretrain import pretrain
-    from rl.run.build import open_taskset
+    from rl.run.assemble import open_taskset
+    from rl.run.preflight import check_preset, configuration
 
-    taskset = open_taskset(cfg.env, "train", cfg.base.seed)
+    with configuration():
+        check_preset(cfg.policy)
+        taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     figures = pretrain(cfg.policy, cfg.base, taskset, Path(cfg.out), line_reporter())
     print(f"saved {cfg.out}: {figures['parameters']:,} parameters, {figures['trained_tokens']:,} tokens")
 

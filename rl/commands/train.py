@@ -27,17 +27,17 @@ def main() -> None:
 def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rl.recipes.main_job import main_job
-    from rl.recipes.v32_pipeline import members_of
-    from rl.run.build import open_composer, open_tasksets
+    from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.preflight import check_start, configuration
     from rl.tracking.rundir import RunDir
 
     resumed = cfg.resume is not None
-    if resumed:
-        cfg = stored_config(cfg)
-    # What is wrong with the environment, the reward or the base policy stops here, before a run folder exists.
-    tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
-    reward = open_composer(cfg.reward).describe()
-    cfg.objective.check_families(list(members_of(tasksets["train"])))
+    with configuration():  # before a run folder exists
+        if resumed:
+            cfg = stored_config(cfg)
+        tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+        reward = open_composer(cfg.reward).describe()
+        check_start(cfg, list(members_of(tasksets["train"])))
     rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
     return main_job(cfg, rundir, tasksets, reward)
 

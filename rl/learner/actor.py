@@ -106,11 +106,11 @@ class LearnerProcess:
         run_dir: str,
         replay: ReplayConfig | None = None,
     ) -> None:
-        """``policy``: a mapping for ``rl.policy.build.build_policy``, e.g. {"path": directory}."""
+        """``policy``: a mapping for ``rl.policy.loading.build_policy``, e.g. {"path": directory}."""
         import torch  # in the actor only: the driver needs the handle, not torch
 
         from rl.learner.learner import Learner
-        from rl.policy.build import build_policy
+        from rl.policy.loading import build_policy
 
         built = build_policy(policy)
         if torch.cuda.is_available():

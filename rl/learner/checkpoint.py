@@ -23,7 +23,7 @@ import torch
 
 from rl.learner.learner import Learner
 from rl.policy.api import Policy
-from rl.policy.build import load_policy
+from rl.policy.loading import load_policy
 
 _NAME = re.compile(r"step_(\d{6,})")
 FORMAT = 1

@@ -23,7 +23,7 @@ class LearnerConfig:
     minibatches: int = 1
     # Tokens of one packed forward/backward pass. Bounds memory; does not change the result.
     max_tokens_per_microbatch: int = 8192
-    # DSA indexer during RL: "frozen", or "kl": trained alongside by its own KL loss.
+    # DSA indexer during RL: "frozen", or "kl": trained alongside, by its own KL loss.
     train_indexer: str = "frozen"
     # Coefficient of that KL loss (mean over tokens and layers).
     indexer_kl_coef: float = 1.0

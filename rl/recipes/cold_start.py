@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.run.job import Report
-
 if TYPE_CHECKING:
     from configs.schema import ColdStartConfig
     from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
     from rl.data.demos import Demo
     from rl.rollout.config import RolloutConfig
+    from rl.run.job import Report
 
 
 FIGURES = "coldstart.json"
@@ -53,7 +52,7 @@ def coldstart(
         from rl.data.corpus import documents as documents_of
         from rl.data.corpus import save_data
         from rl.data.rehearse import rehearse
-        from rl.tracking.summary import event_counts
+        from rl.tracking.episodes import event_counts
         from rl.types import OUTCOME
 
         played = rehearse(taskset, range(config.demos), config.novice_share, seed, renderer, rollout, tick)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl.data.corpus import Document
-from rl.run.job import Report
 from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import DistillConfig
+    from rl.run.job import Report
 
 FULL_SCORE = 1.0
 FIGURES = "distill.json"

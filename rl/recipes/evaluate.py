@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rl.rollout.worker import GroupSpec
-from rl.types import Trajectory
+from rl.types import Group, Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig
@@ -47,8 +47,8 @@ def evaluate(
     ``deadline_s`` bounds the wait for any one group. ``settings``: see ``GroupSpec``.
     """
     tasks = heldout_tasks(taskset, config.n_tasks, family)
-    for number, (index, task) in enumerate(tasks):
-        order = GroupSpec(
+    specs = [
+        GroupSpec(
             number,
             task,
             index,
@@ -58,10 +58,13 @@ def evaluate(
             parallel=pool.config.context.runs,
             settings=settings or {},
         )
-        pool.submit(order)
-    groups: dict[int, list[Trajectory]] = {}
-    for done in range(1, len(tasks) + 1):
-        group = pool.collect(1, deadline_s)[0]
-        groups[group.id] = group.trajectories
-        on_group(done, len(tasks), [t for g in groups.values() for t in g])
-    return [t for number in sorted(groups) for t in groups[number]]
+        for number, (index, task) in enumerate(tasks)
+    ]
+    arrived: list[Trajectory] = []
+
+    def on_arrival(done: int, group: Group) -> None:
+        arrived.extend(group.trajectories)
+        on_group(done, len(specs), arrived)
+
+    groups = pool.run(specs, deadline_s, on_arrival)
+    return [t for group in groups for t in group.trajectories]

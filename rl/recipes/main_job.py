@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from configs.schema import TrainConfig
     from envs.taskset import Taskset
     from rl.rollout.pool import RolloutPool
-    from rl.run.cache import StageResult
     from rl.run.job import Job
+    from rl.run.stage_cache import StageResult
     from rl.tracking.rundir import RunDir
 
 
@@ -35,8 +35,8 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
     from rl.recipes.cold_start import FIGURES
     from rl.recipes.policy_stages import BASE, COLD, base_stage, coldstart_stage
     from rl.recipes.stages import WORKERS
-    from rl.recipes.v32_pipeline import members_of, pipeline, stage_names
-    from rl.run.build import cluster, open_judge, open_pool
+    from rl.recipes.v32_pipeline import pipeline, stage_names
+    from rl.run.assemble import cluster, members_of, open_judge, open_pool
     from rl.run.job import Job, figures_of
     from rl.run.ledger import open_ledger
     from rl.tracking.progress import Progress

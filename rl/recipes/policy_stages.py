@@ -9,56 +9,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
     from envs.taskset import Taskset
-    from rl.run.cache import StageResult
-    from rl.run.job import Report
-    from rl.tracking.progress import Progress
+    from rl.run.stage_cache import StageResult
+    from rl.tracking.progress import Progress, Stage
     from rl.tracking.rundir import RunDir
 
 BASE, COLD = "base policy", "cold start"
-# What each cached stage runs; a change in these files makes the stage run again.
-_ENV_CODE = ("envs",)
-_SFT_CODE = (
-    "rl/recipes/pretrain.py",
-    "rl/data/corpus.py",
-    "rl/data/demos.py",
-    "rl/policy",
-    "rl/learner",
-    "rl/objective/logprobs.py",
-    "rl/chat",
-)
-_BASE_CODE = (*_SFT_CODE, "rl/data/drills.py")
-_COLD_CODE = (*_SFT_CODE, "rl/recipes/cold_start.py")
-_REHEARSAL_CODE = ("rl/data/rehearse.py", "rl/recipes/distill.py", "rl/rollout/rollout.py", "rl/rollout/env_runner.py")
 
 
 def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageResult:
     """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
     from rl.recipes.pretrain import pretrain
-    from rl.run.build import env_source, open_taskset
-    from rl.run.cache import StageResult, source_hash, tree_hash
-    from rl.run.job import kept_stage
+    from rl.run.assemble import open_taskset
+    from rl.run.closure import code_hash
+    from rl.run.job import reporter
+    from rl.run.preflight import start_directory
+    from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 
-    if cfg.policy.path is not None:
-        progress.reused(BASE, cfg.policy.path)
-        return StageResult(Path(cfg.policy.path), tree_hash(cfg.policy.path), reused=True)
-    if cfg.base.source != "scratch":
-        key = tree_hash(cfg.base.source)
-        progress.reused(BASE, cfg.base.source)
-        return StageResult(Path(cfg.base.source), key, reused=True)
+    directory = start_directory(cfg.policy, cfg.base.source)
+    if directory is not None:
+        progress.reused(BASE, cfg.policy.path or cfg.base.source)
+        return StageResult(directory, tree_hash(directory), reused=True)
     taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     inputs = {
-        "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": cfg.env, "env_source": env_source(taskset),
-        "code": source_hash(*_BASE_CODE, *_ENV_CODE),
+        "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": cfg.env, "tasks": taskset.fingerprint(),
+        "code": code_hash(pretrain, taskset),
     }  # fmt: skip
-    return kept_stage(
-        BASE,
-        "base",
-        inputs,
-        cfg.cache_dir,
-        rundir,
-        progress,
-        lambda out, report: pretrain(cfg.policy, cfg.base, taskset, out, report),
-    )
+
+    def produce(out: Path, stage: Stage) -> None:
+        pretrain(cfg.policy, cfg.base, taskset, out, reporter(stage, "base", rundir))
+
+    return cached_stage(BASE, "base", inputs, cfg.cache_dir, progress, produce)
 
 
 def coldstart_stage(
@@ -66,25 +46,28 @@ def coldstart_stage(
 ) -> StageResult:
     """The cold-started policy, or the base itself when ``coldstart.enabled=false``."""
     from rl.recipes.cold_start import coldstart
-    from rl.run.build import env_source, open_renderer
-    from rl.run.cache import source_hash
-    from rl.run.job import kept_stage
+    from rl.run.assemble import open_renderer, renderer_class
+    from rl.run.closure import code_hash
+    from rl.run.job import reporter
+    from rl.run.stage_cache import cached_stage
 
     if not cfg.coldstart.enabled:
         progress.reused(COLD, "off (coldstart.enabled=false)")
         return base
     seed = cfg.seed if cfg.coldstart.seed is None else cfg.coldstart.seed
     inputs = {
-        "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env,
-        "env_source": env_source(taskset), "seed": seed,
-        "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention, "renderer": cfg.policy.renderer,
-        "code": source_hash(*_COLD_CODE, *_ENV_CODE),
+        "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env, "tasks": taskset.fingerprint(),
+        "seed": seed, "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention,
+        "renderer": cfg.policy.renderer,
     }  # fmt: skip
     if cfg.coldstart.as_rollouts:
-        inputs |= {"rollout": asdict(cfg.rollout), "rollout_code": source_hash(*_REHEARSAL_CODE)}
+        inputs["rollout"] = asdict(cfg.rollout)
+    unused = () if cfg.coldstart.as_rollouts else ("rl.data.rehearse",)
+    inputs["code"] = code_hash(coldstart, taskset, renderer_class(cfg.policy.renderer), skip=unused)
 
-    def produce(out: Path, report: Report) -> None:
+    def produce(out: Path, stage: Stage) -> None:
         renderer = open_renderer(cfg.policy.renderer, str(base.path), cfg.rollout.retention)
+        report = reporter(stage, "coldstart", rundir)
         coldstart(base.path, cfg.coldstart, taskset, seed, out, report, renderer, cfg.rollout)
 
-    return kept_stage(COLD, "coldstart", inputs, cfg.cache_dir, rundir, progress, produce)
+    return cached_stage(COLD, "coldstart", inputs, cfg.cache_dir, progress, produce)

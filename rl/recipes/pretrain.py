@@ -4,7 +4,7 @@ Tokenizer and corpus first, then two stages as in DeepSeek's sparse adaptation (
 dense attention with the indexer trained beside by its KL loss, then top-k sparse attention with the KL over the
 selected set. What was done is written into the policy's own README.md: seed, tokens, FLOPs, time, scores.
 
-    rl-pretrain                          writes assets/tiny_dsa_base
+    rl-pretrain                          writes runs/base
     rl-pretrain out=/tmp/base base.dense_steps=500
 """
 
@@ -38,7 +38,7 @@ def pretrain(
     from rl.data.corpus import batches, dialogues, encode
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
     from rl.recipes.supervised import train as train_steps
     from rl.run.flops import active_parameters
 

@@ -34,9 +34,11 @@ from rl.recipes.distill import FIGURES, distill
 from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
 from rl.rollout.judge_actor import WorkerJudge
 from rl.rollout.worker import GroupSpec
-from rl.run.cache import StageResult, source_hash, tree_hash
-from rl.run.job import Job, figures_of, kept_stage
+from rl.run.assemble import open_taskset
+from rl.run.closure import code_hash
+from rl.run.job import Job, figures_of, reporter
 from rl.run.ledger import RolloutMeter
+from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 from rl.tracking.rundir import RunDir, write_atomic
 from rl.tracking.usage import tally
 from rl.types import OUTCOME
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from configs.schema import SelfVerificationConfig, TrainConfig
     from envs.taskset import Taskset
     from rl.rollout.pool import RolloutPool
-    from rl.run.job import Report
+    from rl.tracking.progress import Stage
     from rl.types import Trajectory
 
 T = TypeVar("T")
@@ -53,14 +55,6 @@ FAMILIES = {"meta": ("assess",), "verify": ("verify", "assess"), "prove": ("prov
 NAMES = {"meta": "meta-verifier", "verify": "verifier", "prove": "prover"}
 BEFORE = "evaluation before"
 RECORD = "stage.json"
-CODE = (
-    "rl/recipes/self_verification.py",
-    "rl/recipes/distill.py",
-    "rl/recipes/cold_start.py",
-    "rl/data/corpus.py",
-    "rl/policy",
-    "rl/learner",
-)
 
 
 def stage_names(config: SelfVerificationConfig) -> list[str]:
@@ -122,10 +116,10 @@ class _Iteration:
         record, name = files.path / RECORD, f"{role}-{i}"
         title, evaluation = _grpo(i, role), _evaluate(i, role)
         if record.is_file():
-            for stage in (title, evaluation):
-                job.progress.reused(stage, str(files.path))
-            done: dict[str, Any] = json.loads(record.read_text())
-            return done
+            for done in (title, evaluation):
+                job.progress.reused(done, str(files.path))
+            stored: dict[str, Any] = json.loads(record.read_text())
+            return stored
         config = job.cfg.self_verification
         steps = {"meta": config.meta_steps, "verify": config.verify_steps, "prove": config.prove_steps}[role]
         prompts = config.prove_prompts if role == "prove" else config.verify_prompts
@@ -145,8 +139,6 @@ class _Iteration:
 
     def taskset(self, families: Sequence[str], rows: Path | None = None, offset: int = 0) -> Taskset:
         """The training mixture of some families of ``env``; another seed in every iteration, so that tasks are new."""
-        from rl.run.build import open_taskset
-
         env = dict(self.job.cfg.env)
         weights = {f: env["families"][f] for f in families if env["families"].get(f, 0) > 0}
         settings = {f: dict(s) for f, s in env.get("settings", {}).items() if f in weights}
@@ -165,8 +157,8 @@ class _Iteration:
         record = files / RECORD
         if record.is_file():
             job.progress.reused(title, str(files))
-            done: dict[str, Any] = json.loads(record.read_text())
-            return done
+            stored: dict[str, Any] = json.loads(record.read_text())
+            return stored
         files.mkdir(parents=True, exist_ok=True)
         with job.progress.stage(title, total=2 * cfg.label_problems) as stage:
             meter = RolloutMeter(job.ledger.cost, self.pool)
@@ -211,30 +203,28 @@ class _Iteration:
             return policy
         inputs = {
             "policy": tree_hash(policy), "data": tree_hash(data), "merge": asdict(cfg.merge), "seed": job.cfg.seed,
-            "code": source_hash(*CODE),
+            "code": code_hash(distill),
         }  # fmt: skip
 
-        def produce(out: Path, report: Report) -> None:
-            distill(policy, cfg.merge, documents, job.cfg.seed, out, report)
+        name = f"{self.number}-merge"
+
+        def produce(out: Path, stage: Stage) -> None:
+            distill(policy, cfg.merge, documents, job.cfg.seed, out, reporter(stage, name, job.rundir))
 
         title, stages = _merge(self.number), job.rundir.path / "stages"
-        result = kept_stage(title, f"{self.number}-merge", inputs, stages, job.rundir, job.progress, produce)
+        result = cached_stage(title, name, inputs, stages, job.progress, produce)
         figures = figures_of(result.path, FIGURES)
         job.ledger.put(title, "supervised", learner=job.ledger.cost.supervised(figures))
         return result.path
 
-    def _rollouts(self, families: Sequence[str], samples: int, stage: Any, done: int) -> list[Trajectory]:
+    def _rollouts(self, families: Sequence[str], samples: int, stage: Stage, done: int) -> list[Trajectory]:
         """``label_problems`` groups of new tasks, in order."""
         count = self.job.cfg.self_verification.label_problems
         taskset = self.taskset(families, offset=500)
-        for number in range(count):
-            self.pool.submit(GroupSpec(number, taskset.task(number), number, samples, self.pool.version))
-        groups: dict[int, list[Trajectory]] = {}
-        for back in range(1, count + 1):
-            group = self.pool.collect(1, self.job.cfg.step_deadline_s)[0]
-            groups[group.id] = group.trajectories
-            stage.update(done + back)
-        return [t for number in sorted(groups) for t in groups[number]]
+        specs = [GroupSpec(n, taskset.task(n), n, samples, self.pool.version) for n in range(count)]
+        deadline_s = self.job.cfg.step_deadline_s
+        groups = self.pool.run(specs, deadline_s, lambda back, group: stage.update(done + back))
+        return [t for group in groups for t in group.trajectories]
 
 
 def _figures(job: Job, title: str, name: str) -> dict[str, float]:

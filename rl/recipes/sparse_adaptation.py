@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rl.run.paths import policy_directory, resolve
+
 if TYPE_CHECKING:
     from configs.schema import AdaptConfig, AdaptStageConfig
     from rl.data.needles import Sample
@@ -28,20 +30,12 @@ if TYPE_CHECKING:
     from rl.learner.sft import SFTTrainer
     from rl.policy.attention_context import AttentionMode
     from rl.policy.dsa import DSAPolicy
-    from rl.run.cache import StageResult
+    from rl.run.stage_cache import StageResult
     from rl.tracking.progress import Progress, Stage
     from rl.tracking.rundir import RunDir
 
 DENSE, WARMUP, SPARSE, MEASURE = STAGES = ("dense policy", "indexer warm-up", "sparse training", "measurement")
 STATES = ("dense", "untrained indexer", "after stage 1", "after stage 2")
-_CODE = (
-    "rl/recipes/sparse_adaptation.py",
-    "rl/data/needles.py",
-    "rl/data/sequences.py",
-    "rl/policy",
-    "rl/learner",
-    "rl/objective/logprobs.py",
-)
 
 
 def adapt(cfg: AdaptConfig) -> dict[str, Any]:
@@ -53,12 +47,14 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 
     from rl.data.sequences import open_source
     from rl.recipes.sparse_recall import table
+    from rl.run.preflight import configuration
     from rl.tracking.progress import Progress
 
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    check(cfg)
-    source = open_source(cfg.data, cfg.policy.path, cfg.cache_dir)
+    with configuration():  # before a run folder exists
+        check(cfg)
+        source = open_source(cfg.data, cfg.policy.path and resolve(cfg.policy.path), cfg.cache_dir)
     rundir = new_rundir(cfg)
     with Progress(STAGES) as progress:
         dense = dense_stage(cfg, source, rundir, progress)
@@ -86,24 +82,24 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 def check(cfg: AdaptConfig) -> None:
     """Refuse what cannot work before anything is trained."""
     from rl.policy.presets import PRESETS
+    from rl.run.preflight import check_preset
 
     if cfg.policy.path is None:
         if cfg.data.source != "needles":
             raise ValueError("policy.path is missing: give a dense checkpoint, or use data.source=needles")
+        check_preset(cfg.policy)
         config = PRESETS[cfg.policy.preset](cfg.data.needles.vocab_size, **cfg.policy.overrides)
     else:
         from transformers import DeepseekV32Config
 
-        file = Path(cfg.policy.path) / "config.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"policy.path={cfg.policy.path}: no config.json there; give a checkpoint directory")
-        kind = json.loads(file.read_text()).get("model_type")
+        directory = policy_directory("policy.path", cfg.policy.path)
+        kind = json.loads((directory / "config.json").read_text()).get("model_type")
         if kind != "deepseek_v32":
             raise ValueError(
                 f"policy.path={cfg.policy.path} is a {kind!r} model without DSA's indexer; give one with "
                 "model_type 'deepseek_v32'"
             )
-        config = DeepseekV32Config.from_pretrained(cfg.policy.path)
+        config = DeepseekV32Config.from_pretrained(directory)
     for name, stage in (("warmup", cfg.warmup), ("sparse", cfg.sparse)):
         if cfg.data.source == "text" and stage.length not in (None, cfg.data.length):
             raise ValueError(
@@ -137,12 +133,19 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
     """Directory of the dense policy: the given checkpoint, or one trained now on needle documents."""
     if cfg.policy.path is not None:
         progress.reused(DENSE, cfg.policy.path)
-        return Path(cfg.policy.path)
+        return resolve(cfg.policy.path)
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
+    from rl.run.closure import code_hash
+    from rl.run.stage_cache import cached_stage
 
-    inputs = {"policy": asdict(cfg.policy), "needles": asdict(cfg.data.needles), "dense": asdict(cfg.dense)}
+    inputs = {
+        "policy": asdict(cfg.policy),
+        "needles": asdict(cfg.data.needles),
+        "dense": asdict(cfg.dense),
+        "code": code_hash(train, type(source)),
+    }
     lengths = [n for n, steps in zip(cfg.dense.lengths, cfg.dense.steps, strict=True) for _ in range(steps)]
 
     def produce(out: Path, stage: Stage) -> None:
@@ -170,7 +173,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
         cfg.data.needles.save_tokenizer(out)
         (out / "training.json").write_text(json.dumps(training, indent=1))
 
-    return cached(DENSE, "adapt-dense", inputs, cfg, progress, len(lengths), produce).path
+    return cached_stage(DENSE, "adapt-dense", inputs, cfg.cache_dir, progress, produce, len(lengths)).path
 
 
 def adaptation_stage(
@@ -180,7 +183,8 @@ def adaptation_stage(
     from rl.chat.tokenizer import copy_tokenizer
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
-    from rl.run.cache import tree_hash
+    from rl.run.closure import code_hash
+    from rl.run.stage_cache import cached_stage, tree_hash
 
     warmup = title == WARMUP
     settings: AdaptStageConfig = cfg.warmup if warmup else cfg.sparse
@@ -193,6 +197,7 @@ def adaptation_stage(
         "reset_indexer": cfg.reset_indexer,
         "indexer_kl_coef": cfg.indexer_kl_coef,
         "seed": cfg.seed,
+        "code": code_hash(train, type(source)),
     }
 
     def produce(out: Path, stage: Stage) -> None:
@@ -222,7 +227,7 @@ def adaptation_stage(
         (out / "training.json").write_text(json.dumps(training, indent=1))
 
     name = "adapt-warmup" if warmup else "adapt-sparse"
-    return cached(title, name, inputs, cfg, progress, settings.steps, produce)
+    return cached_stage(title, name, inputs, cfg.cache_dir, progress, produce, settings.steps)
 
 
 def train(
@@ -265,8 +270,8 @@ def train(
 
 def open_policy(cfg: AdaptConfig, directory: Path, mode: AttentionMode) -> DSAPolicy:
     """The policy in ``directory`` with the configured index_topk."""
-    from rl.policy.build import load_policy
     from rl.policy.dsa import DSAPolicy
+    from rl.policy.loading import load_policy
 
     policy = cast(DSAPolicy, load_policy(directory, mode))
     if cfg.index_topk is not None:
@@ -308,27 +313,6 @@ def _measured(stage: Stage, state: str, before: int, done: int) -> None:
     stage.update(before + done, note=state)
 
 
-def cached(
-    title: str,
-    name: str,
-    inputs: dict[str, Any],
-    cfg: AdaptConfig,
-    progress: Progress,
-    total: int,
-    produce: Callable[[Path, Stage], None],
-) -> StageResult:
-    """Run a stage through the cache with its progress shown."""
-    from rl.run.cache import StageResult, run_stage, source_hash, stage_key
-
-    inputs = inputs | {"code": source_hash(*_CODE)}
-    target = Path(cfg.cache_dir) / f"{name}-{stage_key(inputs)}"
-    if target.is_dir():
-        progress.reused(title, str(target))
-        return StageResult(target, stage_key(inputs), reused=True)
-    with progress.stage(title, total=total) as stage:
-        return run_stage(name, inputs, cfg.cache_dir, lambda out: produce(out, stage))
-
-
 def reporter(stage: Stage, name: str, rundir: RunDir) -> Callable[[int, dict[str, float]], None]:
     """Shows a step's numbers and appends them to metrics.jsonl."""
 
@@ -345,9 +329,10 @@ def reporter(stage: Stage, name: str, rundir: RunDir) -> Callable[[int, dict[str
 def publish(policy: Path, out: Path, result: dict[str, Any]) -> None:
     """Policy, tokenizer, card and ``adapt.json`` in ``out``, which appears only when it is complete."""
     from rl.recipes.sparse_recall import table
+    from rl.run.stage_cache import INPUTS, MANIFEST
 
     scratch = out.with_name(f".{out.name}.tmp")
-    shutil.copytree(policy, scratch, ignore=shutil.ignore_patterns("inputs.json", "training.json"))
+    shutil.copytree(policy, scratch, ignore=shutil.ignore_patterns(INPUTS, MANIFEST, "training.json"))
     (scratch / "adapt.json").write_text(json.dumps(result, indent=1) + "\n")
     (scratch / "README.md").write_text(
         "# A policy adapted to DeepSeek Sparse Attention\n\n"

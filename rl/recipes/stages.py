@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -16,9 +17,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.recipes.grpo import LoopState, grpo
+from rl.recipes.evaluate import HELDOUT, evaluate
+from rl.recipes.grpo import Position, grpo
+from rl.run.assemble import open_composer, renderer_class
+from rl.run.closure import code_hash
 from rl.run.ledger import RolloutMeter, StageMeter
-from rl.tracking.evaluation import evaluation_metrics
+from rl.run.stage_cache import cached_stage
+from rl.run.stage_log import StageLog, Totals
+from rl.tracking.episodes import by_family
+from rl.tracking.evaluation import eval_summary, evaluation_metrics
+from rl.tracking.rundir import write_atomic
 from rl.tracking.usage import tally, usage_metrics
 
 if TYPE_CHECKING:
@@ -32,21 +40,6 @@ if TYPE_CHECKING:
     from rl.types import Group, Trajectory
 
 WORKERS = "workers"
-ENV_CODE = ("envs",)
-EVAL_CODE = (
-    "rl/recipes/evaluate.py",
-    "rl/evaluation",
-    "rl/tracking/evaluation.py",
-    "rl/tracking/summary.py",
-    "rl/recipes/stages.py",
-    "rl/run/flops.py",
-    "rl/run/ledger.py",
-    "rl/tracking/usage.py",
-    "rl/rollout",
-    "rl/policy",
-    "rl/chat",
-    "rewards",
-)
 
 
 @contextmanager
@@ -75,23 +68,26 @@ def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]
 def grpo_stage(
     job: Job, title: str, stage: str, cfg: TrainConfig, learner: LearnerHandle, pool: RolloutPool, taskset: Taskset,
     files: RunDir,
-) -> LoopState:  # fmt: skip
+) -> Totals:  # fmt: skip
     """GRPO from the last checkpoint in ``files``, or from the beginning, to ``cfg.steps`` or the end of the budget.
 
     ``stage`` names the rows in metrics.jsonl; trajectories and checkpoints go to ``files``. The learner starts from its
     own policy; the workers hold what it holds when this returns.
     """
-    from rl.learner.checkpoint import latest_checkpoint
+    from rl.learner.checkpoint import latest_checkpoint  # loads torch
 
-    state = LoopState()
+    at, totals = Position(), Totals()
     main = files is job.rundir
     with job.progress.stage(title, total=cfg.steps) as progress:
         checkpoint = latest_checkpoint(files.checkpoints)
         if checkpoint is not None:
-            state = LoopState(**learner.load(checkpoint))
-            taskset.load_state_dict(state.taskset)
-        learner.sync(pool, state.step)
-        meter = StageMeter(job.ledger, title, pool, cfg.objective, state.flops)
+            stored = learner.load(checkpoint)
+            if "at" not in stored:
+                raise ValueError(f"{checkpoint} was written by an earlier version of this package: start a new run")
+            at, totals = Position(**stored["at"]), Totals(**stored["totals"])
+            taskset.load_state_dict(at.taskset)
+        learner.sync(pool, at.step)
+        meter = StageMeter(job.ledger, title, pool, cfg.objective, totals.flops)
 
         def on_step(step: int, metrics: dict[str, float], groups: list[Group]) -> None:
             families = {
@@ -104,18 +100,19 @@ def grpo_stage(
                 tokens_per_s=metrics.get("rollout/tokens_per_s"),
                 note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
             )
-            job.usage.put(title, "rl", state.usage)
-            if not main:  # the loop wrote the row beside its trajectories; the run's own file has all stages
+            job.usage.put(title, "rl", totals.usage)
+            if not main:  # the row stands next to the stage's trajectories; the run's own file has all stages
                 job.rundir.log_metrics(stage, step, metrics)
-            job.write(state.summary() if main else None)
+            job.write(totals.summary() if main else None)
             job.wandb_log.log(stage, step, metrics)
             name = f"step_{step:06d}" if main else f"{stage}/step_{step:06d}"
             job.wandb_log.log_trajectories(name, step, [t for g in groups for t in g.trajectories])
 
-        grpo(cfg, pool, learner, taskset, files, state, on_step, meter, stage)
-        if state.step < cfg.steps:
-            progress.update(state.step, note=state.stop)
-    return state
+        log = StageLog(cfg, stage, files, pool, totals, meter, on_step)
+        grpo(cfg, pool, learner, taskset, at, log, files.checkpoints)
+        if at.step < cfg.steps:
+            progress.update(at.step, note=totals.stop)
+    return totals
 
 
 def evaluation_stage(
@@ -133,25 +130,11 @@ def evaluation_stage(
     ``learner``: the workers first take its weights, as version 0. ``cache_key`` names that policy: an earlier
     evaluation of it with the same tasks and code is reused.
     """
-    from rl.run.build import HELDOUT, env_source
-    from rl.run.cache import run_stage, source_hash, stage_key
-    from rl.tracking.rundir import write_atomic
-    from rl.tracking.summary import eval_summary
-
     cfg = job.cfg
-    inputs = {
-        "policy": cache_key, "env": cfg.env, "family": family, "env_source": env_source(job.tasksets[HELDOUT]),
-        "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward, "judge": asdict(cfg.judge),
-        "code": source_hash(*EVAL_CODE, *ENV_CODE),
-    }  # fmt: skip
-    target = Path(cfg.cache_dir) / f"eval-{stage_key(inputs)}"
-    if cache_key is not None and target.is_dir():
-        shutil.copy2(target / "trajectories.jsonl", job.rundir.trajectories / f"{name}.jsonl")
-        job.progress.reused(title, str(target))
-        result: dict[str, Any] = json.loads((target / "eval.json").read_text())
-        _log_evaluation(job, title, name, result)
-        return result
-    with job.progress.stage(title) as stage:
+    tasks = job.tasksets[HELDOUT]
+    result: dict[str, Any]
+
+    def produce(out: Path, stage: Stage) -> None:
         if learner is not None:
             learner.sync(pool, 0)
         meter = RolloutMeter(job.ledger.cost, pool)
@@ -162,15 +145,27 @@ def evaluation_stage(
             "flops": meter.read(trajectories),
             "usage": tally(trajectories),
         }
-        if cache_key is not None:
+        shutil.copy2(stored, out / "trajectories.jsonl")
+        write_atomic(out / "eval.json", json.dumps(result))
+        job.wandb_log.log_trajectories(name, 0, trajectories)
 
-            def produce(out: Path) -> None:
-                shutil.copy2(stored, out / "trajectories.jsonl")
-                write_atomic(out / "eval.json", json.dumps(result))
-
-            run_stage("eval", inputs, cfg.cache_dir, produce)
+    if cache_key is None:
+        with job.progress.stage(title) as stage, tempfile.TemporaryDirectory() as folder:
+            produce(Path(folder), stage)
+            result = json.loads((Path(folder) / "eval.json").read_text())
+    else:
+        reward = open_composer(cfg.reward)
+        inputs = {
+            "policy": cache_key, "env": cfg.env, "family": family, "tasks": tasks.fingerprint(),
+            "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward, "judge": asdict(cfg.judge),
+            "code": code_hash(evaluate, eval_summary, tally, RolloutMeter, tasks, reward,
+                              renderer_class(cfg.policy.renderer)),
+        }  # fmt: skip
+        kept = cached_stage(title, "eval", inputs, cfg.cache_dir, job.progress, produce)
+        result = json.loads((kept.path / "eval.json").read_text())
+        if kept.reused:
+            shutil.copy2(kept.path / "trajectories.jsonl", job.rundir.trajectories / f"{name}.jsonl")
     _log_evaluation(job, title, name, result)
-    job.wandb_log.log_trajectories(name, 0, trajectories)
     return result
 
 
@@ -181,9 +176,6 @@ def _log_evaluation(job: Job, title: str, name: str, result: dict[str, Any]) -> 
 
 
 def _evaluate(job: Job, pool: RolloutPool, stage: Stage, family: str | None) -> list[Trajectory]:
-    from rl.recipes.evaluate import HELDOUT, evaluate
-    from rl.tracking.metrics import by_family
-
     started = time.perf_counter()
 
     def on_group(done: int, total: int, trajectories: list[Trajectory]) -> None:

@@ -21,21 +21,21 @@ from rl.data.corpus import load_data, save_data
 from rl.recipes.distill import FIGURES, distill, verified
 from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
 from rl.rollout.worker import GroupSpec
-from rl.run.cache import StageResult, source_hash, tree_hash
-from rl.run.job import Job, figures_of, kept_stage
+from rl.run.assemble import members_of
+from rl.run.closure import code_hash
+from rl.run.job import Job, figures_of, reporter
 from rl.run.ledger import RolloutMeter
+from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 from rl.tracking.rundir import RunDir, write_atomic
 from rl.tracking.usage import tally, usage_metrics
 
 if TYPE_CHECKING:
     from envs.taskset import Taskset
     from rl.rollout.pool import RolloutPool
-    from rl.run.job import Report
-    from rl.types import Trajectory
+    from rl.tracking.progress import Stage
 
 BEFORE, DISTILL, DISTILLED = "evaluation cold start", "distillation", "evaluation distilled"
 MIXED, AFTER = "GRPO mixed", "evaluation after"
-DISTILL_CODE = ("rl/recipes/distill.py", "rl/recipes/cold_start.py", "rl/data/corpus.py", "rl/policy", "rl/learner")
 RECORD = "stage.json"
 
 
@@ -45,12 +45,6 @@ def stage_names(families: list[str]) -> list[str]:
     for family in families:
         names += [_grpo(family), _evaluation(family), _data(family)]
     return [*names, DISTILL, DISTILLED, MIXED, AFTER]
-
-
-def members_of(taskset: Taskset) -> dict[str, Taskset]:
-    """The single-family tasksets of a mixture by family; a taskset that is no mixture is its only member."""
-    members = getattr(taskset, "members", None)
-    return {m.family: m for m in members.values()} if members else {taskset.family: taskset}
 
 
 def pipeline(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None:
@@ -89,8 +83,8 @@ def _specialist(job: Job, start: StageResult, pool: RolloutPool, family: str, me
     if record.is_file():
         for title in titles:
             job.progress.reused(title, str(files.path))
-        done: dict[str, Any] = json.loads(record.read_text())
-        return done
+        stored: dict[str, Any] = json.loads(record.read_text())
+        return stored
     own = replace(cfg, steps=cfg.pipeline.specialist_steps, prompts_per_step=cfg.pipeline.specialist_prompts)
     with learner_of(job, start.path, files.path) as learner:
         state = grpo_stage(job, titles[0], f"grpo/{family}", own, learner, pool, member, files)
@@ -108,15 +102,10 @@ def _make_data(job: Job, pool: RolloutPool, family: str, member: Taskset, files:
     cfg, title = job.cfg.pipeline, _data(family)
     with job.progress.stage(title, total=cfg.data_tasks) as stage:
         meter = RolloutMeter(job.ledger.cost, pool)
-        for number in range(cfg.data_tasks):
-            index = member.next_index()
-            pool.submit(GroupSpec(number, member.task(index), index, cfg.data_samples, pool.version))
-        groups: dict[int, list[Trajectory]] = {}
-        for done in range(1, cfg.data_tasks + 1):
-            group = pool.collect(1, job.cfg.step_deadline_s)[0]
-            groups[group.id] = group.trajectories
-            stage.update(done)
-        trajectories = [t for number in sorted(groups) for t in groups[number]]
+        indices = [member.next_index() for _ in range(cfg.data_tasks)]
+        specs = [GroupSpec(n, member.task(i), i, cfg.data_samples, pool.version) for n, i in enumerate(indices)]
+        groups = pool.run(specs, job.cfg.step_deadline_s, lambda done, group: stage.update(done))
+        trajectories = [t for group in groups for t in group.trajectories]
         kept, counts = verified(trajectories, cfg.keep_per_task)
         job.rundir.log_trajectories(f"data_{family}", trajectories, tokens=job.cfg.tracking.save_tokens)
         save_data(files.path / "data", kept)
@@ -135,14 +124,14 @@ def _distillation(job: Job, start: StageResult, families: list[str]) -> StageRes
     config = job.cfg.pipeline.distill
     inputs = {
         "start": start.key, "data": {f: tree_hash(stages / f / "data") for f in families},
-        "distill": vars(config), "seed": job.cfg.seed, "code": source_hash(*DISTILL_CODE),
+        "distill": vars(config), "seed": job.cfg.seed, "code": code_hash(distill),
     }  # fmt: skip
 
-    def produce(out: Path, report: Report) -> None:
+    def produce(out: Path, stage: Stage) -> None:
         data = [document for family in families for document in load_data(stages / family / "data")]
-        distill(start.path, config, data, job.cfg.seed, out, report)
+        distill(start.path, config, data, job.cfg.seed, out, reporter(stage, "distill", job.rundir))
 
-    result = kept_stage(DISTILL, "distill", inputs, stages, job.rundir, job.progress, produce)
+    result = cached_stage(DISTILL, "distill", inputs, stages, job.progress, produce)
     figures = figures_of(result.path, FIGURES)
     job.ledger.put(DISTILL, "supervised", learner=job.ledger.cost.supervised(figures))
     return result

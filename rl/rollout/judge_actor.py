@@ -298,7 +298,7 @@ def running_judge(config: JudgeConfig, model_dir: str | Path, open_renderer: Cal
 
 
 def _weights_of(policy_dir: str) -> Mapping[str, Any]:
-    from rl.policy.build import load_policy
+    from rl.policy.loading import load_policy
 
     return load_policy(policy_dir).weights()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,6 +160,47 @@ class RolloutPool:
                 self._receive(ref)
             self._replace_hung()
         return [self._finished.popleft() for _ in range(n)]
+
+    def take(
+        self,
+        ids: Sequence[int],
+        deadline_s: float,
+        on_group: Callable[[int, Group], None] = lambda done, group: None,
+    ) -> list[Group]:
+        """The groups with these ids, in this order, once all have finished; others stay for later calls.
+
+        ``deadline_s`` bounds the wait for any one group. ``on_group(n, group)`` is called as the n-th of them arrives.
+        Raises as ``collect``; nothing is lost then.
+        """
+        wanted, found = set(ids), dict[int, Group]()
+        others = [group for group in self._finished if group.id not in wanted]
+        there = [group for group in self._finished if group.id in wanted]
+        self._finished.clear()
+        try:
+            while len(found) < len(wanted):
+                group = there.pop(0) if there else self.collect(1, deadline_s)[0]
+                if group.id not in wanted:
+                    others.append(group)
+                    continue
+                found[group.id] = group
+                on_group(len(found), group)
+        except BaseException:
+            others += [*found.values(), *there]
+            raise
+        finally:
+            self._finished.extendleft(reversed(others))
+        return [found[i] for i in ids]
+
+    def run(
+        self,
+        specs: Sequence[GroupSpec],
+        deadline_s: float,
+        on_group: Callable[[int, Group], None] = lambda done, group: None,
+    ) -> list[Group]:
+        """Submit ``specs`` and ``take`` their groups: in the order of the specs."""
+        for spec in specs:
+            self.submit(spec)
+        return self.take([spec.id for spec in specs], deadline_s, on_group)
 
     # -- weights -----------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.run.cache import StageResult, run_stage, stage_key
 from rl.tracking.usage import UsageBook
 
 if TYPE_CHECKING:
@@ -50,19 +49,6 @@ class Job:
         earlier, now = self.summary.get("wall_s", {}), self.progress.wall_s()
         wall_s = {k: round(earlier.get(k, 0.0) + now.get(k, 0.0), 1) for k in {**earlier, **now}}
         return {"wall_s": wall_s, "compute": self.ledger.summary(), "usage": self.usage.summary(self.cfg.cost)}
-
-
-def kept_stage(
-    title: str, name: str, inputs: dict[str, Any], directory: str | Path, rundir: RunDir, progress: Progress,
-    produce: Callable[[Path, Report], Any],
-) -> StageResult:  # fmt: skip
-    """A training stage whose output stays below ``directory`` and is reused, with its progress shown."""
-    target = Path(directory) / f"{name}-{stage_key(inputs)}"
-    if target.is_dir():
-        progress.reused(title, str(target))
-        return StageResult(target, stage_key(inputs), reused=True)
-    with progress.stage(title) as stage:
-        return run_stage(name, inputs, directory, lambda out: produce(out, reporter(stage, name, rundir)))
 
 
 def reporter(stage: Stage, name: str, rundir: RunDir) -> Report:

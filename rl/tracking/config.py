@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+WANDB_MODES = ("offline", "online", "disabled")
+
 
 @dataclass
 class TrackingConfig:
@@ -12,7 +14,7 @@ class TrackingConfig:
     wandb: str = "offline"  # offline | online | disabled
     project: str = "speciale-rl"  # wandb project
     group: str | None = None  # wandb group, for example one experiment with several seeds
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)  # wandb tags
     table_every: int = 1  # send a trajectories table to wandb every so many steps; 0 = never
     table_rows: int = 16  # trajectories per table
     save_tokens: bool = True  # keep token ids and log-probs in trajectories/*.jsonl
@@ -24,6 +26,8 @@ class TrackingConfig:
     keep_batches: int = 2
 
     def __post_init__(self) -> None:
+        if self.wandb not in WANDB_MODES:
+            raise ValueError(f"tracking.wandb={self.wandb!r}: choose one of {', '.join(WANDB_MODES)}")
         if self.save_batch_every < 0:
             raise ValueError(f"tracking.save_batch_every={self.save_batch_every}: must be 0 (never) or above")
         if self.keep_batches < 1:

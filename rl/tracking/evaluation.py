@@ -16,15 +16,76 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rl.evaluation.estimators import best_of_k, majority_at_k, mean, pass_at_k
-from rl.evaluation.intervals import estimate, paired_difference
+from rl.evaluation.intervals import estimate, paired_difference, stderr
 from rl.evaluation.votes import answer_key, answer_of
+from rl.tracking.episodes import by_family
 from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig
 
+NO_REWARD = ("reward_error", "reward_timeout")  # the environment scored the episode, a reward part did not
 Tasks = Mapping[str, Sequence[Trajectory]]  # scored samples by task id
+
+
+def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None = None) -> dict[str, Any]:
+    """The evaluation table of one set of rollouts; with ``config`` also its estimates.
+
+    Trajectories without a score (the environment died, or scoring did) are left out and counted as
+    ``n_unscored``; ``k`` is the largest number of scored samples of a task.
+
+    Raises:
+        ValueError: no trajectory has a score, or none has the one named by ``config.best_of``.
+    """
+    families: dict[str, Any] = {}
+    all_tasks: list[float] = []
+    every: dict[str, list[Trajectory]] = {}
+    k_max = 0
+    trajectories = list(trajectories)
+    if config is not None:
+        check_best_of(trajectories, config.best_of)
+    for family, members in by_family(trajectories).items():
+        samples = scored_by_task(members)
+        scored = [t for group in samples.values() for t in group]
+        if not scored:
+            continue
+        tasks = task_means(samples)
+        means = list(tasks.values())
+        k = max(len(group) for group in samples.values())
+        rewards = [t.reward for t in scored if t.failure_kind not in NO_REWARD]
+        families[family] = {
+            "avg@k": float(np.mean(means)),
+            "stderr": stderr(means),
+            "k": k,
+            "n_tasks": len(means),
+            "reward": float(np.mean(rewards)) if rewards else None,
+            "sampled_tokens": float(np.mean([t.sampled_tokens for t in scored])),
+            "n_unscored": len(members) - len(scored),
+            "tasks": tasks,
+        }
+        if config is not None:
+            families[family]["estimates"] = estimates(samples, config)
+        every |= {f"{family}/{task}": group for task, group in samples.items()}
+        all_tasks += means
+        k_max = max(k_max, k)
+    if not all_tasks:
+        raise ValueError(
+            f"evaluation has no scored trajectory: none has reward_parts['{OUTCOME}']; "
+            "look at failure_kind in the trajectories file"
+        )
+    whole: dict[str, Any] = {
+        "overall": float(np.mean(all_tasks)),
+        "stderr": stderr(all_tasks),
+        "k": k_max,
+        "n_tasks": len(all_tasks),
+        "families": families,
+    }
+    if config is not None:
+        whole |= {"confidence": config.confidence, "estimates": estimates(every, config)}
+    return whole
 
 
 def scored_by_task(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:

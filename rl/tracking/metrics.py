@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from rl.tracking.episodes import by_family
 from rl.tracking.usage import tally, usage_metrics
 from rl.types import Group, Trajectory
+
+PAGE_WIDTH = 120  # characters of a line of the generated pages
 
 METRICS: dict[str, str] = {
     # rewards
@@ -26,8 +30,8 @@ METRICS: dict[str, str] = {
     "reward/family/{family}": "Mean reward of one family.",
     "reward/part/{part}": "Mean weighted term of one reward part over valid trajectories, 0 where it does not "
     "apply; the parts sum to reward/mean.",
-    "reward/detail/{part}/{detail}": "Mean of a detail that a part gave next to its value, over the trajectories that "
-    "have it; raw, not part of the reward.",
+    "reward/detail/{part}/{detail}": "Mean of a detail that a part gave along with its value, over the trajectories "
+    "that have it; raw, not part of the reward.",
     "score/{score}": "Mean raw score from the environments, unweighted; score/outcome is the success rate.",
     "outcome/family/{family}": "Mean raw outcome score of one family.",
     # groups
@@ -55,8 +59,8 @@ METRICS: dict[str, str] = {
     "failure/total": "Trajectories masked from training, whatever the reason.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
     "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …; of context "
-    "management context_<policy> (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
-    "A reward part that gave no value is counted as <part>.<problem>: raised, timeout, killed, not_finite, "
+    "management `context_<policy>` (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
+    "A reward part that gave no value is counted as `<part>.<problem>`: raised, timeout, killed, not_finite, "
     "out_of_bounds, wrong_type, too_large or unpicklable.",
     # what an API would bill (rl.tracking.usage); kinds: prompt, cached, thinking, tool, answer
     "usage/{kind}": "Tokens of this kind in the step's rollouts (masked ones too), over all requests: prompt (a turn's "
@@ -264,29 +268,44 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     return out
 
 
-def by_family(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
-    """Trajectories by family, families in alphabetical order."""
-    families: dict[str, list[Trajectory]] = defaultdict(list)
-    for t in trajectories:
-        families[t.family].append(t)
-    return dict(sorted(families.items()))
-
-
 def metrics_markdown() -> str:
-    """The text of docs/metrics.md."""
-    lines = [
-        "# Metrics",
-        "",
-        "Every number of `metrics.jsonl` and of wandb, by name. `{…}` stands for any one name. In",
-        "`metrics.jsonl` the column `stage` says where a row comes from; in wandb the rows of other stages",
-        "than `grpo` have the stage as prefix. Made from `rl/tracking/metrics.py` by",
-        "`python -m rl.tracking.metrics docs/metrics.md`.",
-        "",
-        "| name | what it is |",
-        "| --- | --- |",
-    ]
-    lines += [f"| `{name}` | {text.replace('|', chr(92) + '|')} |" for name, text in METRICS.items()]
-    return "\n".join(lines) + "\n"
+    """The text of docs/metrics.md: the names under a heading for each group, in the order of ``METRICS``."""
+    intro = (
+        "Every number of `metrics.jsonl` and of wandb, by name. `{…}` stands for any one name. In `metrics.jsonl` the "
+        "column `stage` says where a row comes from; in wandb the rows of stages other than `grpo` have the stage as "
+        "prefix. Made from `rl/tracking/metrics.py` by `python -m rl.tracking.metrics docs/metrics.md`."
+    )
+    groups: dict[str, list[str]] = {}
+    for name, text in METRICS.items():
+        groups.setdefault(name.split("/")[0], []).append(entry(f"**`{name}`**", text))
+    blocks = ["# Metrics", paragraph(intro)]
+    for group, entries in groups.items():
+        blocks += [f"## {group}", "\n".join(entries)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def entry(head: str, text: str) -> str:
+    """A list item of a generated page, ``- head: text``. ``head`` is Markdown; of ``text`` only `code` is."""
+    return paragraph(f"- {head}: {_escaped(text)}", indent="  ")
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """``text`` wrapped at ``PAGE_WIDTH`` characters; lines after the first begin with ``indent``.
+
+    `code` stays on one line, so that it can be searched for, and no line begins with what Markdown would read as a
+    list item, a heading or a quotation.
+    """
+    kept = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), " ".join(text.split()))
+    kept = re.sub(r"(?<=\S) (?=(?:[-+*>#]|\d+[.)]) )", "\0", kept)
+    filled = textwrap.fill(kept, PAGE_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\0", " ")
+
+
+def _escaped(text: str) -> str:
+    """``text`` so that Markdown shows it as it is: no tag, emphasis or formula outside `code`."""
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"(?<![^\W_])_|_(?![^\W_])|[*$<]", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _pattern() -> re.Pattern[str]:

@@ -169,6 +169,12 @@ class Progress:
         self._get(name).end("reused", note)
         self._line(f"{name}: reused · {note}")
 
+    def say(self, text: str) -> None:
+        """Show a line that is no number of a stage: a notice, above the display when there is one."""
+        elapsed = clock(self.now() - self._started)
+        # No markup and no wrapping: these lines are read by grep as often as by people.
+        self._console.print(f"[{elapsed:>6}] {text}", markup=False, highlight=False, soft_wrap=True)
+
     def wall_s(self) -> dict[str, float]:
         """Seconds by stage, for the summary: the stages that ran or were reused."""
         return {s.name: round(s.seconds(), 3) for s in self.stages.values() if s.state != "waiting"}
@@ -219,6 +225,4 @@ class Progress:
 
     def _line(self, text: str) -> None:
         if self._live is None:
-            elapsed = clock(self.now() - self._started)
-            # No markup and no wrapping: these lines are read by grep as often as by people.
-            self._console.print(f"[{elapsed:>6}] {text}", markup=False, highlight=False, soft_wrap=True)
+            self.say(text)

@@ -27,100 +27,22 @@ summary.json::
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Group as Lines
 from rich.table import Table
 
-from rl.evaluation.intervals import stderr
 from rl.tracking.evaluation import (
-    check_best_of,
     difference_text,
     estimate_table,
-    estimates,
     paired,
-    scored_by_task,
-    task_means,
 )
-from rl.tracking.metrics import by_family
 from rl.tracking.sweep import sweep_table
 from rl.tracking.usage import USAGE_COLUMNS, price_note, usage_rows
-from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
-    from configs.schema import EvalConfig
-
-NO_REWARD = ("reward_error", "reward_timeout")  # the environment scored the episode, a reward part did not
-
-
-def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None = None) -> dict[str, Any]:
-    """The evaluation table of one set of rollouts; with ``config`` also its estimates (rl.tracking.evaluation).
-
-    Trajectories without a score (the environment died, or scoring did) are left out and counted as
-    ``n_unscored``; ``k`` is the largest number of scored samples of a task.
-
-    Raises:
-        ValueError: no trajectory has a score, or none has the one named by ``config.best_of``.
-    """
-    families: dict[str, Any] = {}
-    all_tasks: list[float] = []
-    every: dict[str, list[Trajectory]] = {}
-    k_max = 0
-    trajectories = list(trajectories)
-    if config is not None:
-        check_best_of(trajectories, config.best_of)
-    for family, members in by_family(trajectories).items():
-        samples = scored_by_task(members)
-        scored = [t for group in samples.values() for t in group]
-        if not scored:
-            continue
-        tasks = task_means(samples)
-        means = list(tasks.values())
-        k = max(len(group) for group in samples.values())
-        families[family] = {
-            "avg@k": float(np.mean(means)),
-            "stderr": stderr(means),
-            "k": k,
-            "n_tasks": len(means),
-            "reward": _mean([t.reward for t in scored if t.failure_kind not in NO_REWARD]),
-            "sampled_tokens": float(np.mean([t.sampled_tokens for t in scored])),
-            "n_unscored": len(members) - len(scored),
-            "tasks": tasks,
-        }
-        if config is not None:
-            families[family]["estimates"] = estimates(samples, config)
-        every |= {f"{family}/{task}": group for task, group in samples.items()}
-        all_tasks += means
-        k_max = max(k_max, k)
-    if not all_tasks:
-        raise ValueError(
-            f"evaluation has no scored trajectory: none has reward_parts['{OUTCOME}']; "
-            "look at failure_kind in the trajectories file"
-        )
-    whole: dict[str, Any] = {
-        "overall": float(np.mean(all_tasks)),
-        "stderr": stderr(all_tasks),
-        "k": k_max,
-        "n_tasks": len(all_tasks),
-        "families": families,
-    }
-    if config is not None:
-        whole |= {"confidence": config.confidence, "estimates": estimates(every, config)}
-    return whole
-
-
-def event_counts(trajectories: Iterable[Trajectory]) -> tuple[Counter[str], Counter[str]]:
-    """(counts, failures): events inside episodes, and masked trajectories by ``failure_kind``."""
-    counts: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
-    for t in trajectories:
-        counts.update(t.counts)
-        if t.failure_kind is not None:
-            failures[t.failure_kind] += 1
-    return counts, failures
+    pass
 
 
 EVALUATION_COLUMNS = ("family", "before", "after", "change", "tasks × k", "tokens before", "tokens after")
@@ -277,10 +199,6 @@ def clock(seconds: float) -> str:
 
 def _stage_times(wall: Mapping[str, float]) -> list[str]:
     return [f"{stage} {clock(seconds)}" for stage, seconds in wall.items()]
-
-
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
 
 
 def _row(

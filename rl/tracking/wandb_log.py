@@ -14,7 +14,6 @@ from rl.tracking.config import TrackingConfig
 from rl.tracking.rundir import RunDir
 from rl.types import Trajectory
 
-MODES = ("offline", "online", "disabled")
 COLUMNS = (
     "id",
     "task_id",
@@ -38,16 +37,11 @@ class WandbLog:
         run_dir: files go to ``runs/<name>/wandb``.
         resolved: the whole resolved config, as plain values.
         name: of the wandb run; None: that of the folder.
-
-    Raises:
-        ValueError: unknown mode.
     """
 
     def __init__(
         self, config: TrackingConfig, run_dir: RunDir, resolved: Mapping[str, Any], name: str | None = None
     ) -> None:
-        if config.wandb not in MODES:
-            raise ValueError(f"tracking.wandb={config.wandb!r}: choose one of {', '.join(MODES)}")
         self._config = config
         self._run: Any = None
         if config.wandb == "disabled":

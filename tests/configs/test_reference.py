@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,20 @@ from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from configs.reference import BEGIN, END, comments, meaning, shown, table, updated
+from configs.reference import (
+    BEGIN,
+    COMMANDS,
+    END,
+    GROUPS,
+    comments,
+    default,
+    entries,
+    kind,
+    meaning,
+    members,
+    shown,
+    updated,
+)
 from configs.schema import TrainConfig, register
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +53,7 @@ def composed(command: str, overrides: list[str]) -> DictConfig:
 class _Style:
     """For the test below."""
 
-    beside: int = 1  # beside it
+    own: int = 1  # on its line
     # fmt: off
     below: dict[str, int] = field(
         default_factory=dict
@@ -57,11 +70,11 @@ class _Style:
 
 def test_comments_of_every_style() -> None:
     both = "Above two of them, on two lines."
-    expected = {"beside": "beside it", "below": "after the closing bracket", "first": both, "second": both, "bare": ""}
+    expected = {"own": "on its line", "below": "after the closing bracket", "first": both, "second": both, "bare": ""}
     assert comments(_Style) == expected
-    assert table(_Style, "x.")[2:4] == [
-        "| `x.beside` | `1` | beside it |",
-        "| `x.below` | `{}` | after the closing bracket |",
+    assert entries(_Style, "x.", {"x.own": 2})[:2] == [
+        "- **`x.own`** = `1` (int; demo: `2`): on its line",
+        "- **`x.below`** = `{}` (mapping to int): after the closing bracket",
     ]
     assert meaning(_Style, "second") == both
 
@@ -69,6 +82,41 @@ def test_comments_of_every_style() -> None:
 def test_values_as_on_the_command_line() -> None:
     values = [None, True, 1, 0, 2e-4, "mean", ("a", "b")]
     assert [shown(v).strip("`") for v in values] == ["null", "true", "1", "0", "0.0002", "mean", "[a,b]"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        ("float | None", "float or null"),
+        ("list[int | None] | None", "list of (int or null) or null"),
+        ("tuple[str, ...]", "list of str"),
+        ("tuple[float, float]", "[float, float]"),
+        ("dict[str, Any]", "mapping"),
+        ("float | Schedule", "float or Schedule"),
+    ],
+)
+def test_types_in_words(annotation: str, words: str) -> None:
+    assert kind(annotation) == words
+
+
+def test_every_field_is_listed_with_its_meaning() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    for title, cls in (*COMMANDS, *GROUPS):
+        listed = page[page.index(f"\n### {title}\n") :].split("\n### ")[1]
+        prefix = "" if title.startswith("`") else f"{title}."
+        for item in fields(cls):
+            if not is_dataclass(default(item)):
+                assert f"- **`{prefix}{item.name}`**" in listed
+                assert meaning(cls, item.name), f"{title}.{item.name} has no comment that says what it means"
+
+
+def test_the_defaults_are_those_of_the_command() -> None:
+    page = " ".join((ROOT / "docs" / "configuration.md").read_text().split())
+    for name, member in members(TrainConfig):
+        for item in fields(type(member)):
+            value = getattr(member, item.name)
+            assert is_dataclass(value) or f"**`{name}.{item.name}`** = {shown(value)} (" in page
+    assert "**`self_verification.merge.lr`** = `0.0002`" in page  # not its class's 0.001
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -104,11 +152,12 @@ def test_the_readme_example_changes_what_it_says() -> None:
 
 
 def shown_commands() -> list[str]:
-    """Command lines in the code blocks of the documentation, ``make train ARGS=...`` as ``rl-train ...``."""
+    """Command lines in the code blocks of the documentation, ``make train ARGS=...`` as ``rl-train ...``; a line that
+    ends with a backslash goes on in the next one."""
     lines: list[str] = []
     for page in PAGES:
         for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.M | re.S):
-            for line in block.splitlines():
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
                 line = re.sub(r'^make train ARGS="(.*?)"', r"rl-train \1", line.removeprefix("$ "))
                 words = shlex.split(line, comments=True) if line.split(" ")[0] in CONFIG_OF else []
                 # Hydra's own options, and lines with a gap for the reader to fill, do not compose

@@ -16,14 +16,15 @@ from configs.schema import register
 from envs import build, check
 from envs.families import taskset_class
 from envs.taskset import Taskset
-from rl.run.build import open_taskset
+from rl.run.assemble import open_taskset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
 PAGE = PAGE[PAGE.index("## Three levels of environments") : PAGE.index("## The parts")]
 FILES = {
     name: text for name, text in re.findall(r"[Ss]ave this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
 } | dict([re.findall(r"and this as `([\w.]+)`\..*?```python\n(.*?)```", PAGE, re.DOTALL)[0]])
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from rewards.compose import RewardComposer, default_composer
 from rewards.length import POLICIES
 from rewards.part import PartOptions
 from rewards.results import PROBLEMS
-from rl.run.build import open_composer
+from rl.run.assemble import open_composer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+import envs
 from envs.bridges.child import JsonChild
 from envs.bridges.packages import MissingPackage
 from envs.bridges.verifiers import VerifiersEnvironment, VerifiersTaskset
@@ -81,6 +83,21 @@ def right_sum(history: Sequence[Message]) -> Message:
 def play(taskset: VerifiersTaskset, task: Task, script: Sequence[Message]) -> Any:
     rest = iter(script)
     return play_episode(task, taskset.environment(task), lambda _: next(rest))
+
+
+def test_their_python_gets_our_package_and_nothing_beside_it() -> None:
+    code = """
+import runpy, sys
+runpy.run_path(sys.argv[1])["use_our_package"]()
+import envs.bridges.openai_chat, envs.bridges.openai_server, envs.types
+try:
+    import rewards
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    runner = str(Path(envs.__file__).parent / "bridges" / "verifiers_runner.py")
+    command = [sys.executable, "-I", "-S", "-c", code, runner]  # a Python without any packages
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "rewards\n"
 
 
 @needs_verifiers

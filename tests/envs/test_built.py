@@ -17,7 +17,7 @@ from envs.episode import play_episode
 from envs.factory.builder import build
 from envs.factory.plan import plan_of
 from envs.mixture import MixTaskset
-from rl.run.build import env_source, open_taskset, open_tasksets
+from rl.run.assemble import open_taskset, open_tasksets
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_runs_and_their_caches_know_the_data_set(easy: Path, agent: Path) -> Non
     env = {"_target_": "envs.built.BuiltTaskset", "path": str(easy)}
     tasksets = open_tasksets(env, 0, EvalConfig(n_tasks=2))
     assert (len(tasksets["train"]), len(tasksets["heldout"])) == (85, 8)
-    assert env_source(tasksets["train"]) != env_source(open_taskset(env | {"path": str(agent)}, "train", 0))
+    assert tasksets["train"].fingerprint() != open_taskset(env | {"path": str(agent)}, "train", 0).fingerprint()
 
 
 def test_what_is_refused(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from envs.curriculum import CurriculumTaskset
 from envs.mixture import MixTaskset
-from rl.run.build import env_source
+from rl.run.closure import code_hash
 from rl.tracking.metrics import undocumented
 
 LEVELS = "factory_tasksets.Levels"
@@ -147,7 +147,8 @@ def test_it_wraps_a_mixture_and_its_members() -> None:
 
 def test_caches_know_what_is_inside() -> None:
     one, two = CurriculumTaskset(of=LEVELS), CurriculumTaskset(of="search")
-    assert env_source(one) == env_source(CurriculumTaskset(of=LEVELS, floor=0.2))
+    assert one.fingerprint() == CurriculumTaskset(of=LEVELS, floor=0.2).fingerprint()
+    assert code_hash(one) == code_hash(CurriculumTaskset(of=LEVELS, floor=0.2)) != code_hash(two)
     assert one.fingerprint() != two.fingerprint()
 
 

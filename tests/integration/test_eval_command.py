@@ -11,10 +11,11 @@ import pytest
 from omegaconf import OmegaConf
 from train_runs import Command, train_config
 
+from rl.run.paths import resolve
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 
-BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 ROLLOUT = ("rollout.threads=1", "rollout.kv_cache_gib=0.1")
 FEW = ("eval.n_tasks=3", "eval.k=2", *ROLLOUT)
 
@@ -105,7 +106,7 @@ def test_a_baseline(two_runs: Path) -> None:
     ("overrides", "said"),
     [
         (("run=a", "baseline=nowhere"), "no summary.json in 'runs/nowhere' or 'nowhere'"),
-        (("runs=[a,a]",), "a run stands there twice"),
+        (("runs=[a,a]",), "duplicate run"),
         (("run=a", "sweep.thinking=[500]"), "rollout.max_thinking=500: must be at least 1 and below max_tokens=160"),
         (("run=a", "eval.ks=[9]"), "eval.ks=[9]: every size must be between 1 and eval.k=4"),
         (("run=a", "eval.best_of=format", "reward.format.weight=0"), "reward.format.weight=0 makes all its terms 0"),

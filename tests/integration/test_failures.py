@@ -17,12 +17,13 @@ from train_runs import SMALL, FirstRun, train_config
 from envs.mixture import MixTaskset
 from rl.learner.actor import LearnerHandle
 from rl.recipes.evaluate import evaluate
-from rl.recipes.grpo import LoopState, grpo
+from rl.recipes.grpo import Position, grpo
 from rl.rollout.pool import RolloutPool
-from rl.run.build import cluster, open_pool, open_tasksets
+from rl.run.assemble import cluster, open_pool, open_tasksets
+from rl.run.stage_log import StageLog, Totals
+from rl.tracking.evaluation import eval_summary
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
-from rl.tracking.summary import eval_summary
 from rl.types import Group
 
 MIX = "env.families={integration_envs.CalmTaskset: 1, integration_envs.BrokenTaskset: 1}"
@@ -38,14 +39,15 @@ class Parts:
     tasksets: dict[str, Any]
     version: int = 0  # steps the learner has made
 
-    def train(self, run: RunDir, taskset: Any, steps: int, on_step: Any = lambda *given: None) -> LoopState:
-        state = LoopState(step=self.version, next_group=100 * self.version)
+    def train(self, run: RunDir, taskset: Any, steps: int, on_step: Any = lambda *given: None) -> Totals:
+        at = Position(step=self.version, next_group=100 * self.version)
+        log = StageLog(self.cfg, "grpo", run, self.pool, Totals(), on_step=on_step)
         self.cfg.steps = self.version + steps
         try:
-            grpo(self.cfg, self.pool, self.learner, taskset, run, state, on_step)
+            grpo(self.cfg, self.pool, self.learner, taskset, at, log, run.checkpoints)
         finally:
-            self.version = state.step
-        return state
+            self.version = at.step
+        return log.totals
 
 
 @pytest.fixture(scope="module")

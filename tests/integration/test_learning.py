@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from train_runs import THREADS, Command
 
-BASE = Path(__file__).parents[2] / "assets" / "tiny_dsa_base"
+from rl.run.paths import resolve
+
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 
 
 @pytest.mark.timeout(600)

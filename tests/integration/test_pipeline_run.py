@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import pytest
 from train_runs import THREADS, Command, reap
 
 from rl.data.corpus import load_data
+from rl.run.paths import resolve
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 
-BASE = Path(__file__).resolve().parents[2] / "assets" / "tiny_dsa_base"
+BASE = resolve("pkg://rl.bases/tiny_dsa_base")
 FAMILIES = ("search", "code")
 pytestmark = pytest.mark.timeout(600)
 

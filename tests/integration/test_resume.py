@@ -104,9 +104,9 @@ def test_it_goes_on_from_the_last_checkpoint(killed: KilledRun) -> None:
     checkpoint = latest_checkpoint(killed.run.checkpoints)
     assert checkpoint is not None
     state = torch.load(checkpoint / "state.pt", weights_only=False)
-    assert state["step"] == state["learner"]["version"] == state["extra"]["step"] == STEPS
+    assert state["step"] == state["learner"]["version"] == state["extra"]["at"]["step"] == STEPS
     tokens = sum(r["tokens/sampled"] for r in killed.run.read_metrics("grpo"))
-    assert killed.run.read_summary()["tokens_sampled"] == tokens == state["extra"]["tokens_sampled"]
+    assert killed.run.read_summary()["tokens_sampled"] == tokens == state["extra"]["totals"]["tokens_sampled"]
 
 
 def test_tokens_of_every_step_are_counted_once(killed: KilledRun) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,11 @@ from train_runs import THREADS, Command, reap, train_config
 
 from configs.schema import SelfVerificationConfig
 from rl.recipes.self_verification import stage_names
+from rl.run.paths import resolve
 from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 
-BASE = Path(__file__).resolve().parents[2] / "assets" / "tiny_reasoner_base"
+BASE = resolve("pkg://rl.bases/tiny_reasoner_base")
 pytestmark = pytest.mark.timeout(600)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from envs.types import StopReason
 from rl.policy.api import Policy
-from rl.policy.build import build_policy
+from rl.policy.loading import build_policy
 from rl.policy.replay import Record
 from rl.types import Group, ReplayRecord, Segment, Trajectory
 

@@ -15,7 +15,7 @@ from rl.learner.config import LearnerConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
-from rl.policy.build import build_policy, load_policy
+from rl.policy.loading import build_policy, load_policy
 from rl.types import Group
 
 Groups = Callable[..., list[Group]]

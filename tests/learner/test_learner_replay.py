@@ -19,7 +19,7 @@ from rl.learner.packing import PackItem, pack
 from rl.learner.replay_audit import ReplayBooks, replay_of
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
-from rl.policy.build import build_policy
+from rl.policy.loading import build_policy
 from rl.policy.replay import Record, Replay, ReplayError
 from rl.types import Group, ReplayRecord, Segment, Trajectory
 from tests.learner.conftest import VOCAB, tiny_config

@@ -11,8 +11,9 @@ import pytest
 
 from rewards.agreement import YARDSTICKS, Item, agreement, kappa, ordered_pairs, pearson, read_items
 from rewards.verdict import Criterion
+from rl.run.paths import resolve
 
-DATA = Path(__file__).parent / "data" / "rubric_agreement.jsonl"
+DATA = resolve("pkg://rewards/data/rubric_agreement.jsonl")
 CRITERIA = (Criterion("a", "Is right.", 1.0, 2), Criterion("b", "Is short.", 1.0, 2))
 
 

@@ -241,7 +241,7 @@ def composed(*overrides: str) -> Any:
 
 
 def test_the_shipped_configuration_builds() -> None:
-    from rl.run.build import open_composer
+    from rl.run.assemble import open_composer
 
     worker = open_composer(composed("judge=worker", "reward.verifier.judge=${judge.client}").reward)
     parts: dict[str, Any] = {part.name: part for part in worker.parts}

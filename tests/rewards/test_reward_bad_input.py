@@ -149,7 +149,7 @@ def test_a_real_worker_goes_on(tmp_path: Path) -> None:
     import ray
     from rollout_doubles import AddTaskset, renderer, tokenizer
 
-    from rl.policy.build import build_policy
+    from rl.policy.loading import build_policy
     from rl.rollout.config import RolloutConfig
     from rl.rollout.pool import RolloutPool
     from rl.rollout.worker import GroupSpec

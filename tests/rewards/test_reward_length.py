@@ -19,7 +19,7 @@ from rewards.outcome import Outcome
 from rewards.part import RewardError
 from rewards.repetition import Repetition
 from rewards.schedule import Schedule
-from rl.run.build import open_composer
+from rl.run.assemble import open_composer
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "reward"
 

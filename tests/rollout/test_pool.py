@@ -20,7 +20,7 @@ from rewards.compose import default_composer
 from rl.chat.tokenizer import ChatTokenizer
 from rl.chat.v32 import V32Renderer
 from rl.policy.api import Policy
-from rl.policy.build import build_policy
+from rl.policy.loading import build_policy
 from rl.rollout.config import RolloutConfig
 from rl.rollout.pool import RolloutPool, WorkerLost
 from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rollout_doubles import renderer, tokenizer
 
 from envs.types import Message, Role, StopReason
 from rl.chat.context_manager import ContextConfig, ContextManager
@@ -19,12 +20,11 @@ from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
-from rl.policy.build import build_policy, load_policy
+from rl.policy.loading import build_policy, load_policy
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.rollout.message import sample_message
 from rl.types import Group, Trajectory
-from tests.rollout.rollout_doubles import renderer, tokenizer
 
 PROMPT = (Message("system", "Use the tools."), Message("user", "What is 2 plus 3?"))
 FULL = ReplayConfig(routing="force", indexer="force", sampling_mask="auto")

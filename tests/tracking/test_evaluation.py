@@ -11,12 +11,12 @@ from rich.console import Console
 
 from configs.schema import EvalConfig, SweepConfig
 from envs.types import StopReason
-from rl.tracking.evaluation import estimate_table, evaluation_metrics, paired
+from rl.tracking.evaluation import estimate_table, eval_summary, evaluation_metrics, paired
 from rl.tracking.metrics import undocumented
 from rl.tracking.policies import across_sweep_table, policies_summary, policies_table, print_policies
 from rl.tracking.report import report_html
 from rl.tracking.rundir import RunDir
-from rl.tracking.summary import eval_summary, evaluation_rows, summary_table
+from rl.tracking.summary import evaluation_rows, summary_table
 from rl.tracking.sweep import sweep_metrics, sweep_point, sweep_svg, sweep_table
 
 CONFIG = EvalConfig(n_tasks=2, k=4)
@@ -73,7 +73,7 @@ def test_settings_are_checked() -> None:
     for wrong in ({"ks": [8]}, {"ks": []}, {"k": 0}, {"confidence": 95.0}, {"n_tasks": 0}):
         with pytest.raises(ValueError, match=f"eval.{next(iter(wrong))}="):
             EvalConfig(**wrong)
-    with pytest.raises(ValueError, match="a budget stands there twice"):
+    with pytest.raises(ValueError, match="duplicate budget"):
         SweepConfig(thinking=[8, None, None])
 
 

@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from envs.types import StopReason
-from rl.tracking.metrics import METRICS, flatten, metrics_markdown, rollout_metrics, undocumented
-from rl.tracking.summary import clock, eval_summary, evaluation_rows, event_counts, summary_table
+from rl.tracking.episodes import event_counts
+from rl.tracking.evaluation import eval_summary
+from rl.tracking.metrics import METRICS, entry, flatten, metrics_markdown, rollout_metrics, undocumented
+from rl.tracking.summary import clock, evaluation_rows, summary_table
 from rl.types import Group
 
 
@@ -75,6 +77,21 @@ def test_names_are_documented() -> None:
 def test_the_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "metrics.md"
     assert page.read_text() == metrics_markdown(), "run: python -m rl.tracking.metrics docs/metrics.md"
+
+
+def test_an_entry_of_a_page_is_wrapped_and_shows_what_is_written() -> None:
+    for words in range(10, 24):
+        text = "_target_ of <name>, 2 * 3 " + "word " * words + "- then `one command with spaces` and the rest"
+        lines = entry("**`x`**", text).splitlines()
+        assert lines[0].startswith(r"- **`x`**: \_target\_ of \<name>, 2 \* 3 word ")
+        assert all(len(line) <= 120 for line in lines)
+        assert all(line.startswith("  ") and not line.startswith("  -") for line in lines[1:])  # no list inside
+        assert sum("`one command with spaces`" in line for line in lines) == 1
+
+
+def test_every_metric_is_on_the_page() -> None:
+    page = metrics_markdown()
+    assert [name for name in METRICS if page.count(f"- **`{name}`**: ") != 1] == []
 
 
 def test_eval_summary_by_hand(make) -> None:

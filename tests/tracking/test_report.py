@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rl.tracking import curves, report
+from rl.tracking.evaluation import eval_summary
 from rl.tracking.report import report_html, write_report
 from rl.tracking.rundir import RunDir, step_name
-from rl.tracking.summary import eval_summary
 from rl.tracking.svg import Series, _ticks, bar_chart, line_chart, smooth
 
 EVIL = '</pre><script>alert(1)</script> & "quoted" \ud800'

@@ -45,9 +45,9 @@ def test_disabled_imports_nothing(tmp_path: Path, make, monkeypatch: pytest.Monk
     assert not (tmp_path / "wandb").exists()
 
 
-def test_unknown_mode(tmp_path: Path) -> None:
+def test_unknown_mode() -> None:
     with pytest.raises(ValueError, match=r"tracking\.wandb='off': choose one of offline, online, disabled"):
-        WandbLog(TrackingConfig(wandb="off"), RunDir(tmp_path), {})
+        TrackingConfig(wandb="off")
 
 
 def test_spread_takes_turns(make) -> None:

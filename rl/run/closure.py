@@ -1,0 +1,155 @@
+"""What code a stage runs: a hash over the modules that its functions and classes import, and those import, and so on.
+
+Read from the sources, without importing anything: ``import`` statements anywhere in a module (inside functions too, but
+not under ``TYPE_CHECKING``), modules named in a string (``"envs.reasoning.check_worker"`` in a program that a child
+process runs) and files next to a module that a string names (``"guest_repl.py"``). Followed are the packages of this
+project, those of the objects given, and whatever else is neither installed nor part of Python, such as a module in the
+working directory. Only ``envs.families`` names modules that are not followed: it lists every family, and those that a
+run has are given as objects.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import re
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from envs.taskset import Taskset
+
+OURS = ("rl", "envs", "rewards", "configs")
+_LISTS_ALL = "envs.families"
+_DOTTED = re.compile(rf"\b(?:{'|'.join(OURS)})(?:\.[A-Za-z_]\w*)+")
+_FILE = re.compile(r"[\w.-]+\.\w+")
+_INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def code_hash(*objects: Any, skip: Iterable[str] = ()) -> str:
+    """SHA-256 over names and sources of all that ``objects`` run: functions, classes, modules, or instances.
+
+    Of a taskset count its environment and the tasksets it is made of, of a reward its parts, each with its own class.
+    ``skip``: modules that they import and do not run with the settings at hand.
+    """
+    digest = hashlib.sha256()
+    for name, file in sorted(closure(objects, skip).items()):
+        digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def closure(objects: Iterable[Any], skip: Iterable[str] = ()) -> dict[str, Path]:
+    """File by module name (by module and file name where no module is imported) of all that ``objects`` run."""
+    modules = {module for thing in objects for module in _modules(thing)}
+    followed = frozenset({*OURS, *(m.partition(".")[0] for m in modules)})
+    found: dict[str, Path] = {}
+    left_out = set(skip)
+    waiting = sorted(modules)
+    while waiting:
+        module = waiting.pop()
+        file = None if module in found or module in left_out else _source(module, followed)
+        if file is None:
+            continue
+        found[module] = file
+        imported, beside = _references(file, module, _stamp(file))
+        waiting += imported
+        waiting += [module[:i] for i, c in enumerate(module) if c == "."]  # importing a.b runs a/__init__.py
+        found |= {f"{module}:{name}": file.with_name(name) for name in beside}
+    return found
+
+
+def _modules(thing: Any) -> Iterator[str]:
+    """Where ``thing`` and what it is made of are defined."""
+    if inspect.ismodule(thing):
+        yield thing.__name__
+        return
+    if inspect.isroutine(thing):
+        yield thing.__module__
+        return
+    kind = thing if inspect.isclass(thing) else type(thing)
+    for base in kind.__mro__:
+        yield base.__module__
+    if isinstance(thing, Taskset):
+        yield from _modules(getattr(thing, "env_class", kind))
+    if thing is not kind:
+        for value in vars(thing).values() if hasattr(thing, "__dict__") else ():
+            for part in _parts(value):
+                yield from _modules(part)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """The objects of somebody's own class, and the functions, that ``value`` is or holds (tasksets, reward parts)."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        module = getattr(item if inspect.isroutine(item) else type(item), "__module__", None) or ""
+        if _source(module, frozenset(OURS)) is not None:
+            yield item
+
+
+@cache
+def _source(module: str, followed: frozenset[str]) -> Path | None:
+    """The file of a module that is followed; None for one that is not, or that does not exist."""
+    top, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__ of a console command
+        return None
+    if spec is None or (not spec.has_location and not spec.submodule_search_locations):
+        return None
+    for base in spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]:
+        path = Path(base).joinpath(*inner) if spec.submodule_search_locations else Path(spec.origin or "")
+        if inner and not spec.submodule_search_locations:
+            return None
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py") if inner else path):
+            if file.is_file() and file.suffix == ".py":
+                resolved = file.resolve()
+                installed = any(resolved.is_relative_to(place) for place in _INSTALLED)
+                return resolved if top in followed or not installed else None
+    return None
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What changes when the file is written, so that sources are read again in a long-lived process."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@cache
+def _references(file: Path, module: str, stamp: tuple[int, int]) -> tuple[list[str], list[str]]:
+    """(modules, files next to it) that the source of ``module`` names; some of the modules may not exist."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    imported: list[str] = []
+    beside: list[str] = []
+    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            imported += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module != _LISTS_ALL:
+            for name in _DOTTED.findall(node.value):
+                pieces = name.split(".")
+                imported += [".".join(pieces[: n + 1]) for n in range(1, len(pieces))]
+            if _FILE.fullmatch(node.value) and file.with_name(node.value).is_file():
+                beside.append(node.value)
+    return imported, beside
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but docstrings and what stands under ``if TYPE_CHECKING``."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            for other in child.orelse:
+                yield other
+                yield from _statements(other)
+            continue
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue
+        yield child
+        yield from _statements(child)

@@ -1,0 +1,53 @@
+"""Where a setting that names a file or a directory points.
+
+    models/mine  ·  /data/mine       a path of the user: relative to the working directory, or absolute
+    pkg://rl.bases/tiny_dsa_base     what an installed package brings: the package, then the place inside it
+
+The second is Hydra's own scheme, found through ``importlib.resources``: it means the same in a clone and in an
+installed wheel, whatever the working directory.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+PACKAGE = "pkg://"
+
+
+def resolve(setting: str | Path) -> Path:
+    """The path that ``setting`` means; nothing need be there. Raises ValueError when it names no installed package."""
+    text = str(setting)
+    if not text.startswith(PACKAGE):
+        return Path(setting)
+    package, _, inside = text.removeprefix(PACKAGE).partition("/")
+    try:
+        root = files(package)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:  # not installed, "", a module that is no package
+        raise ValueError(f"{text}: there is no package {package!r}; write {PACKAGE}<package>/<place in it>") from error
+    return Path(str(root / inside))
+
+
+def existing_file(field: str, setting: str | Path) -> Path:
+    """The file that ``field`` is set to. Raises ValueError when there is none."""
+    path = _resolved(field, setting)
+    if not path.is_file():
+        raise ValueError(f"{field}={setting}: no such file; a relative path begins at the working directory")
+    return path
+
+
+def policy_directory(field: str, setting: str | Path) -> Path:
+    """The directory of a policy in Hugging Face format that ``field`` is set to. Raises ValueError when it is none."""
+    directory = _resolved(field, setting)
+    if not (directory / "config.json").is_file():
+        found = "no config.json there" if directory.is_dir() else "no such directory"
+        fix = ", or base=scratch" if field == "base.source" else ""
+        raise ValueError(f"{field}={setting}: {found}; give a directory with a policy in Hugging Face format{fix}")
+    return directory
+
+
+def _resolved(field: str, setting: str | Path) -> Path:
+    try:
+        return resolve(setting)
+    except ValueError as error:
+        raise ValueError(f"{field}={error}") from error

@@ -1,0 +1,179 @@
+"""The books of one GRPO stage: what a step sampled, trained and cost goes through ``StageLog.step`` and nowhere else.
+
+trajectories/step_000012.jsonl, a row of metrics.jsonl, running totals (tokens, seconds, events, usage), the ledger of
+FLOPs, and whoever listens (``on_step``: progress, wandb, summary.json).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rl.run.batches import save_batch
+from rl.tracking.episodes import event_counts
+from rl.tracking.metrics import rollout_metrics
+from rl.tracking.rundir import RunDir, step_name
+from rl.tracking.usage import add_tally, tally
+
+if TYPE_CHECKING:
+    from configs.schema import TrainConfig
+    from rl.learner.actor import LearnerHandle
+    from rl.rollout.pool import RolloutPool
+    from rl.run.ledger import StageMeter
+    from rl.types import Group, Trajectory
+
+OnStep = Callable[[int, dict[str, float], "list[Group]"], None]
+
+
+@dataclass
+class Totals:
+    """What a stage has sampled, trained and spent so far; stored in every checkpoint, next to the loop's position."""
+
+    steps: int = 0
+    tokens_sampled: int = 0
+    tokens_trained: int = 0
+    rollout_s: float = 0.0  # seconds the loop waited for rollouts
+    sampling_s: float = 0.0  # seconds in which workers could sample: with staleness also while the learner works
+    learner_s: float = 0.0
+    sync_s: float = 0.0
+    mismatch_max: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)  # rollout, learner: what a meter counted
+    usage: dict[str, dict[str, int]] = field(default_factory=dict)  # tokens and solved rollouts by family
+    stop: str = ""  # why the loop ended
+
+    def summary(self) -> dict[str, Any]:
+        """The stage's part of summary.json."""
+        return {
+            "steps": self.steps,
+            "stop_reason": self.stop,
+            "tokens_sampled": self.tokens_sampled,
+            "tokens_trained": self.tokens_trained,
+            "rollout_tokens_per_s": round(self.tokens_sampled / max(self.sampling_s, 1e-9), 1),
+            "learner_tokens_per_s": round(self.tokens_trained / max(self.learner_s, 1e-9), 1),
+            "mismatch_max": self.mismatch_max,
+            "time_s": {"rollout": self.rollout_s, "learner": self.learner_s, "sync": self.sync_s},
+            "counts": self.counts,
+            "failures": self.failures,
+        }
+
+
+class StageLog:
+    """The log of one stage.
+
+    Args:
+        stage: names the rows of metrics.jsonl.
+        files: trajectories, metrics and stored batches go there.
+        totals: those of the checkpoint that the stage goes on from, else new ones.
+        meter: counts FLOPs, and says when ``budget.rl_share`` is spent.
+        on_step: told (step, metrics, groups) when a step is in the books.
+    """
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        stage: str,
+        files: RunDir,
+        pool: RolloutPool,
+        totals: Totals,
+        meter: StageMeter | None = None,
+        on_step: OnStep = lambda step, metrics, groups: None,
+    ) -> None:
+        self.totals = totals
+        self._cfg, self._stage, self._files, self._pool = cfg, stage, files, pool
+        self._meter, self._on_step = meter, on_step
+        self._laps: dict[str, float] = {}
+        self._lap_began = 0.0
+        self._failed_in_a_row = 0
+
+    def begin(self) -> None:
+        """A step begins: its laps are timed from here."""
+        self._laps, self._lap_began = {}, time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        """The part ``what`` (rollout, learner, sync) of the step has ended."""
+        now = time.perf_counter()
+        self._laps[what], self._lap_began = now - self._lap_began, now
+
+    def store_batch(self, step: int, groups: list[Group], learner: LearnerHandle, last: int) -> None:
+        """Keep the batch of ``step`` with the weights before its update, if ``tracking.save_batch_every`` says so."""
+        tracking = self._cfg.tracking
+        if tracking.saves_batch(step, last):
+            save_batch(
+                self._files, step, step - 1, groups, self._cfg.rollout, learner.save_policy, tracking.keep_batches
+            )
+
+    def step(self, step: int, groups: list[Group], learned: Mapping[str, float], probe: float) -> None:
+        """Enter step ``step``: its groups, the learner's and taskset's metrics, the probe's log-prob difference (nats).
+
+        Raises RuntimeError when ``failed_steps`` steps in a row had no valid rollout; it says why the last one failed.
+        """
+        trajectories = [t for g in groups for t in g.trajectories]
+        engines = self._pool.stats()
+        metrics = rollout_metrics(groups, step - 1) | dict(learned)
+        metrics |= self._times(metrics["tokens/sampled"])
+        metrics["mismatch/probe_max"] = probe
+        self._add(step, trajectories, metrics)
+        metrics |= {
+            "tokens/sampled_total": float(self.totals.tokens_sampled),
+            "rollout/prefix_hit_rate": engines["cached_prompt_tokens"] / max(engines["prompt_tokens"], 1.0),
+            "rollout/restarted_workers": float(self._pool.counts["workers_restarted"]),
+            "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
+        }
+        if self._meter is not None:
+            metrics |= self._meter.step(trajectories, metrics["learner/tokens"], engines)
+            self.totals.flops = dict(self._meter.flops)
+        self._files.log_trajectories(step_name(step), trajectories, tokens=self._cfg.tracking.save_tokens)
+        self._files.log_metrics(self._stage, step, metrics)
+        self._check_failures(trajectories)
+        self._on_step(step, metrics, groups)
+
+    def spent(self) -> str:
+        """Why the budget allows no further admission; empty while it does."""
+        return self._meter.exhausted() if self._meter is not None else ""
+
+    def _times(self, sampled: float) -> dict[str, float]:
+        laps = self._laps
+        whole = sum(laps.values())
+        sampling_s = whole if self._cfg.max_staleness else laps["rollout"]
+        self.totals.rollout_s += laps["rollout"]
+        self.totals.sampling_s += sampling_s
+        self.totals.learner_s += laps["learner"]
+        self.totals.sync_s += laps["sync"]
+        return {f"time/{what}_s": seconds for what, seconds in laps.items()} | {
+            "time/step_s": whole,
+            "rollout/tokens_per_s": sampled / max(sampling_s, 1e-9),
+        }
+
+    def _add(self, step: int, trajectories: list[Trajectory], metrics: Mapping[str, float]) -> None:
+        totals = self.totals
+        totals.steps = step
+        counts, failures = event_counts(trajectories)
+        add(totals.counts, counts)
+        add(totals.failures, failures)
+        add_tally(totals.usage, tally(trajectories))
+        totals.tokens_sampled += int(metrics["tokens/sampled"])
+        totals.tokens_trained += int(metrics["learner/tokens"])
+        totals.mismatch_max = max(totals.mismatch_max, metrics.get("mismatch/max", 0.0), metrics["mismatch/probe_max"])
+
+    def _check_failures(self, trajectories: Sequence[Trajectory]) -> None:
+        if any(t.failure_kind is None for t in trajectories):
+            self._failed_in_a_row = 0
+            return
+        self._failed_in_a_row += 1
+        limit = self._cfg.failed_steps
+        if self._failed_in_a_row >= limit:
+            t = trajectories[-1]
+            raise RuntimeError(
+                f"no valid rollout in {limit} steps (failed_steps={limit}); the last one, of task {t.task_id}, "
+                f"failed with {t.failure_kind}: {t.failure_detail}"
+            )
+
+
+def add(total: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts in place."""
+    for key, value in more.items():
+        total[key] = total.get(key, 0) + value

@@ -1,0 +1,111 @@
+"""The pipeline without workers: its families, its tasks, its record of a finished specialist, its result table."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from configs.schema import PipelineConfig, TrainConfig
+from envs.interpreter.taskset import InterpreterTaskset
+from envs.mixture import MixTaskset
+from rl.recipes import v32_pipeline as pipeline
+from rl.recipes.evaluate import heldout_tasks
+from rl.run.flops import CostModel
+from rl.run.job import Job
+from rl.run.ledger import Ledger
+from rl.run.stage_cache import StageResult
+from rl.tracking.progress import Progress
+from rl.tracking.report import report_html
+from rl.tracking.rundir import RunDir
+from rl.tracking.summary import pipeline_rows
+
+
+def test_families_of_a_mixture_and_of_one_family() -> None:
+    members = pipeline.members_of(MixTaskset("train", 0, families={"search": 1.0, "code": 2.0}))
+    assert list(members) == ["search", "code"]
+    one = InterpreterTaskset("train", 0)
+    assert pipeline.members_of(one) == {"interpreter": one}
+    names = pipeline.stage_names(["search", "code"])
+    assert names[1:4] == ["GRPO search", "evaluation search", "data search"]
+    assert len(set(names)) == len(names) == 2 * 3 + 5
+
+
+def test_a_specialist_is_evaluated_on_the_tasks_that_the_others_are() -> None:
+    mix = MixTaskset("heldout", 3, size=32, families={"search": 1.0, "interpreter": 1.0})
+    every = [task.id for _, task in heldout_tasks(mix, 4)]
+    own = [task.id for _, task in heldout_tasks(mix, 4, "interpreter")]
+    assert len(own) == 4
+    assert own == [i for i in every if i.startswith("interpreter/")]
+
+
+@pytest.mark.parametrize("name", ["specialist_steps", "data_tasks", "keep_per_task"])
+def test_sizes_are_at_least_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"pipeline.{name}=0: must be at least 1"):
+        PipelineConfig(**{name: 0})
+
+
+def test_a_finished_specialist_is_not_run_again(tmp_path: Path) -> None:
+    """Its record is all that is read: without workers, learner and taskset every other way would raise."""
+    out = io.StringIO()
+    ledger = Ledger(CostModel(1, 1), None)
+    nothing: Any = None
+    job = Job(TrainConfig(), RunDir(tmp_path), {}, Progress((), console=Console(file=out)), nothing, ledger, {})
+    record = {"steps": 3, "eval": {"overall": 0.5}, "data": {"kept": 7}}
+    directory = tmp_path / "stages" / "search"
+    directory.mkdir(parents=True)
+    (directory / "stage.json").write_text(json.dumps(record))
+    start = StageResult(tmp_path, "key", reused=True)
+    assert pipeline._specialist(job, start, nothing, "search", nothing) == record
+    assert "GRPO search: reused" in out.getvalue()
+    with pytest.raises(AttributeError):  # the other one is not finished: it starts
+        pipeline._specialist(job, cast(StageResult, nothing), nothing, "code", nothing)
+
+
+def evaluation(**families: float) -> dict[str, Any]:
+    n = len(families)
+    return {
+        "overall": sum(families.values()) / n, "stderr": 0.02, "k": 4, "n_tasks": 10 * n,
+        "families": {
+            f: {"avg@k": x, "stderr": 0.03, "k": 4, "n_tasks": 10, "reward": x, "sampled_tokens": 9.0, "n_unscored": 0}
+            for f, x in families.items()
+        },
+    }  # fmt: skip
+
+
+COUNTS = {"sampled": 8, "kept": 3, "failed": 0, "unverified": 0, "not_passed": 4, "duplicate": 1, "over_cap": 0}
+
+
+def specialist(family: str, score: float) -> dict[str, Any]:
+    return {"eval": evaluation(**{family: score}), "data": COUNTS, "steps": 20, "stop_reason": "all 20 steps are done"}
+
+
+def test_the_table_by_hand_and_in_the_report(tmp_path: Path) -> None:
+    summary = {
+        "eval_before": evaluation(code=0.3, search=0.4),
+        "eval_after": evaluation(code=0.82, search=0.9),
+        "pipeline": {
+            "specialists": {"search": specialist("search", 0.9), "code": specialist("code", 0.8)},
+            "distilled": evaluation(code=0.78, search=0.85),
+        },
+    }
+    code, search, overall = pipeline_rows(summary)
+    assert code[:5] == ("code", "0.300 ± 0.030", "0.800 ± 0.020", "0.780 ± 0.030", "0.820 ± 0.030")
+    assert code[5:] == ("-0.020 ± 0.036", "+0.020 ± 0.036")
+    assert search[6] == "+0.000 ± 0.036"
+    # Specialists: mean of both families' tasks, error sqrt(0.02^2 + 0.02^2) / 2.
+    assert overall[1:3] == ("0.350 ± 0.020", "0.850 ± 0.014")
+    assert overall[5:] == ("-0.035 ± 0.024", "+0.010 ± 0.024")
+    run = RunDir(tmp_path)
+    run.write_summary(summary)
+    run.log_metrics("grpo/search", 1, {"reward/mean": 0.5})
+    page = report_html(run)
+    assert "distilled − specialists -0.035 ± 0.024, final − specialists +0.010 ± 0.024" in page
+    assert "Reward of the specialists in training" in page
+    del summary["pipeline"]["distilled"], summary["eval_after"]  # type: ignore[attr-defined]
+    assert pipeline_rows(summary)[-1][3:] == ("–", "–", "–", "–")
+    assert pipeline_rows({"eval_before": evaluation(code=0.3)}) == []

@@ -1,0 +1,83 @@
+"""What a stage's key knows of code: whatever the stage runs, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from envs.answer_checks import exact
+from envs.dataset import DatasetTaskset
+from envs.mixture import MixTaskset
+from envs.search.taskset import SearchTaskset
+from rewards.compose import default_composer
+from rl.chat.v32 import V32Renderer
+from rl.recipes.cold_start import coldstart
+from rl.recipes.distill import distill
+from rl.recipes.evaluate import evaluate
+from rl.recipes.pretrain import pretrain
+from rl.run.closure import closure, code_hash
+from rl.tracking.evaluation import eval_summary
+
+COLD = closure([coldstart, SearchTaskset("train", 0), V32Renderer], skip=("rl.data.rehearse",))
+REHEARSED = closure([coldstart, SearchTaskset("train", 0), V32Renderer])
+EVALUATION = closure([evaluate, eval_summary, SearchTaskset("heldout", 0), default_composer(), V32Renderer])
+
+
+def test_what_stages_run_is_in_their_keys() -> None:
+    for stage in (COLD, REHEARSED, EVALUATION, closure([pretrain]), closure([distill])):
+        assert {"rl.types", "rl", "envs.types"} <= set(stage)
+    assert {"rl.rollout.message", "rewards.compose", "rl.chat.session", "rl.rollout.engine"} <= set(EVALUATION)
+    assert {"rl.rollout.message", "rl.rollout.rollout", "rewards.compose"} <= set(REHEARSED)
+    assert {"rl.learner.sft", "rl.policy.moe", "envs.search.taskset", "envs.search.books", "rl.chat.dsml"} <= set(COLD)
+    assert {"rl.learner.sft", "rl.recipes.supervised", "rl.objective.logprobs"} <= set(closure([distill]))
+
+
+def test_what_they_do_not_run_is_not() -> None:
+    unrelated = {"rl.tracking.report", "rl.tracking.svg", "rl.tracking.wandb_log", "configs.schema", "envs.families"}
+    for stage in (COLD, REHEARSED, EVALUATION):
+        assert not unrelated & set(stage)
+        assert not [name for name in stage if name.startswith(("rl.commands", "envs.code", "envs.agent"))]
+    assert not [name for name in COLD if name.startswith(("rl.rollout", "rewards"))]
+    assert "rl.learner.learner" not in COLD
+
+
+def test_files_of_child_processes_count() -> None:
+    mixed = set(closure([MixTaskset("train", 0, families={"code": 1, "agent": 1})]))
+    assert "envs.sandbox.script:guest_script.py" in mixed  # read and run in the sandbox, never imported
+    assert {"envs.code.taskset", "envs.agent.taskset"} <= mixed
+    assert "envs.search.taskset" not in mixed
+    assert "envs.reasoning.check_worker" in closure([exact])  # named in the program of a child process
+
+
+def test_a_function_that_a_taskset_holds_counts(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1+1", "answer": "2"}\n' * 4)
+    taskset = DatasetTaskset("train", 0, path=str(rows), reward="exact")
+    assert {"envs.dataset", "envs.answer_checks"} <= set(closure([taskset]))
+
+
+def test_a_plugin_next_to_the_user_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_words.py").write_text("WORDS = ['a']\n")
+    (tmp_path / "my_plugin.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from envs.taskset import Taskset\n"
+        "if TYPE_CHECKING:\n    from rl.tracking.report import write_report\n"
+        "class Mine(Taskset):\n"
+        "    def task(self, index):\n        from my_words import WORDS\n        return WORDS[index]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugin = importlib.import_module("my_plugin")
+    try:
+        found = closure([plugin.Mine])
+        assert {"my_plugin", "my_words", "envs.taskset"} <= set(found)
+        assert "rl.tracking.report" not in found
+        before = code_hash(plugin.Mine)
+        assert before == code_hash(plugin.Mine)
+        (tmp_path / "my_words.py").write_text("WORDS = ['a', 'b']\n")
+        assert code_hash(plugin.Mine) != before
+    finally:
+        for name in ("my_plugin", "my_words"):
+            sys.modules.pop(name, None)

@@ -1,0 +1,123 @@
+"""A wrong path or setting is one line with field, value and fix, and leaves no folder, whichever command it is."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from configs.schema import PolicyConfig, register
+from rl.commands.evaluate_settings import results_of
+from rl.run.paths import resolve
+from rl.run.preflight import ConfigurationError, configuration, start_directory
+
+COMMANDS = {
+    "train": "train", "coldstart": "cold_start", "pretrain": "pretrain", "evaluate": "evaluate", "adapt": "adapt",
+    "agreement": "judge_agreement",
+}  # fmt: skip
+SHIPPED = "pkg://rl.bases/tiny_dsa_base"
+
+
+def typed(config: str, *overrides: str) -> Any:
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        return OmegaConf.to_object(compose(config, list(overrides)))
+
+
+@pytest.fixture
+def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text((resolve(SHIPPED) / "config.json").read_text())
+    (tmp_path / "empty").mkdir()
+
+
+@pytest.mark.usefixtures("policy_without_tokenizer")
+@pytest.mark.parametrize(
+    ("config", "overrides", "said"),
+    [
+        ("train", ["base.source=nowhere"], "base.source=nowhere: no such directory"),
+        ("train", ["base.source=empty"], "base.source=empty: no config.json there"),
+        ("train", ["base.source=pkg://rl.bases/other"], "base.source=pkg://rl.bases/other: no such directory"),
+        ("train", ["policy.path=nowhere"], "policy.path=nowhere: no such directory"),
+        ("train", ["policy.path=bare"], "policy.renderer=v32 with the tokenizer of 'bare': no tokenizer.json"),
+        ("train", ["policy=hf"], "policy.path is missing: policy.preset=hf needs policy.path=<directory>"),
+        ("train", ["policy=deepseek_v32"], "policy.path is missing: policy.preset=deepseek_v32 needs"),
+        ("train", ["policy=hf", "base=scratch"], "policy.preset=hf: cannot be built from nothing"),
+        ("train", ["base=scratch", "policy.renderer=hf"], "policy.renderer=hf: a policy built from nothing"),
+        ("train", ["base=scratch", "policy.overrides={index_top: 3}"], "['index_top'] are no fields"),
+        ("train", ["judge=worker", "judge.path=nowhere"], "judge.path=nowhere: no such directory"),
+        ("train", ["env=built", "env.path=nowhere"], "nowhere: there is no such folder"),
+        ("train", ["env=dataset", "env.path=nowhere.jsonl"], "path='nowhere.jsonl': there is no such file or folder"),
+        ("train", ["reward.mine={_target_: rewards.outcome.Nothing}"], "reward.mine: "),
+        ("train", ["reward.outcome.no_such_field=1"], "reward.outcome: "),
+        ("train", ["env=search", "judge=worker", "self_verification.enabled=true"], "choose env=proof"),
+        ("train", ["resume=nothing"], "no run at 'runs/nothing'"),
+        ("coldstart", ["base.source=nowhere"], "base.source=nowhere: no such directory"),
+        ("coldstart", ["base=scratch"], "base.source=scratch: there is no policy to start from"),
+        ("coldstart", ["policy=hf"], "policy.path is missing"),
+        ("pretrain", ["policy.preset=hf"], "policy.preset=hf: cannot be built from nothing"),
+        ("evaluate", ["path=nowhere"], "path=nowhere: no such directory"),
+        ("evaluate", ["path=bare"], "policy.renderer=v32 with the tokenizer of 'bare'"),
+        ("evaluate", [f"path={SHIPPED}", "judge=worker", "judge.path=empty"], "judge.path=empty: no config.json there"),
+        ("evaluate", [f"path={SHIPPED}", "env=built", "env.path=nowhere"], "nowhere: there is no such folder"),
+        ("adapt", ["policy.path=nowhere"], "policy.path=nowhere: no such directory"),
+        ("adapt", ["policy=hf", "data.source=needles"], "policy.preset=hf: cannot be built from nothing"),
+        ("adapt", [f"policy.path={SHIPPED}", "data.length=128", "data.path=nowhere.txt"], "no such file"),
+        ("agreement", ["data=nowhere.jsonl"], "data=nowhere.jsonl: no such file"),
+        ("agreement", ["judge=worker"], "judge.path is missing"),
+        ("agreement", ["judge=worker", "judge.path=nowhere"], "judge.path=nowhere: no such directory"),
+    ],
+)
+def test_a_wrong_setting_leaves_nothing_behind(config: str, overrides: list[str], said: str, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    command = importlib.import_module(f"rl.commands.{COMMANDS[config]}")
+    with pytest.raises(ConfigurationError) as refused:
+        command.run(typed(config, *overrides))
+    assert said in str(refused.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("policy.preset=huge", "policy.preset='huge': choose one of tiny_dsa, deepseek_v32, hf"),
+        ("policy.renderer=plain", "policy.renderer='plain': choose one of v32, hf"),
+        ("rollout.dsa_backend=fast", "rollout.dsa_backend='fast': must be one of auto, native, torch"),
+        ("tracking.wandb=off", "tracking.wandb='off': choose one of offline, online, disabled"),
+    ],
+)
+def test_a_value_that_is_none_of_the_choices(override: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        typed("train", override)
+
+
+def test_where_a_run_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    path = str(tmp_path)
+    assert start_directory(PolicyConfig(), SHIPPED) == resolve(SHIPPED)
+    assert start_directory(PolicyConfig(), path) == tmp_path
+    assert start_directory(PolicyConfig(preset="hf", path=path, renderer="hf"), SHIPPED) == tmp_path
+    assert start_directory(PolicyConfig(), "scratch") is None
+    assert start_directory(PolicyConfig(preset="deepseek_v32"), "scratch") is None
+
+
+def test_results_never_go_into_a_package(tmp_path: Path) -> None:
+    named = [("tiny_dsa_base", resolve(SHIPPED))]
+    assert results_of(typed("evaluate", f"path={SHIPPED}"), named) == Path("runs/eval-tiny_dsa_base")
+    assert results_of(typed("evaluate", f"path={tmp_path}"), [("p", tmp_path)]) == tmp_path / "eval"
+    several = [("a", tmp_path / "a"), ("b", tmp_path / "b")]
+    assert results_of(typed("evaluate", "runs=[a,b]", "runs_dir=kept"), several) == Path("kept/eval-a+b")
+    assert results_of(typed("evaluate", f"path={SHIPPED}", "out=here"), named) == Path("here")
+
+
+def test_an_error_of_another_kind_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError), configuration():
+        raise KeyError("a bug is no setting")
+    with pytest.raises(ConfigurationError, match=r"^no such package$") as refused, configuration():
+        raise ImportError("no such package")
+    assert isinstance(refused.value.__cause__, ImportError)
