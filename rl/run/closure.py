@@ -27,7 +27,9 @@ OURS = ("rl", "envs", "rewards", "configs")
 _LISTS_ALL = "envs.families"
 _DOTTED = re.compile(rf"\b(?:{'|'.join(OURS)})(?:\.[A-Za-z_]\w*)+")
 _FILE = re.compile(r"[\w.-]+\.\w+")
-_INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+_STANDARD = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
+# Wherever they are: an environment may look into the packages of another one, of the system, of the user.
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def code_hash(*objects: Any, skip: Iterable[str] = ()) -> str:
@@ -108,7 +110,8 @@ def _source(module: str, followed: frozenset[str]) -> Path | None:
         for file in (path / "__init__.py", path.with_name(f"{path.name}.py") if inner else path):
             if file.is_file() and file.suffix == ".py":
                 resolved = file.resolve()
-                installed = any(resolved.is_relative_to(place) for place in _INSTALLED)
+                installed = not _INSTALLED.isdisjoint(resolved.parts)
+                installed = installed or any(resolved.is_relative_to(place) for place in _STANDARD)
                 return resolved if top in followed or not installed else None
     return None
 

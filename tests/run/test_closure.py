@@ -81,3 +81,19 @@ def test_a_plugin_next_to_the_user_is_followed(tmp_path: Path, monkeypatch: pyte
     finally:
         for name in ("my_plugin", "my_words"):
             sys.modules.pop(name, None)
+
+
+def test_an_installed_library_is_not_followed_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = (
+        tmp_path / "another" / "lib" / "site-packages"
+    )  # of the system, of the user
+    behind.mkdir(parents=True)
+    (behind / "some_library.py").write_text("import json\n")
+    (tmp_path / "my_caller.py").write_text("import some_library\ndef mine():\n    return some_library.json\n")
+    monkeypatch.syspath_prepend(str(behind))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert set(closure([importlib.import_module("my_caller").mine])) == {"my_caller"}
+    finally:
+        for name in ("my_caller", "some_library"):
+            sys.modules.pop(name, None)
