@@ -154,11 +154,6 @@ def asks(number: int) -> tuple[Edge, ...]:
     return (*values, *onward)
 
 
-def is_only_one(source: int, target: int, kind: str) -> bool:
-    """Whether ``target`` is the only article mentioned in ``source`` that could be called ``kind``."""
-    return all(other == target or not could_be(other, kind) for other in link_graph().mentions[source])
-
-
 @lru_cache(maxsize=200_000)
 def could_be(number: int, kind: str) -> bool:
     """Whether an article may be a ``kind``: its opening has the words, or its own kind means nearly the same."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rl.rollout.pool import RolloutPool
 
 TRAIN, HELDOUT = "train", "heldout"
+_RAY_STARTS = 4
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def cluster(config: RayConfig, workers: int) -> Iterator[None]:
         ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         cpus = config.num_cpus or max(os.cpu_count() or 1, workers + 1)
-        ray.init(
+        _start_ray(
             address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
             num_cpus=cpus,
             include_dashboard=False,
@@ -48,6 +49,22 @@ def cluster(config: RayConfig, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray(**settings: Any) -> None:
+    """``ray.init``, tried again when its node was not up in time: Ray waits 30 s and has no setting for it, which is
+    short on a machine with other work. Raises what Ray raised the last time."""
+    import ray
+
+    for left in reversed(range(_RAY_STARTS)):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # Ray has no type of its own for it
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or not left:
+                raise
+            logging.getLogger(__name__).warning("Ray's node was not up within 30 s; %d more tries", left)
 
 
 def open_tasksets(env: Mapping[str, Any], seed: int, evaluation: EvalConfig) -> dict[str, Taskset]:
