@@ -84,9 +84,7 @@ def test_a_plugin_next_to_the_user_is_followed(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_installed_library_is_not_followed_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    behind = (
-        tmp_path / "another" / "lib" / "site-packages"
-    )  # of the system, of the user
+    behind = tmp_path / "another" / "lib" / "site-packages"  # of the system, of the user
     behind.mkdir(parents=True)
     (behind / "some_library.py").write_text("import json\n")
     (tmp_path / "my_caller.py").write_text("import some_library\ndef mine():\n    return some_library.json\n")

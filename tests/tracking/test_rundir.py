@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +121,20 @@ def test_a_spoilt_line_is_named(tmp_path: Path) -> None:
     run.metrics.write_text("{}}\n")
     with pytest.raises(RunDirError, match=r"metrics\.jsonl line 1"):
         run.read_metrics()
+
+
+def test_starts_at_the_same_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+    runs, starts = 20, 4
+    at = threading.Barrier(starts)
+
+    def start() -> list[str]:
+        names = []
+        for number in range(runs):
+            at.wait(30)
+            names.append(RunDir.new(tmp_path / str(number), "same").name)
+        return names
+
+    with ThreadPoolExecutor(starts) as pool:
+        names = [future.result() for future in [pool.submit(start) for _ in range(starts)]]
+    for number in range(runs):
+        assert {of_one[number] for of_one in names} == {"same", "same-2", "same-3", "same-4"}
