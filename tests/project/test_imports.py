@@ -1,4 +1,4 @@
-"""The rooms stand as docs/architecture.md says: no import circle, no floor that reaches up, no two modules of one name.
+"""The rooms stand as docs/architecture.md says: no import circle, no room that reaches up, no two modules of one name.
 
 The graph is read from the sources: every import of a file counts, inside functions too; ``if TYPE_CHECKING`` does not.
 """
