@@ -1,6 +1,6 @@
 """Context management of long agent runs: what happens when the context window is nearly full.
 
-Acts before a turn of the policy, when the prompt holds more than ``trigger`` of ``rollout.max_context`` (recipe 5.1):
+Acts before a turn of the policy, when the prompt fills more than ``trigger`` of ``rollout.max_context`` (V3.2, 4.4):
 
 =========================  ==================================================================================
 ``none``                   nothing: the window is used to its end, then the episode ends (StopReason.CONTEXT)

@@ -1,6 +1,6 @@
 """Demonstrations: an environment's own oracle (or its imperfect novice) acts, tokens come out with a loss mask.
 
-They serve three purposes: documents for the base policy, the cold start (recipe 4.2: right formats, doubtful
+They serve three purposes: documents for the base policy, the cold start (V3.2 sec. 3.2.2: right formats, doubtful
 decisions), and the proof that every task is solvable. Environments are really run: each tool result in a
 demonstration is what the tool answered.
 """

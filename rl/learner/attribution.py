@@ -4,7 +4,7 @@
 
 With every recorded choice repeated and equal weights, what is left of d is numerics. Tokens of older weights
 add staleness. Letting the router or the indexer choose live adds their flips, scoring over the whole vocabulary
-adds -d = -log Z_S of truncated sampling (recipe 2.5, 2.6).
+adds -d = -log Z_S of truncated sampling (V3.2 sec. 3.1).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     o[h] = W_UV[h] (sum_s p_s c_s)   u = W_o [o_1 .. o_H]
     indexer: q_I = RoPE(W_Iq q_r), k_I = RoPE(LayerNorm(W_Ik x)), w = W_Iw x * Hi^-0.5 * di^-0.5
 
-The absorbed form is used by learner and engine alike (recipe 1.3), so both round the same way.
+The absorbed form is used by learner and engine alike (V3.2 sec. 2.1, appendix A), so both round the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rl.policy.replay import IndexerTap
 
 
 class Indexer(nn.Module):
-    """Lightning indexer (recipe 1.2). Hadamard rotation and FP8 are omitted: no-ops in fp32."""
+    """Lightning indexer (V3.2 eq. 1 and its released code). Hadamard rotation and FP8 are omitted: no-ops in fp32."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class MLAttention(nn.Module):
         w_uk, w_uv = up.split([self.nope, self.v_dim], dim=1)
         q_abs = (q_nope.transpose(0, 1) @ w_uk).transpose(0, 1)  # [T, H, C]
 
-        # The indexer learns from L_I only (recipe 1.5), so its inputs are detached, and without L_I
+        # The indexer learns from L_I only (V3.2 sec. 2.1.1), so its inputs are detached, and without L_I
         # nothing of it needs a graph.
         learns = tap is not None and tap.record is not None and tap.record.want_indexer_kl != "off"
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):

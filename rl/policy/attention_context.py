@@ -278,7 +278,7 @@ class PackedContext:
         if record is not None and loss is not None:
             if record.want_indexer_kl == "sparse" and self.mode == "dense":
                 raise ValueError("want_indexer_kl='sparse' needs a context with mode='sparse'; it is 'dense'")
-            # "dense" (warm-up): over all causal rows; "sparse": over the chosen set (recipe 1.5).
+            # "dense" (warm-up): over all causal rows; "sparse": over the chosen set (V3.2 sec. 2.1.1).
             over = causal if record.want_indexer_kl == "dense" else chosen
             target = attention_target(part.detach().transpose(0, 1), seen.detach(), over, spec.scale)
             loss.add(target, over)

@@ -1,6 +1,6 @@
 """Small shared layers: RMSNorm, rotary embeddings in both layouts, the gated MLP.
 
-RoPE (recipe 1.4): MLA rotates INTERLEAVED pairs (x0,x1),(x2,x3)...; the indexer rotates HALF-SPLIT
+RoPE (V3.2's released code): MLA rotates INTERLEAVED pairs (x0,x1),(x2,x3)...; the indexer rotates HALF-SPLIT
 pairs (x0,x_{d/2})... Mixing them up keeps outputs coherent and silently ruins long-context retrieval.
 """
 
@@ -81,7 +81,7 @@ class Rotary(nn.Module):
 
 
 def softmax_scale(config: Any) -> float:
-    """(d_nope + d_rope)^-0.5 * m^2; under YaRN m = 0.1 * mscale_all_dim * ln(factor) + 1 (recipe 7.3)."""
+    """(d_nope + d_rope)^-0.5 * m^2; under YaRN m = 0.1 * mscale_all_dim * ln(factor) + 1 (DeepSeek-V3's code)."""
     scale: float = float(config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
     params = config.rope_parameters
     all_dim = params.get("mscale_all_dim", 0)

@@ -123,7 +123,7 @@ class DSAForCausalLM(nn.Module):
 
     @torch.no_grad()
     def update_router_bias(self, counts: Tensor, gamma: float) -> None:
-        """Aux-loss-free balancing (recipe 7.5) with ``counts`` [L_moe, E], tokens per expert of the batch."""
+        """Aux-loss-free balancing (DeepSeek-V3, sec. 2.1.2) with ``counts`` [L_moe, E], tokens per expert."""
         if counts.shape != (self.num_moe_layers, self.num_experts):
             raise ValueError(
                 f"counts has shape {tuple(counts.shape)}; expected tokens per MoE layer and expert, "

@@ -3,7 +3,7 @@
     s = sigmoid(W_g x)   S = TopK(s + b, limited to the best groups)
     g_i = s_i / sum_{j in S} s_j * scaling      y = sum_{i in S} g_i E_i(x) + shared(x)
 
-The bias b only affects the choice. ``update_bias`` is the aux-loss-free balancing rule (recipe 7.5).
+The bias b only affects the choice. ``update_bias`` is the aux-loss-free balancing rule (DeepSeek-V3, sec. 2.1.2).
 """
 
 from __future__ import annotations

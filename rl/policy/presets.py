@@ -48,7 +48,7 @@ def tiny_dsa(vocab_size: int, **overrides: Any) -> DeepseekV32Config:
 
 
 def deepseek_v32(vocab_size: int = 129280, **overrides: Any) -> DeepseekV32Config:
-    """The released 671B configuration (recipe 7.1), YaRN 4K -> 160K."""
+    """The released 671B configuration (its config.json), YaRN 4K -> 160K."""
     from transformers import DeepseekV32Config
 
     rope = {

@@ -1,6 +1,6 @@
 """Discrete choices of a forward pass: forced from a recording (Replay) or collected (Record).
 
-Keep Routing (recipe 2.5): only the choice is replayed, ``S = TopK(...)``; the gate weights
+Keep Routing (V3.2 sec. 3.1): only the choice is replayed, ``S = TopK(...)``; the gate weights
 ``g_i = s_i / sum_{j in S} s_j`` stay live, so gradients reach the router.
 The indexer's choice ``TopK_s(I[t, :])`` is the second discrete choice and is handled the same way.
 """
@@ -93,7 +93,7 @@ class Record:
     """What to collect in one forward pass; pass a fresh one to each pass.
 
     Results: ``experts`` int64 [T, L_moe, K]; ``indexer`` int64 [T, L, k] (-1 = unused);
-    ``indexer_kl`` scalar, sum over layers and tokens of L_I (recipe 1.5), with gradients that reach
+    ``indexer_kl`` scalar, sum over layers and tokens of L_I (V3.2 sec. 2.1.1), with gradients that reach
     only the indexer; ``indexer_kl_tokens`` the number of (layer, token) terms in that sum.
     """
 

@@ -1,4 +1,4 @@
-"""Cold start (recipe 4.2): supervised training on the environments' own demonstrations.
+"""Cold start (V3.2 sec. 3.2.2): supervised training on the environments' own demonstrations.
 
 As in DeepSeek-V3.2 the patterns it teaches are "not robust but occasionally right": the novice demonstrator has the
 right formats and doubtful decisions (guesses without the tool, wrong tool, no check). RL finds the good ones.

@@ -1,4 +1,4 @@
-"""Verified data of specialists, and the one policy distilled from it (recipe 2.1).
+"""Verified data of specialists, and the one policy distilled from it (V3.2 sec. 3).
 
     D = union over families f of { o ~ pi_f(. | q), q in the training split : the environment's outcome of o is 1 }
     theta = argmin - mean over sampled tokens of D of log pi_theta(o_t | q, o_<t),   from the cold start

@@ -1,6 +1,6 @@
 """`rl-pretrain`: make the tiny base policy from nothing.
 
-Tokenizer and corpus first, then two stages as in DeepSeek's sparse adaptation (recipe 1.5), from random weights:
+Tokenizer and corpus first, then two stages as in DeepSeek's sparse adaptation (V3.2 sec. 2.1.1), from random weights:
 dense attention with the indexer trained beside by its KL loss, then top-k sparse attention with the KL over the
 selected set. What was done is written into the policy's own README.md: seed, tokens, FLOPs, time, scores.
 

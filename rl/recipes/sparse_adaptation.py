@@ -1,4 +1,4 @@
-"""A dense-attention checkpoint becomes a sparse one (DSA's continued training, recipe 1.5).
+"""A dense-attention checkpoint becomes a sparse one (DSA's continued training, V3.2 sec. 2.1.1).
 
     stage 1, indexer warm-up:  dense attention, only the indexer learns    L_I = sum_t KL(p[t,:]   || softmax(I[t,:]))
     stage 2, sparse training:  top-k attention, everything learns          L_I = sum_t KL(p[t,S_t] || softmax(I[t,S_t]))

@@ -1,4 +1,4 @@
-"""Specialists → verified data → distillation → mixed RL (recipe 2.1): `rl-train experiment=v32_pipeline`.
+"""Specialists → verified data → distillation → mixed RL (V3.2 sec. 3): `rl-train experiment=v32_pipeline`.
 
     cold start ─┬─ GRPO on family 1 ─ data 1 ─┐
                 ├─ …                          ├─ distillation (from the cold start) ─ GRPO on all families

@@ -1,4 +1,4 @@
-"""parallel_fewest_step: of independent runs of a task, the finished one with the fewest steps counts (recipe 5.1).
+"""parallel_fewest_step: of independent runs of a task, the finished one with the fewest steps counts (V3.2 sec. 4.4).
 
 A choice at evaluation time that needs no knowledge of the answer. Training does not choose: there a group's rollouts
 are independent runs already, and each of them is a sample.

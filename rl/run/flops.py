@@ -4,7 +4,7 @@
 
 N: parameters that act on one token (routed experts by top-k of all; no embedding, a lookup). A and I: multiply-adds
 of one (query, row) pair over all layers. MLA in its absorbed form reads latent and rope part for the scores and the
-latent again for the values; the lightning indexer has H_I heads of width d_I and sums them (recipe 1.1, 1.6):
+latent again for the values; the lightning indexer has H_I heads of width d_I and sums them (V3.2 eq. 1-2, section 2.3):
 
     A = layers H (2 C + R)            I = layers H_I (d_I + 1)
 

@@ -100,7 +100,7 @@ def test_correction_has_no_gradient_and_names_a_wrong_kind() -> None:
 
 
 def test_unbiased_kl_value_and_gradient() -> None:
-    # log old = -2, ref = -1.5, theta = -8 (recipe 2.3): gradient coefficient
+    # log old = -2, ref = -1.5, theta = -8 (V3.2 eq. 7): gradient coefficient
     # (pi_theta / pi_old) log(pi_theta / pi_ref) = e^-6 * -6.5 = -0.016112
     theta = torch.tensor([-8.0], dtype=torch.float64, requires_grad=True)
     kl = unbiased_kl(theta, torch.tensor([-2.0]), torch.tensor([-1.5]))

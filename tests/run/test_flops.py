@@ -37,8 +37,8 @@ def test_the_tiny_policy_by_hand() -> None:
 def test_the_released_model_has_37b_active_parameters_and_the_published_pair_costs() -> None:
     cost = CostModel.of(deepseek_v32())  # on the meta device: no weight is allocated
     assert cost.parameters == pytest.approx(37e9, rel=0.03)  # "671B in total, 37B active"
-    assert cost.attention == 61 * 139_264  # recipe 1.6: 128 (576 + 512) multiply-adds in MQA mode
-    assert cost.indexer == 61 * 64 * 129  # recipe 1.6: 64 x 128 for the dots, and the weighted sum over heads
+    assert cost.attention == 61 * 139_264  # V3.2 sec. 2.3: 128 (576 + 512) multiply-adds in MQA mode
+    assert cost.indexer == 61 * 64 * 129  # V3.2 sec. 2.3: 64 x 128 for the dots, and the weighted sum over heads
 
 
 def test_a_dense_model() -> None:
