@@ -20,6 +20,7 @@ wrong is said in words meant for the policy.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import types
 import typing
@@ -30,7 +31,8 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
-_MARK = "__tool_marked__"
+_MARK = "__tool_number__"
+_numbers = itertools.count(1)
 
 
 class ToolDefinitionError(TypeError):
@@ -48,7 +50,9 @@ class Tool:
 
 def tool(method: F) -> F:
     """Mark a method as a tool. Needs a docstring and a type hint on every parameter."""
-    setattr(method, _MARK, True)
+    # A number, not just a mark: a class of a script reaches a worker by value, its members sorted by name, and the same
+    # task would have other prompts there.
+    setattr(method, _MARK, next(_numbers))
     return method
 
 
@@ -56,8 +60,8 @@ def tools_of(cls: type) -> dict[str, Tool]:
     """The tools of a class by name, base classes first, then in order of definition."""
     found: dict[str, Tool] = {}
     for base in reversed(cls.__mro__):
-        for name, member in vars(base).items():
-            if getattr(member, _MARK, False):
+        for name, member in sorted(vars(base).items(), key=lambda item: getattr(item[1], _MARK, 0)):
+            if getattr(member, _MARK, 0):
                 found[name] = Tool(name=name, method=name, schema=function_schema(member))
             elif name in found:
                 del found[name]  # overridden without @tool: hidden on purpose

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any, Literal
 
 import pytest
+from ray import cloudpickle
 
 from envs.environment import COUNTS, Environment, ToolError, tool
 from envs.final_answer import normalise
@@ -91,6 +94,25 @@ def test_schema_comes_from_hints_and_docstring() -> None:
         },
     }
     assert list(tools_of(Toolbox))[:2] == ["echo", "fail"]  # in order of definition
+
+
+def test_a_class_that_travels_by_value_keeps_the_order_of_its_tools() -> None:
+    class Desk(Environment):  # local, so that it is pickled by value, as a class of a script is
+        @tool
+        def ship(self) -> str:
+            """Ship."""
+            return "ok"
+
+        @tool
+        def cancel(self) -> str:
+            """Cancel."""
+            return "ok"
+
+    there = "import pickle, sys; from envs.tools import tools_of; print(*tools_of(pickle.load(sys.stdin.buffer)))"
+    worker = subprocess.run(
+        [sys.executable, "-c", there], input=cloudpickle.dumps(Desk), stdout=subprocess.PIPE, check=True
+    )
+    assert worker.stdout.split() == [b"ship", b"cancel"]
 
 
 def test_schema_of_compound_types() -> None:
