@@ -18,7 +18,6 @@ from envs.search.wiki_links import lower_case_share
 
 _LIFE = re.compile(r"\s*\((?:(?P<born>\d{3,4})\s*[–-]\s*(?P<died>\d{3,4})|born (?P<since>\d{4}))\)$")
 _BRACKETS = re.compile(r"\s*\([^)]*\)$")
-_ANY_YEARS = re.compile(r"\(.*\d.*\)$")
 _REIGN = re.compile(r" from (?:AD |CE )?(\d{2,4}) to (?:AD |CE )?(\d{2,4})$")
 _WORK = re.compile(r"^(?:c\. )?(1\d{3}|20\d\d) (?!BC|AD|CE)")
 # Where the kind of thing ends and what sets it apart begins; not inside "Decimal-based" or "in-line".

@@ -83,7 +83,8 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
 
 def plain(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None:
     """Evaluation, GRPO over all families, evaluation; the final policy is ``<run>/policy``."""
-    from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
+    from rl.recipes.evaluation_stage import evaluation_stage
+    from rl.recipes.stages import grpo_stage, learner_of, workers
 
     with learner_of(job, start.path, job.rundir.path) as learner, workers(job, opening) as pool:
         before = evaluation_stage(job, BEFORE, "eval_before", pool, learner=learner, cache_key=start.key)

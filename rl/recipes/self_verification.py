@@ -31,7 +31,8 @@ from rl.data.corpus import load_data, save_data
 from rl.proof.labels import label_proofs
 from rl.proof.measure import role_figures
 from rl.recipes.distill import FIGURES, distill
-from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
+from rl.recipes.evaluation_stage import evaluation_stage
+from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.rollout.judge_actor import WorkerJudge
 from rl.rollout.worker import GroupSpec
 from rl.run.assemble import open_taskset

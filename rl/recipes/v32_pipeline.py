@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from rl.data.corpus import load_data, save_data
 from rl.recipes.distill import FIGURES, distill, verified
-from rl.recipes.stages import evaluation_stage, grpo_stage, learner_of, workers
+from rl.recipes.evaluation_stage import evaluation_stage
+from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.rollout.worker import GroupSpec
 from rl.run.assemble import members_of
 from rl.run.closure import code_hash

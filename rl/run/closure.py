@@ -15,9 +15,11 @@ import hashlib
 import importlib.util
 import inspect
 import re
+import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from envs.taskset import Taskset
 OURS = ("rl", "envs", "rewards", "configs")
 _LISTS_ALL = "envs.families"
 _DOTTED = re.compile(rf"\b(?:{'|'.join(OURS)})(?:\.[A-Za-z_]\w*)+")
-_FILE = re.compile(r"[\w.-]+\.\w+")
+_FILE = re.compile(r"[\w-]+(?:[./][\w-]+)*\.\w+")
+_PATH = re.compile(r"[A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)+")
 _STANDARD = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
 # Wherever they are: an environment may look into the packages of another one, of the system, of the user.
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -46,7 +49,8 @@ def code_hash(*objects: Any, skip: Iterable[str] = ()) -> str:
 
 def closure(objects: Iterable[Any], skip: Iterable[str] = ()) -> dict[str, Path]:
     """File by module name (by module and file name where no module is imported) of all that ``objects`` run."""
-    modules = {module for thing in objects for module in _modules(thing)}
+    seen: set[int] = set()
+    modules = {module for thing in objects for module in _modules(thing, seen)} - {""}
     followed = frozenset({*OURS, *(m.partition(".")[0] for m in modules)})
     found: dict[str, Path] = {}
     left_out = set(skip)
@@ -60,43 +64,55 @@ def closure(objects: Iterable[Any], skip: Iterable[str] = ()) -> dict[str, Path]
         imported, beside = _references(file, module, _stamp(file))
         waiting += imported
         waiting += [module[:i] for i, c in enumerate(module) if c == "."]  # importing a.b runs a/__init__.py
-        found |= {f"{module}:{name}": file.with_name(name) for name in beside}
+        found |= {f"{module}:{name}": file.parent / name for name in beside}
     return found
 
 
-def _modules(thing: Any) -> Iterator[str]:
-    """Where ``thing`` and what it is made of are defined."""
-    if inspect.ismodule(thing):
+def _modules(thing: Any, seen: set[int]) -> Iterator[str]:
+    """Where ``thing`` and what it is made of are defined; ``seen``: ids of what was visited, since things may refer to
+    each other."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, str):  # "my_module.my_reward" names what is imported later
+        if _PATH.fullmatch(thing):
+            yield from _prefixes(thing)
+    elif inspect.ismodule(thing):
         yield thing.__name__
-        return
-    if inspect.isroutine(thing):
-        yield thing.__module__
-        return
-    kind = thing if inspect.isclass(thing) else type(thing)
-    for base in kind.__mro__:
-        yield base.__module__
-    if isinstance(thing, Taskset):
-        yield from _modules(getattr(thing, "env_class", kind))
-    if thing is not kind:
-        for value in vars(thing).values() if hasattr(thing, "__dict__") else ():
-            for part in _parts(value):
-                yield from _modules(part)
+    elif isinstance(thing, (dict, list, tuple, set, frozenset)):
+        for item in (*thing, *thing.values()) if isinstance(thing, dict) else thing:
+            yield from _modules(item, seen)
+    elif isinstance(thing, partial):
+        yield from _modules((thing.func, thing.args, thing.keywords), seen)
+    elif inspect.isroutine(thing):
+        yield thing.__module__ or ""
+    else:
+        kind = thing if inspect.isclass(thing) else type(thing)
+        if all(_source(base.__module__, frozenset(OURS)) is None for base in kind.__mro__):
+            return  # a library's: numbers, paths, tensors
+        for base in kind.__mro__:
+            yield base.__module__
+        if issubclass(kind, Taskset):
+            yield from _modules(getattr(thing, "env_class", kind), seen)
+        if thing is not kind:
+            slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+            held = [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
+            yield from _modules(held, seen)
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    """The objects of somebody's own class, and the functions, that ``value`` is or holds (tasksets, reward parts)."""
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    for item in value if isinstance(value, (list, tuple)) else (value,):
-        module = getattr(item if inspect.isroutine(item) else type(item), "__module__", None) or ""
-        if _source(module, frozenset(OURS)) is not None:
-            yield item
+def _prefixes(dotted: str) -> list[str]:
+    """``a.b.c`` -> ``a``, ``a.b``, ``a.b.c``: which of them are modules shows when they are looked for."""
+    pieces = dotted.replace(":", ".").split(".")
+    return [".".join(pieces[: n + 1]) for n in range(len(pieces))]
 
 
 @cache
 def _source(module: str, followed: frozenset[str]) -> Path | None:
     """The file of a module that is followed; None for one that is not, or that does not exist."""
     top, *inner = module.split(".")
+    if module == "__main__":  # what a script defines itself
+        script = getattr(sys.modules["__main__"], "__file__", None)
+        return Path(script).resolve() if script else None
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__ of a console command
@@ -128,7 +144,7 @@ def _references(file: Path, module: str, stamp: tuple[int, int]) -> tuple[list[s
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     imported: list[str] = []
     beside: list[str] = []
-    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(_text(file))):
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -137,22 +153,39 @@ def _references(file: Path, module: str, stamp: tuple[int, int]) -> tuple[list[s
             imported += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module != _LISTS_ALL:
             for name in _DOTTED.findall(node.value):
-                pieces = name.split(".")
-                imported += [".".join(pieces[: n + 1]) for n in range(1, len(pieces))]
-            if _FILE.fullmatch(node.value) and file.with_name(node.value).is_file():
+                imported += _prefixes(name)[1:]
+            if _FILE.fullmatch(node.value) and (file.parent / node.value).is_file():
                 beside.append(node.value)
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    name = argument.value
+                    imported += _prefixes(f"{package}{name}" if name.startswith(".") else name)
     return imported, beside
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but docstrings and what stands under ``if TYPE_CHECKING``."""
+    """All nodes but docstrings and what only a type checker sees."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-            for other in child.orelse:
-                yield other
-                yield from _statements(other)
-            continue
+        if isinstance(child, ast.If):
+            negated = isinstance(child.test, ast.UnaryOp) and isinstance(child.test.op, ast.Not)
+            if _name(child.test.operand if isinstance(child.test, ast.UnaryOp) else child.test) == "TYPE_CHECKING":
+                for seen in child.body if negated else child.orelse:
+                    yield seen
+                    yield from _statements(seen)
+                continue
         if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
             continue
         yield child
         yield from _statements(child)
+
+
+def _name(node: ast.AST) -> str | None:
+    """The last name of ``a`` or ``a.b``."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+
+
+def _text(file: Path) -> str:
+    """A source in the encoding that it declares."""
+    with tokenize.open(file) as source:
+        return source.read()

@@ -18,7 +18,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def tree_hash(directory: str | Path) -> str:
     digest = hashlib.sha256()
     for file in _files(directory):
         digest.update(str(file.relative_to(directory)).encode())
-        digest.update(file.read_bytes())
+        digest.update(_about(file)["sha256"].encode())
     return digest.hexdigest()
 
 
@@ -70,16 +71,17 @@ def cached_stage(
     with its progress shown as ``title`` (``total`` steps, if known)."""
     root, key = Path(directory), stage_key(inputs)
     target = root / f"{name}-{key}"
-    fault = damage(target)
-    if fault is None:
-        progress.reused(title, str(target))
-        return StageResult(target, key, reused=True)
     root.mkdir(parents=True, exist_ok=True)
     sweep(root)
-    with progress.stage(title, total=total) as stage:
-        if target.is_dir():
+    with _locked(root):
+        fault = damage(target)
+        if fault is None:
+            progress.reused(title, str(target))
+            return StageResult(target, key, reused=True)
+        if os.path.lexists(target):
             progress.say(f"{title}: {target} is damaged ({fault}): made again")
             _remove(target)
+    with progress.stage(title, total=total) as stage:
         _make(target, name, inputs, lambda out: produce(out, stage))
     return StageResult(target, key, reused=False)
 
@@ -92,11 +94,13 @@ def damage(entry: Path) -> str | None:
         return f"no {MANIFEST}"
     except ValueError:
         return f"{MANIFEST} is not JSON"
+    if not isinstance(manifest, dict) or INPUTS not in manifest:
+        return f"{MANIFEST} is not a list of its files"
     for name, about in manifest.items():
         file = entry / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != about["size"] or _file_hash(file) != about["sha256"]:
+        if about != _about(file):
             return f"{name} has changed"
     return None
 
@@ -122,24 +126,28 @@ def _make(target: Path, name: str, inputs: dict[str, Any], produce: Callable[[Pa
             fcntl.flock(lock, fcntl.LOCK_EX)
             produce(scratch)
             (scratch / INPUTS).write_text(json.dumps(inputs, sort_keys=True, indent=1))
-            listed = {
-                str(file.relative_to(scratch)): {"size": file.stat().st_size, "sha256": _file_hash(file)}
-                for file in _files(scratch)
-                if file.name != _LOCK
-            }
+            listed = {str(file.relative_to(scratch)): _about(file) for file in _files(scratch) if file.name != _LOCK}
             (scratch / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n")
             (scratch / _LOCK).unlink()
-            try:
-                os.replace(scratch, target)
-            except OSError:
+            with _locked(target.parent):
                 if damage(target) is not None:
-                    raise
+                    if os.path.lexists(target):
+                        _remove(target)
+                    os.replace(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One process at a time looks at the entries of ``root`` and changes them. Held for a check and a rename only."""
+    with (root / _LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _remove(entry: Path) -> None:
-    """Take a damaged entry away in one step, so that nobody sees half of it."""
+    """Take a damaged entry away in one step, so that nobody sees half of it. Under the lock."""
     aside = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=entry.parent))
     os.replace(entry, aside / "damaged")
     shutil.rmtree(aside, ignore_errors=True)
@@ -149,6 +157,6 @@ def _files(directory: Path) -> list[Path]:
     return sorted(p for p in directory.rglob("*") if p.is_file())
 
 
-def _file_hash(file: Path) -> str:
+def _about(file: Path) -> dict[str, Any]:
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}

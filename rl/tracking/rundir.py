@@ -45,12 +45,15 @@ class RunDir:
     """The folder of one run.
 
     Args:
-        path: ``runs/<name>``; created with its sub-folders when missing.
+        path: ``runs/<name>``.
+        make: create it with its sub-folders when they are missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, make: bool = True) -> None:
         self.path = Path(path)
         self._appending = False
+        if not make:
+            return
         with explained(self.path):
             for folder in (self.path, self.trajectories, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ class RunDir:
         """
         if not (Path(path) / "config.yaml").exists() and not (Path(path) / "metrics.jsonl").exists():
             raise RunDirError(f"no run at '{path}': it has neither config.yaml nor metrics.jsonl")
-        return cls(path)
+        return cls(path, make=False)
 
     @property
     def name(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,27 +18,29 @@ from rewards.compose import default_composer
 from rl.chat.v32 import V32Renderer
 from rl.recipes.cold_start import coldstart
 from rl.recipes.distill import distill
-from rl.recipes.evaluate import evaluate
+from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.pretrain import pretrain
+from rl.rollout.pool import RolloutPool
 from rl.run.closure import closure, code_hash
-from rl.tracking.evaluation import eval_summary
 
 COLD = closure([coldstart, SearchTaskset("train", 0), V32Renderer], skip=("rl.data.rehearse",))
 REHEARSED = closure([coldstart, SearchTaskset("train", 0), V32Renderer])
-EVALUATION = closure([evaluate, eval_summary, SearchTaskset("heldout", 0), default_composer(), V32Renderer])
+EVALUATION = closure([evaluation_stage, RolloutPool, SearchTaskset("heldout", 0), default_composer(), V32Renderer])
 
 
 def test_what_stages_run_is_in_their_keys() -> None:
     for stage in (COLD, REHEARSED, EVALUATION, closure([pretrain]), closure([distill])):
         assert {"rl.types", "rl", "envs.types"} <= set(stage)
-    assert {"rl.rollout.message", "rewards.compose", "rl.chat.session", "rl.rollout.engine"} <= set(EVALUATION)
+    assert {"rl.rollout.message", "rewards.compose", "rl.chat.session", "rl.rollout.engine", "rl.rollout.pool"} <= set(
+        EVALUATION
+    )
     assert {"rl.rollout.message", "rl.rollout.rollout", "rewards.compose"} <= set(REHEARSED)
     assert {"rl.learner.sft", "rl.policy.moe", "envs.search.taskset", "envs.search.books", "rl.chat.dsml"} <= set(COLD)
     assert {"rl.learner.sft", "rl.recipes.supervised", "rl.objective.logprobs"} <= set(closure([distill]))
 
 
 def test_what_they_do_not_run_is_not() -> None:
-    unrelated = {"rl.tracking.report", "rl.tracking.svg", "rl.tracking.wandb_log", "configs.schema", "envs.families"}
+    unrelated = {"rl.tracking.report", "rl.tracking.svg", "rl.tracking.wandb_log", "configs.schema"}
     for stage in (COLD, REHEARSED, EVALUATION):
         assert not unrelated & set(stage)
         assert not [name for name in stage if name.startswith(("rl.commands", "envs.code", "envs.agent"))]
@@ -57,6 +61,54 @@ def test_a_function_that_a_taskset_holds_counts(tmp_path: Path) -> None:
     rows.write_text('{"prompt": "1+1", "answer": "2"}\n' * 4)
     taskset = DatasetTaskset("train", 0, path=str(rows), reward="exact")
     assert {"envs.dataset", "envs.answer_checks"} <= set(closure([taskset]))
+
+
+def made(folder: Path, **sources: str) -> None:
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the module path; what is imported from it is forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_imports_by_name_count_and_what_a_type_checker_sees_does_not(plugins: Path) -> None:
+    made(
+        plugins,
+        my_a="import importlib\nfrom typing import TYPE_CHECKING\n"
+        "if not TYPE_CHECKING:\n    import my_b\nelse:\n    import my_never\n"
+        "def f():\n    return importlib.import_module('my_c'), __import__('my_d')\n",
+        my_b="", my_c="", my_d="# coding: latin-1\nX = 1\n", my_never="",
+    )  # fmt: skip
+    found = closure([importlib.import_module("my_a").f])
+    assert {"my_a", "my_b", "my_c", "my_d"} <= set(found)
+    assert "my_never" not in found
+
+
+def test_what_an_object_holds_counts_however_it_is_held(plugins: Path) -> None:
+    made(
+        plugins,
+        my_fn="def reward(answer, row):\n    return 1.0\n",
+        my_named="def reward(answer, row):\n    return 1.0\n",
+        my_kept="class Kept:\n    __slots__ = ('held',)\n    def __init__(self, held):\n        self.held = held\n",
+        my_class="class Held:\n    pass\n",
+    )
+    kept = importlib.import_module("my_kept").Kept
+    taskset = SearchTaskset("train", 0)
+    taskset.config = {  # what Hydra makes of _partial_: true, lists in dicts, a name, a class, a loop
+        "a": [partial(importlib.import_module("my_fn").reward, row={})],
+        "b": "my_named.reward",
+        "c": kept(importlib.import_module("my_class").Held),
+        "d": taskset,
+    }
+    assert {"my_fn", "my_named", "my_kept", "my_class"} <= set(closure([taskset]))
 
 
 def test_a_plugin_next_to_the_user_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

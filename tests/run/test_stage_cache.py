@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +38,11 @@ def run_stage(
         return cached_stage(name, name, inputs, directory, progress, produce)
 
 
+def entries(directory: Path) -> list[str]:
+    """What a cache holds, but for the lock of its own."""
+    return [p.name for p in directory.iterdir() if p.name != ".lock"]
+
+
 def test_a_stage_runs_once_per_inputs(tmp_path: Path) -> None:
     calls: list[Path] = []
     first = run_stage("cold", {"lr": 0.1}, tmp_path, write("a", calls))
@@ -62,7 +69,7 @@ def test_two_runs_that_make_the_same_stage_at_once(tmp_path: Path) -> None:
     result = run_stage("cold", {}, tmp_path, slow)
     assert len(calls) == 2
     assert (result.path / "result.txt").read_text() == "first"
-    assert [p.name for p in tmp_path.iterdir()] == [result.path.name]
+    assert entries(tmp_path) == [result.path.name]
 
 
 def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_stage("cold", {}, tmp_path, produce)
-    assert list(tmp_path.iterdir()) == []
+    assert entries(tmp_path) == []
     assert not run_stage("cold", {}, tmp_path, write("whole")).reused
 
 
@@ -99,7 +106,43 @@ def test_a_damaged_entry_is_made_again_and_says_so(tmp_path: Path, harm: str) ->
     assert (entry / "result.txt").read_text() == "again"
     assert f"{entry} is damaged" in shown.getvalue()
     assert damage(entry) is None
-    assert [p.name for p in tmp_path.iterdir()] == [entry.name]
+    assert entries(tmp_path) == [entry.name]
+
+
+@pytest.mark.parametrize("manifest", ["[]", "null", "{}", '{"inputs.json": 3}', '{"inputs.json": {"size": 1}}'])
+def test_a_manifest_of_another_form_is_damage(tmp_path: Path, manifest: str) -> None:
+    entry = run_stage("cold", {}, tmp_path, write("right")).path
+    (entry / MANIFEST).write_text(manifest)
+    assert not run_stage("cold", {}, tmp_path, write("again")).reused
+    assert (entry / "result.txt").read_text() == "again"
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder"])
+def test_whatever_lies_in_the_place_of_an_entry_is_taken_away(tmp_path: Path, kind: str) -> None:
+    entry = run_stage("cold", {}, tmp_path, write("right")).path
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    shutil.rmtree(entry)
+    if kind == "file":
+        entry.write_text("no folder")
+    else:
+        entry.symlink_to(kept if kind == "link to a folder" else tmp_path / "nowhere")
+    assert not run_stage("cold", {}, tmp_path, write("again")).reused
+    assert (entry / "result.txt").read_text() == "again"
+    assert kept.is_dir()
+
+
+def _start(directory: str) -> str:
+    return (run_stage("cold", {}, Path(directory), write("again")).path / "result.txt").read_text()
+
+
+def test_processes_that_find_the_same_damage(tmp_path: Path) -> None:
+    entry = run_stage("cold", {}, tmp_path, write("right")).path
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        for _ in range(10):
+            (entry / "result.txt").write_text("wrong")
+            assert pool.map(_start, [str(tmp_path)] * 4) == ["again"] * 4
+    assert entries(tmp_path) == [entry.name]
 
 
 def test_leftovers_of_killed_stages_are_swept_and_running_ones_stay(tmp_path: Path) -> None:
@@ -115,7 +158,7 @@ def test_leftovers_of_killed_stages_are_swept_and_running_ones_stay(tmp_path: Pa
     with (tmp_path / ".stage-running" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         sweep(tmp_path)
-        assert {p.name for p in tmp_path.iterdir()} == {".stage-running", ".stage-young"}
+        assert set(entries(tmp_path)) == {".stage-running", ".stage-young"}
 
 
 def test_the_key_names_what_the_stage_depends_on() -> None:
