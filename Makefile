@@ -4,19 +4,25 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# Processes that the tests are spread over.
+JOBS   ?= 2
 # GPU machines get the CUDA build of vLLM, all others the CPU build (override: make EXTRA=cpu train).
 EXTRA  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRA)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: train test setup lint clean help
+.PHONY: train test test-unit setup lint clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
 
 test: $(READY) lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# What starts neither vLLM, Ray nor a command: two minutes.
+test-unit: $(READY)
+	@$(BIN)/python -m pytest -n $(JOBS) -m "unit and not gpu and not slow" $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
