@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# Processes that the tests are spread over.
+JOBS   ?= 2
 # GPU machines get the CUDA build of vLLM, all others the CPU build (override: make EXTRA=cpu train).
 EXTRA  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN    := $(VENV)/bin
@@ -20,13 +22,17 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python --compile-byte
 COMPILE := $(UV) pip compile -q pyproject.toml --extra tasks --extra dev --overrides requirements/overrides.txt \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: train test setup lint lock docs docs-mermaid hooks clean help
+.PHONY: train test test-unit setup lint lock docs docs-mermaid hooks clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
 
 test: $(READY) lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# What starts neither vLLM, Ray nor a command: two minutes.
+test-unit: $(READY)
+	@$(BIN)/python -m pytest -n $(JOBS) -m "unit and not gpu and not slow" $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@ them together. Defaults are DeepSeek-V3.2's recipe where it is published; ``conf
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -443,6 +444,7 @@ class AdaptConfig:
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
 
 
+@functools.cache
 def register() -> None:
     """Make the schema known to Hydra; called by every entry point before ``hydra.main``."""
     store = ConfigStore.instance()

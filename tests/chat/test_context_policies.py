@@ -220,7 +220,7 @@ def test_a_prompt_that_ends_with_a_result_gets_the_summary_as_a_message() -> Non
 
 
 @pytest.mark.parametrize("policy", ["summary", "discard_75", "discard_all"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_token_truth(policy: str, data: st.DataObject) -> None:
     """Every sampled token stands in exactly one segment, behind the prompt that the engine saw."""

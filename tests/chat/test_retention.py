@@ -91,7 +91,7 @@ def run(session: Session, renderer: V32Renderer, data: st.DataObject) -> tuple[i
 
 
 @pytest.mark.parametrize("retention", RETENTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_sessions_stay_token_true(retention: Retention, data: st.DataObject) -> None:
     """keep: one segment, append-only. cycle: a branch per user message. drop: a branch per turn. Nothing is lost."""
@@ -107,7 +107,7 @@ def test_sessions_stay_token_true(retention: Retention, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("retention", RETENTIONS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_render_after_is_the_difference_of_two_renderings(retention: Retention, data: st.DataObject) -> None:
     renderer = V32Renderer(tiny_tokenizer(), retention)

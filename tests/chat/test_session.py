@@ -56,7 +56,7 @@ def test_a_tool_cycle_is_one_segment() -> None:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_invariants(thinking: bool, data: st.DataObject) -> None:
     """The stream grows at its end only, and is what the engine saw and said, in order."""

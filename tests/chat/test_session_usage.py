@@ -75,7 +75,7 @@ def test_a_branch_sends_its_own_prompt() -> None:
     assert session.usage.output == 2 * len(tokens_of(ANSWER))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data(), st.booleans())
 def test_kinds_add_up_to_the_sampled_tokens(data: st.DataObject, thinking: bool) -> None:
     session, sent = open_session(thinking=thinking), 0

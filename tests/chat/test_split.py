@@ -78,7 +78,7 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ANY | PIECES.map(lambda p: tiny_tokenizer().encode("".join(p))), st.booleans(), st.booleans())
 def test_kinds_add_up_and_thinking_ends_with_its_mark(tokens: list[int], thinking: bool, ended: bool) -> None:
     tokens = [*tokens, 1] if ended else tokens
@@ -92,7 +92,7 @@ def test_kinds_add_up_and_thinking_ends_with_its_mark(tokens: list[int], thinkin
         assert split.thinking == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([True, False]).flatmap(lambda t: st.tuples(st.just(t), assistants(t))))
 def test_what_a_perfect_policy_says(case: tuple[bool, Message]) -> None:
     thinking, message = case
@@ -106,7 +106,7 @@ def test_what_a_perfect_policy_says(case: tuple[bool, Message]) -> None:
     assert (split.tool > 0) == bool(message.tool_calls)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PIECES, st.sampled_from([1, 7, 512]))
 def test_it_finds_what_a_slow_search_finds(pieces: list[str], size: int) -> None:
     ids, decode = tiny_tokenizer().encode("".join(pieces)), tiny_tokenizer().decode

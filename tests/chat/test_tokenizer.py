@@ -13,7 +13,7 @@ from rl.chat.tokenizer import SPECIAL_TOKENS, ChatTokenizer, protocol_strings, t
 _fixed = st.sampled_from([*SPECIAL_TOKENS, *protocol_strings()])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text() | _fixed | _fixed.map(lambda t: t[: len(t) // 2]), max_size=8).map("".join))
 def test_decode_inverts_encode(text: str) -> None:
     tokenizer = tiny_tokenizer()

@@ -169,7 +169,7 @@ def dialogues(draw: st.DrawFn, thinking: bool) -> list[Message]:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_equals_vllms_encoder_apart_from_the_blank_lines(thinking: bool, data: st.DataObject) -> None:
     messages = data.draw(dialogues(thinking))
@@ -199,7 +199,7 @@ def test_the_seven_blank_lines_are_the_only_difference() -> None:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_parse_inverts_render(thinking: bool, data: st.DataObject) -> None:
     message = data.draw(assistants(thinking))
@@ -210,7 +210,7 @@ def test_parse_inverts_render(thinking: bool, data: st.DataObject) -> None:
     assert renderer().parse(whole[len(prompt) :], thinking=thinking, ended=True) == message
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.sampled_from([*CALL_TEXT.splitlines(keepends=True), "</think>", "<think>", "\n\n", "text", dsml.DSML, ">"]),

@@ -62,7 +62,7 @@ def test_a_demonstration_is_what_a_session_would_hold(demos: list[Demo], rendere
         assert segment.loss_mask.tolist() == mask.tolist(), demo.task_id
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 5), index=st.integers(0, 10_000))
 def test_a_drill_is_what_a_session_would_hold(renderer: V32Renderer, seed: int, index: int) -> None:
     _, messages = drill(seed, index, 6)

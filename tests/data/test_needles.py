@@ -28,7 +28,7 @@ def cases(draw: st.DrawFn) -> tuple[NeedleTask, int, int]:
     return task, draw(st.integers(0, 1000)), task.min_length + draw(st.integers(0, 60))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.sampled_from(["train", "held_out"]))
 def test_every_question_has_exactly_one_right_answer(case: tuple[NeedleTask, int, int], split: str) -> None:
     task, index, length = case
@@ -52,7 +52,7 @@ def test_every_question_has_exactly_one_right_answer(case: tuple[NeedleTask, int
     assert [words[i] for i in document.fact_at] == [f"{k}={table[k]}" for k in questions[::2]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases())
 def test_the_same_again_and_no_fact_set_in_both_splits(case: tuple[NeedleTask, int, int]) -> None:
     task, index, length = case

@@ -47,7 +47,7 @@ def dialogues(draw: st.DrawFn) -> tuple[Message, ...]:
 
 
 @given(dialogues())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_there_and_back(dialogue: tuple[Message, ...]) -> None:
     wire, tools = to_openai(dialogue)
     assert from_openai(json.loads(json.dumps(wire)), json.loads(json.dumps(tools))) == dialogue
@@ -58,7 +58,7 @@ def test_there_and_back(dialogue: tuple[Message, ...]) -> None:
 
 
 @given(dialogues(), st.randoms())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_results_come_in_any_order(dialogue: tuple[Message, ...], rng: Any) -> None:
     wire, _ = to_openai(dialogue)
     shuffled: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def test_results_come_in_any_order(dialogue: tuple[Message, ...], rng: Any) -> N
 
 
 @given(dialogues(), st.lists(assistants, min_size=1, max_size=2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_was_added_is_found(dialogue: tuple[Message, ...], more: list[Message]) -> None:
     assert appended(dialogue, (*dialogue, *more)) == tuple(more)
     with pytest.raises(HistoryRewrittenError, match="nothing added"):

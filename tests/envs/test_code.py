@@ -67,7 +67,7 @@ def test_a_spec_in_its_three_forms():
     assert Spec("b minus a", (("times", 2),)).value(9, 4) == -10
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9))
 def test_code_and_value_agree(seed: int, a: int, b: int):
     spec = random_spec(random.Random(seed), 0.5)

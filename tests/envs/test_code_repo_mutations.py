@@ -100,7 +100,7 @@ def test_two_functions_of_one_name_are_left_out():
     assert set(functions("def f(): return 1\ndef f(): return 2\ndef g(): return 3\n")) == {"g"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_mutation_changes_one_function_and_no_other_character(data):
     function = data.draw(st.sampled_from(sorted(functions(SOURCE))))

@@ -102,7 +102,7 @@ def test_tasks_without_variance_weigh_less_within_their_bucket_too() -> None:
     assert min(chosen[1], chosen[8]) > 4 * max(silent)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     steps=st.integers(1, 40), cut=st.integers(0, 40), late=st.integers(0, 3), seed=st.integers(0, 99),
     size=st.sampled_from([9, 1000]),

@@ -191,7 +191,7 @@ def test_doing_nothing_and_random_tools_score_nothing() -> None:
         assert play_episode(task, taskset.environment(task), act, max_turns=12)[1]["outcome"] == 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 60),
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=6),

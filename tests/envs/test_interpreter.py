@@ -34,7 +34,7 @@ def play(taskset: InterpreterTaskset, index: int, who: str = "oracle") -> tuple[
     return history, outcome
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6), st.sampled_from(KINDS))
 def test_a_question_s_calls_give_its_answer(seed: int, kind: str):
     question = random_question(random.Random(seed), {kind: 1.0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.proof.texts import (
@@ -156,7 +156,6 @@ def test_huge_texts_take_no_time() -> None:
     assert time.process_time() - started < 20
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(anything)
 def test_no_text_makes_a_parser_raise(text: str) -> None:
     for read in (parse_evaluation(text), parse_meta(text)):
@@ -169,7 +168,6 @@ def test_no_text_makes_a_parser_raise(text: str) -> None:
         assert EVALUATION not in generation.solution
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(plain, plain, st.sampled_from(SCORES))
 def test_what_is_written_is_read_again(solution: str, analysis: str, score: float) -> None:
     read = parse_generation(generation_text(solution, evaluation_text(analysis, score)))

@@ -37,7 +37,7 @@ def test_split_share_and_stability() -> None:
     assert split_of("anything", 1.0) == "heldout"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), index=st.integers(0, 10**6))
 def test_tasks_depend_on_split_seed_index_alone(seed: int, index: int) -> None:
     for split in ("train", "heldout"):
@@ -80,7 +80,7 @@ def test_too_few_keys_is_an_error_not_a_hang() -> None:
         Words("heldout" if split_of("one") == "train" else "train").draw(0, lambda rng: ("one", None))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(weights=st.lists(st.floats(0.05, 10), min_size=1, max_size=5), n=st.integers(1, CYCLE))
 def test_every_prefix_of_a_mixture_keeps_the_shares(weights: list[float], n: int) -> None:
     shares = {str(i): w / sum(weights) for i, w in enumerate(weights)}

@@ -16,7 +16,7 @@ from envs.reasoning.word_problems import apply, word_problem, written
 KINDS = [story.name for story in STORIES]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 10**9), st.sampled_from(KINDS), st.integers(1, 4))
 def test_the_answer_follows_from_the_steps_and_each_number_is_told(seed, kind, level):
     problem = word_problem(random.Random(seed), level, kind)

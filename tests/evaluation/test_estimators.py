@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.evaluation.estimators import best_of_k, majority_at_k, mean, pass_at_k
@@ -57,7 +57,6 @@ def majority_by_enumeration(answers: list[str | None], outcomes: list[float], k:
     return fmean(found)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_majority_equals_enumeration(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 8))
@@ -67,7 +66,6 @@ def test_majority_equals_enumeration(data: st.DataObject) -> None:
     assert majority_at_k(answers, outcomes, k) == pytest.approx(majority_by_enumeration(answers, outcomes, k))
 
 
-@settings(deadline=None)
 @given(graded, st.data())
 def test_best_of_equals_enumeration(outcomes: list[float], data: st.DataObject) -> None:
     n = len(outcomes)
@@ -80,14 +78,12 @@ def test_best_of_equals_enumeration(outcomes: list[float], data: st.DataObject) 
     assert best_of_k(scores, outcomes, k) == pytest.approx(fmean(found))
 
 
-@settings(deadline=None)
 @given(binary, st.data())
 def test_pass_equals_enumeration(outcomes: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(outcomes)))
     assert pass_at_k(outcomes, k) == pytest.approx(fmean(max(s) for s in combinations(outcomes, k)))
 
 
-@settings(deadline=None)
 @given(binary, st.data())
 def test_laws(outcomes: list[float], data: st.DataObject) -> None:
     n = len(outcomes)

@@ -62,7 +62,7 @@ def test_intervals_cover_what_they_say() -> None:
     assert inside["not clustered"] < 370  # taking samples for independent promises far too much
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.sampled_from([0.5, 0.9, 0.99]))
 def test_intervals_hold_the_mean(values: list[float], confidence: float) -> None:
     found = estimate(values, 4 * len(values), confidence)

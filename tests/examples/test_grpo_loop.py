@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.run  # a script with Ray and vLLM
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "grpo_loop.py"
 
 

@@ -19,7 +19,7 @@ from rl.learner.actor import LearnerHandle
 from rl.recipes.evaluate import evaluate
 from rl.recipes.grpo import Position, grpo
 from rl.rollout.pool import RolloutPool
-from rl.run.assemble import cluster, open_pool, open_tasksets
+from rl.run.assemble import open_pool, open_tasksets
 from rl.run.stage_log import StageLog, Totals
 from rl.tracking.evaluation import eval_summary
 from rl.tracking.metrics import undocumented
@@ -51,18 +51,17 @@ class Parts:
 
 
 @pytest.fixture(scope="module")
-def parts(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+def parts(first_run: FirstRun, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     cfg = train_config(*SMALL, MIX, f"base.source={first_run.base}", "failed_steps=2", "rollout.max_restarts=1")
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
-    with cluster(cfg.ray, cfg.rollout.workers):
-        pool = open_pool(cfg, first_run.base, tasksets)
-        learner = LearnerHandle(cfg, first_run.base, tmp_path_factory.mktemp("learner"))
-        try:
-            learner.sync(pool, 0)
-            yield Parts(cfg, pool, learner, tasksets)
-        finally:
-            learner.close()
-            pool.close()
+    pool = open_pool(cfg, first_run.base, tasksets)
+    learner = LearnerHandle(cfg, first_run.base, tmp_path_factory.mktemp("learner"))
+    try:
+        learner.sync(pool, 0)
+        yield Parts(cfg, pool, learner, tasksets)
+    finally:
+        learner.close()
+        pool.close()
 
 
 def member(parts: Parts, family: str) -> Any:
@@ -91,7 +90,7 @@ def test_a_broken_family_is_counted_and_does_not_stop_the_run(parts: Parts, tmp_
 
 
 def test_a_broken_family_is_left_out_of_the_evaluation(parts: Parts) -> None:
-    trajectories = evaluate(parts.pool, parts.tasksets["heldout"], parts.cfg.eval, deadline_s=60)
+    trajectories = evaluate(parts.pool, parts.tasksets["heldout"], parts.cfg.eval, deadline_s=200)
     assert {t.failure_kind for t in trajectories if t.family == "broken"} == {"env_error"}
     assert set(eval_summary(trajectories)["families"]) == {"calm"}
 
@@ -100,19 +99,23 @@ def test_a_killed_worker_loses_no_group(parts: Parts, tmp_path: Path) -> None:
     run, calm, pool = RunDir(tmp_path), member(parts, "calm"), parts.pool
     seen: list[Group] = []
     (pid,) = pool.pids()
+    gate = tmp_path / "gate"
+    calm.gate = str(gate)
 
     def kill_in_mid_flight() -> None:
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 120
         while not pool.pending() and time.monotonic() < ends:
             time.sleep(0.001)
-        time.sleep(0.15)  # every environment is in its reset now
+        time.sleep(0.15)  # every environment is in its reset now, and stays there
         os.kill(pid, signal.SIGKILL)
+        gate.unlink()
 
     killer = threading.Thread(target=kill_in_mid_flight)
 
     def on_step(step: int, metrics: dict[str, float], groups: list[Group]) -> None:
         seen.extend(groups)
         if not killer.ident:
+            gate.touch()
             killer.start()
 
     position = calm.position

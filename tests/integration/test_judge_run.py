@@ -12,13 +12,13 @@ RUBRIC = "[{criterion: Is right., weight: 2, points: 2, name: right}, {criterion
 
 
 @pytest.fixture(scope="module")
-def trajectories() -> list[Trajectory]:
+def trajectories(local_ray: None) -> list[Trajectory]:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
     from configs.schema import register
     from rl.recipes.evaluate import evaluate
-    from rl.run.assemble import HELDOUT, cluster, open_judge, open_pool, open_tasksets
+    from rl.run.assemble import HELDOUT, open_judge, open_pool, open_tasksets
 
     register()
     overrides = [
@@ -29,7 +29,7 @@ def trajectories() -> list[Trajectory]:
     ]  # fmt: skip
     with initialize_config_module("configs", version_base="1.3"):
         cfg = OmegaConf.to_object(compose("evaluate", overrides))
-    with cluster(cfg.ray, 2), open_judge(cfg, BASE) as judge:
+    with open_judge(cfg, BASE) as judge:
         assert judge is not None
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
         pool = open_pool(cfg, BASE, tasksets)

@@ -15,7 +15,7 @@ from train_runs import SMALL, Command, FirstRun, reap
 from rl.learner.checkpoint import latest_checkpoint
 from rl.tracking.rundir import RunDir
 
-STEPS, EVERY, PROMPTS = 8, 2, 4
+STEPS, EVERY, PROMPTS = 6, 2, 4
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
 
 

@@ -34,12 +34,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     cwd = tmp_path_factory.mktemp("selfverify")
     command = Command(
         "rl-train", "experiment=self_verification", f"base.source={BASE}", "coldstart.enabled=false", *THREADS,
-        "group_size=4", "rollout.max_concurrency=32", "rollout.kv_cache_gib=0.1", "judge.kv_cache_gib=0.1",
-        "judge.max_concurrency=64", "eval.n_tasks=3", "eval.k=2", "self_verification.iterations=2",
+        "group_size=2", "rollout.max_concurrency=32", "rollout.kv_cache_gib=0.1", "judge.kv_cache_gib=0.1",
+        "judge.max_concurrency=64", "eval.n_tasks=2", "eval.k=2", "self_verification.iterations=2",
         "self_verification.meta_steps=1",
         "self_verification.rows_share=1", "self_verification.verify_steps=1",
-        "self_verification.verify_prompts=4", "self_verification.prove_steps=3",
-        "self_verification.prove_prompts=4", "self_verification.label_problems=12",
+        "self_verification.verify_prompts=4", "self_verification.prove_steps=2",
+        "self_verification.prove_prompts=4", "self_verification.label_problems=8",
         "self_verification.labels.analyses=3",
         "self_verification.labels.min_analyses=1", "self_verification.labels.confirmed=1",
         "self_verification.labels.assessments=1", "self_verification.merge.threads=1", "checkpoint_every=1",
@@ -85,7 +85,7 @@ def test_labels_are_rows_of_the_next_verifier(done: Done) -> None:
     counts = done.summary["self_verification"]["iterations"][0]["labels"]
     rows = [json.loads(line) for line in (done.run.path / "stages/1-label/rows.jsonl").read_text().splitlines()]
     assert len(rows) == counts["labelled"] > 0
-    assert counts["proofs"] == 24
+    assert counts["proofs"] == 16
     assert counts["right"] <= counts["labelled"] <= counts["well_formed"] <= counts["proofs"]
     tasks = [row["messages"][1]["content"] for row in RunDir(done.run.path / "stages/2-verify").read_trajectories(
         "step_000001"

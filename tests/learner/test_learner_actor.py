@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import ray
 
 from rl.learner.actor import start_learner
 from rl.learner.config import LearnerConfig
 from rl.objective.config import ObjectiveConfig
 from rl.types import Group
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def test_learner_actor(

@@ -161,7 +161,7 @@ def test_a_replay_serves_one_pass_and_all_its_layers(policy: Policy) -> None:
             policy.packed_logits(ids, [0, 20], too_many)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(10, 30), st.booleans()), min_size=1, max_size=8), st.integers(30, 90))
 def test_every_record_once_whatever_the_packing(lengths: list[tuple[int, bool]], budget: int) -> None:
     """Ragged segments, some cut off behind their last target; a lost, doubled or shifted batch is noticed."""

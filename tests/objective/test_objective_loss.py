@@ -170,7 +170,7 @@ CONFIGS = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31 - 1), st.sampled_from(CONFIGS), st.sampled_from([None, 0.0, 0.1]))
 def test_order_and_packing_do_not_change_the_loss(seed: int, config: ObjectiveConfig, delta: float | None) -> None:
     """One micro-batch, or its segments dealt onto two with their tokens shuffled: same loss, same gradient."""

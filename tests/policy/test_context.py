@@ -30,7 +30,7 @@ def tokens(n: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, VOCAB, (n,), generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 24), min_size=1, max_size=4), st.sampled_from(["dense", "sparse"]))
 @torch.no_grad()
 def test_packed_equals_separate(lengths: list[int], mode: str) -> None:

@@ -37,7 +37,7 @@ def test_fewer_visible_rows_than_k_selects_exactly_the_visible() -> None:
     assert select_topk(scores, 9).tolist() == [[True, False, False, False], [True, True, False, False]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(-2, 2), min_size=1, max_size=12), st.integers(1, 12), st.integers(0, 12))
 def test_selection_equals_a_stable_sort(values: list[int], k: int, hidden: int) -> None:
     visible = max(1, len(values) - hidden)
@@ -46,7 +46,7 @@ def test_selection_equals_a_stable_sort(values: list[int], k: int, hidden: int) 
     assert select_topk(scores[None], k)[0].nonzero().flatten().tolist() == sorted(best)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     scores=st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, 1e-30, -1e-30, 3e38, NEG_INF]), min_size=4, max_size=30),
     k=st.integers(1, 3),

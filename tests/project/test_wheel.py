@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.run  # commands from an installed wheel
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("configs", "envs", "rewards", "rl")
 EXAMPLE = (ROOT / "README.md").read_text().partition("## Your own environment")[2]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.proof.texts import SCORES, Evaluation, evaluation_text, meta_text, parse_evaluation, parse_meta
@@ -137,7 +137,6 @@ opinions = st.lists(
 )
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(opinions)
 def test_assessing_in_stages_gives_the_label_of_assessing_all(
     drawn: list[tuple[float | None, list[float | None]]],

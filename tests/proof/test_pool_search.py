@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.proof.texts import SCORES, Evaluation, Generation, evaluation_text, generation_text, parse_evaluation
@@ -215,7 +215,6 @@ def test_critiques_that_find_an_issue_come_first(seed: int) -> None:
     assert len(choose_critiques(evaluations(0, 0, 0), 8, random.Random(seed), per_score=1)) == 3
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(st.lists(st.sampled_from([*SCORES, None]), max_size=20), st.integers(1, 9), st.integers(0, 3), st.booleans())
 def test_a_choice_is_a_subset_in_order(drawn: list[float | None], count: int, per_score: int, lowest: bool) -> None:
     given = [

@@ -72,7 +72,7 @@ def recurses() -> Any:
 
 
 def leaves_a_process_behind() -> None:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "left by a reward part"])
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", os.environ.get("LEFT_BY", "nobody")])
     time.sleep(60)
 
 

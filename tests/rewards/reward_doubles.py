@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from envs.types import Episode, Message, StopReason, Task
 from rewards.part import GroupPart, RewardPart, Scored
@@ -54,13 +54,18 @@ class Detailed(RewardPart):
 
 @dataclass(frozen=True, kw_only=True)
 class Slowly(RewardPart):
-    """Async: waits for ``wait_s``, then gives 0.25."""
+    """Async: waits for ``wait_s``, then gives 0.25. ``under_way``: how many of this process wait; ``most``: at once."""
 
     name: str = "slowly"
     wait_s: float = 0.05
+    under_way: ClassVar[int] = 0
+    most: ClassVar[int] = 0
 
     async def __call__(self, episode, scores):
+        Slowly.under_way += 1
+        Slowly.most = max(Slowly.most, Slowly.under_way)
         await asyncio.sleep(self.wait_s)
+        Slowly.under_way -= 1
         return 0.25
 
 

@@ -32,7 +32,7 @@ def serve() -> Iterator[Callable[..., ChatServer]]:
 
 
 def judge_of(server: ChatServer, **fields: Any) -> EndpointJudge:
-    return EndpointJudge(base_url=server.url, model="m", **{"backoff_s": 0.01, "timeout_s": 10.0} | fields)
+    return EndpointJudge(base_url=server.url, model="m", **{"backoff_s": 0.01, "timeout_s": 60.0} | fields)
 
 
 def test_answers_counts_and_what_is_sent(serve: Callable[..., ChatServer], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,14 +87,14 @@ def test_a_server_that_is_away_slow_or_endless(serve: Callable[..., ChatServer])
         asyncio.run(away.complete(ASK))
     started = time.monotonic()
     with pytest.raises(JudgeError):
-        asyncio.run(judge_of(serve(["late"], slow_s=3.0), timeout_s=0.3, retries=5).complete(ASK))
-    assert time.monotonic() - started < 2.5
+        asyncio.run(judge_of(serve(["late"], slow_s=60.0), timeout_s=0.3, retries=5).complete(ASK))
+    assert time.monotonic() - started < 30  # no second try, no waiting for the answer
     with pytest.raises(JudgeError, match=f"more than {MAX_BYTES} bytes"):
         asyncio.run(judge_of(serve([b" " * (MAX_BYTES + 100_000)])).complete(ASK))
 
 
 def test_requests_overlap_up_to_the_limit(serve: Callable[..., ChatServer]) -> None:
-    server = serve(["x"], slow_s=0.1)
+    server = serve(["x"], slow_s=0.01, together=5)
 
     async def many() -> None:
         judge = judge_of(server, concurrency=5)

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proof_doubles import ScriptedJudge
 
@@ -288,7 +288,6 @@ def test_equal_answers_to_equal_tasks_may_share_a_value() -> None:
     assert key != part.cache_key(episode("a", problem="Q"), {})
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(anything, anything, anything, st.sampled_from(SCORES))
 def test_whatever_is_said_a_reward_is_in_bounds_or_masked(said: str, verdict: str, rating: str, label: float) -> None:
     judge = ScriptedJudge([verdict], [rating])

@@ -58,7 +58,7 @@ def test_a_task_without_a_usable_budget_is_masked(budget: object) -> None:
     assert (reward.masked, reward.counts) == ("reward_error", {"length.wrong_type": 1})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["default", "speciale"]),
     st.integers(0, 10**6), st.integers(0, 10**6), st.text(max_size=200), st.text(max_size=200),
@@ -77,7 +77,7 @@ def test_with_none_the_reward_does_not_move_with_the_thinking(
     assert "No term of the reward depends on how many tokens" in composer.describe()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 10**5), st.integers(1, 10**4))
 def test_the_others_do_move(tokens: int, more: int) -> None:
     """The property above would be empty if nothing could break it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.verification import (
@@ -73,14 +73,12 @@ def test_nothing_read_is_reward_0() -> None:
         verifier_reward(True, None, 1.0)
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(st.booleans(), unit, unit, unit)
 def test_rewards_lie_in_the_unit_interval(well_formed: bool, predicted: float, truth: float, meta: float) -> None:
     assert 0.0 <= verifier_reward(well_formed, predicted, truth, meta) <= 1.0
     assert 0.0 <= generator_reward(well_formed, truth, self_evaluation_reward(predicted, truth, meta)) <= 1.0
 
 
-@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(st.sampled_from(SCORES), unit, unit)
 def test_honesty_pays_at_any_score(s: float, boast: float, meta: float) -> None:
     honest = generator_reward(True, s, self_evaluation_reward(s, s, meta))

@@ -17,6 +17,7 @@ from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.types import ReplayRecord
 
+pytestmark = pytest.mark.engine
 VOCAB, STOP = 256, 7
 
 

@@ -24,7 +24,7 @@ def test_result_of_a_function_and_of_a_coroutine():
             await asyncio.sleep(0)
             return 2 * x
 
-        values = [await runner.run("f", 5, lambda x: x + 1, 1), await runner.run("g", 5, doubled, 21)]
+        values = [await runner.run("f", 60, lambda x: x + 1, 1), await runner.run("g", 60, doubled, 21)]
         runner.stop()
         return values
 
@@ -36,8 +36,8 @@ def test_all_calls_of_an_episode_share_one_thread():
 
     async def episode():
         runner = EnvRunner("e")
-        connection = await runner.run("open", 5, sqlite3.connect, ":memory:")
-        rows = await runner.run("query", 5, lambda: connection.execute("select 7").fetchall())
+        connection = await runner.run("open", 60, sqlite3.connect, ":memory:")
+        rows = await runner.run("query", 60, lambda: connection.execute("select 7").fetchall())
         runner.stop()
         return rows
 
@@ -53,15 +53,15 @@ def test_whatever_the_environment_raises_is_an_env_error(error: BaseException):
             raise error
 
         with pytest.raises(EnvError, match=f"episode-7: step raised {type(error).__name__}") as caught:
-            await runner.run("step", 5, fail)
+            await runner.run("step", 60, fail)
         assert caught.value.cause is error
-        assert await runner.run("step", 5, lambda: "still usable") == "still usable"
+        assert await runner.run("step", 60, lambda: "still usable") == "still usable"
         runner.stop()
 
     run(episode())
 
 
-def _until(condition, seconds: float = 5.0) -> bool:
+def _until(condition, seconds: float = 60.0) -> bool:
     ends = time.monotonic() + seconds
     while not condition() and time.monotonic() < ends:
         time.sleep(0.01)
@@ -86,7 +86,7 @@ def test_a_hanging_loop_is_interrupted_and_the_environment_closed():
         started = time.monotonic()
         with pytest.raises(EnvTimeout, match=r"step took longer than 0\.1 s"):
             await runner.run("step", 0.1, spin)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 60  # it would never end
         with pytest.raises(EnvTimeout, match="close was not tried"):
             await runner.run("close", 1, lambda: None)
 
@@ -124,7 +124,7 @@ def test_a_hanging_coroutine_is_cancelled():
 
     async def episode():
         with pytest.raises(EnvTimeout):
-            await EnvRunner("e").run("step", 0.05, hang)
+            await EnvRunner("e").run("step", 0.5, hang)  # it has begun by then
 
     run(episode())
     assert _until(cleaned.is_set)

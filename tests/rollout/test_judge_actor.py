@@ -40,13 +40,9 @@ ASK = [Message("system", "Verify."), Message("user", "Is two plus three five?")]
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[WorkerJudge]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+def judge(local_ray: None) -> Iterator[WorkerJudge]:
     with running_judge(CONFIG, BASE, partial(open_renderer, "v32", str(BASE))) as judge:
         yield judge
-    ray.shutdown()
 
 
 def test_answers_and_their_counts(judge: WorkerJudge) -> None:
@@ -123,18 +119,24 @@ def test_weights_that_do_not_fit_are_refused(judge: WorkerJudge, tmp_path: Path)
 
 
 def test_a_deadline_says_what_to_do_and_frees_the_engine(judge: WorkerJudge) -> None:
+    """Seconds of work against a deadline of 50 ms: every answer is at least 300 digits long."""
+    digits = {"type": "object", "properties": {"n": {"type": "string", "pattern": "^[0-9]{300,320}$"}}}
+    schema = digits | {"required": ["n"], "additionalProperties": False}
     hasty = WorkerJudge(judge.name, timeout_s=0.05)
-    with pytest.raises(JudgeError, match=r"judge.client.timeout_s=0.05 to answer 8 .*waiting there; raise it"):
-        asyncio.run(hasty.complete(ASK, n=8, max_tokens=400, temperature=2.0))
+    before = asyncio.run(judge.stats())["sampled_tokens"]
+    with pytest.raises(JudgeError, match=r"judge.client.timeout_s=0.05 to answer 64 .*waiting there; raise it"):
+        asyncio.run(hasty.complete(ASK, n=64, max_tokens=400, temperature=2.0, schema=schema))
 
-    async def drained() -> float:
-        for _ in range(100):
-            if (waiting := (await judge.stats())["waiting"]) == 0:
-                return waiting
+    async def drained() -> dict[str, float]:
+        for _ in range(1000):
+            if (stats := await judge.stats())["waiting"] == 0:
+                return stats
             await asyncio.sleep(0.05)
-        return waiting
+        return stats
 
-    assert asyncio.run(drained()) == 0
+    after = asyncio.run(drained())
+    assert after["waiting"] == 0
+    assert after["sampled_tokens"] - before < 64 * 100  # given up, not finished
 
 
 def test_the_handle_pickles_and_names_what_is_missing(judge: WorkerJudge) -> None:

@@ -86,7 +86,7 @@ def test_thinking_within_the_limit_changes_nothing(thinking: int, said: int) -> 
     assert sum(n for _, n in policy.requests[:1]) == 8
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     thinking=st.integers(0, 40),
     said=st.integers(0, 20),

@@ -43,7 +43,7 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     seed=st.integers(0, 10_000),

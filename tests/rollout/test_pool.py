@@ -54,16 +54,12 @@ def model_dir(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pool(model_dir: Path) -> Iterator[RolloutPool]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+def pool(model_dir: Path, local_ray: None) -> Iterator[RolloutPool]:
     pool = RolloutPool(
         CONFIG, model_dir, partial(open_renderer, model_dir), {"train": AddTaskset()}, default_composer()
     )
     yield pool
     pool.close()
-    ray.shutdown()
 
 
 def learner_logprobs(policy: Policy, tokens: list[int], replay: ReplayRecord | None) -> np.ndarray:
@@ -144,16 +140,19 @@ def test_an_engine_that_differs_stops_the_run(pool: RolloutPool, policy: Policy)
 
 def test_a_stall_names_what_is_pending_and_loses_nothing(pool: RolloutPool) -> None:
     pool.submit(spec(30, size=8))
-    with pytest.raises(StallError, match=r"group 30 \(task add/train/0/30, worker 0, 0 s\)"):
+    with pytest.raises(StallError, match=r"group 30 \(task add/train/0/30, worker 0, \d+ s\)"):
         pool.collect(1, 0.001)
     assert [g.id for g in pool.collect(1, 60)] == [30]
 
 
 def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy: Policy) -> None:
-    for number in range(40, 46):
-        pool.submit(spec(number, size=4, version=3))
     (pid,) = pool.pids()
+    for number in range(40, 43):
+        pool.submit(spec(number, size=4, version=3))
     time.sleep(0.1)
+    os.kill(pid, signal.SIGSTOP)  # what is ordered now cannot be finished before the end, however slow this process is
+    for number in range(43, 46):
+        pool.submit(spec(number, size=4, version=3))
     os.kill(pid, signal.SIGKILL)
     groups = pool.collect(6, 200)
     assert sorted(g.id for g in groups) == list(range(40, 46))

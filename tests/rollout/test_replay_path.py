@@ -26,6 +26,7 @@ from rl.rollout.engine import Engine, GenerateRequest, Generation
 from rl.rollout.message import sample_message
 from rl.types import Group, Trajectory
 
+pytestmark = pytest.mark.engine
 PROMPT = (Message("system", "Use the tools."), Message("user", "What is 2 plus 3?"))
 FULL = ReplayConfig(routing="force", indexer="force", sampling_mask="auto")
 

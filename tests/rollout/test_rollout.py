@@ -42,7 +42,7 @@ def test_a_two_turn_episode():
     assert t.usage.tool > 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.sampled_from([call("add", a=1, b=1), call("nope"), answer("5"), "no thought", "</think>", 3, 40]),

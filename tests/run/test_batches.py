@@ -85,7 +85,7 @@ ONE = st.just(1)
         st.builds(Group, ONE, ONE, st.just("t"), st.just("code"), ONE, st.lists(trajectories(), max_size=2)), max_size=2
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_round_trip_of_ragged_groups(groups: list[Group]) -> None:
     arrays, described = flatten(groups)
     assert all(a.dtype != object for a in arrays.values())

@@ -113,10 +113,10 @@ def test_signals_of_an_ordinary_user_did_not_arrive(ordinary: dict[str, tuple[st
 
 def test_survivors_would_be_seen(bait: Bait):
     """The search for processes that outlive a run finds those of a run that is under way."""
-    program = bait.program(Probe("", "", "os.fork()\ntime.sleep(1.5)", {"open"}), "p-under-way")
-    thread = threading.Thread(target=Sandbox(Limits(wall_s=5.0)).run_python, args=(program,))
+    program = bait.program(Probe("", "", "os.fork()\ntime.sleep(4)", {"open"}), "p-under-way")
+    thread = threading.Thread(target=Sandbox(Limits(wall_s=60.0)).run_python, args=(program,))
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(survivors("p-under-way", patience_s=0.0)) < 2:
         assert time.monotonic() < deadline
     thread.join()

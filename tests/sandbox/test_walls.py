@@ -93,12 +93,12 @@ def test_writes_only_below_tmp():
 
 def test_endless_output_is_cut():
     started = time.monotonic()
-    result = run("while True: print('x' * 100)", output_bytes=1000, wall_s=5)
+    result = run("while True: print('x' * 100)", output_bytes=1000, wall_s=60)
     assert result.truncated
     assert not result.timed_out
     assert len(result.stdout) == 1000
-    assert time.monotonic() - started < 4
-    result = run("import sys\nwhile True: sys.stderr.write('y' * 100)", output_bytes=1000, wall_s=5)
+    assert time.monotonic() - started < 50  # not at the time limit
+    result = run("import sys\nwhile True: sys.stderr.write('y' * 100)", output_bytes=1000, wall_s=60)
     assert result.truncated
     assert len(result.stderr) == 1000
 
@@ -118,7 +118,7 @@ def test_time_is_bounded(code: str, limits: dict[str, float]):
     result = run(code, **limits)
     assert result.timed_out
     assert result.exit_code < 0
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 55  # before the longest of them would end
     assert result.stdout == ("before\n" if "before" in code else "")
 
 
@@ -146,7 +146,7 @@ def test_sandbox_dies_with_this_process():
         )
         return [int(pid) for pid in listing.stdout.split()]
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not children() and time.monotonic() < deadline:
         time.sleep(0.05)
     started = children()
@@ -154,7 +154,7 @@ def test_sandbox_dies_with_this_process():
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}/exe").exists() for pid in started) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in started)
@@ -199,10 +199,10 @@ def test_sandboxes_are_the_first_to_be_killed_when_memory_runs_out():
     if not bubblewrap.killed_first():
         pytest.skip("no choom on this machine (apt-get install util-linux)")
     mark = f"oom{os.getpid()}"
-    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\ntime.sleep(1.5)"
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\ntime.sleep(4)"
     thread = threading.Thread(target=run, args=(code,))
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (found := survivors(mark, patience_s=0.0)):
         assert time.monotonic() < deadline
     assert Path(f"/proc/{found[0]}/oom_score_adj").read_text() == "1000\n"

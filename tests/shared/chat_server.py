@@ -13,12 +13,17 @@ Reply = str | int | bytes | dict[str, Any]  # text of a completion, an HTTP stat
 
 
 class ChatServer:
-    """``answer(body)`` gives the reply to a request; a list gives its entries in turn, the last for ever."""
+    """``answer(body)`` gives the reply to a request; a list gives its entries in turn, the last for ever.
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Reply] | list[Reply], slow_s: float = 0.0) -> None:
+    ``slow_s``: seconds before every reply; ``together``: no reply before so many requests were there at once.
+    """
+
+    def __init__(
+        self, answer: Callable[[dict[str, Any]], Reply] | list[Reply], slow_s: float = 0.0, together: int = 0
+    ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self.busy = self.busiest = 0
         server, replies = self, list(answer) if isinstance(answer, list) else []
 
@@ -35,7 +40,9 @@ class ChatServer:
                     server.headers.append(dict(self.headers))
                     server.busy += 1
                     server.busiest = max(server.busiest, server.busy)
+                    server._lock.notify_all()
                     reply = choose(body)
+                    server._lock.wait_for(lambda: server.busiest >= together, 60)
                 time.sleep(slow_s)
                 with server._lock:
                     server.busy -= 1

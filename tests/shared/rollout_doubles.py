@@ -27,8 +27,6 @@ TEXT = 'What is 2 plus 3? I add. The sum is 5. Add two numbers. "a" "b" Error: f
 class AddEnv(Environment):
     """Adds, and offers tools that misbehave."""
 
-    tool_timeout_s = 0.2
-
     @tool
     def add(self, a: int, b: int) -> int:
         """Add two numbers."""
@@ -42,7 +40,7 @@ class AddEnv(Environment):
     @tool
     def hang(self) -> str:
         """Never answer."""
-        time.sleep(3)
+        time.sleep(600)
         return "late"
 
     @tool

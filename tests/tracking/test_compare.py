@@ -115,13 +115,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         assert said in str(raised.value)
 
 
+@pytest.mark.run
 def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rl.commands.compare", f"sources=[{EXAMPLE}]", "out=found"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "found" / "compare.md").read_text() in done.stdout
     assert len(json.loads((tmp_path / "found" / "compare.json").read_text())["models"]) == 2
-    wrong = subprocess.run([*command[:3], "sources=[typo]"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run([*command[:3], "sources=[typo]"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert wrong.returncode != 0
     assert "rl-compare: sources: 'typo' is no .jsonl file" in wrong.stderr
 
