@@ -48,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = kind_of(item)
         if not item.get_closest_marker(kind):
             item.add_marker(kind)
+        if kind == "run":  # a minute; a quarter of an hour when ten others use the machine
+            item.add_marker(pytest.mark.timeout(900))
     # The sandbox tests wait more than they compute, and would keep one of two processes alone at the end.
     items.sort(key=lambda item: (-KINDS.index(kind_of(item)), item.path.parent.name != "sandbox"))
 

@@ -36,7 +36,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     sweep = ("sweep.thinking=[2,null]", "rollout.max_tokens=90", "eval.ks=[1,2]")
     # env=mix is the command's default: not asked for, so that of the runs is taken
-    output = Command("rl-eval", "runs=[a,b]", *FEW, *sweep, cwd=cwd).wait(290)
+    output = Command("rl-eval", "runs=[a,b]", *FEW, *sweep, cwd=cwd).wait()
     (cwd / "output.txt").write_text(output)
     return cwd
 

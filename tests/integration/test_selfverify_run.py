@@ -16,7 +16,6 @@ from rl.tracking.metrics import undocumented
 from rl.tracking.rundir import RunDir
 
 BASE = resolve("pkg://rl.bases/tiny_reasoner_base")
-pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     )  # fmt: skip
     metrics = cwd / "runs" / "sv" / "metrics.jsonl"
     command.wait_until(lambda: metrics.exists() and '"stage": "grpo/prove-1", "step": 1' in metrics.read_text())
-    assert reap(command.kill(), 30) == []
+    assert reap(command.kill(), 120) == []
     run = RunDir.existing(cwd / "runs" / "sv")
     first = json.loads((run.path / "stages" / "1-verify" / "stage.json").read_text())
-    output = Command("rl-train", "resume=sv", cwd=cwd).wait(400)
+    output = Command("rl-train", "resume=sv", cwd=cwd).wait()
     return Done(run, first, output, run.read_summary())
 
 

@@ -21,15 +21,15 @@ def test_learner_actor(
     config = LearnerConfig(lr=1e-3, threads=1)
     actor = start_learner(policy_config, config, ObjectiveConfig(), tmp_path)
     groups = make_groups()
-    metrics: Any = ray.get(actor.step.remote(groups), timeout=120)
+    metrics: Any = ray.get(actor.step.remote(groups), timeout=240)
     assert metrics["mismatch/max"] < 1e-5
-    assert ray.get(actor.version.remote(), timeout=60) == 1
-    weights = ray.get(actor.weights.remote(), timeout=60)
+    assert ray.get(actor.version.remote(), timeout=240) == 1
+    weights = ray.get(actor.weights.remote(), timeout=240)
     assert all(isinstance(value, np.ndarray) for value in weights.values())
     segment = groups[0].trajectories[0].segments[0]
-    probe = ray.get(actor.probe_logprobs.remote(segment.tokens, segment.replay), timeout=60)
+    probe = ray.get(actor.probe_logprobs.remote(segment.tokens, segment.replay), timeout=240)
     assert probe.shape == (len(segment) - 1,)
-    path = ray.get(actor.save_checkpoint.remote(str(tmp_path / "c"), 1, {"note": 7}), timeout=60)
-    assert ray.get(actor.load_checkpoint.remote(str(path)), timeout=60) == {"note": 7, "step": 1}
-    ray.get(actor.save_policy.remote(str(tmp_path / "p")), timeout=60)
+    path = ray.get(actor.save_checkpoint.remote(str(tmp_path / "c"), 1, {"note": 7}), timeout=240)
+    assert ray.get(actor.load_checkpoint.remote(str(path)), timeout=240) == {"note": 7, "step": 1}
+    ray.get(actor.save_policy.remote(str(tmp_path / "p")), timeout=240)
     assert (tmp_path / "p" / "model.safetensors").is_file()

@@ -86,7 +86,7 @@ def test_groups_come_back_complete(pool: RolloutPool) -> None:
     for number in range(5):
         pool.submit(spec(number, size=3))
     assert pool.outstanding == 5
-    groups = pool.collect(2, 60) + pool.collect(3, 60)
+    groups = pool.collect(2, 200) + pool.collect(3, 200)
     assert pool.outstanding == 0
     assert sorted(g.id for g in groups) == list(range(5))
     for group in groups:
@@ -121,7 +121,7 @@ def test_sync_is_proved_by_the_probe(pool: RolloutPool, policy: Policy) -> None:
     assert report.mismatch is not None
     assert report.mismatch < 1e-4
     pool.submit(spec(7, version=1))
-    (group,) = pool.collect(1, 60)
+    (group,) = pool.collect(1, 200)
     assert {int(v) for t in group.trajectories for s in t.segments for v in s.versions[s.loss_mask]} == {1}
     # Sampling log-probs are the learner's at the same version, the recorded experts replayed.
     segment = group.trajectories[0].segments[0]
@@ -142,7 +142,7 @@ def test_a_stall_names_what_is_pending_and_loses_nothing(pool: RolloutPool) -> N
     pool.submit(spec(30, size=8))
     with pytest.raises(StallError, match=r"group 30 \(task add/train/0/30, worker 0, \d+ s\)"):
         pool.collect(1, 0.001)
-    assert [g.id for g in pool.collect(1, 60)] == [30]
+    assert [g.id for g in pool.collect(1, 200)] == [30]
 
 
 def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy: Policy) -> None:

@@ -49,7 +49,7 @@ class Command:
     def output(self) -> str:
         return self.log.read_text()
 
-    def wait(self, seconds: float = 240) -> str:
+    def wait(self, seconds: float = 800) -> str:
         """Its output, once it has ended well."""
         try:
             code = self.process.wait(seconds)
@@ -59,7 +59,7 @@ class Command:
         assert code == 0, self.output
         return self.output
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 800) -> None:
         ends = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended too early:\n{self.output}"
