@@ -13,11 +13,13 @@ import io
 import sys
 import textwrap
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
@@ -54,6 +56,7 @@ from rewards.outcome import Outcome
 from rewards.proof import GeneratorReward, MetaReward, VerifierReward
 from rewards.repetition import Repetition
 from rewards.rubric import Rubric
+from rl.bounds import OneOf, field_types, marks, wanted
 from rl.chat.context_manager import ContextConfig
 from rl.data.needles import NeedleTask
 from rl.learner.config import LearnerConfig, ReplayConfig
@@ -122,6 +125,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
 OVERLAY = "demo"  # the overlay that rl-train composes unless told otherwise
 
 
+@cache
 def comments(cls: type) -> dict[str, str]:
     """Meaning of every field that ``cls`` itself defines, from its source.
 
@@ -199,32 +203,26 @@ def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix.rstrip("."), node
 
 
-def kind(annotation: str) -> str:
-    """A type in the words of a configuration file: ``list[int] | None`` is "list of int or null"."""
-    return _kind(ast.parse(annotation, mode="eval").body)
-
-
-def _kind(node: ast.expr) -> str:
-    match node:
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return f"{_kind(left)} or {_kind(right)}"
-        case ast.Constant(value=None):
-            return "null"
-        case ast.Name(id=name):
-            return {"Any": "any", "dict": "mapping", "tuple": "list"}.get(name, name)
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[_, value])):
-            return "mapping" if _kind(value) == "any" else f"mapping to {_kind(value)}"
-        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=elts)) if not _is_open(elts):
-            return f"[{', '.join(map(_kind, elts))}]"
-        case ast.Subscript(value=ast.Name(id="tuple" | "list"), slice=inner):
-            member = _kind(inner.elts[0] if isinstance(inner, ast.Tuple) else inner)
-            return "list" if member == "any" else f"list of ({member})" if " " in member else f"list of {member}"
-    raise ValueError(f"type {ast.unparse(node)!r} has no words for it: add them to configs.reference.kind")
-
-
-def _is_open(elts: Sequence[ast.expr]) -> bool:
-    """Whether a tuple's type ends with ``...``: any number of members."""
-    return isinstance(elts[-1], ast.Constant) and elts[-1].value is ...
+def kind(hint: Any) -> str:
+    """A type in the words of a configuration file: ``list[int] | None`` is "list of int or null"; with its bound."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return ", ".join([kind(inner[0]), *(wanted(mark) for mark in marks(hint) if not isinstance(mark, OneOf))])
+    if origin in (Union, UnionType):
+        words = [kind(member) for member in inner]
+        return f"{', '.join(words[:-1])}{',' if ', ' in words[0] else ''} or {words[-1]}"
+    if origin is dict:
+        return "mapping" if inner[1] is Any else f"mapping to {kind(inner[1])}"
+    if origin is tuple and inner[-1] is not ...:
+        return f"[{', '.join(map(kind, inner))}]"
+    if origin in (list, tuple):
+        member = kind(inner[0])
+        return "list" if inner[0] is Any else f"list of ({member})" if " " in member else f"list of {member}"
+    if hint is Any:
+        return "any"
+    if isinstance(hint, type):
+        return {NoneType: "null", dict: "mapping", tuple: "list"}.get(hint, hint.__name__)
+    raise ValueError(f"type {hint!r} has no words for it: add them to configs.reference.kind")
 
 
 def members(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -249,7 +247,7 @@ def entries(
         if is_dataclass(value):
             continue
         name = f"{prefix}{item.name}"
-        note = kind(str(item.type))
+        note = kind(field_types(cls)[item.name])
         if overlaid and name in overlaid and overlaid[name] != value:
             note += f"; {OVERLAY}: {shown(overlaid[name])}"
         items.append(entry(f"**`{name}`** = {shown(value)} ({note})", meaning(cls, item.name)))

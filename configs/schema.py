@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from annotated_types import Ge, Interval
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from rl.bounds import (
+    Bounded,
+    FolderName,
+    Matches,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOf,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+)
 from rl.data.needles import NeedleTask
-from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.config import SCHEDULES, LearnerConfig, ReplayConfig
 from rl.objective.config import ObjectiveConfig
 from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
@@ -24,71 +37,82 @@ from rl.tracking.cost import CostConfig
 
 
 @dataclass
-class PolicyConfig:
+class PolicyConfig(Bounded):
     """Which model. Group ``policy``: tiny_dsa, deepseek_v32, hf."""
 
-    preset: str = "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
+    section: ClassVar[str] = "policy"
+
+    preset: Annotated[str, OneOf(("tiny_dsa", "deepseek_v32", "hf"))] = (
+        "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
+    )
     path: str | None = None  # a directory in Hugging Face format; rl-train needs it for hf and deepseek_v32
-    renderer: str = "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
+    renderer: Annotated[str, OneOf(("v32", "hf"))] = (
+        "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
+    )
     overrides: dict[str, Any] = field(default_factory=dict)  # DeepseekV32Config fields, when built from scratch
 
-    def __post_init__(self) -> None:
-        for name, known in (("preset", ("tiny_dsa", "deepseek_v32", "hf")), ("renderer", ("v32", "hf"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"policy.{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
-
 
 @dataclass
-class CorpusConfig:
+class CorpusConfig(Bounded):
     """Documents for pre-training: demonstrations of the training split, plus recall, copying and arithmetic drills."""
 
-    demos: int = 8000  # oracle demonstrations over all families of `env` (training split only)
-    novice_share: float = 0.3  # share of demonstrations by the imperfect demonstrator (its formats are as good)
-    drills: int = 1000  # documents that drill recall among several facts, copying and small arithmetic
-    max_facts: int = 4  # facts in a recall drill: 1 … max_facts
-    texts_for_tokenizer: int = 4000  # documents the tokenizer is trained on
+    section: ClassVar[str] = "base.corpus"
+
+    demos: PositiveInt = 8000  # oracle demonstrations over all families of `env` (training split only)
+    novice_share: Share = 0.3  # share of demonstrations by the imperfect demonstrator (its formats are as good)
+    drills: NonNegativeInt = 1000  # documents that drill recall among several facts, copying and small arithmetic
+    max_facts: PositiveInt = 4  # facts in a recall drill: 1 … max_facts
+    texts_for_tokenizer: PositiveInt = 4000  # documents the tokenizer is trained on
 
 
 @dataclass
-class BaseConfig:
+class BaseConfig(Bounded):
     """Where the base policy comes from. Group ``base``: shipped, scratch."""
+
+    section: ClassVar[str] = "base"
 
     # a directory, pkg://<package>/<place in it>, or "scratch": pre-train now (rl-pretrain does the same)
     source: str = "pkg://rl.bases/tiny_dsa_base"
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    vocab_size: int = 1024  # upper bound of the tokenizer trained from scratch
-    dense_steps: int = 1200  # stage 1: dense attention; indexer trained alongside by its KL loss (V3.2 report, 2.1.1)
-    sparse_steps: int = 800  # stage 2: top-k sparse attention, KL over the selected set
-    lr: float = 3e-3  # peak learning rate, warm-up then cosine over both stages
-    tokens_per_step: int = 4096  # packed tokens per optimiser step
-    indexer_kl_coef: float = 1.0  # weight of L_I; its gradient reaches the indexer only
-    indexer_kl_every: int = 4  # L_I on every n-th step only: it costs as much as the attention itself
-    router_bias_gamma: float = 1e-3  # aux-loss-free balancing step (V3 report); frozen in RL
-    threads: int = 1  # torch threads, 0 = all cores; with one there is no barrier to wait at on shared cores
-    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
+    vocab_size: Annotated[int, Ge(306)] = 1024  # upper bound of the tokenizer trained from scratch
+    dense_steps: PositiveInt = (
+        1200  # stage 1: dense attention; indexer trained alongside by its KL loss (V3.2 report, 2.1.1)
+    )
+    sparse_steps: NonNegativeInt = 800  # stage 2: top-k sparse attention, KL over the selected set
+    lr: PositiveFloat = 3e-3  # peak learning rate, warm-up then cosine over both stages
+    tokens_per_step: PositiveInt = 4096  # packed tokens per optimiser step
+    indexer_kl_coef: NonNegativeFloat = 1.0  # weight of L_I; its gradient reaches the indexer only
+    indexer_kl_every: PositiveInt = 4  # L_I on every n-th step only: it costs as much as the attention itself
+    router_bias_gamma: NonNegativeFloat = 1e-3  # aux-loss-free balancing step (V3 report); frozen in RL
+    threads: NonNegativeInt = 1  # torch threads, 0 = all cores; with one there is no barrier to wait at on shared cores
+    seed: Seed = 0  # of everything random: tasks, initial weights, order, sampling
 
 
 @dataclass
-class SupervisedConfig:
+class SupervisedConfig(Bounded):
     """Supervised training on token streams: what cold start and distillation share."""
 
-    epochs: float = 2.0  # passes over the documents
-    lr: float = 1e-3  # peak, warm-up then linear decay to zero
-    tokens_per_step: int = 8192  # packed tokens per optimiser step
-    indexer_kl_coef: float = 1.0  # weight of the DSA indexer's own KL loss; it learns alongside
-    indexer_kl_every: int = 4  # on every n-th step
-    router_bias_gamma: float = 0.0  # aux-loss-free balancing step of the MoE router's bias; 0: the bias is frozen
-    threads: int = 0  # torch threads, 0 = all cores
+    epochs: PositiveFloat = 2.0  # passes over the documents
+    lr: PositiveFloat = 1e-3  # peak, warm-up then linear decay to zero
+    tokens_per_step: PositiveInt = 8192  # packed tokens per optimiser step
+    indexer_kl_coef: NonNegativeFloat = 1.0  # weight of the DSA indexer's own KL loss; it learns alongside
+    indexer_kl_every: PositiveInt = 4  # on every n-th step
+    router_bias_gamma: NonNegativeFloat = (
+        0.0  # aux-loss-free balancing step of the MoE router's bias; 0: the bias is frozen
+    )
+    threads: NonNegativeInt = 0  # torch threads, 0 = all cores
 
 
 @dataclass
 class ColdStartConfig(SupervisedConfig):
     """Supervised start on the environments' own demonstrations (V3.2 report, 3.2.2): imperfect on purpose."""
 
+    section: ClassVar[str] = "coldstart"
+
     enabled: bool = True  # false: RL starts from the base policy
-    demos: int = 1536  # demonstrations over all families (training split)
-    novice_share: float = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
-    seed: int | None = None  # of the demonstrations and their order; null: the run's. Set it to share one cold start
+    demos: PositiveInt = 1536  # demonstrations over all families (training split)
+    novice_share: Share = 1.0  # share by the imperfect demonstrator: right formats, doubtful decisions
+    seed: Seed | None = None  # of the demonstrations and their order; null: the run's. Set it to share one cold start
     # play them through the rollout loop: window, context policy, retention, turn and token limits of `rollout` hold
     as_rollouts: bool = False
 
@@ -97,97 +121,84 @@ class ColdStartConfig(SupervisedConfig):
 class DistillConfig(SupervisedConfig):
     """Supervised training of one policy, from the cold start, on what the specialists did right."""
 
+    section: ClassVar[str] = "distill"
+
 
 @dataclass
-class PipelineConfig:
+class PipelineConfig(Bounded):
     """Specialists → verified data → distillation → mixed GRPO (V3.2 report, 3); `experiment=v32_pipeline` turns it on.
 
     A specialist is one GRPO run on one family of `env`, all of them from the same cold start. `steps` and
     `prompts_per_step` of the run itself are those of the mixed stage.
     """
 
-    enabled: bool = False  # false: cold start → GRPO, as rl-train does it
-    specialist_steps: int = 20  # GRPO steps of each specialist
-    specialist_prompts: int = 8  # groups (tasks) per step of a specialist
-    data_tasks: int = 192  # training tasks per family for which its specialist makes data (after those it trained on)
-    data_samples: int = 2  # rollouts per such task
-    keep_per_task: int = 1  # different verified rollouts of one task that are kept at most
-    distill: DistillConfig = field(default_factory=DistillConfig)
+    section: ClassVar[str] = "pipeline"
 
-    def __post_init__(self) -> None:
-        for name in ("specialist_steps", "specialist_prompts", "data_tasks", "data_samples", "keep_per_task"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"pipeline.{name}={getattr(self, name)}: must be at least 1")
+    enabled: bool = False  # false: cold start → GRPO, as rl-train does it
+    specialist_steps: PositiveInt = 20  # GRPO steps of each specialist
+    specialist_prompts: PositiveInt = 8  # groups (tasks) per step of a specialist
+    data_tasks: PositiveInt = (
+        192  # training tasks per family for which its specialist makes data (after those it trained on)
+    )
+    data_samples: PositiveInt = 2  # rollouts per such task
+    keep_per_task: PositiveInt = 1  # different verified rollouts of one task that are kept at most
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
 
 @dataclass
-class SelfVerificationConfig:
+class SelfVerificationConfig(Bounded):
     """Verifier → prover → labels → merge, in iterations (rl.recipes.self_verification);
     `experiment=self_verification` turns it on.
 
     `env` must be a mixture of the families prove, refine, verify, assess, and `judge` the run's own worker.
     """
 
+    section: ClassVar[str] = "self_verification"
+
     enabled: bool = False  # false: cold start → GRPO, as rl-train does it
-    iterations: int = 3  # of the loop
-    meta_steps: int = 20  # GRPO steps on assess before the first verifier, for a meta-verifier; 0: none
-    verify_steps: int = 40  # GRPO steps on verify and assess in each iteration
-    verify_prompts: int = 16  # groups (tasks) per step
-    prove_steps: int = 25  # GRPO steps on prove and refine in each iteration
-    prove_prompts: int = 16  # groups (tasks) per step
-    label_problems: int = 128  # new problems whose proofs are labelled after each iteration
-    label_samples: int = 2  # proofs of each
-    rows_share: float = 0.5  # share of the next verifier's tasks that are such proofs; the rest has program-made errors
+    iterations: PositiveInt = 3  # of the loop
+    meta_steps: NonNegativeInt = 20  # GRPO steps on assess before the first verifier, for a meta-verifier; 0: none
+    verify_steps: PositiveInt = 40  # GRPO steps on verify and assess in each iteration
+    verify_prompts: PositiveInt = 16  # groups (tasks) per step
+    prove_steps: PositiveInt = 25  # GRPO steps on prove and refine in each iteration
+    prove_prompts: PositiveInt = 16  # groups (tasks) per step
+    label_problems: PositiveInt = 128  # new problems whose proofs are labelled after each iteration
+    label_samples: PositiveInt = 2  # proofs of each
+    rows_share: Share = 0.5  # share of the next verifier's tasks that are such proofs; the rest has program-made errors
     labels: LabelConfig = field(default_factory=LabelConfig)
     merge: DistillConfig = field(default_factory=lambda: DistillConfig(epochs=1.0, lr=2e-4))
 
-    def __post_init__(self) -> None:
-        for name in (
-            "iterations", "verify_steps", "verify_prompts", "prove_steps", "prove_prompts", "label_problems",
-            "label_samples",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"self_verification.{name}={getattr(self, name)}: must be at least 1")
-        if self.meta_steps < 0:
-            raise ValueError(f"self_verification.meta_steps={self.meta_steps}: must be 0 (none) or more")
-        if not 0 <= self.rows_share <= 1:
-            raise ValueError(f"self_verification.rows_share={self.rows_share}: must be in [0, 1]")
-
 
 @dataclass
-class BudgetConfig:
+class BudgetConfig(Bounded):
     """How much compute RL may take (rollouts and training of all GRPO stages; V3.2: more than 10 % of pre-training)."""
 
-    rl_share: float | None = None  # RL stops when its FLOPs reach this share of the base's pre-training; null: never
-    pretrain_flops: float | None = None  # FLOPs of that pre-training; null: from the base's card.json
+    section: ClassVar[str] = "budget"
 
-    def __post_init__(self) -> None:
-        for name in ("rl_share", "pretrain_flops"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"budget.{name}={value}: must be above 0, or null")
+    rl_share: PositiveFloat | None = (
+        None  # RL stops when its FLOPs reach this share of the base's pre-training; null: never
+    )
+    pretrain_flops: PositiveFloat | None = None  # FLOPs of that pre-training; null: from the base's card.json
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(Bounded):
     """Held-out evaluation: k samples of n_tasks tasks per family, and what is estimated from them (evaluation.md)."""
 
-    n_tasks: int = 64  # held-out tasks per family
-    k: int = 4  # samples per task; their mean is avg@k
-    seed: int = 1234  # of the held-out task list
-    ks: list[int] | None = None  # sizes of pass@k, maj@k and best@k; null: 1, 2, 4, … up to k
+    section: ClassVar[str] = "eval"
+
+    n_tasks: PositiveInt = 64  # held-out tasks per family
+    k: PositiveInt = 4  # samples per task; their mean is avg@k
+    seed: Seed = 1234  # of the held-out task list
+    ks: list[PositiveInt] | None = None  # sizes of pass@k, maj@k and best@k; null: 1, 2, 4, … up to k
     # best@k: the score that picks one of k samples, a name of reward_parts (a part, <part>/<detail>, score/<name>)
     best_of: str | None = None
-    confidence: float = 0.95  # of the intervals
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95  # of the intervals
 
     def __post_init__(self) -> None:
-        for name in ("n_tasks", "k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"eval.{name}={getattr(self, name)}: must be at least 1")
+        super().__post_init__()
         if self.ks is not None and (not self.ks or not all(1 <= k <= self.k for k in self.ks)):
             raise ValueError(f"eval.ks={self.ks}: every size must be between 1 and eval.k={self.k}; or null")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"eval.confidence={self.confidence}: must be between 0 and 1")
 
     def sizes(self) -> list[int]:
         """The sizes k of the estimates, ascending."""
@@ -197,41 +208,46 @@ class EvalConfig:
 
 
 @dataclass
-class SweepConfig:
+class SweepConfig(Bounded):
     """Sweeps of `rl-eval`: the same tasks once more under each of several limits."""
 
+    section: ClassVar[str] = "sweep"
+
     # rollout.max_thinking of each point, for example [16,32,64,null] (null: no limit of its own); []: no sweep
-    thinking: list[int | None] = field(default_factory=list)
+    thinking: list[PositiveInt | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(set(self.thinking)) != len(self.thinking):
             raise ValueError(f"sweep.thinking={self.thinking}: duplicate budget; name each budget once")
 
 
 @dataclass
-class RayConfig:
+class RayConfig(Bounded):
     """Group ``ray``: local (own the machine), cluster (join a running one)."""
 
+    section: ClassVar[str] = "ray"
+
     address: str | None = None  # null: start a local instance; auto: join the running cluster
-    num_cpus: int | None = None  # logical CPUs of a local instance (null: all, at least workers + 1)
-    worker_gpus: float = 0.0  # GPUs per rollout worker
-    learner_gpus: float = 0.0  # GPUs of the learner
-    object_store_mb: int = 512  # local instance only
+    num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least workers + 1)
+    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker
+    learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner
+    object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Bounded):
     """`rl-train`: cold start → held-out evaluation → GRPO → held-out evaluation → report."""
 
-    name: str | None = None  # the run's directory under runs_dir; null: `demo-<seed>`, numbered when taken
+    name: FolderName | None = None  # the run's directory under runs_dir; null: `demo-<seed>`, numbered when taken
     resume: str | None = None  # name of a run to continue from its last checkpoint
-    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
-    steps: int = 80  # GRPO steps
-    prompts_per_step: int = 8  # groups (tasks) per step
-    group_size: int = 8  # rollouts per task; the advantage is relative to their mean
-    max_staleness: int = 0  # a group is admitted only if it is at most this many versions old when trained
-    failed_steps: int = 3  # steps in a row without one valid rollout before the run stops and says why
-    step_deadline_s: float = 1800.0  # a step that waits longer stops the run and says what it waits for
+    seed: Seed = 0  # of everything random: tasks, initial weights, order, sampling
+    steps: PositiveInt = 80  # GRPO steps
+    prompts_per_step: PositiveInt = 8  # groups (tasks) per step
+    group_size: Annotated[int, Ge(2)] = 8  # rollouts per task; the advantage is relative to their mean
+    max_staleness: NonNegativeInt = 0  # a group is admitted only if it is at most this many versions old when trained
+    failed_steps: PositiveInt = 3  # steps in a row without one valid rollout before the run stops and says why
+    step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer stops the run and says what it waits for
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
@@ -251,10 +267,16 @@ class TrainConfig:
     ray: RayConfig = field(default_factory=RayConfig)
     runs_dir: str = "runs"  # `runs/<name>/` holds everything of a run
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
-    checkpoint_every: int = 10  # steps between full-state checkpoints
-    keep_checkpoints: int = 2  # older ones are removed
+    checkpoint_every: PositiveInt = 10  # steps between full-state checkpoints
+    keep_checkpoints: PositiveInt = 2  # older ones are removed
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learner.max_tokens_per_microbatch < self.rollout.max_context:
+            raise ValueError(
+                f"learner.max_tokens_per_microbatch={self.learner.max_tokens_per_microbatch}: must be at least "
+                f"rollout.max_context={self.rollout.max_context}, or a long trajectory could not be trained on"
+            )
         self.replay.check(
             truncates=self.rollout.truncates,
             temperature=self.rollout.temperature,
@@ -270,7 +292,7 @@ class TrainConfig:
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(Bounded):
     """`rl-pretrain`: make the tiny base policy from nothing."""
 
     out: str = "runs/base"  # directory for tokenizer, weights and card
@@ -280,11 +302,11 @@ class PretrainConfig:
 
 
 @dataclass
-class ColdStartRunConfig:
+class ColdStartRunConfig(Bounded):
     """`rl-coldstart`: the supervised start alone."""
 
     out: str = "runs/coldstart"  # directory for policy, tokenizer and demonstrations
-    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
+    seed: Seed = 0  # of everything random: tasks, initial weights, order, sampling
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
@@ -293,14 +315,14 @@ class ColdStartRunConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(Bounded):
     """`rl-eval`: held-out evaluation of any policy directory or run."""
 
     run: str | None = None  # evaluate this run's last policy, with the settings stored in the run
     runs: list[str] = field(default_factory=list)  # or several runs' (seeds of one experiment), one after the other
     path: str | None = None  # or a policy directory in Hugging Face format
     baseline: str | None = None  # a run or an rl-eval output: the difference to its evaluation, task by task
-    seed: int = 0  # of everything random: tasks, initial weights, order, sampling
+    seed: Seed = 0  # of everything random: tasks, initial weights, order, sampling
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # name → `_target_` of a reward part
@@ -318,7 +340,7 @@ class EvaluateConfig:
 
 
 @dataclass
-class CompareConfig:
+class CompareConfig(Bounded):
     """`rl-compare`: accuracy, tokens and money of runs, evaluations and recorded answers side by side."""
 
     # Each a run's directory (its last evaluation), an rl-eval output directory, or a .jsonl file: trajectories, or
@@ -331,17 +353,17 @@ class CompareConfig:
 
 
 @dataclass
-class AgreementConfig:
+class AgreementConfig(Bounded):
     """`rl-judge`: agreement of a judge with labelled answers, next to baselines that know nothing."""
 
     data: str = "pkg://rewards/data/rubric_agreement.jsonl"  # {id, prompt, rubric, answer, gold, quality} per line
-    votes: int = 1  # verdicts per answer; their mean counts
-    retries: int = 2  # further questions per vote after a reply that cannot be used
-    temperature: float | None = None  # of the judge; null: its own. Several votes need more than 0
-    max_tokens: int | None = None  # of one verdict; null: the judge's own
-    reason_chars: int = 300  # of the judge's reasons
-    draws: int = 1000  # bootstrap samples behind the intervals
-    seed: int = 0  # of those samples
+    votes: PositiveInt = 1  # verdicts per answer; their mean counts
+    retries: NonNegativeInt = 2  # further questions per vote after a reply that cannot be used
+    temperature: NonNegativeFloat | None = None  # of the judge; null: its own. Several votes need more than 0
+    max_tokens: PositiveInt | None = None  # of one verdict; null: the judge's own
+    reason_chars: PositiveInt = 300  # of the judge's reasons
+    draws: PositiveInt = 1000  # bootstrap samples behind the intervals
+    seed: Seed = 0  # of those samples
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -349,92 +371,109 @@ class AgreementConfig:
 
 
 @dataclass
-class DiagnoseConfig:
+class DiagnoseConfig(Bounded):
     """`rl-diagnose`: which part makes learner and sampler disagree, on a batch that a run has stored."""
 
     run: str | None = None  # the run whose batch is taken; required
-    step: int | None = None  # the step of the batch (tracking.save_batch_every); null: the newest stored one
-    device: str = "auto"  # auto (CUDA if there is one) | cpu | cuda
-    threads: int = 0  # torch threads, 0 = all cores
-    max_tokens_per_microbatch: int = 8192  # tokens of one packed forward pass; bounds memory
-    worst: int = 5  # tokens with the largest difference that are named, per setting
+    step: PositiveInt | None = None  # the step of the batch (tracking.save_batch_every); null: the newest stored one
+    device: Annotated[str, Matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<number>")] = (
+        "auto"  # auto (CUDA if there is one) | cpu | cuda
+    )
+    threads: NonNegativeInt = 0  # torch threads, 0 = all cores
+    max_tokens_per_microbatch: PositiveInt = 8192  # tokens of one packed forward pass; bounds memory
+    worst: PositiveInt = 5  # tokens with the largest difference that are named, per setting
     runs_dir: str = "runs"  # where `run` is looked up
 
 
 @dataclass
-class AdaptDataConfig:
+class AdaptDataConfig(Bounded):
     """What `rl-adapt` trains and measures on."""
 
-    source: str = "text"  # text (a file) | needles (synthetic retrieval documents)
+    section: ClassVar[str] = "data"
+
+    source: Annotated[str, OneOf(("text", "needles"))] = (
+        "text"  # text (a file) | needles (synthetic retrieval documents)
+    )
     path: str | None = None  # .txt, .jsonl or .parquet, for source=text; tokenised with the policy's tokenizer
     column: str = "text"  # column of the documents in that file
-    length: int = 131072  # tokens of a sequence (paper: 128K)
-    held_out: int = 32  # sequences that are measured on, never trained on
-    seed: int = 0  # of the order of a text file's pieces
+    length: PositiveInt = 131072  # tokens of a sequence (paper: 128K)
+    held_out: PositiveInt = 32  # sequences that are measured on, never trained on
+    seed: Seed = 0  # of the order of a text file's pieces
     needles: NeedleTask = field(default_factory=NeedleTask)
-
-    def __post_init__(self) -> None:
-        if self.source not in ("text", "needles"):
-            raise ValueError(f"data.source={self.source!r}: use 'text' or 'needles'")
-        if self.held_out < 1:
-            raise ValueError(f"data.held_out={self.held_out}: must be at least 1")
 
 
 @dataclass
-class AdaptStageConfig:
+class AdaptStageConfig(Bounded):
     """The first stage of `rl-adapt`: dense attention, the indexer alone learns."""
 
-    lr: float = 1e-3  # peak learning rate
-    steps: int = 1000  # optimiser steps
-    tokens_per_step: int = 16 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
-    length: int | None = None  # tokens of a sequence in this stage; null: data.length, as in the paper
-    schedule: str = "constant"  # constant | cosine | linear, after the warm-up; not published, so constant
-    warmup_steps: int = 0  # optimiser steps of linear warm-up from 0
-    weight_decay: float = 0.0  # AdamW
+    section: ClassVar[str] = "warmup"
+
+    lr: PositiveFloat = 1e-3  # peak learning rate
+    steps: PositiveInt = 1000  # optimiser steps
+    tokens_per_step: PositiveInt = 16 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
+    length: PositiveInt | None = None  # tokens of a sequence in this stage; null: data.length, as in the paper
+    schedule: Annotated[str, OneOf(SCHEDULES)] = (
+        "constant"  # constant | cosine | linear, after the warm-up; not published, so constant
+    )
+    warmup_steps: NonNegativeInt = 0  # optimiser steps of linear warm-up from 0
+    weight_decay: NonNegativeFloat = 0.0  # AdamW
 
     def __post_init__(self) -> None:
-        group = "sparse" if isinstance(self, SparseStageConfig) else "warmup"
-        for name in ("steps", "tokens_per_step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{group}.{name}={getattr(self, name)}: must be at least 1")
+        super().__post_init__()
+        if self.schedule != "constant" and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"{self.section}.warmup_steps={self.warmup_steps}: must be below {self.section}.steps={self.steps} "
+                f"with schedule={self.schedule}"
+            )
 
 
 @dataclass
 class SparseStageConfig(AdaptStageConfig):
     """The second stage of `rl-adapt`."""
 
-    lr: float = 7.3e-6  # peak learning rate
-    steps: int = 15000  # optimiser steps
-    tokens_per_step: int = 480 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
+    section: ClassVar[str] = "sparse"
+
+    lr: PositiveFloat = 7.3e-6  # peak learning rate
+    steps: PositiveInt = 15000  # optimiser steps
+    tokens_per_step: PositiveInt = 480 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
 
 
 @dataclass
-class DenseStageConfig:
+class DenseStageConfig(Bounded):
     """The dense policy that is adapted, when there is no checkpoint: trained on needle documents that grow longer."""
 
-    lengths: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048, 4096])  # document lengths, in turn
-    steps: list[int] = field(default_factory=lambda: [600, 100, 60, 40, 40])  # optimiser steps of each length
-    lr: float = 3e-3  # peak; warm-up, then linear decay over all lengths
-    tokens_per_step: int = 4096  # tokens of one optimiser step, in whole documents (at least one)
-    warmup_steps: int = 50  # optimiser steps of linear warm-up from 0
-    weight_decay: float = 0.01  # AdamW
-    seed: int = 0  # of its initial weights; not the run's seed, so that runs of several seeds adapt the same policy
+    section: ClassVar[str] = "dense"
+
+    lengths: list[PositiveInt] = field(
+        default_factory=lambda: [256, 512, 1024, 2048, 4096]
+    )  # document lengths, in turn
+    steps: list[PositiveInt] = field(default_factory=lambda: [600, 100, 60, 40, 40])  # optimiser steps of each length
+    lr: PositiveFloat = 3e-3  # peak; warm-up, then linear decay over all lengths
+    tokens_per_step: PositiveInt = 4096  # tokens of one optimiser step, in whole documents (at least one)
+    warmup_steps: NonNegativeInt = 50  # optimiser steps of linear warm-up from 0
+    weight_decay: NonNegativeFloat = 0.01  # AdamW
+    seed: Seed = 0  # of its initial weights; not the run's seed, so that runs of several seeds adapt the same policy
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum(self.steps) <= self.warmup_steps:
+            raise ValueError(
+                f"dense.warmup_steps={self.warmup_steps}: must be below the sum of dense.steps={self.steps}"
+            )
         if not self.lengths or len(self.lengths) != len(self.steps):
             raise ValueError(f"dense.lengths={self.lengths}, dense.steps={self.steps}: give one number of steps each")
 
 
 @dataclass
-class AdaptConfig:
+class AdaptConfig(Bounded):
     """`rl-adapt`: dense checkpoint → indexer warm-up → sparse training (V3.2 report, 2.1.1), and what each changed."""
 
-    name: str = "adapt"  # the run's directory under runs_dir; numbered when taken
-    seed: int = 0  # of the fresh indexer weights and of which training sequences are seen
-    threads: int = 0  # torch threads, 0 = all cores
-    index_topk: int | None = None  # rows each query attends to after adaptation; null: the checkpoint's own
+    name: FolderName = "adapt"  # the run's directory under runs_dir; numbered when taken
+    seed: Seed = 0  # of the fresh indexer weights and of which training sequences are seen
+    threads: NonNegativeInt = 0  # torch threads, 0 = all cores
+    index_topk: PositiveInt | None = None  # rows each query attends to after adaptation; null: the checkpoint's own
     reset_indexer: bool = True  # draw the indexer's weights anew: in a dense checkpoint they never learned anything
-    indexer_kl_coef: float = 1.0  # weight of L_I in both stages; its gradient reaches the indexer only
+    indexer_kl_coef: PositiveFloat = 1.0  # weight of L_I in both stages; its gradient reaches the indexer only
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     data: AdaptDataConfig = field(default_factory=AdaptDataConfig)
     dense: DenseStageConfig = field(default_factory=DenseStageConfig)

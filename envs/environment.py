@@ -67,7 +67,7 @@ class Environment:
             if key not in ("max_output_chars", "tool_timeout_s"):
                 raise TypeError(
                     f"{type(self).__name__} has no setting {key!r} (value {value!r}); "
-                    "known: max_output_chars, tool_timeout_s"
+                    f"known: {', '.join(_settings_of(type(self)))}"
                 )
             setattr(self, key, value)
         self.tools: dict[str, Tool] = tools_of(type(self))
@@ -200,3 +200,13 @@ class Environment:
             return text
         counts["output_truncated"] += 1
         return f"{text[: self.max_output_chars]}\n[cut: {self.max_output_chars} of {len(text)} characters shown]"
+
+
+def _settings_of(kind: type[Environment]) -> list[str]:
+    """Keywords that the constructors of ``kind`` and its bases take."""
+    taken = {"max_output_chars", "tool_timeout_s"}
+    for owner in kind.__mro__:
+        if (made_by := vars(owner).get("__init__")) is not None and owner is not object:
+            parameters = inspect.signature(made_by).parameters.values()
+            taken |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return sorted(taken - {"self", "task"})

@@ -66,8 +66,12 @@ def read_items(path: str | Path) -> list[Item]:
         where = f"{path}:{number}"
         try:
             raw = json.loads(line)
+            if not isinstance(raw, dict):
+                raise ValueError(f"{where}: a line is a JSON object, this one a {type(raw).__name__}")
             criteria = read_rubric(raw["rubric"], f"{where}: rubric")
             item = Item(raw["id"], raw["prompt"], criteria, raw["answer"], raw["gold"], raw.get("quality", ""))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is not JSON: {error}") from error
         except (KeyError, TypeError) as error:
             raise ValueError(f"{where}: {error} is missing; an item has id, prompt, rubric, answer, gold") from error
         for c in criteria:

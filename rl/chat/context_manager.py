@@ -22,8 +22,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from annotated_types import Interval
 
 from envs.types import Message
+from rl.bounds import Bounded, NonNegativeInt, OneOf, PositiveInt
 from rl.chat.session import SUMMARY, Session
 
 POLICIES = ("none", "summary", "discard_75", "discard_all", "parallel_fewest_step")
@@ -31,37 +35,34 @@ _SHARES = {"discard_75": 0.75, "discard_all": 1.0}  # of the cycles
 
 
 @dataclass
-class ContextConfig:
+class ContextConfig(Bounded):
     """The ``rollout.context`` config section."""
 
-    policy: str = "none"  # none | summary | discard_75 | discard_all | parallel_fewest_step
-    trigger: float = 0.8  # it acts when the prompt of a turn holds more than this share of rollout.max_context
-    max_restarts: int = 16  # summaries or discards of an episode; after that the window is used to its end
-    max_total_tokens: int | None = None  # all segments of an episode together, prompts included; null: no such budget
+    section: ClassVar[str] = "rollout.context"
+
+    policy: Annotated[str, OneOf(POLICIES)] = "none"  # none | summary | discard_75 | discard_all | parallel_fewest_step
+    trigger: Annotated[float, Interval(gt=0, le=1)] = (
+        0.8  # it acts when the prompt of a turn holds more than this share of rollout.max_context
+    )
+    max_restarts: NonNegativeInt = 16  # summaries or discards of an episode; after that the window is used to its end
+    max_total_tokens: PositiveInt | None = (
+        None  # all segments of an episode together, prompts included; null: no such budget
+    )
     # what the policy reads as a user message when a summary is due, and what stands above the summary afterwards
     summary_request: str = "The context is nearly full. Summarise what you have found and what is still to be done."
     summary_heading: str = "Summary of your work so far:"
-    summary_tokens: int = 256  # sampled tokens of one summary, reasoning included
-    parallel: int = 4  # runs among which parallel_fewest_step chooses
+    summary_tokens: PositiveInt = 256  # sampled tokens of one summary, reasoning included
+    parallel: PositiveInt = 4  # runs among which parallel_fewest_step chooses
 
     def __post_init__(self) -> None:
-        self._require("policy", self.policy in POLICIES, f"one of {', '.join(POLICIES)}")
-        self._require("trigger", 0 < self.trigger <= 1, "in (0, 1]: a share of rollout.max_context")
-        self._require("max_restarts", self.max_restarts >= 0, "0 or more")
-        budget = self.max_total_tokens
-        self._require("max_total_tokens", budget is None or budget >= 1, "at least 1, or null for no budget")
-        self._require("summary_tokens", self.summary_tokens >= 1, "at least 1")
-        self._require("summary_request", bool(self.summary_request), "some text")
-        self._require("parallel", self.parallel >= 1, "at least 1")
+        super().__post_init__()
+        if not self.summary_request:
+            raise ValueError("rollout.context.summary_request='': must be some text")
 
     @property
     def runs(self) -> int:
         """Independent runs that an evaluation plays for each one it reports."""
         return self.parallel if self.policy == "parallel_fewest_step" else 1
-
-    def _require(self, name: str, ok: bool, wanted: str) -> None:
-        if not ok:
-            raise ValueError(f"rollout.context.{name}={getattr(self, name)!r}: must be {wanted}")
 
 
 class ContextManager:

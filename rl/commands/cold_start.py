@@ -6,7 +6,6 @@ rl-coldstart out=runs/start coldstart.novice_share=0      perfect demonstrations
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,15 +23,17 @@ def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.cold_start import coldstart
     from rl.run.assemble import open_taskset
-    from rl.run.preflight import configuration, start_directory, start_renderer
+    from rl.run.paths import output_directory
+    from rl.run.preflight import check_environments, configuration, start_directory, start_renderer
 
     with configuration():
+        out = output_directory("out", cfg.out)
         base = start_directory(cfg.policy, cfg.base.source)
         if base is None:
             raise ValueError("base.source=scratch: there is no policy to start from; make one with rl-pretrain")
         renderer = start_renderer(cfg.policy, base, cfg.rollout.retention)
         taskset = open_taskset(cfg.env, "train", cfg.seed)
-    out = Path(cfg.out)
+        check_environments(taskset)
     out.mkdir(parents=True, exist_ok=True)
     figures = coldstart(base, cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
     print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")

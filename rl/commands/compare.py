@@ -10,8 +10,6 @@ cost per solved task = cost of all answers / answers that were right.
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,14 +24,14 @@ def main() -> None:
 
 
 def run(cfg: CompareConfig) -> None:
+    from rl.run.paths import output_directory
+    from rl.run.preflight import configuration
     from rl.tracking.comparison import compare, markdown
     from rl.tracking.rundir import write_atomic
 
-    try:
+    with configuration():
+        out = output_directory("out", cfg.out)
         result = compare(cfg)
-    except ValueError as error:
-        sys.exit(f"rl-compare: {error}")
-    out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(result)
     write_atomic(out / "compare.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")

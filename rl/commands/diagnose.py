@@ -35,21 +35,20 @@ def run(cfg: DiagnoseConfig) -> dict[str, Any]:
     from rich.console import Console
 
     from rl.run.batches import load_batch
+    from rl.run.preflight import ConfigurationError, configuration
     from rl.tracking.report import write_report
-    from rl.tracking.rundir import RunDir, RunDirError, step_name, write_atomic
+    from rl.tracking.rundir import RunDir, step_name, write_atomic
 
-    if cfg.run is None:
-        sys.exit("rl-diagnose needs run=<name of a run>")
-    try:
+    with configuration():
+        if cfg.run is None:
+            raise ValueError("run is missing: give run=<name of a run>")
         rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.run)
         batch = load_batch(rundir, cfg.step)
-    except RunDirError as error:
-        sys.exit(str(error))
     console = Console() if sys.stdout.isatty() else Console(width=180)
     try:
         found = diagnose(batch, cfg, console)
     except ValueError as error:
-        sys.exit(f"step {batch.step} of run '{rundir.name}': {error}")
+        raise ConfigurationError(f"step {batch.step} of run '{rundir.name}': {error}") from error
     rundir.diagnoses.mkdir(exist_ok=True)
     path = rundir.diagnoses / f"{step_name(batch.step)}.json"
     write_atomic(path, json.dumps(found, indent=2) + "\n")

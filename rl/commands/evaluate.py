@@ -37,14 +37,18 @@ def run(cfg: EvaluateConfig) -> None:
     from rl.commands.evaluate_settings import baseline_of, like_the_run, policies_of, results_of
     from rl.run.preflight import configuration
 
-    with configuration():
+    with configuration():  # of all policies, before the first is evaluated
         policies = policies_of(cfg)
-    baseline = baseline_of(cfg)
-    out = results_of(cfg, policies)
+        baseline = baseline_of(cfg)
+        out = results_of(cfg, policies)
+        settings = {}
+        for name, directory in policies:
+            settings[name] = like_the_run(copy.deepcopy(cfg), name if cfg.path is None else None)
+            check(settings[name], directory)
     console = Console() if sys.stdout.isatty() else Console(width=120)  # a log file has no width: room for the tables
     if not cfg.runs:
         ((name, directory),) = policies
-        evaluate_policy(like_the_run(cfg, cfg.run), name, directory, out, console, baseline)
+        evaluate_policy(settings[name], name, directory, out, console, baseline)
         return
     from rl.tracking.policies import policies_summary, print_policies
     from rl.tracking.report import write_report
@@ -52,12 +56,25 @@ def run(cfg: EvaluateConfig) -> None:
 
     found = {}
     for name, directory in policies:
-        settings = like_the_run(copy.deepcopy(cfg), name)
-        found[name] = evaluate_policy(settings, name, directory, out / name, console, baseline)
+        found[name] = evaluate_policy(settings[name], name, directory, out / name, console, baseline)
     summary = policies_summary(found, cfg.eval.confidence)
     rundir = RunDir(out)
     rundir.write_summary(summary)
     print_policies(console, summary, str(write_report(rundir)))
+
+
+def check(cfg: EvaluateConfig, directory: Path) -> None:
+    """Raise ValueError when the policy in ``directory`` could not be evaluated with these settings."""
+    from rl.commands.evaluate_settings import check_before_start
+    from rl.recipes.evaluate import HELDOUT
+    from rl.run.assemble import open_composer, open_tasksets
+    from rl.run.preflight import check_environments, check_judge, start_renderer
+
+    check_before_start(cfg)
+    start_renderer(cfg.policy, directory, cfg.rollout.retention)
+    check_judge(cfg.judge)
+    open_composer(cfg.reward)
+    check_environments(open_tasksets(cfg.env, cfg.seed, cfg.eval)[HELDOUT])
 
 
 def evaluate_policy(
@@ -69,10 +86,8 @@ def evaluate_policy(
     """
     from omegaconf import OmegaConf
 
-    from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT, evaluate
     from rl.run.assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
-    from rl.run.preflight import check_judge, configuration, start_renderer
     from rl.tracking.episodes import event_counts
     from rl.tracking.evaluation import eval_summary, evaluation_metrics
     from rl.tracking.report import write_report
@@ -82,12 +97,8 @@ def evaluate_policy(
     from rl.tracking.usage import UsageBook, tally
     from rl.tracking.wandb_log import WandbLog
 
-    with configuration():  # before a folder exists
-        check_before_start(cfg)
-        start_renderer(cfg.policy, directory, cfg.rollout.retention)
-        check_judge(cfg.judge)
-        tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
-        reward = open_composer(cfg.reward).describe()
+    tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+    reward = open_composer(cfg.reward).describe()
     rundir = RunDir(out)
     resolved = asdict(cfg)
     rundir.write_config(OmegaConf.to_yaml(OmegaConf.create(resolved)))

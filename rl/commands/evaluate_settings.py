@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.run.paths import PACKAGE, policy_directory
+from rl.run.paths import PACKAGE, output_directory, policy_directory
 
 if TYPE_CHECKING:
     from configs.schema import EvaluateConfig
-    from rl.rollout.config import RolloutConfig
 
 OF_THE_RUN = ("policy", "env", "reward", "rollout", "judge")  # settings that a run brings with it
 
 
 def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
-    """(name, policy directory) of everything to be evaluated. Raises SystemExit or ValueError with what to give."""
+    """(name, policy directory) of everything to be evaluated. Raises ValueError with what to give."""
     given = [name for name in ("run", "runs", "path") if getattr(cfg, name)]
     if len(given) != 1:
         said = f"; got {' and '.join(given)}" if given else ""
-        raise SystemExit(f"rl-eval needs one of run=<name of a run>, runs=[<names>] or path=<policy directory>{said}")
+        raise ValueError(f"rl-eval needs one of run=<name of a run>, runs=[<names>] or path=<policy directory>{said}")
     if cfg.path is not None:
         directory = policy_directory("path", cfg.path)
         return [(directory.name, directory)]
     names = cfg.runs or [str(cfg.run)]
     if len(set(names)) != len(names):
-        raise SystemExit(f"runs={names}: duplicate run; name each run once")
+        raise ValueError(f"runs={names}: duplicate run; name each run once")
     return [(name, _policy(Path(cfg.runs_dir) / name / "policy")) for name in names]
 
 
 def results_of(cfg: EvaluateConfig, policies: Sequence[tuple[str, Path]]) -> Path:
-    """Where the results go: ``out``, else beside the policy; never into an installed package."""
+    """Where the results go: ``out``, else beside the policy; never into an installed package.
+
+    Raises ValueError when it cannot be written to."""
     if cfg.out is not None:
-        return Path(cfg.out)
+        return output_directory("out", cfg.out)
     if cfg.runs or (cfg.path or "").startswith(PACKAGE):
-        return Path(cfg.runs_dir) / f"eval-{'+'.join(name for name, _ in policies)}"
+        return output_directory("runs_dir", cfg.runs_dir) / f"eval-{'+'.join(name for name, _ in policies)}"
     ((_, directory),) = policies
-    return directory / "eval"
+    return output_directory("out", directory / "eval")
 
 
 def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:
@@ -47,60 +47,55 @@ def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:
     rewards, judge and rollout settings. What stands on the command line goes before them."""
     if run is None:
         return cfg
-    from omegaconf import OmegaConf
-
     from configs.schema import TrainConfig
+    from rl.run.preflight import stored_settings
 
-    stored = OmegaConf.load(Path(cfg.runs_dir) / run / "config.yaml")
-    trained: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+    trained = stored_settings(Path(cfg.runs_dir) / run, TrainConfig)
     for path in _on_the_command_line():
         _copy(cfg, trained, path)
     for group in OF_THE_RUN:
         setattr(cfg, group, getattr(trained, group))
-    cfg.rollout = _checked(cfg)  # the fields of both are checked together
+    cfg.rollout = replace(cfg.rollout)  # the fields of both are checked together
     return cfg
 
 
 def check_before_start(cfg: EvaluateConfig) -> None:
-    """Raise SystemExit for a budget of the sweep that cannot be, and for a ``best_of`` that could rank nothing."""
+    """Raise ValueError for a budget of the sweep that cannot be, and for a ``best_of`` that could rank nothing."""
     for budget in cfg.sweep.thinking:
-        _checked(cfg, max_thinking=budget)
+        replace(cfg.rollout, max_thinking=budget)
     part = cfg.reward.get(cfg.eval.best_of or "") or {}
     if part.get("weight") == 0:
         name = cfg.eval.best_of
-        raise SystemExit(
+        raise ValueError(
             f"eval.best_of={name}: reward.{name}.weight=0 makes all its terms 0; weigh it, or rank by one of its "
             f"details, eval.best_of={name}/<detail>"
         )
 
 
-def _checked(cfg: EvaluateConfig, **changes: Any) -> RolloutConfig:
-    try:
-        return replace(cfg.rollout, **changes)
-    except ValueError as error:
-        raise SystemExit(f"configuration error: {error}") from None
-
-
 def baseline_of(cfg: EvaluateConfig) -> dict[str, Any] | None:
-    """The summary that ``cfg.baseline`` names: of a run (its last evaluation) or an output of rl-eval."""
+    """The summary that ``cfg.baseline`` names: of a run (its last evaluation) or an output of rl-eval.
+
+    Raises ValueError when there is none, or nothing in it to compare with."""
+    from rl.run.preflight import read_json
+
     if cfg.baseline is None:
         return None
     for directory in (Path(cfg.runs_dir) / cfg.baseline, Path(cfg.baseline)):
         if (directory / "summary.json").is_file():
-            summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+            summary = read_json(directory / "summary.json")
             families = summary.get("eval_after", {}).get("families", {})
             if not any("tasks" in entry for entry in families.values()):
-                raise SystemExit(
+                raise ValueError(
                     f"baseline={cfg.baseline}: its summary.json has no evaluation with single tasks; evaluate it "
                     "with this version first (rl-eval)"
                 )
             return summary
-    raise SystemExit(f"baseline={cfg.baseline}: no summary.json in '{cfg.runs_dir}/{cfg.baseline}' or '{cfg.baseline}'")
+    raise ValueError(f"baseline={cfg.baseline}: no summary.json in '{cfg.runs_dir}/{cfg.baseline}' or '{cfg.baseline}'")
 
 
 def _policy(directory: Path) -> Path:
     if not (directory / "config.json").is_file():
-        raise SystemExit(f"no policy at '{directory}': it has no config.json")
+        raise ValueError(f"no policy at '{directory}': it has no config.json")
     return directory
 
 
@@ -117,7 +112,7 @@ def _on_the_command_line() -> list[str]:
         if path.split(".")[0] not in OF_THE_RUN:
             continue
         if override.is_delete():
-            raise SystemExit(f"~{path}: with run= or runs= set it to null instead")
+            raise ValueError(f"~{path}: with run= or runs= set it to null instead")
         paths.append(path)
     return paths
 

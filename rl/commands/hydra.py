@@ -21,7 +21,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     import hydra
 
     from configs.schema import register
-    from rl.run.preflight import ConfigurationError, configuration
+    from rl.run.preflight import ConfigurationError, configuration, typed
 
     register()
     if os.getcwd() not in sys.path:
@@ -31,23 +31,14 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     def entry(cfg: DictConfig) -> None:
         try:
             with configuration():
-                typed = _typed(cfg)
-            run(typed)
+                settings = typed(cfg)
+            run(settings)
         except ConfigurationError as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
             sys.exit(f"configuration error: {error}")
 
     entry()
-
-
-def _typed(cfg: DictConfig) -> Any:
-    """The schema's dataclass of ``cfg``. Raises ValueError for a value that is missing or that its class refuses."""
-    from omegaconf import OmegaConf
-
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
-    return OmegaConf.to_object(cfg)
 
 
 def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:

@@ -35,7 +35,7 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
 
     from rewards.agreement import YARDSTICKS, agreement, read_items, to_json
     from rl.run.assemble import cluster, open_judge
-    from rl.run.paths import existing_file
+    from rl.run.paths import existing_file, output_file
     from rl.run.preflight import check_judge, configuration
     from rl.tracking.rundir import write_atomic
 
@@ -44,12 +44,14 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
         if cfg.judge.is_worker and cfg.judge.path is None:
             raise ValueError("judge.path is missing: rl-judge judge=worker needs judge.path=<directory of its model>")
         check_judge(cfg.judge)
+        client = None if cfg.judge.client is None else instantiate(cfg.judge.client)
+        if cfg.out is not None:
+            output_file("out", cfg.out)
     result: dict[str, Any] = {"data": cfg.data, "items": len(items), "judges": {}}
     measured: dict[str, Mapping[str, Measure]] = {}
     for name, judge in YARDSTICKS.items():
         measured[name] = agreement(items, [judge(item) for item in items], draws=cfg.draws, seed=cfg.seed)
-    if cfg.judge.client is not None:
-        client = instantiate(cfg.judge.client)
+    if client is not None:
         started = time.perf_counter()
         if cfg.judge.is_worker:
             with cluster(cfg.ray, 1), open_judge(cfg):
@@ -60,7 +62,7 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
         found = [_mean(one) for one in assessed]
         measured["judge"] = agreement(items, found, draws=cfg.draws, seed=cfg.seed)
         result |= {
-            "judge": cfg.judge.path or cfg.judge.client.get("model"),
+            "judge": cfg.judge.path or (cfg.judge.client or {}).get("model"),
             "wall_s": round(time.perf_counter() - started, 1),
             "prompt_tokens": sum(one.prompt_tokens for one in assessed),
             "completion_tokens": sum(one.completion_tokens for one in assessed),

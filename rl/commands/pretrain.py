@@ -6,7 +6,6 @@ rl-pretrain out=my_base env=search          on the demonstrations of one family
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,12 +23,15 @@ def run(cfg: PretrainConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
-    from rl.run.preflight import check_preset, configuration
+    from rl.run.paths import output_directory
+    from rl.run.preflight import check_environments, check_preset, configuration
 
     with configuration():
+        out = output_directory("out", cfg.out)
         check_preset(cfg.policy)
         taskset = open_taskset(cfg.env, "train", cfg.base.seed)
-    figures = pretrain(cfg.policy, cfg.base, taskset, Path(cfg.out), line_reporter())
+        check_environments(taskset)
+    figures = pretrain(cfg.policy, cfg.base, taskset, out, line_reporter())
     print(f"saved {cfg.out}: {figures['parameters']:,} parameters, {figures['trained_tokens']:,} tokens")
 
 

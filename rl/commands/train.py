@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -28,7 +28,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rl.recipes.main_job import main_job
     from rl.run.assemble import members_of, open_composer, open_tasksets
-    from rl.run.preflight import check_start, configuration
+    from rl.run.preflight import check_environments, check_start, configuration
     from rl.tracking.rundir import RunDir
 
     resumed = cfg.resume is not None
@@ -38,22 +38,21 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
         reward = open_composer(cfg.reward).describe()
         check_start(cfg, list(members_of(tasksets["train"])))
+        check_environments(tasksets["train"])
     rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
     return main_job(cfg, rundir, tasksets, reward)
 
 
 def stored_config(cfg: TrainConfig) -> TrainConfig:
     """The configuration of the run that ``cfg.resume`` names."""
-    from omegaconf import OmegaConf
-
     from configs.schema import TrainConfig
+    from rl.run.preflight import stored_settings
     from rl.tracking.rundir import RunDir
 
     assert cfg.resume is not None
     _reject_overrides(cfg.resume)
     rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.resume)
-    merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(rundir.config))
-    stored = cast(TrainConfig, OmegaConf.to_object(merged))
+    stored = stored_settings(rundir.path, TrainConfig)
     stored.name, stored.runs_dir = rundir.name, cfg.runs_dir
     return stored
 

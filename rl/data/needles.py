@@ -16,10 +16,12 @@ import math
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge
 
+from rl.bounds import Bounded, PositiveInt, Seed
 from rl.types import TokenStream
 
 Split = Literal["train", "held_out"]
@@ -46,26 +48,24 @@ class NeedleDocument(Sample):
 
 
 @dataclass
-class NeedleTask:
+class NeedleTask(Bounded):
     """Which documents: the same settings, split, index and length always give the same document."""
 
-    keys: int = 64  # different keys
-    values: int = 8  # different values: guessing is right in one of so many
-    fillers: int = 64  # different filler words
-    facts: int = 64  # facts hidden in each document, about different keys
-    questions: int = 64  # questions at the end of each document, about different facts
-    seed: int = 0  # of the documents
+    section: ClassVar[str] = "data.needles"
+
+    keys: PositiveInt = 64  # different keys
+    values: Annotated[int, Ge(2)] = 8  # different values: guessing is right in one of so many
+    fillers: PositiveInt = 64  # different filler words
+    facts: PositiveInt = 64  # facts hidden in each document, about different keys
+    questions: PositiveInt = 64  # questions at the end of each document, about different facts
+    seed: Seed = 0  # of the documents
 
     def __post_init__(self) -> None:
-        if not 1 <= self.facts <= self.keys:
+        super().__post_init__()
+        if self.facts > self.keys:
             raise ValueError(f"data.needles.facts={self.facts}: use 1 to keys={self.keys}, a key is bound only once")
-        if not 1 <= self.questions <= self.facts:
+        if self.questions > self.facts:
             raise ValueError(f"data.needles.questions={self.questions}: use 1 to facts={self.facts}")
-        if self.values < 2 or self.fillers < 1:
-            raise ValueError(
-                f"data.needles.values={self.values}, fillers={self.fillers}: use at least 2 values and 1 filler"
-            )
-
         sets = math.comb(self.keys, self.facts) * self.values**self.facts
         if sets < _LEAST_SETS:
             raise ValueError(

@@ -6,73 +6,69 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-_CHOICES = {
-    "surrogate": ("clip", "cispo"),
-    "ratio": ("token", "sequence"),
-    "loss_aggregation": ("sequence_mean", "token_mean", "constant"),
-    "advantage_norm": ("mean", "std"),
-    "old_policy": ("sampler", "learner"),
-    "correction": ("none", "truncate", "mask"),
-}
+from annotated_types import Ge, Gt, Interval
+
+from rl.bounds import Bounded, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
+
 _PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
 @dataclass
-class ObjectiveConfig:
+class ObjectiveConfig(Bounded):
     """What ``rl.objective.loss.grpo_loss`` minimises.
 
     The defaults are V3.2's objective. Its epsilon, beta and delta are not published; those are this toolkit's choice.
     """
 
+    section: ClassVar[str] = "objective"
+
     # Range of the importance ratio: [1 - clip, 1 + clip_high]. clip_high null = clip. With ratio=sequence use far
     # smaller ones (GSPO: 3e-4 and 4e-4); surrogate=cispo has the upper bound only.
-    clip: float = 0.2
-    clip_high: float | None = None
+    clip: PositiveFloat = 0.2
+    clip_high: PositiveFloat | None = None
     # How the ratio is bounded. "clip": min(r A, clip(r) A). "cispo": sg[min(r, 1 + clip_high)] A log pi_theta
     # (MiniMax-M1), where every token keeps a gradient.
-    surrogate: str = "clip"
+    surrogate: Annotated[str, OneOf(("clip", "cispo"))] = "clip"
     # Level of the ratio. "token": r_t (V3.2). "sequence": geometric mean over the segment's tokens (GSPO).
-    ratio: str = "token"
+    ratio: Annotated[str, OneOf(("token", "sequence"))] = "token"
     # "sequence_mean": 1/groups sum 1/G sum_i 1/|o_i| sum_t (V3.2). "token_mean": every sampled token of the minibatch
     # weighs the same (DAPO). "constant": sum_t / (sequences of the minibatch x loss_constant) (Dr.GRPO).
-    loss_aggregation: str = "sequence_mean"
+    loss_aggregation: Annotated[str, OneOf(("sequence_mean", "token_mean", "constant"))] = "sequence_mean"
     # Tokens that loss_aggregation=constant divides by, as a rule the largest completion length; required with it.
-    loss_constant: int | None = None
+    loss_constant: PositiveInt | None = None
     # "mean": A = R - mean(R) (V3.2).  "std": A = (R - mean(R)) / (std(R) + 1e-6) (DeepSeekMath GRPO).
-    advantage_norm: str = "mean"
+    advantage_norm: Annotated[str, OneOf(("mean", "std"))] = "mean"
     # pi_old of the ratio. "sampler": the probability the inference engine returned (V3.2), so the ratio holds
     # staleness and train/inference mismatch together. "learner": the learner's own log-probs before the first update
     # of the batch.
-    old_policy: str = "sampler"
-    # Only with old_policy=learner: weight of rho = pi_learner_old / pi_sampler. "truncate": min(rho, correction_high)
-    # (TIS). "mask": rho inside [correction_low, correction_high], 0 outside (IcePop; GLM-5 uses 1/2 and 2).
-    correction: str = "none"
+    old_policy: Annotated[str, OneOf(("sampler", "learner"))] = "sampler"
+    # Weight of rho = pi_learner_old / pi_sampler, with old_policy=learner only. "none": 1. "truncate":
+    # min(rho, correction_high) (TIS). "mask": rho inside [correction_low, correction_high], 0 outside (IcePop; GLM-5
+    # uses 1/2 and 2).
+    correction: Annotated[str, OneOf(("none", "truncate", "mask"))] = "none"
     # Bounds of rho.
-    correction_low: float = 0.5
-    correction_high: float = 2.0
+    correction_low: Annotated[float, Interval(ge=0, lt=1)] = 0.5
+    correction_high: Annotated[float, Gt(1)] = 2.0
     # beta of the KL to the reference policy (unbiased estimator): a number, or a mapping from task family to number
     # with `default` for the others (objective.kl_coef.math=0). All 0: no reference policy is kept at all.
     kl_coef: Any = field(default_factory=lambda: {"default": 0.0})
     # Steps between replacing the reference policy by the current one; 0 = never (DeepSeek-R1: 400).
-    ref_refresh_every: int = 0
+    ref_refresh_every: NonNegativeInt = 0
     # delta of the off-policy sequence mask, in nats per token; null switches it off. Published values differ by orders
     # of magnitude (1e-4 slime, 0.03 AgileRL, 0.5 TRL's docs; V3.2's is unknown), so calibrate a number from
     # `policy/drift_p95`, or give a percentile: "p95" = that percentile of the last opsm_window sequences' drift
     # (nothing is masked before 64 were seen; a percentile masks its share also where all drift is numerical noise).
     opsm_delta: Any = None
     # Sequences (segments) the percentile of opsm_delta is taken over.
-    opsm_window: int = 1024
+    opsm_window: Annotated[int, Ge(64)] = 1024
     # Temperature of the sampler; logits are divided by it before anything else. Must equal the rollouts'.
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"objective.{name}={value!r}: use {' or '.join(map(repr, choices))}")
-        self._check_bounds()
-        if self.loss_aggregation == "constant" and not (self.loss_constant or 0) > 0:
+        super().__post_init__()
+        if self.loss_aggregation == "constant" and self.loss_constant is None:
             raise ValueError(
                 f"objective.loss_constant={self.loss_constant}: loss_aggregation=constant divides by it; give a number "
                 "of tokens above 0, as a rule the largest completion length"
@@ -88,24 +84,6 @@ class ObjectiveConfig:
                 where = "objective.kl_coef" + (f".{family}" if isinstance(self.kl_coef, Mapping) else "")
                 raise ValueError(f"{where}={value!r}: must be a number, 0 or above")
         _check_delta(self.opsm_delta)
-        if self.opsm_window < 64:
-            raise ValueError(f"objective.opsm_window={self.opsm_window}: must be 64 or above, less is no distribution")
-        if self.ref_refresh_every < 0:
-            raise ValueError(f"objective.ref_refresh_every={self.ref_refresh_every}: must be 0 (never) or above")
-        if not self.temperature > 0:
-            raise ValueError(
-                f"objective.temperature={self.temperature}: must be above 0; greedy rollouts teach nothing"
-            )
-
-    def _check_bounds(self) -> None:
-        if not self.clip > 0:
-            raise ValueError(f"objective.clip={self.clip}: must be above 0 (0.2 is the default)")
-        if self.clip_high is not None and not self.clip_high > 0:
-            raise ValueError(f"objective.clip_high={self.clip_high}: must be above 0, or null for clip")
-        if not 0 <= self.correction_low < 1:
-            raise ValueError(f"objective.correction_low={self.correction_low}: must be in [0, 1): rho=1 is no mismatch")
-        if not self.correction_high > 1:
-            raise ValueError(f"objective.correction_high={self.correction_high}: must be above 1: rho=1 is no mismatch")
 
     @property
     def clip_range(self) -> tuple[float, float]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from rl.bounds import Bounded, PositiveInt
 
 
 @dataclass
-class LabelConfig:
+class LabelConfig(Bounded):
     """How many opinions a label takes."""
 
-    analyses: int = 8  # n, evaluations of each proof
-    min_analyses: int = 4  # well-formed ones that must be there, else there is no label
-    assessments: int = 3  # m, of each evaluation that finds an issue; odd, so that a majority exists
-    confirmed: int = 2  # k, evaluations with the lowest score that must be confirmed
-    concurrency: int = 64  # calls under way at once
-    per_call: int = 8  # answers asked for in one call
+    section: ClassVar[str] = "labels"
+
+    analyses: PositiveInt = 8  # n, evaluations of each proof
+    min_analyses: PositiveInt = 4  # well-formed ones that must be there, else there is no label
+    assessments: PositiveInt = 3  # m, of each evaluation that finds an issue; odd, so that a majority exists
+    confirmed: PositiveInt = 2  # k, evaluations with the lowest score that must be confirmed
+    concurrency: PositiveInt = 64  # calls under way at once
+    per_call: PositiveInt = 8  # answers asked for in one call
 
     def __post_init__(self) -> None:
-        for name in ("analyses", "assessments", "confirmed", "concurrency", "per_call"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"labels.{name}={getattr(self, name)}: must be at least 1")
+        super().__post_init__()
         for name in ("min_analyses", "confirmed"):
-            if not 1 <= getattr(self, name) <= self.analyses:
+            if getattr(self, name) > self.analyses:
                 raise ValueError(f"labels.{name}={getattr(self, name)}: must be from 1 to analyses={self.analyses}")

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rl.run.paths import policy_directory, resolve
+from rl.run.paths import output_directory, policy_directory, resolve
 
 if TYPE_CHECKING:
     from configs.schema import AdaptConfig, AdaptStageConfig
@@ -54,6 +54,8 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
         torch.set_num_threads(cfg.threads)
     with configuration():  # before a run folder exists
         check(cfg)
+        output_directory("runs_dir", cfg.runs_dir)
+        output_directory("cache_dir", cfg.cache_dir)
         source = open_source(cfg.data, cfg.policy.path and resolve(cfg.policy.path), cfg.cache_dir)
     rundir = new_rundir(cfg)
     with Progress(STAGES) as progress:

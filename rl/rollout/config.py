@@ -7,41 +7,36 @@ seconds (``_s``), lengths are tokens unless the name says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
+from annotated_types import Interval
+
+from rl.bounds import Bounded, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Seed
 from rl.chat.context_manager import ContextConfig
-from rl.chat.renderer import check_retention
+from rl.chat.renderer import Retention
 
 BACKENDS = ("auto", "native", "torch")  # who runs DeepSeek-V3.2 models in the engine
+DTYPES = ("float32", "bfloat16", "float16")
 JUDGE_KINDS = ("none", "worker", "endpoint")
 
 
 @dataclass
-class EngineConfig:
+class EngineConfig(Bounded):
     """One vLLM engine. The groups of all that run one (``rollout``, ``judge``) have these fields."""
 
-    group: ClassVar[str] = "engine"  # how error messages name the section
+    section: ClassVar[str] = "engine"  # how error messages name the section
 
-    threads: int = 1  # torch threads of each engine; more only pays for policies larger than the tiny one
-    max_concurrency: int = 64  # requests that decode together (of a rollout worker: episodes at once)
-    max_num_batched_tokens: int = 8192  # prefill budget of one engine step
-    max_context: int = 1024  # prompt plus everything appended to it, per segment
-    kv_cache_gib: float = 1.0  # paged cache of each engine, GiB
-    dtype: str = "float32"  # engine weights and cache
-    dsa_backend: str = "auto"  # native (vLLM's CUDA model) | torch (ours) | auto: native on CUDA
-    seed: int = 0  # engine seed; rollout worker i uses seed + i
-    start_s: float = 300.0  # the engine must be up within this time
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "max_concurrency", "max_num_batched_tokens", "max_context"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("kv_cache_gib", self.kv_cache_gib > 0, "more than 0 GiB")
-        self._require("start_s", self.start_s > 0, "more than 0 seconds")
-        self._require("dsa_backend", self.dsa_backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
-
-    def _require(self, name: str, ok: bool, wanted: str) -> None:
-        if not ok:
-            raise ValueError(f"{self.group}.{name}={getattr(self, name)!r}: must be {wanted}")
+    threads: PositiveInt = 1  # torch threads of each engine; more only pays for policies larger than the tiny one
+    max_concurrency: PositiveInt = 64  # requests that decode together (of a rollout worker: episodes at once)
+    max_num_batched_tokens: PositiveInt = 8192  # prefill budget of one engine step
+    max_context: PositiveInt = 1024  # prompt plus everything appended to it, per segment
+    kv_cache_gib: PositiveFloat = 1.0  # paged cache of each engine, GiB
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # engine weights and cache: float32 | bfloat16 | float16
+    dsa_backend: Annotated[str, OneOf(BACKENDS)] = (
+        "auto"  # native (vLLM's CUDA model) | torch (ours) | auto: native on CUDA
+    )
+    seed: Seed = 0  # engine seed; rollout worker i uses seed + i
+    start_s: PositiveFloat = 300.0  # the engine must be up within this time
 
 
 @dataclass
@@ -53,52 +48,46 @@ class RolloutConfig(EngineConfig):
     that the learner renormalises over the same set.
     """
 
-    group: ClassVar[str] = "rollout"
+    section: ClassVar[str] = "rollout"
 
-    workers: int = 1  # Ray actors, one vLLM engine each
+    workers: PositiveInt = 1  # Ray actors, one vLLM engine each
 
-    max_turns: int = 4  # assistant messages of an episode
-    max_tokens: int = 160  # sampled tokens of an assistant message
+    max_turns: PositiveInt = 4  # assistant messages of an episode
+    max_tokens: PositiveInt = 160  # sampled tokens of an assistant message
     thinking: bool = True  # the policy writes reasoning before it answers or calls
-    max_thinking: int | None = None  # tokens of reasoning in a message before it is closed; null: no limit of its own
+    max_thinking: PositiveInt | None = (
+        None  # tokens of reasoning in a message before it is closed; null: no limit of its own
+    )
     # how long reasoning stays in the context: cycle (to the next user message, V3.2) | drop (gone at once) | keep
-    retention: str = "cycle"
+    retention: Annotated[str, OneOf(get_args(Retention))] = "cycle"
     context: ContextConfig = field(default_factory=ContextConfig)
 
-    temperature: float = 1.0  # 0 is greedy: for evaluation only
-    top_p: float = 1.0  # nucleus mass kept
-    top_k: int = 0  # most likely tokens kept, 0 = all
-    min_p: float = 0.0  # tokens less likely than min_p times the likeliest are dropped
+    temperature: NonNegativeFloat = 1.0  # 0 is greedy: for evaluation only
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0  # nucleus mass kept
+    top_k: NonNegativeInt = 0  # most likely tokens kept, 0 = all
+    min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # tokens less likely than min_p times the likeliest are dropped
 
-    reset_s: float = 60.0  # Environment.__init__ + reset (the first of a process may build an index)
-    step_s: float = 60.0  # one Environment.step; above the environment's own tool deadline
-    score_s: float = 60.0  # Environment.score; reward parts have their own timeout_s
-    close_s: float = 10.0  # Environment.close
-    episode_s: float = 300.0  # a whole episode, generation included
-    probe_tolerance: float = 1e-4  # largest log-prob difference after a sync; bfloat16 engines need about 1
-    sync_s: float = 120.0  # a weight update plus its probe, per worker
-    group_s: float = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
-    max_restarts: int = 5  # workers replaced in one run before it stops
+    reset_s: PositiveFloat = 60.0  # Environment.__init__ + reset (the first of a process may build an index)
+    step_s: PositiveFloat = 60.0  # one Environment.step; above the environment's own tool deadline
+    score_s: PositiveFloat = 60.0  # Environment.score; reward parts have their own timeout_s
+    close_s: PositiveFloat = 10.0  # Environment.close
+    episode_s: PositiveFloat = 300.0  # a whole episode, generation included
+    probe_tolerance: PositiveFloat = 1e-4  # largest log-prob difference after a sync; bfloat16 engines need about 1
+    sync_s: PositiveFloat = 120.0  # a weight update plus its probe, per worker
+    group_s: PositiveFloat = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
+    max_restarts: NonNegativeInt = 5  # workers replaced in one run before it stops
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_retention(self.retention)
-        for name in ("workers", "max_turns", "max_tokens"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("reset_s", "step_s", "score_s", "close_s", "episode_s", "sync_s", "group_s"):
-            self._require(name, getattr(self, name) > 0, "more than 0 seconds")
-        self._require("probe_tolerance", self.probe_tolerance > 0, "more than 0 nats")
-        self._require("max_restarts", self.max_restarts >= 0, "0 or more")
-        self._require("temperature", self.temperature >= 0, "0 (greedy) or more")
-        self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
-        self._require("top_k", self.top_k >= 0, "0 (all) or more")
-        self._require("min_p", 0 <= self.min_p < 1, "in [0, 1)")
-        self._require("max_context", self.max_context > self.max_tokens, f"more than max_tokens={self.max_tokens}")
-
+        self._require("max_context", self.max_context > self.max_tokens, f"above max_tokens={self.max_tokens}")
         if self.max_thinking is not None:
             wanted = f"at least 1 and below max_tokens={self.max_tokens} (an answer has to fit), or null"
             self._require("max_thinking", 1 <= self.max_thinking < self.max_tokens, wanted)
             self._require("max_thinking", self.thinking, "null with rollout.thinking=false: there is none to limit")
+
+    def _require(self, name: str, ok: bool, wanted: str) -> None:
+        if not ok:
+            raise ValueError(f"rollout.{name}={getattr(self, name)!r}: must be {wanted}")
 
     @property
     def truncates(self) -> bool:
@@ -110,35 +99,31 @@ class RolloutConfig(EngineConfig):
 class JudgeConfig(EngineConfig):
     """The `judge` config group: the language model that reward parts ask (rubrics, verification)."""
 
-    group: ClassVar[str] = "judge"
+    section: ClassVar[str] = "judge"
 
-    kind: str = "none"  # none | worker (an engine of this run) | endpoint (an OpenAI-compatible server)
+    kind: Annotated[str, OneOf(JUDGE_KINDS)] = (
+        "none"  # none | worker (an engine of this run) | endpoint (an OpenAI-compatible server)
+    )
     client: dict[str, Any] | None = None  # what reward parts hold: `judge: ${judge.client}`
     # The worker's own.
     name: str = "judge"  # of the Ray actor
     path: str | None = None  # the judge's model in Hugging Face format; null: the policy the run starts from
-    renderer: str | None = None  # v32 | hf, the chat format; null: policy.renderer
+    renderer: Annotated[str, OneOf(("v32", "hf"))] | None = None  # v32 | hf, the chat format; null: policy.renderer
     thinking: bool = False  # reasons before it answers; answers with a JSON schema begin at once
-    max_context: int = 4096  # prompt plus answer, in tokens
-    max_tokens: int = 1024  # of one answer, unless the caller says
-    temperature: float = 0.0  # 0 is greedy; with several votes use more; unless the caller says
-    top_p: float = 1.0  # nucleus mass kept
-    max_concurrency: int = 256  # answers that decode together; further ones wait in the engine
-    num_gpus: float = 0.0  # GPUs that Ray reserves for it
+    max_context: PositiveInt = 4096  # prompt plus answer, in tokens
+    max_tokens: PositiveInt = 1024  # of one answer, unless the caller says
+    temperature: NonNegativeFloat = 0.0  # 0 is greedy; with several votes use more; unless the caller says
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0  # nucleus mass kept
+    max_concurrency: PositiveInt = 256  # answers that decode together; further ones wait in the engine
+    num_gpus: NonNegativeFloat = 0.0  # GPUs that Ray reserves for it
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in JUDGE_KINDS:
-            raise ValueError(f"judge.kind={self.kind!r}: choose one of {', '.join(JUDGE_KINDS)}")
         if (self.kind == "none") != (self.client is None):
             raise ValueError(
                 f"judge.kind={self.kind} with judge.client={self.client}: choose the group, judge=worker or "
                 "judge=endpoint, which brings both"
             )
-        self._require("max_tokens", self.max_tokens >= 1, "at least 1")
-        self._require("temperature", self.temperature >= 0, "0 (greedy) or more")
-        self._require("top_p", 0 < self.top_p <= 1, "in (0, 1]")
-        self._require("num_gpus", self.num_gpus >= 0, "0 or more")
 
     @property
     def is_worker(self) -> bool:

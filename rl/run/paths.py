@@ -9,6 +9,7 @@ installed wheel, whatever the working directory.
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -44,6 +45,32 @@ def policy_directory(field: str, setting: str | Path) -> Path:
         fix = ", or base=scratch" if field == "base.source" else ""
         raise ValueError(f"{field}={setting}: {found}; give a directory with a policy in Hugging Face format{fix}")
     return directory
+
+
+def output_directory(field: str, setting: str | Path) -> Path:
+    """The directory that ``field`` is set to: there, or it can be made. Nothing is made yet.
+
+    Raises ValueError when it cannot be written to.
+    """
+    path = Path(setting)
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            raise ValueError(f"{field}={setting}: '{there}' is a file; give a directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{field}={setting}: no permission to write in '{there}'; give another directory")
+    except OSError as error:  # a name that is too long, a directory that may not be looked into
+        raise ValueError(f"{field}={setting}: {error.strerror}; give another directory") from error
+    return path
+
+
+def output_file(field: str, setting: str | Path) -> Path:
+    """The file that ``field`` is set to, which can be written. Raises ValueError when it cannot."""
+    path = Path(setting)
+    output_directory(field, path.parent)
+    if path.is_dir():
+        raise ValueError(f"{field}={setting}: is a directory; give a file")
+    return path
 
 
 def _resolved(field: str, setting: str | Path) -> Path:

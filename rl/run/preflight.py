@@ -6,19 +6,25 @@ What goes wrong inside ``configuration()`` is the fault of a setting: the comman
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rl.run.paths import policy_directory
+from rl.bounds import check
+from rl.run.paths import output_directory, policy_directory
 from rl.tracking.rundir import RunDirError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from configs.schema import PolicyConfig, TrainConfig
+    from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
     from rl.rollout.config import JudgeConfig
 
+T = TypeVar("T")
 ROLES = ("prove", "refine", "verify", "assess")  # families that self-verification trains
 
 
@@ -33,6 +39,63 @@ def configuration() -> Iterator[None]:
         yield
     except (ValueError, ImportError, OSError, RunDirError) as error:
         raise ConfigurationError(str(error)) from error
+
+
+def typed(cfg: DictConfig) -> Any:
+    """The schema's dataclass of ``cfg``. Raises ValueError for a value that is missing or that its class refuses."""
+    from omegaconf import OmegaConf
+
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
+    schema = OmegaConf.get_type(cfg)
+    assert schema is not None  # every command's configuration has one
+    check(cfg, schema)
+    return OmegaConf.to_object(cfg)
+
+
+def stored_settings(run: Path, schema: type[T]) -> T:
+    """What the run in the directory ``run`` was started with, as ``schema``.
+
+    Raises ValueError: its config.yaml is not there, is no YAML, or holds what this version does not know.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    file = run / "config.yaml"
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(file))
+        stored: T = typed(merged)
+    except FileNotFoundError as error:
+        raise ValueError(f"no run at '{run}': it has no config.yaml") from error
+    except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{file} cannot be used: {said}; was it edited, or written by another version?") from error
+    return stored
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in ``file``. Raises ValueError when it holds none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); remove it, or make it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object; remove it, or make it again")
+    return found
+
+
+def check_environments(taskset: Taskset) -> None:
+    """Make the first task of every family and its environment, as a rollout will. Raises ValueError that says which
+    cannot be made: a setting that the environment does not take, data that is not there, a fault of its author."""
+    from rl.run.assemble import members_of
+
+    for family, member in members_of(taskset).items():
+        try:
+            member.environment(member.task(0))
+        except Exception as error:  # whatever an author's code may raise
+            said = f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, TypeError)) else str(error)
+            raise ValueError(f"env, family {family}: {said}") from error
 
 
 def start_directory(policy: PolicyConfig, source: str) -> Path | None:
@@ -88,6 +151,8 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
     """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks."""
     from rl.run.ledger import open_ledger
 
+    output_directory("runs_dir", cfg.runs_dir)
+    output_directory("cache_dir", cfg.cache_dir)
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         start_renderer(cfg.policy, directory, cfg.rollout.retention)

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from rl.bounds import Bounded, NonNegativeFloat, NonNegativeInt, OneOf, PositiveInt
 
 WANDB_MODES = ("offline", "online", "disabled")
 
 
 @dataclass
-class TrackingConfig:
+class TrackingConfig(Bounded):
     """Where a run's records go. Everything is always on disk as well, whatever ``wandb`` says."""
 
-    wandb: str = "offline"  # offline | online | disabled
+    section: ClassVar[str] = "tracking"
+
+    wandb: Annotated[str, OneOf(WANDB_MODES)] = "offline"  # offline | online | disabled
     project: str = "speciale-rl"  # wandb project
     group: str | None = None  # wandb group, for example one experiment with several seeds
     tags: list[str] = field(default_factory=list)  # wandb tags
-    table_every: int = 1  # send a trajectories table to wandb every so many steps; 0 = never
-    table_rows: int = 16  # trajectories per table
+    table_every: NonNegativeInt = 1  # send a trajectories table to wandb every so many steps; 0 = never
+    table_rows: PositiveInt = 16  # trajectories per table
     save_tokens: bool = True  # keep token ids and log-probs in trajectories/*.jsonl
-    plain_every_s: float = 10.0  # least time between progress lines when the output is no terminal
+    plain_every_s: NonNegativeFloat = 10.0  # least time between progress lines when the output is no terminal
     # For rl-diagnose: every n steps, and at the last step, store the batch with its replay records and the policy's
     # weights before the update. 0 = never.
-    save_batch_every: int = 20
+    save_batch_every: NonNegativeInt = 20
     # Stored batches that stay, the newest. Each holds a whole copy of the weights: mind the disk with large policies.
-    keep_batches: int = 2
-
-    def __post_init__(self) -> None:
-        if self.wandb not in WANDB_MODES:
-            raise ValueError(f"tracking.wandb={self.wandb!r}: choose one of {', '.join(WANDB_MODES)}")
-        if self.save_batch_every < 0:
-            raise ValueError(f"tracking.save_batch_every={self.save_batch_every}: must be 0 (never) or above")
-        if self.keep_batches < 1:
-            raise ValueError(
-                f"tracking.keep_batches={self.keep_batches}: must be at least 1 (save_batch_every=0 stores none)"
-            )
+    keep_batches: PositiveInt = 2
 
     def saves_batch(self, step: int, last: int) -> bool:
         """Whether the batch of ``step`` is stored in a run of ``last`` steps."""

@@ -13,7 +13,9 @@ for its output. A solved task is paid for with all that was spent: cost per solv
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from rl.bounds import Bounded, NonNegativeFloat
 
 if TYPE_CHECKING:
     from rl.types import Usage
@@ -22,28 +24,33 @@ MILLION = 1e6
 
 
 @dataclass
-class PriceConfig:
+class PriceConfig(Bounded):
     """One entry of `cost.prices`: either the prices of an API, or a GPU's price and its speed (self-hosted)."""
 
-    input: float | None = None  # per million prompt tokens that are not found in the prefix cache
-    cached_input: float | None = None  # per million prompt tokens found there; null: as input, self-hosted: 0
-    output: float | None = None  # per million sampled tokens, thinking included
-    gpu_hour: float | None = None  # self-hosted: price of one GPU for one hour; replaces input and output
-    input_tokens_per_s: float | None = None  # self-hosted: prompt tokens that one GPU computes in a second
-    output_tokens_per_s: float | None = None  # self-hosted: tokens that one GPU samples in a second
+    input: NonNegativeFloat | None = None  # per million prompt tokens that are not found in the prefix cache
+    cached_input: NonNegativeFloat | None = (
+        None  # per million prompt tokens found there; null: as input, self-hosted: 0
+    )
+    output: NonNegativeFloat | None = None  # per million sampled tokens, thinking included
+    gpu_hour: NonNegativeFloat | None = None  # self-hosted: price of one GPU for one hour; replaces input and output
+    input_tokens_per_s: NonNegativeFloat | None = None  # self-hosted: prompt tokens that one GPU computes in a second
+    output_tokens_per_s: NonNegativeFloat | None = None  # self-hosted: tokens that one GPU samples in a second
     source: str = ""  # where the numbers are from
     date: str = ""  # the day on which they were true
 
 
 @dataclass
-class CostConfig:
+class CostConfig(Bounded):
     """The `cost` config group: prices of models by name, and which of them the tokens of this run count at."""
+
+    section: ClassVar[str] = "cost"
 
     currency: str = "USD"  # of all prices
     model: str | None = None  # the price of the run's own tokens, a name in `prices`; null: tokens without money
     prices: dict[str, PriceConfig] = field(default_factory=dict)  # per million tokens, by model
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, entry in self.prices.items():
             _check(name, entry)
         if self.model is not None:
@@ -112,11 +119,6 @@ def _hosted(gpu_hour: float, tokens_per_s: float) -> float:
 
 def _check(name: str, entry: PriceConfig) -> None:
     where = f"cost.prices.{name}"
-    numbers = ("input", "cached_input", "output", "gpu_hour", "input_tokens_per_s", "output_tokens_per_s")
-    for number in numbers:
-        value = getattr(entry, number)
-        if value is not None and value < 0:
-            raise ValueError(f"{where}.{number}={value}: must be 0 or more")
     hosted = entry.gpu_hour is not None
     needed = ("input_tokens_per_s", "output_tokens_per_s") if hosted else ("input", "output")
     other = ("input", "output") if hosted else ("input_tokens_per_s", "output_tokens_per_s")

@@ -6,6 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -27,6 +28,8 @@ from configs.reference import (
     updated,
 )
 from configs.schema import TrainConfig, register
+from rewards.schedule import Schedule
+from rl.bounds import NonNegativeFloat, OneOf, PositiveInt, Share
 
 ROOT = Path(__file__).parents[2]
 PAGES = [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if p.exists()]
@@ -85,18 +88,22 @@ def test_values_as_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "words"),
+    ("hint", "words"),
     [
-        ("float | None", "float or null"),
-        ("list[int | None] | None", "list of (int or null) or null"),
-        ("tuple[str, ...]", "list of str"),
-        ("tuple[float, float]", "[float, float]"),
-        ("dict[str, Any]", "mapping"),
-        ("float | Schedule", "float or Schedule"),
+        (float | None, "float or null"),
+        (list[int | None] | None, "list of (int or null) or null"),
+        (tuple[str, ...], "list of str"),
+        (tuple[float, float], "[float, float]"),
+        (dict[str, Any], "mapping"),
+        (float | Schedule, "float or Schedule"),
+        (PositiveInt, "int, at least 1"),
+        (NonNegativeFloat | None, "float, 0 or more, or null"),
+        (list[Share], "list of (float, in [0, 1])"),
+        (Annotated[str, OneOf(("a", "b"))], "str"),  # the comment has the words, and what each means
     ],
 )
-def test_types_in_words(annotation: str, words: str) -> None:
-    assert kind(annotation) == words
+def test_types_in_words(hint: Any, words: str) -> None:
+    assert kind(hint) == words
 
 
 def test_every_field_is_listed_with_its_meaning() -> None:
