@@ -27,6 +27,8 @@ MILLION = 1e6
 class PriceConfig(Bounded):
     """One entry of `cost.prices`: either the prices of an API, or a GPU's price and its speed (self-hosted)."""
 
+    section: ClassVar[str] = "cost.prices"
+
     input: NonNegativeFloat | None = None  # per million prompt tokens that are not found in the prefix cache
     cached_input: NonNegativeFloat | None = (
         None  # per million prompt tokens found there; null: as input, self-hosted: 0

@@ -69,7 +69,10 @@ print([name for name in heavy if name in sys.modules])
         ("policy=nothing", "policy/nothing"),
         ("objective.clip=wide", "objective.clip"),
         ("rollout.top_p=3", "configuration error: rollout.top_p=3.0: must be in (0, 1]"),
-        ("learner.train_indexer=maybe", "configuration error: learner.train_indexer='maybe': use 'frozen' or 'kl'"),
+        (
+            "learner.train_indexer=maybe",
+            "configuration error: learner.train_indexer='maybe': must be one of frozen, kl",
+        ),
         ("env._target_=no_module.Nothing", "env._target_=no_module.Nothing"),
         ("env._target_=rewards.outcome.Outcome", "env._target_=rewards.outcome.Outcome"),
         (

@@ -12,6 +12,7 @@ from configs.schema import DiagnoseConfig
 from rl.commands import diagnose
 from rl.rollout.config import RolloutConfig
 from rl.run.batches import save_batch
+from rl.run.preflight import ConfigurationError
 from rl.tracking.rundir import RunDir
 
 
@@ -51,7 +52,7 @@ def test_table_json_and_report(run: RunDir, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"run": None}, "rl-diagnose needs run=<name of a run>"),
+        ({"run": None}, "run is missing: give run=<name of a run>"),
         ({"run": "other"}, "no run at .*other"),
         ({"step": 3}, r"run 'demo' has no batch of step 3: stored are the steps \[4\]; tracking.save_batch_every=20"),
         ({"max_tokens_per_microbatch": 8}, "step 4 of run 'demo': .*does not fit max_tokens_per_microbatch=8"),
@@ -61,7 +62,7 @@ def test_errors_say_what_to_do(run: RunDir, given: dict, said: str) -> None:
     cfg = config(run)
     for name, value in given.items():
         setattr(cfg, name, value)
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(ConfigurationError, match=said):
         diagnose.run(cfg)
     assert not run.report.exists()
 
@@ -70,7 +71,7 @@ def test_a_run_without_batches_names_the_field(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "empty")
     run.write_config("seed: 0\n")
     with pytest.raises(
-        SystemExit, match=r"run 'empty' has no batch: none is stored; tracking.save_batch_every=20 stores"
+        ConfigurationError, match=r"run 'empty' has no batch: none is stored; tracking.save_batch_every=20 stores"
     ):
         diagnose.run(config(run))
     assert not run.report.exists()

@@ -11,13 +11,16 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import PolicyConfig, register
+from envs.environment import Environment
+from envs.taskset import Taskset
+from envs.types import Message, Task
 from rl.commands.evaluate_settings import results_of
-from rl.run.paths import resolve
-from rl.run.preflight import ConfigurationError, configuration, start_directory
+from rl.run.paths import output_directory, output_file, resolve
+from rl.run.preflight import ConfigurationError, check_environments, configuration, start_directory
 
 COMMANDS = {
     "train": "train", "coldstart": "cold_start", "pretrain": "pretrain", "evaluate": "evaluate", "adapt": "adapt",
-    "agreement": "judge_agreement",
+    "agreement": "judge_agreement", "compare": "compare", "diagnose": "diagnose",
 }  # fmt: skip
 SHIPPED = "pkg://rl.bases/tiny_dsa_base"
 
@@ -34,6 +37,13 @@ def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text((resolve(SHIPPED) / "config.json").read_text())
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "rows.jsonl").write_text("{}\n[]\n")
+    for name, text in (("broken", "steps: [1\n"), ("older", "no_such_field: 1\n"), ("outside", "steps: -1\n")):
+        (tmp_path / "runs" / name / "policy").mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text(text)
+        (tmp_path / "runs" / name / "policy" / "config.json").write_text("{}")
+        (tmp_path / "runs" / name / "summary.json").write_text("{")
 
 
 @pytest.mark.usefixtures("policy_without_tokenizer")
@@ -71,6 +81,30 @@ def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("agreement", ["data=nowhere.jsonl"], "data=nowhere.jsonl: no such file"),
         ("agreement", ["judge=worker"], "judge.path is missing"),
         ("agreement", ["judge=worker", "judge.path=nowhere"], "judge.path=nowhere: no such directory"),
+        ("agreement", ["data=rows.jsonl"], "rows.jsonl:1: 'rubric' is missing"),
+        ("agreement", ["out=empty"], "out=empty: is a directory; give a file"),
+        ("agreement", ["out=file/x.json"], "out=file: 'file' is a file; give a directory"),
+        ("train", ["env=search", "env.nope=1"], "SearchEnvironment has no setting 'nope' (value 1); known: "),
+        ("train", ["env=mix", "env.settings={search: {nope: 1}}"], "nope"),
+        ("train", ["runs_dir=file"], "runs_dir=file: 'file' is a file; give a directory"),
+        ("train", ["cache_dir=file/inside"], "cache_dir=file/inside: 'file' is a file; give a directory"),
+        ("train", [f"runs_dir={'x' * 300}"], "File name too long; give another directory"),
+        ("train", ["resume=broken"], "runs/broken/config.yaml cannot be used: "),
+        ("train", ["resume=older"], "runs/older/config.yaml cannot be used: Key 'no_such_field' not in 'TrainConfig'"),
+        ("train", ["resume=outside"], "runs/outside/config.yaml cannot be used: steps=-1: must be at least 1"),
+        ("evaluate", ["run=broken"], "runs/broken/config.yaml cannot be used: "),
+        ("evaluate", ["runs=[broken,older]"], "runs/broken/config.yaml cannot be used: "),
+        ("evaluate", [f"path={SHIPPED}", "baseline=broken"], "runs/broken/summary.json is not JSON"),
+        ("evaluate", [f"path={SHIPPED}", "out=file"], "out=file: 'file' is a file; give a directory"),
+        ("evaluate", [f"path={SHIPPED}", "env=search", "env.nope=1"], "SearchEnvironment has no setting 'nope'"),
+        ("evaluate", [], "rl-eval needs one of run="),
+        ("coldstart", ["out=file"], "out=file: 'file' is a file; give a directory"),
+        ("pretrain", ["out=file"], "out=file: 'file' is a file; give a directory"),
+        ("adapt", ["experiment=needle", "runs_dir=file"], "runs_dir=file: 'file' is a file; give a directory"),
+        ("compare", ["out=file"], "out=file: 'file' is a file; give a directory"),
+        ("compare", [], "sources is empty"),
+        ("diagnose", [], "run is missing"),
+        ("diagnose", ["run=nothing"], "no run at 'runs/nothing'"),
     ],
 )
 def test_a_wrong_setting_leaves_nothing_behind(config: str, overrides: list[str], said: str, tmp_path: Path) -> None:
@@ -85,10 +119,10 @@ def test_a_wrong_setting_leaves_nothing_behind(config: str, overrides: list[str]
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("policy.preset=huge", "policy.preset='huge': choose one of tiny_dsa, deepseek_v32, hf"),
-        ("policy.renderer=plain", "policy.renderer='plain': choose one of v32, hf"),
+        ("policy.preset=huge", "policy.preset='huge': must be one of tiny_dsa, deepseek_v32, hf"),
+        ("policy.renderer=plain", "policy.renderer='plain': must be one of v32, hf"),
         ("rollout.dsa_backend=fast", "rollout.dsa_backend='fast': must be one of auto, native, torch"),
-        ("tracking.wandb=off", "tracking.wandb='off': choose one of offline, online, disabled"),
+        ("tracking.wandb=off", "tracking.wandb='off': must be one of offline, online, disabled"),
     ],
 )
 def test_a_value_that_is_none_of_the_choices(override: str, said: str) -> None:
@@ -121,3 +155,24 @@ def test_an_error_of_another_kind_keeps_its_traceback() -> None:
     with pytest.raises(ConfigurationError, match=r"^no such package$") as refused, configuration():
         raise ImportError("no such package")
     assert isinstance(refused.value.__cause__, ImportError)
+
+
+class Careless(Taskset):
+    """A taskset whose author divides by zero."""
+
+    family = "careless"
+    env_class = Environment
+
+    def task(self, index: int) -> Task:
+        return Task(self.task_id(index), (Message("user", str(1 // index)),), answer="1")
+
+
+def test_a_fault_of_an_author_is_told_before_the_start() -> None:
+    with pytest.raises(ValueError, match=r"^env, family careless: ZeroDivisionError: integer division"):
+        check_environments(Careless())
+
+
+def test_where_results_may_go(tmp_path: Path) -> None:
+    assert output_directory("out", tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert output_file("out", tmp_path / "a" / "b.json") == tmp_path / "a" / "b.json"
+    assert list(tmp_path.iterdir()) == []

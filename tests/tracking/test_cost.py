@@ -39,7 +39,6 @@ def test_an_unknown_model_is_an_error_that_names_the_known() -> None:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        (PriceConfig(input=-1.0, output=1.0), r"cost\.prices\.m\.input=-1\.0: must be 0 or more"),
         (PriceConfig(input=1.0), r"cost\.prices\.m\.output is missing"),
         (PriceConfig(gpu_hour=2.0, input_tokens_per_s=1.0), r"m\.output_tokens_per_s is missing"),
         (PriceConfig(gpu_hour=2.0, input_tokens_per_s=0.0, output_tokens_per_s=1.0), r"_s=0\.0: must be above 0"),
@@ -50,6 +49,11 @@ def test_an_unknown_model_is_an_error_that_names_the_known() -> None:
 def test_wrong_prices(entry: PriceConfig, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         CostConfig(prices={"m": entry})
+
+
+def test_a_negative_price() -> None:
+    with pytest.raises(ValueError, match=r"^cost\.prices\.input=-1\.0: must be 0 or more, or null"):
+        PriceConfig(input=-1.0, output=1.0)
 
 
 def test_per_solved_and_money() -> None:

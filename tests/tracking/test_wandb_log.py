@@ -46,7 +46,7 @@ def test_disabled_imports_nothing(tmp_path: Path, make, monkeypatch: pytest.Monk
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(ValueError, match=r"tracking\.wandb='off': choose one of offline, online, disabled"):
+    with pytest.raises(ValueError, match=r"tracking\.wandb='off': must be one of offline, online, disabled"):
         TrackingConfig(wandb="off")
 
 
