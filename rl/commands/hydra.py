@@ -21,7 +21,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     import hydra
 
     from configs.schema import register
-    from rl.run.preflight import ConfigurationError, configuration, typed
+    from rl.run.preflight import configuration, typed
 
     register()
     if os.getcwd() not in sys.path:
@@ -33,12 +33,27 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
             with configuration():
                 settings = typed(cfg)
             run(settings)
-        except ConfigurationError as error:
+        except Exception as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
-            sys.exit(f"configuration error: {error}")
+            sys.exit(_said(error))
 
     entry()
+
+
+def _said(error: Exception) -> str:
+    """What the user reads of an error that ended the command; ``HYDRA_FULL_ERROR=1`` shows all of it instead."""
+    import traceback
+
+    from rl.run.errors import RunStopped, explain, traceback_file
+    from rl.run.preflight import ConfigurationError
+
+    if isinstance(error, ConfigurationError):
+        return f"configuration error: {error}"
+    if isinstance(error, RunStopped):
+        return f"stopped: {error}"
+    text = "".join(traceback.format_exception(error))
+    return f"stopped: {explain(error)}; traceback: {traceback_file(text)}"
 
 
 def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:

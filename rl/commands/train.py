@@ -25,9 +25,13 @@ def main() -> None:
 
 
 def run(cfg: TrainConfig) -> dict[str, Any]:
-    """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
+    """The whole job; returns the summary that is also in ``runs/<name>/summary.json``.
+
+    Raises ConfigurationError before there is a run, RunStopped for what ends it later.
+    """
     from rl.recipes.main_job import main_job
     from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.errors import stopped
     from rl.run.preflight import check_environments, check_start, configuration
     from rl.tracking.rundir import RunDir
 
@@ -40,7 +44,10 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         check_start(cfg, list(members_of(tasksets["train"])))
         check_environments(tasksets["train"])
     rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
-    return main_job(cfg, rundir, tasksets, reward)
+    try:
+        return main_job(cfg, rundir, tasksets, reward)
+    except Exception as error:
+        raise stopped(rundir, error, resumed=resumed) from error
 
 
 def stored_config(cfg: TrainConfig) -> TrainConfig:

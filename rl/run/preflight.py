@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rl.bounds import check
+from rl.run.errors import explain
 from rl.run.paths import output_directory, policy_directory
 from rl.tracking.rundir import RunDirError
 
@@ -94,8 +95,7 @@ def check_environments(taskset: Taskset) -> None:
         try:
             member.environment(member.task(0))
         except Exception as error:  # whatever an author's code may raise
-            said = f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, TypeError)) else str(error)
-            raise ValueError(f"env, family {family}: {said}") from error
+            raise ValueError(f"env, family {family}: {explain(error)}") from error
 
 
 def start_directory(policy: PolicyConfig, source: str) -> Path | None:

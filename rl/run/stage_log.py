@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.run.batches import save_batch
 from rl.tracking.episodes import event_counts
+from rl.tracking.failures import failure
 from rl.tracking.metrics import rollout_metrics
 from rl.tracking.rundir import RunDir, step_name
 from rl.tracking.usage import add_tally, tally
@@ -169,7 +170,7 @@ class StageLog:
             t = trajectories[-1]
             raise RuntimeError(
                 f"no valid rollout in {limit} steps (failed_steps={limit}); the last one, of task {t.task_id}, "
-                f"failed with {t.failure_kind}: {t.failure_detail}"
+                f"failed with {t.failure_kind}: {failure(t.failure_detail)}"
             )
 
 

@@ -13,6 +13,7 @@ tasks that have k scored samples; the rest cannot say anything about k.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from rl.evaluation.estimators import best_of_k, majority_at_k, mean, pass_at_k
 from rl.evaluation.intervals import estimate, paired_difference, stderr
 from rl.evaluation.votes import answer_key, answer_of
 from rl.tracking.episodes import by_family
+from rl.tracking.failures import failure
 from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
@@ -72,10 +74,7 @@ def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None =
         all_tasks += means
         k_max = max(k_max, k)
     if not all_tasks:
-        raise ValueError(
-            f"evaluation has no scored trajectory: none has reward_parts['{OUTCOME}']; "
-            "look at failure_kind in the trajectories file"
-        )
+        raise ValueError(f"evaluation has no scored trajectory: none has reward_parts['{OUTCOME}']{_why(trajectories)}")
     whole: dict[str, Any] = {
         "overall": float(np.mean(all_tasks)),
         "stderr": stderr(all_tasks),
@@ -86,6 +85,16 @@ def eval_summary(trajectories: Iterable[Trajectory], config: EvalConfig | None =
     if config is not None:
         whole |= {"confidence": config.confidence, "estimates": estimates(every, config)}
     return whole
+
+
+def _why(trajectories: Sequence[Trajectory]) -> str:
+    """The commonest failure among ``trajectories``, with its reason, to put behind a sentence."""
+    kinds = Counter(t.failure_kind for t in trajectories if t.failure_kind is not None)
+    if not kinds:
+        return ""
+    ((kind, number),) = kinds.most_common(1)
+    detail = next(t.failure_detail for t in trajectories if t.failure_kind == kind)
+    return f"; {number} of {len(trajectories)} failed with {kind}: {failure(detail)}"
 
 
 def scored_by_task(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
