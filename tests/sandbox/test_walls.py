@@ -146,10 +146,10 @@ def test_sandbox_dies_with_this_process():
         )
         return [int(pid) for pid in listing.stdout.split()]
 
-    deadline = time.monotonic() + 60
-    while not children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    started = children()
+    deadline, started, before = time.monotonic() + 60, [], [0]
+    while (not started or started != before) and time.monotonic() < deadline:  # the short probes come first
+        time.sleep(0.5)
+        started, before = children(), started
     assert started
     parent.kill()
     parent.wait()
