@@ -116,7 +116,7 @@ def episode(t: Trajectory) -> str:  # the errand, the calls, the reward
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="GRPO for agents in one script.")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=30, choices=range(1, 1001), metavar="1…1000")
     parser.add_argument("--seed", type=int, default=0, help="of the tasks and of sampling")
     args = parser.parse_args()
 
@@ -143,7 +143,7 @@ def main() -> None:
             line = f"step {step}/{args.steps} · reward {rewards[-1]:.2f} · mismatch {mismatch:.0e} · {left:.0f}s left"
             shown = groups[:5] if step in (1, args.steps) else []
             print(line, *(episode(g.trajectories[0]) for g in shown), sep="\n    ", flush=True)
-    print(f"reward: {rewards[0]:.2f} in the first step, {fmean(rewards[-5:]):.2f} in the last five")
+    print(f"reward: {rewards[0]:.2f} in the first step, {fmean(rewards[-5:]):.2f} in the last {len(rewards[-5:])}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def test_the_example_learns_its_errands(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=540,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
-    found = re.search(r"reward: (\S+) in the first step, (\S+) in the last five", run.stdout)
+    found = re.search(r"reward: (\S+) in the first step, (\S+) in the last 5", run.stdout)
     assert found is not None, run.stdout
     first, last = map(float, found.groups())
     # Seven runs over seeds 0 to 3: 0.15 to 0.31 in the first step, 0.89 to 0.94 over steps 8 to 12.
