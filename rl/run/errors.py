@@ -35,7 +35,11 @@ def explain(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     cause = cause if isinstance(cause, BaseException) else error  # Ray wraps what a remote call raised
     message, place = first_line(str(cause)), author_place("".join(traceback.format_exception(error)))
-    ours = type(cause) in (ValueError, RuntimeError) or type(cause).__module__.split(".")[0] in ("rl", "envs", "rewards")
+    ours = type(cause) in (ValueError, RuntimeError) or type(cause).__module__.split(".")[0] in (
+        "rl",
+        "envs",
+        "rewards",
+    )
     if place is not None or not ours or not message:
         message = f"{type(cause).__name__}: {message}" if message else type(cause).__name__
     return f"{message} ({place})" if place is not None else message

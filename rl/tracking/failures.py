@@ -1,4 +1,4 @@
-"""Failures in one line: the message, and the place in the author's file, out of the traceback that is stored with them."""
+"""Failures in one line: the message, and the place in the author's file, out of the stored traceback."""
 
 from __future__ import annotations
 

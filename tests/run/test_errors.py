@@ -1,4 +1,4 @@
-"""What a command says when it stops: one line, the traceback in a file, and no folder of a run that has nothing to show."""
+"""A command that stops says why in one line; its traceback goes into a file, and a failed start leaves no folder."""
 
 from __future__ import annotations
 

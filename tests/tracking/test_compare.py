@@ -1,4 +1,4 @@
-"""rl-compare: the table by hand, the worked example of docs/cost.md, and what it refuses."""
+"""configuration error: the table by hand, the worked example of docs/cost.md, and what it refuses."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "found" / "compare.json").read_text())["models"]) == 2
     wrong = subprocess.run([*command[:3], "sources=[typo]"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert wrong.returncode != 0
-    assert "rl-compare: sources: 'typo' is no .jsonl file" in wrong.stderr
+    assert "configuration error: sources: 'typo' is no .jsonl file" in wrong.stderr
 
 
 # -- the worked example: 8,077 tokens for $0.0032 beside 4,972 tokens for $0.06 ------------------------------------
