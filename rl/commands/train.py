@@ -27,6 +27,7 @@ def main() -> None:
 def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rl.recipes.main_job import main_job
+    from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
     from rl.run.preflight import check_environments, check_start, configuration
     from rl.tracking.rundir import RunDir
@@ -39,8 +40,10 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         reward = open_composer(cfg.reward).describe()
         check_start(cfg, list(members_of(tasksets["train"])))
         check_environments(tasksets["train"])
-    rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
-    return main_job(cfg, rundir, tasksets, reward)
+        rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
+        if rundir is not None:
+            check_resume(rundir, tasksets["train"])
+    return main_job(cfg, rundir or new_run(cfg), tasksets, reward)
 
 
 def stored_config(cfg: TrainConfig) -> TrainConfig:
