@@ -75,7 +75,7 @@ class DatasetEnvironment(Environment):
     def oracle(self, history: Sequence[Message]) -> Message:
         if self.task.answer is None:
             raise NotImplementedError("the data set has no answer column: there is no oracle")
-        return Message("assistant", str(self.task.answer))
+        return Message("assistant", str(self.task.answer), reasoning="")  # a data set has none
 
 
 class DatasetTaskset(Taskset):

@@ -72,6 +72,10 @@ def test_without_a_reward_the_answer_must_be_equal(folder: Path) -> None:
     right = taskset.task(0).answer
     assert answered(taskset, 0, f' "{right}". ') == {"outcome": 1.0}
     assert answered(taskset, 0, f"{right}0") == {"outcome": 0.0}
+    shown = taskset.environment(taskset.task(0)).oracle(())
+    assert shown == Message(
+        "assistant", right, reasoning=""
+    )  # so that a cold start can show it to a policy that thinks
     findings = check_taskset(lambda split: DatasetTaskset(split, path=folder / "a.jsonl"), tasks=5)
     assert [f for f in findings if f.status == "FAILED"] == []
 
