@@ -103,6 +103,12 @@ class BuiltTaskset(Taskset):
                 digest.update(Path(inspect.getsourcefile(cls) or "").read_bytes())
         return digest.hexdigest()
 
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        found = {"sha256": hashlib.sha256((self.path / BUILD).read_bytes()).hexdigest()}
+        return {str(self.path): found} | {
+            name: more for player in self._players.values() for name, more in player.inputs().items()
+        }
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_rows": None}  # opened again where it is unpickled
 

@@ -107,6 +107,9 @@ class CurriculumTaskset(Taskset):
             digest.update(Path(inspect.getsourcefile(type(taskset)) or "").read_bytes())
         return digest.hexdigest()
 
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return self.inner.inputs()
+
     # -- choosing and learning ----------------------------------------------------------------
 
     def next_index(self) -> int:
@@ -147,6 +150,7 @@ class CurriculumTaskset(Taskset):
         silent, groups = (sum(getattr(b, field) for b in self.buckets.values()) for field in ("silent", "groups"))
         known = {name: bucket for name, bucket in self.buckets.items() if bucket.groups}
         return {
+            **self.inner.metrics(),
             "curriculum/groups_total": float(groups),
             "curriculum/zero_variance_total": float(silent),
             "curriculum/at_floor": sum(self.weight(name) <= self.floor for name in known) / max(len(known), 1),

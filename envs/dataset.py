@@ -16,22 +16,28 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 import math
+import re
+from array import array
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from envs.answer_checks import VERIFIERS, Verifier
 from envs.environment import Environment
-from envs.factory.rows import message_of
+from envs.epochs import EpochOrder
+from envs.message_forms import checked_prompt, messages_of
+from envs.row_source import BadRowError, open_rows
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, Message, Task
 
 Reward = Verifier
 
-# What a data set's own held-out split may be called, when it is a folder with several
-HELDOUT_NAMES = ("heldout", "test", "validation")
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+_NAMED = 10  # rows that are skipped and said with what is wrong with them
+_NEED_ANSWER = ("exact", "numeric", "math")
+_NAME = re.compile(r"[\w.@+-]{1,64}")
 
 
 class DatasetEnvironment(Environment):
@@ -57,26 +63,33 @@ class DatasetEnvironment(Environment):
         name = getattr(self.reward, "__name__", repr(self.reward))
         if "outcome" not in scores:
             raise ValueError(f'reward {name} gave {scores}: "outcome" is missing')
+        numbers = {}
         for key, value in scores.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            if (number := _number(value)) is None:
                 raise ValueError(f"reward {name} gave {key}={value!r}: must be a finite number")
-        if not 0.0 <= scores["outcome"] <= 1.0:
-            raise ValueError(f"reward {name} gave outcome={scores['outcome']}: must be between 0 and 1")
-        return {key: float(value) for key, value in scores.items()}
+            numbers[str(key)] = number
+        if not 0.0 <= numbers["outcome"] <= 1.0:
+            raise ValueError(f"reward {name} gave outcome={numbers['outcome']}: must be between 0 and 1")
+        return numbers
 
     def oracle(self, history: Sequence[Message]) -> Message:
         if self.task.answer is None:
             raise NotImplementedError("the data set has no answer column: there is no oracle")
-        return Message("assistant", str(self.task.answer))
+        return Message("assistant", str(self.task.answer), reasoning="")  # a data set has none
 
 
 class DatasetTaskset(Taskset):
-    """The rows of ``path``: a .parquet, .json, .jsonl or .csv file, or a folder of ``datasets.save_to_disk``.
+    """The rows of ``path``, a file, a folder or a data set of the hub (``envs.row_source``).
 
     ``prompt_column`` holds a text or a list of chat messages; ``system`` is a system message before it.
     ``answer_column``: the right answer, or null when the reward needs none. ``name`` is the family's name in
-    metrics. Splits: the data set's own (a folder with train and test), else ``split_column`` (its values are
-    ``train`` and ``heldout``), else by a hash of the prompt, one row in five held out.
+    metrics. Splits: the data set's own (train and test), else ``split_column`` (its values are ``train`` and
+    ``heldout``), else by a hash of the prompt, one row in five held out. A row's ``level`` is a number, or a text whose
+    first number counts ("Level 5"), else 1. ``subset`` and ``revision`` are for the hub.
+
+    Every row is looked at when the set opens. ``on_bad_row``: ``refuse`` it with its place, or ``skip`` it; what is
+    skipped is logged, and counted in ``metrics()``. ``shuffle``: training takes the rows in another order in every
+    epoch and for every seed; held-out rows stay in the order of the file. ``size``: the first so many rows.
     """
 
     family = "dataset"
@@ -94,65 +107,124 @@ class DatasetTaskset(Taskset):
         split_column: str | None = None,
         system: str | None = None,
         name: str = "dataset",
+        subset: str | None = None,
+        revision: str | None = None,
+        on_bad_row: str = "refuse",
+        shuffle: bool = True,
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, reward=reward, **config)
-        self.family = name
-        self.path, self.system = Path(path).absolute(), system
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"name={name!r}: must be letters, digits and . _ -, since files and metrics are named so")
+        if on_bad_row not in ("refuse", "skip"):
+            raise ValueError(f"on_bad_row={on_bad_row!r}: must be refuse or skip")
+        self.family, self.system = name, system
         self.prompt_column, self.answer_column, self.split_column = prompt_column, answer_column, split_column
-        find_reward(reward or "exact")
-        if not str(path) or not self.path.exists():
-            raise ValueError(f"path={str(path)!r}: there is no such file or folder; give a data set, env.path=...")
-        self._opened: Any = None
-        table, own_splits = self._open()
-        for column in filter(None, (prompt_column, answer_column, split_column)):
-            if column not in table.column_names:
-                raise ValueError(f"{column}: no such column in {path}; it has {', '.join(table.column_names)}")
-        self._rows = list(range(len(table))) if own_splits else self._rows_of_split(table)
-        if not self._rows:
-            raise ValueError(f"split={split}: {path} has no row in it ({len(table)} rows in all)")
+        self._reward_file = _file_of(reward or "exact")
+        self.source = open_rows(path, split, subset, revision)
+        self.skipped = 0
+        self._rows = self._look(on_bad_row)
         self.size = min(len(self._rows), size or len(self._rows))
+        shuffles = shuffle and split == "train"
+        self._order = EpochOrder(f"{name}/{split}/{seed}", self.size) if shuffles else None
 
     def task(self, index: int) -> Task:
         number = self._rows[index]
-        row = dict(self._open()[0][number])
-        answer = None if self.answer_column is None else row[self.answer_column]
-        prompt = row[self.prompt_column]
-        messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(message_of(m) for m in prompt)
+        row = self.source.row(number)
+        messages = self._prompt(row)
+        metadata = {"key": _key(messages), "level": level_of(row.get("level")), "row": row}
         if self.system is not None:
             messages = (Message("system", self.system), *messages)
-        try:
-            json.dumps(row)
-        except TypeError as error:
-            raise ValueError(f"row {number} of {self.path}: {error}; a task holds JSON values only") from error
-        metadata = {"key": _key(prompt), "level": int(row.get("level") or 1), "row": row}
+        answer = None if self.answer_column is None else row[self.answer_column]
         return Task(f"{self.family}/{self.split}/{number}", self.family, messages, answer, metadata, self.seed)
 
+    def index_at(self, turn: int) -> int:
+        return turn % len(self) if self._order is None else self._order.index(turn)
+
+    def metrics(self) -> dict[str, float]:
+        return {"data/skipped_rows": float(self.skipped)} if self.skipped else {}
+
     def fingerprint(self) -> str:
-        files = sorted(p for p in self.path.rglob("*") if p.is_file()) if self.path.is_dir() else [self.path]
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(file.read_bytes())
-        digest.update(Path(inspect.getsourcefile(find_reward(self.config["reward"] or "exact")) or "").read_bytes())
-        return digest.hexdigest()
+        """Over the rows and the file of the reward, as they were when the set was opened."""
+        return hashlib.sha256(f"{self.source.digest} {self._reward_file}".encode()).hexdigest()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": None}  # opened again where it is unpickled
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {
+            self.source.name: {"sha256": self.source.digest, "rows": len(self.source)},
+        }
+        reward = self.config["reward"]
+        if reward is not None and reward not in VERIFIERS and self._reward_file is not None:
+            name, digest = self._reward_file
+            found[name] = {"sha256": digest}
+        return found
 
-    def _open(self) -> tuple[Any, bool]:
-        if self._opened is None:
-            self._opened = _open(self.path, self.split)
-        opened: tuple[Any, bool] = self._opened
-        return opened
+    def _look(self, on_bad_row: str) -> array[int]:
+        """The numbers of the split's rows. Raises ValueError for rows that cannot be tasks, unless they are skipped."""
+        rows, total = array("q"), 0
+        bad: list[str] = []
+        for place, row in self.source.scan():
+            total += 1
+            try:
+                if isinstance(row, BadRowError):
+                    raise row
+                if self._split_of_row(row) == self.split:
+                    rows.append(total - 1)
+            except BadRowError as error:
+                bad.append(f"{place}: {error}" if len(bad) < _NAMED else place)
+        source = self.source
+        if not total:
+            raise ValueError(f"{source.name} is empty: it has no row")
+        for column in filter(None, (self.prompt_column, self.answer_column, self.split_column)):
+            if source.columns and column not in source.columns:
+                raise ValueError(f"{column}: no such column in {source.name}; it has {', '.join(source.columns)}")
+        if bad and on_bad_row == "refuse":
+            more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
+            raise ValueError(f"{source.name}, {bad[0]}{more}; put it right, or leave such rows out: on_bad_row=skip")
+        if bad:
+            more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+            _say(f"{source.name}: {len(bad)} of {total} rows are skipped: {'; '.join(bad[:_NAMED])}{more}")
+        self.skipped = len(bad)
+        if not rows:
+            raise ValueError(f"split={self.split}: {source.name} has no row in it ({total} rows in all)")
+        return rows
 
-    def _rows_of_split(self, table: Any) -> list[int]:
+    def _split_of_row(self, row: Mapping[str, Any]) -> str:
+        """The split of a row that can be a task. Raises BadRowError for one that cannot."""
+        messages = self._prompt(row)
+        reward = self.config["reward"] or "exact"
+        if self.answer_column is not None and row.get(self.answer_column) is None and reward in _NEED_ANSWER:
+            raise BadRowError(f"column {self.answer_column}: is null, and the reward {reward} needs a right answer")
+        if self.source.own_split:
+            return self.split
         if self.split_column is None:
-            prompts = table[self.prompt_column]
-            return [i for i, prompt in enumerate(prompts) if split_of(_key(prompt)) == self.split]
-        values = list(table[self.split_column])
-        if unknown := set(values) - {"train", "heldout"}:
-            raise ValueError(f"{self.split_column} holds {min(map(repr, unknown))}: must be train or heldout")
-        return [i for i, value in enumerate(values) if value == self.split]
+            return split_of(_key(messages))
+        value = row.get(self.split_column)
+        if value not in ("train", "heldout"):
+            raise BadRowError(f"column {self.split_column}: is {value!r:.80}, must be train or heldout")
+        return str(value)
+
+    def _prompt(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
+        prompt = row.get(self.prompt_column)
+        try:
+            if isinstance(prompt, str):
+                if not prompt.strip():
+                    raise ValueError("is empty")
+                return (Message("user", prompt),)
+            if not isinstance(prompt, list):
+                shown = "null" if prompt is None else repr(prompt)[:80]
+                raise ValueError(f"is {shown}, wanted a text or a list of messages")
+            return checked_prompt(messages_of(prompt, absent_nulls=self.source.absent_nulls))
+        except ValueError as error:
+            raise BadRowError(f"column {self.prompt_column}: {error}") from error
+
+
+def level_of(value: Any) -> int:
+    """How hard a row is: a number, or the first number in a text ("Level 5" is 5); 1 for everything else."""
+    if isinstance(value, str):
+        found = re.search(r"\d{1,9}", value)
+        return int(found[0]) if found else 1
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return int(value) or 1 if known else 1
 
 
 def find_reward(reward: str | Reward) -> Reward:
@@ -173,26 +245,41 @@ def find_reward(reward: str | Reward) -> Reward:
     return function
 
 
-def _key(prompt: Any) -> str:
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+def _number(value: Any) -> float | None:
+    """A finite number of any kind (bool, Fraction, numpy's, a tensor of one element); None for everything else."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array, a tensor of several
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _file_of(reward: str | Reward) -> tuple[str, str] | None:
+    """(what it is called, SHA-256) of the file that a reward is defined in; None when it has none."""
+    function: Any = find_reward(reward)
+    while isinstance(function, partial):
+        function = function.func
+    function = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    try:
+        file = Path(inspect.getsourcefile(inspect.unwrap(function)) or "")
+    except TypeError:  # built in
+        return None
+    name = reward if isinstance(reward, str) else getattr(function, "__qualname__", str(function))
+    return (f"{file.name} of reward {name}", hashlib.sha256(file.read_bytes()).hexdigest()) if file.is_file() else None
+
+
+def _key(messages: Sequence[Message]) -> str:
+    """What makes two prompts the same, whatever form they were written in."""
+    if len(messages) == 1 and messages[0].role == "user":
+        text = messages[0].content
+    else:
+        text = json.dumps([message.to_json() for message in messages], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _open(path: Path, split: Split) -> tuple[Any, bool]:
-    """The rows as a ``datasets.Dataset``, and whether they are those of the split alone already."""
-    import datasets
-
-    if path.is_file():
-        if path.suffix not in READERS:
-            raise ValueError(f"path={path}: cannot read {path.suffix or 'it'}; use {', '.join(READERS)} or a folder")
-        datasets.disable_progress_bars()
-        return datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train"), False
-    loaded = datasets.load_from_disk(str(path))
-    if not isinstance(loaded, dict):
-        return loaded, False
-    names = [name for name in (("train",) if split == "train" else HELDOUT_NAMES) if name in loaded]
-    if not names:
-        if list(loaded) == ["train"]:
-            return loaded["train"], False
-        raise ValueError(f"split={split}: {path} has {', '.join(loaded)}; wanted one of {', '.join(HELDOUT_NAMES)}")
-    return loaded[names[0]], len(loaded) > 1 or split != "train"
+@cache
+def _say(text: str) -> None:
+    """Once: a data set is opened for every split."""
+    logging.getLogger(__name__).warning("%s", text)

@@ -1,17 +1,24 @@
-"""MixTaskset: several families as one, interleaved so that every stretch of tasks has all of them.
+"""MixTaskset: several tasksets as one, interleaved so that every stretch of tasks has all of them.
+
+    families={"search": 2, "code": 1}                                      families by their names
+    families={"sums": 2, "facts": 1, "search": 0.5},                       two data sets and a family
+    settings={"sums": {"of": "dataset", "path": "sums.jsonl"}, "facts": {"of": "dataset", "path": "facts.csv"}}
 
 Task i belongs to slot i mod ``CYCLE``. The slots are dealt by smooth weighted round robin: each slot adds
-every family's weight to its credit, takes the family with the most credit, and takes 1 off it. Hence
-after n tasks family f has had weight_f * n of them, to within one; and task(i) needs no history.
+every member's weight to its credit, takes the member with the most credit, and takes 1 off it. Hence
+after n tasks member m has had weight_m * n of them, to within one; and task(i) needs no history. A member's tasks
+come in its own endless order (``Taskset.index_at``): a small data set begins again, shuffled anew.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from envs.environment import Environment
-from envs.families import taskset_class
+from envs.families import known, taskset_class
 from envs.taskset import Split, Taskset
 from envs.types import Task
 
@@ -22,8 +29,9 @@ DEFAULT_FAMILIES: dict[str, float] = {"search": 1.0, "code": 1.0, "interpreter":
 class MixTaskset(Taskset):
     """``families``: weight by family (a short name or an import path). Weights need not sum to 1.
 
-    ``settings`` gives a family's own keywords: ``settings={"search": {"two_hop": 0.5}}``.
-    ``members`` holds the member tasksets by the name they were given under.
+    ``settings`` gives a family's own keywords: ``settings={"search": {"two_hop": 0.5}}``. With ``of``, which names the
+    family, the member may have any other name, so that one family can be there several times; a data set then has
+    that name in metrics. ``members`` holds the member tasksets by the name they were given under.
     """
 
     family = "mix"
@@ -50,10 +58,7 @@ class MixTaskset(Taskset):
         for name in settings:
             if name not in weights:
                 raise ValueError(f"settings.{name}: no such family in the mixture ({', '.join(weights)})")
-        self.members = {
-            name: taskset_class(name)(split=split, seed=seed, size=self.size, **settings.get(name, {}))
-            for name in weights
-        }
+        self.members = {name: _member(name, settings.get(name, {}), split, seed, size) for name in weights}
         for name, member in self.members.items():
             if type(member).next_index is not Taskset.next_index:
                 raise ValueError(
@@ -63,13 +68,18 @@ class MixTaskset(Taskset):
         self._by_family = _families(self.members)
         total = sum(weights.values())
         self._slots = _deal({name: weight / total for name, weight in weights.items()})
+        self._endless = size is None
 
     def task(self, index: int) -> Task:
         cycle, slot = divmod(index, CYCLE)
         name = self._slots[slot]
         position = cycle * self._slots.count(name) + self._slots[:slot].count(name)
         member = self.members[name]
-        return member.task(position % len(member))
+        return member.task(member.index_at(position))
+
+    def index_at(self, turn: int) -> int:
+        """Without a ``size`` a mixture never begins again: its members do."""
+        return turn if self._endless else turn % len(self)
 
     def environment(self, task: Task) -> Environment:
         return self._by_family[task.family].environment(task)
@@ -79,6 +89,29 @@ class MixTaskset(Taskset):
 
     def fingerprint(self) -> str:
         return " ".join(member.fingerprint() for member in self.members.values()).strip()
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return {name: found for member in self.members.values() for name, found in member.inputs().items()}
+
+    def metrics(self) -> dict[str, float]:
+        """The sums of the members' metrics."""
+        found: Counter[str] = Counter()
+        for member in self.members.values():
+            found.update(member.metrics())
+        return dict(found)
+
+
+def _member(name: str, settings: Mapping[str, Any], split: Split, seed: int, size: int | None) -> Taskset:
+    if name in known() or "." in name:
+        return taskset_class(name)(split=split, seed=seed, size=size, **settings)
+    keywords = dict(settings)
+    cls = taskset_class(str(keywords.pop("of", name)))
+    if "name" in inspect.signature(cls).parameters:
+        keywords.setdefault("name", name)
+    try:
+        return cls(split=split, seed=seed, size=size, **keywords)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _families(members: Mapping[str, Taskset]) -> dict[str, Taskset]:

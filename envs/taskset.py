@@ -14,7 +14,7 @@ import hashlib
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envs.environment import Environment
@@ -68,7 +68,8 @@ class Taskset(ABC):
         self.seed = int(seed)
         self.size = DEFAULT_SIZE[split] if size is None else int(size)
         self.config = config
-        self.position = 0  # next index that iteration gives
+        self.position = 0  # tasks handed out in this pass over the taskset
+        self.epoch = 0  # passes that are over
 
     @abstractmethod
     def task(self, index: int) -> Task:
@@ -112,11 +113,16 @@ class Taskset(ABC):
 
     # -- what a training run asks and tells --------------------------------------------------
 
+    def index_at(self, turn: int) -> int:
+        """The index of task number ``turn`` of an endless pass over the taskset: here one pass after the other, in
+        order. A function of (split, seed, turn) alone."""
+        return turn % len(self)
+
     def next_index(self) -> int:
-        """The index of the task to admit next: an endless pass over the taskset, in order."""
-        index = self.position
-        self.position = (index + 1) % len(self)
-        return index
+        """The index of the task to admit next: an endless pass over the taskset in the order of ``index_at``."""
+        turn = self.epoch * len(self) + self.position
+        self.epoch, self.position = divmod(turn + 1, len(self))
+        return self.index_at(turn)
 
     def observe(self, index: int, outcomes: Sequence[float]) -> None:
         """The raw outcomes of a group of episodes of task ``index`` that was trained on, in the order of training.
@@ -133,24 +139,49 @@ class Taskset(ABC):
         """What the tasks depend on besides keywords and source code, say the content of a file; "" for nothing."""
         return ""
 
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What the tasks are read from: ``sha256``, and ``rows`` where it has some, by the name of the file or data
+        set. A run resumes with the same alone."""
+        return {}
+
     # -- iteration and resumption ------------------------------------------------------------
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[Task]:
-        """From the current position to the end, then the position is 0 again."""
+        """The rest of the present pass; the next iteration is another pass."""
         while self.position < self.size:
             self.position += 1  # before the yield: a task that was handed out counts as used
-            yield self.task(self.position - 1)
-        self.position = 0
+            yield self.task(self.index_at(self.epoch * len(self) + self.position - 1))
+        self.epoch, self.position = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"family": self.family, "split": self.split, "seed": self.seed, "position": self.position}
+        return {
+            "family": self.family, "split": self.split, "seed": self.seed, "epoch": self.epoch,
+            "position": self.position, "inputs": self.inputs(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the state is another taskset's, or of other data."""
         mine = self.state_dict()
         for key in ("family", "split", "seed"):
             if state[key] != mine[key]:
                 raise ValueError(f"taskset state has {key}={state[key]!r}, this taskset has {mine[key]!r}")
-        self.position = int(state["position"])
+        if "inputs" not in state:
+            raise ValueError("the taskset's state was written by an earlier version of this package: start a new run")
+        for name, then in state["inputs"].items():
+            if (now := mine["inputs"].get(name)) != then:
+                raise ValueError(
+                    f"{name} has changed since the checkpoint ({_difference(then, now)}): put back what it was, "
+                    "or start a new run"
+                )
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
+    if now is None:
+        return "it is not read any more"
+    if then.get("rows") != now.get("rows"):
+        return f"it had {then.get('rows')} rows, now it has {now.get('rows')}"
+    return "other content" if "rows" not in now else f"{now['rows']} rows as before, with other content"

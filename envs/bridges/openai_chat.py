@@ -17,9 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from envs.types import Message, ToolCall
-
-_ROLES = ("system", "developer", "user", "assistant", "tool")
+from envs.message_forms import messages_of
+from envs.types import Message
 
 
 class HistoryRewrittenError(ValueError):
@@ -63,34 +62,10 @@ def from_openai(wire: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, 
     Raises ValueError that names the message for what has no form here: pictures, unknown roles, arguments that are
     no JSON object, results of calls that were not made.
     """
-    messages: list[Message] = []
-    open_ids: list[str] = []
-    results: dict[str, Message] = {}
-
-    def close_results() -> None:
-        messages.extend(results[call_id] for call_id in open_ids if call_id in results)
-        results.clear()
-
-    for number, entry in enumerate(wire):
-        role = entry.get("role")
-        if role not in _ROLES:
-            raise ValueError(f"message {number} has the role {role!r}, known are {', '.join(_ROLES)}")
-        text = _text(entry.get("content"), number)
-        if role == "tool":
-            call_id = str(entry.get("tool_call_id"))
-            if call_id not in open_ids or call_id in results:
-                raise ValueError(f"message {number} is the result of a call {call_id!r} that was not made")
-            results[call_id] = Message("tool", text)
-            continue
-        close_results()
-        calls = entry.get("tool_calls") or ()
-        open_ids = [str(call.get("id")) for call in calls]
-        reasoning = entry.get("reasoning_content", entry.get("reasoning"))
-        messages.append(Message(role, text, reasoning, tuple(_call(call, number) for call in calls)))
-    close_results()
+    messages = messages_of(wire)
     schemas = tuple(dict(tool["function"]) for tool in tools if tool.get("type", "function") == "function")
     if not schemas:
-        return tuple(messages)
+        return messages
     for position, message in enumerate(messages):
         if message.role in ("system", "developer"):
             return (*messages[:position], replace(message, tools=schemas), *messages[position + 1 :])
@@ -111,43 +86,6 @@ def appended(before: Sequence[Message], now: Sequence[Message]) -> tuple[Message
     return tuple(now[len(before) :])
 
 
-def message_from_json(data: Mapping[str, Any]) -> Message:
-    """The inverse of ``Message.to_json``."""
-    calls = tuple(ToolCall(call["name"], call["arguments"]) for call in data.get("tool_calls", ()))
-    return Message(
-        data["role"],
-        data.get("content", ""),
-        data.get("reasoning"),
-        calls,
-        tuple(data.get("tools", ())),
-        data.get("parse_error"),
-    )
-
-
 def _essence(message: Message) -> tuple[Any, ...]:
     calls = tuple((call.name, json.dumps(dict(call.arguments), sort_keys=True)) for call in message.tool_calls)
     return message.role, message.content.strip(), calls
-
-
-def _text(content: Any, number: int) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = []
-    for part in content:
-        if part.get("type") != "text":
-            raise ValueError(f"message {number} has a part of type {part.get('type')!r}; only text is supported")
-        parts.append(part["text"])
-    return "\n".join(parts)
-
-
-def _call(call: Mapping[str, Any], number: int) -> ToolCall:
-    function = call["function"]
-    try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"message {number}: arguments of {function['name']!r} are no JSON: {error}") from error
-    if not isinstance(arguments, dict):
-        raise ValueError(f"message {number}: arguments of {function['name']!r} are {arguments!r:.80}, not an object")
-    return ToolCall(function["name"], arguments)

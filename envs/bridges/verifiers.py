@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from envs.bridges.child import JsonChild
-from envs.bridges.openai_chat import HistoryRewrittenError, appended, message_from_json
+from envs.bridges.openai_chat import HistoryRewrittenError, appended
 from envs.bridges.packages import MissingPackage
 from envs.bridges.schemas import check_call, function_schema
 from envs.bridges.settings import plain
 from envs.environment import Environment
+from envs.message_forms import message_of
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, InfrastructureError, Message, StepResult, Task
 
@@ -138,7 +139,7 @@ class VerifiersEnvironment(Environment):
         assert self._child is not None
         line = receive(self._child, seconds)
         if "request" in line:
-            return tuple(message_from_json(message) for message in line["request"])
+            return tuple(message_of(message) for message in line["request"])
         end = line["end"]
         if end["errors"] or end["reward"] is None:
             raise InfrastructureError(f"{self.task.id}: the rollout failed: {'; '.join(end['errors']) or 'no reward'}")

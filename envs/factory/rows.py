@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from envs.message_forms import message_of
 from envs.taskset import task_key
-from envs.types import Message, Task, ToolCall
+from envs.types import Task
 
 Row = dict[str, Any]
 
@@ -40,12 +41,6 @@ def task_of(row: Mapping[str, Any]) -> Task:
     prompt = tuple(message_of(raw) for raw in json.loads(row["prompt"]))
     answer, metadata = json.loads(row["answer"]), json.loads(row["metadata"])
     return Task(row["id"], row["family"], prompt, answer, metadata, row["seed"])
-
-
-def message_of(raw: Mapping[str, Any]) -> Message:
-    """The message of ``Message.to_json``."""
-    calls = tuple(ToolCall(call["name"], call["arguments"]) for call in raw.get("tool_calls", ()))
-    return Message(**{**raw, "tool_calls": calls, "tools": tuple(raw.get("tools", ()))})
 
 
 def _json(value: Any) -> str:

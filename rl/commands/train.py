@@ -30,6 +30,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     Raises ConfigurationError before there is a run, RunStopped for what ends it later.
     """
     from rl.recipes.main_job import main_job
+    from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
     from rl.run.errors import stopped
     from rl.run.preflight import check_environments, check_start, configuration
@@ -43,7 +44,10 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         reward = open_composer(cfg.reward).describe()
         check_start(cfg, list(members_of(tasksets["train"])))
         check_environments(tasksets["train"])
-    rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
+        rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
+        if rundir is not None:
+            check_resume(rundir, tasksets["train"])
+    rundir = rundir or new_run(cfg)
     try:
         return main_job(cfg, rundir, tasksets, reward)
     except Exception as error:

@@ -45,7 +45,7 @@ def dialogues(
     """(source, thinking, messages) of every document: ``demos`` demonstrations, then ``drills`` drills."""
     if taskset.split != "train":
         raise ValueError(f"the corpus may only hold training tasks, this taskset has split={taskset.split!r}")
-    for demo in demonstrations(taskset, range(demos), novice_share, seed):
+    for demo in demonstrations(taskset, [taskset.index_at(turn) for turn in range(demos)], novice_share, seed):
         tick(1)
         yield demo.family, True, demo.messages
     for i in range(drills):

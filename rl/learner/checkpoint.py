@@ -89,6 +89,13 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
     return {**state["extra"], "step": state["step"]}
 
 
+def stored_extra(path: str | Path) -> dict[str, Any]:
+    """The ``extra`` of a checkpoint alone; the tensors next to it are mapped, not read."""
+    state = torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=False, mmap=True)
+    extra: dict[str, Any] = state["extra"]
+    return extra
+
+
 def checkpoints(root: str | Path) -> list[Path]:
     """Complete checkpoints under ``root``, oldest first."""
     found = [(int(m[1]), p) for p in Path(root).glob("step_*") if (m := _NAME.fullmatch(p.name))]

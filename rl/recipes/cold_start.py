@@ -43,6 +43,7 @@ def coldstart(
     from rl.recipes.supervised import supervised
 
     started = time.perf_counter()
+    indices = [taskset.index_at(turn) for turn in range(config.demos)]  # also of a data set with fewer rows
 
     def tick(done: int) -> None:
         if done % 32 == 0 or done == config.demos:
@@ -55,7 +56,7 @@ def coldstart(
         from rl.tracking.episodes import event_counts
         from rl.types import OUTCOME
 
-        played = rehearse(taskset, range(config.demos), config.novice_share, seed, renderer, rollout, tick)
+        played = rehearse(taskset, indices, config.novice_share, seed, renderer, rollout, tick)
         outcomes = [(t.family, t.reward_parts[OUTCOME]) for t in played]
         documents = documents_of(played)
         save_data(out / "demos", played)
@@ -65,7 +66,7 @@ def coldstart(
         from rl.data.demos import demonstrations, save_demos
 
         demos: list[Demo] = []
-        for demo in demonstrations(taskset, range(config.demos), config.novice_share, seed):
+        for demo in demonstrations(taskset, indices, config.novice_share, seed):
             demos.append(demo)
             tick(len(demos))
         outcomes = [(d.family, d.outcome) for d in demos]

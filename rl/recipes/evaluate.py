@@ -19,15 +19,18 @@ HELDOUT = "heldout"  # name of the held-out taskset in the pool
 
 
 def heldout_tasks(taskset: Taskset, n_tasks: int, family: str | None = None) -> list[tuple[int, Task]]:
-    """(index, task) of the first ``n_tasks`` tasks of every family (or of ``family`` alone), in taskset order."""
+    """(index, task) of the first ``n_tasks`` tasks of every family (or of ``family`` alone), in taskset order. Each is
+    there once, also where a mixture begins a small data set again."""
     if taskset.split != "heldout":
         raise ValueError(f"evaluation needs a held-out taskset, this one has split={taskset.split!r}")
     taken: Counter[str] = Counter()
+    ids: set[str] = set()
     tasks = []
     for index in range(len(taskset)):
         task = taskset.task(index)
-        if taken[task.family] < n_tasks and family in (None, task.family):
+        if taken[task.family] < n_tasks and family in (None, task.family) and task.id not in ids:
             taken[task.family] += 1
+            ids.add(task.id)
             tasks.append((index, task))
     return tasks
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rl.recipes.grpo import Position, grpo
 from rl.run.ledger import StageMeter
+from rl.run.preflight import configuration
 from rl.run.stage_log import StageLog, Totals
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]
         learner.close()
 
 
+def check_resume(files: RunDir, taskset: Taskset) -> None:
+    """Raise ValueError when the last checkpoint in ``files`` is of other data than ``taskset`` reads now; else the
+    taskset is where it was then, where the stage will put it again."""
+    from rl.learner.checkpoint import latest_checkpoint, stored_extra  # loads torch
+
+    checkpoint = latest_checkpoint(files.checkpoints)
+    if checkpoint is not None and taskset.inputs() and "at" in (stored := stored_extra(checkpoint)):
+        taskset.load_state_dict(stored["at"]["taskset"])
+
+
 def grpo_stage(
     job: Job, title: str, stage: str, cfg: TrainConfig, learner: LearnerHandle, pool: RolloutPool, taskset: Taskset,
     files: RunDir,
@@ -71,7 +82,8 @@ def grpo_stage(
             if "at" not in stored:
                 raise ValueError(f"{checkpoint} was written by an earlier version of this package: start a new run")
             at, totals = Position(**stored["at"]), Totals(**stored["totals"])
-            taskset.load_state_dict(at.taskset)
+            with configuration():  # data that has changed is no fault of the program
+                taskset.load_state_dict(at.taskset)
         learner.sync(pool, at.step)
         meter = StageMeter(job.ledger, title, pool, cfg.objective, totals.flops)
 

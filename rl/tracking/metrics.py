@@ -37,6 +37,8 @@ METRICS: dict[str, str] = {
     # groups
     "group/count": "Groups trained on in this step.",
     "group/zero_variance": "Share of groups whose valid rewards are all equal: they give no gradient.",
+    # env=dataset
+    "data/skipped_rows": "Rows that are no tasks and were left out when the data set was opened (on_bad_row=skip).",
     # env=curriculum; a bucket is family-level
     "curriculum/groups_total": "Groups whose outcomes the curriculum has measured so far.",
     "curriculum/zero_variance_total": "Of them, groups whose outcomes are all equal: their task and bucket weigh less.",

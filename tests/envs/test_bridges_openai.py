@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, message_from_json, to_openai
+from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, to_openai
 from envs.bridges.openai_server import ChatRequest, ChatServer
+from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
 SCHEMA = {"name": "count", "description": "Count.", "parameters": {"type": "object", "properties": {}, "required": []}}
@@ -54,7 +55,7 @@ def test_there_and_back(dialogue: tuple[Message, ...]) -> None:
     ids = [call["id"] for entry in wire for call in entry.get("tool_calls", ())]
     assert len(ids) == len(set(ids))
     assert [entry["tool_call_id"] for entry in wire if entry["role"] == "tool"] == ids
-    assert tuple(message_from_json(json.loads(json.dumps(m.to_json()))) for m in dialogue) == dialogue
+    assert tuple(message_of(json.loads(json.dumps(m.to_json()))) for m in dialogue) == dialogue
 
 
 @given(dialogues(), st.randoms())

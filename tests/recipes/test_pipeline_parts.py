@@ -43,6 +43,16 @@ def test_a_specialist_is_evaluated_on_the_tasks_that_the_others_are() -> None:
     assert own == [i for i in every if i.startswith("interpreter/")]
 
 
+def test_a_mixture_evaluates_no_task_twice(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}?", "answer": "1", "split": "heldout"} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"own": {"of": "dataset", "path": str(tmp_path / "a.jsonl"), "split_column": "split"}}
+    mix = MixTaskset("heldout", 3, size=32, families={"own": 1.0, "search": 1.0}, settings=settings)
+    ids = [task.id for _, task in heldout_tasks(mix, 8)]
+    assert [i for i in ids if i.startswith("own/")] == ["own/heldout/0", "own/heldout/1", "own/heldout/2"]
+    assert len(ids) == len(set(ids)) == 3 + 8
+
+
 @pytest.mark.parametrize("name", ["specialist_steps", "data_tasks", "keep_per_task"])
 def test_sizes_are_at_least_one(name: str) -> None:
     with pytest.raises(ValueError, match=f"pipeline.{name}=0: must be at least 1"):

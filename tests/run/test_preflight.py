@@ -63,6 +63,17 @@ def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("train", ["judge=worker", "judge.path=nowhere"], "judge.path=nowhere: no such directory"),
         ("train", ["env=built", "env.path=nowhere"], "nowhere: there is no such folder"),
         ("train", ["env=dataset", "env.path=nowhere.jsonl"], "path='nowhere.jsonl': there is no such file or folder"),
+        ("train", ["env=dataset", "env.path=rows.jsonl"], "rows.jsonl, line 1: column prompt: is null"),
+        (
+            "train",
+            ["env=dataset", "env.path=file/rows.jsonl"],
+            "path='file/rows.jsonl': there is no such file or folder",
+        ),
+        (
+            "train",
+            ["env=mixture", "env.families={mine: 1}", "env.settings={mine: {of: dataset, path: rows.jsonl}}"],
+            "mine: rows.jsonl, line 1: column prompt: is null",
+        ),
         ("train", ["reward.mine={_target_: rewards.outcome.Nothing}"], "reward.mine: "),
         ("train", ["reward.outcome.no_such_field=1"], "reward.outcome: "),
         ("train", ["env=search", "judge=worker", "self_verification.enabled=true"], "choose env=proof"),
