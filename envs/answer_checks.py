@@ -174,8 +174,15 @@ def _copied(answer: str, gold: str, row: dict[str, Any]) -> bool:
     if not isinstance(read(said), Formula):
         return False
     formula = _squeezed(said)
-    asked = [row[column] for column in QUESTIONS if isinstance(row.get(column), str)]
+    asked = [text for column in QUESTIONS for text in _texts(row.get(column))]
     return len(formula) > 2 and formula != _squeezed(one_answer(gold)) and any(formula in _squeezed(q) for q in asked)
+
+
+def _texts(asked: Any) -> list[str]:
+    """A question: a text, or the messages of a dialogue."""
+    if isinstance(asked, list):
+        return [str(message["content"]) for message in asked if isinstance(message, Mapping) and "content" in message]
+    return [asked] if isinstance(asked, str) else []
 
 
 def _squeezed(text: str) -> str:

@@ -85,14 +85,15 @@ def chosen(answer: str, options: Mapping[str, str]) -> str | None:
     rest = found["rest"].strip("*_ .,:)")
     if not rest:
         return label
-    if not (found["close"] or found["mark"]) or (found["label"].islower() and not found["close"]):
+    reason = re.match(r"(?:because|since)\b", rest, re.IGNORECASE)
+    if not (found["close"] or found["mark"] or reason) or (found["label"].islower() and not found["close"]):
         return None
     if label in options and normalise(clean(rest)) == normalise(clean(options[label])):
         return label
     others = {_label(a or b, options) for a, b in _OTHER.findall(rest)} - {label, None}
     if others or re.match(r"(?:or|and|/|&)\b", rest, re.IGNORECASE):
         return None
-    return label if not options or re.match(r"(?:because|since)\b", rest, re.IGNORECASE) else None
+    return label if not options or reason else None
 
 
 def _label(text: str, options: Mapping[str, str]) -> str | None:

@@ -50,6 +50,9 @@ def one_answer(text: str) -> str:
     start, inside, end = boxes[-1]
     parts = [text[inside:end].strip()]
     for before, inside, end in reversed(boxes[:-1]):
+        if end > start:  # a box around this one
+            start = before
+            continue
         if start - end > 41 or not _BETWEEN.fullmatch(text[end + 1 : start]):
             break
         start = before
@@ -90,7 +93,7 @@ def clean(answer: str) -> str:
     answer = unicodedata.normalize("NFC", answer).translate(_MINUS)
     while (unwrapped := _WRAPPER.sub(r"\1", answer)) != answer:
         answer = unwrapped
-    answer = re.sub(r"\\(?:[,;:! ]|quad|qquad|left|right|displaystyle)(?![A-Za-z])", " ", answer)
+    answer = re.sub(r"\\(?:[,;:! ()\[\]]|quad|qquad|left|right|displaystyle)(?![A-Za-z])", " ", answer)
     for written, meant in (("\\%", "%"), ("\\$", "$"), ("{,}", ","), ("\\_", "_"), ("\\{", "{"), ("\\}", "}")):
         answer = answer.replace(written, meant)
     return answer.strip().strip("$*`").strip().removesuffix(".").strip()

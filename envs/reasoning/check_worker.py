@@ -44,17 +44,15 @@ def candidates(text: str) -> list[str]:
 
 def maths_right(gold: str, text: str) -> bool:
     """Whether the answer equals the gold one as mathematics."""
-    right, given = _gold(gold, True), read(one_answer(text))
+    right, given = _gold(gold), read(one_answer(text))
     if isinstance(right, Group) and isinstance(given, Number):  # 331,337 may be two numbers
         given = read(one_answer(text), thousands=False)
-    elif isinstance(right, Number) and isinstance(given, Group):
-        right = _gold(gold, False)
     return right is not None and given is not None and same(right, given, _algebra)
 
 
 @lru_cache(maxsize=256)
-def _gold(gold: str, thousands: bool) -> Form | None:
-    return read(one_answer(gold), thousands)
+def _gold(gold: str) -> Form | None:
+    return read(one_answer(gold))
 
 
 def _algebra(gold: str, given: str) -> bool:
@@ -65,7 +63,7 @@ def _algebra(gold: str, given: str) -> bool:
     if _HUGE.search(given.replace("**", "^")) or (_UNDONE.search(given) and not _UNDONE.search(gold)):
         return False
     right, found = _gold_formula(gold), _formula(given)
-    if not right or not found or _differ(right[0], found[0]):
+    if right is None or found is None or _differ(right, found):
         return False
     return bool(verify(right, found, float_rounding=12, timeout_seconds=None))
 
@@ -84,18 +82,25 @@ def _differ(right: Any, found: Any) -> bool:
     return bool(abs(values[0] - values[1]) > 1e-9 * (abs(values[0]) + abs(values[1])))
 
 
-def _formula(latex: str) -> list[Any]:
-    """The formula as sympy reads it, in a list; empty when it cannot be read. i is the imaginary unit."""
-    from math_verify import LatexExtractionConfig, parse
+def _formula(latex: str) -> Any:
+    """The formula as sympy reads it, without evaluating any text as Python; None when it cannot be read. i is the
+    imaginary unit. (math-verify's own ``parse`` takes units off and makes x of X.)"""
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
     from sympy import Basic, I, MatrixBase, Symbol
 
-    config = LatexExtractionConfig(boxed_match_priority=0)
-    found = parse(f"\\boxed{{{latex}}}", extraction_config=[config], parsing_timeout=None)
-    return [
-        x.xreplace({s: I if s.name == "i" else Symbol(s.name, real=True) for s in x.free_symbols})
-        for x in found
-        if isinstance(x, (Basic, MatrixBase))
-    ]
+    spelling = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
+    try:
+        found = latex2sympy(
+            latex,
+            is_real=True,
+            normalization_config=spelling,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except Exception:  # of many kinds: the parser's, sympy's, RecursionError
+        return None
+    if not isinstance(found, (Basic, MatrixBase)):
+        return None
+    return found.xreplace({s: I if s.name == "i" else Symbol(s.name, real=True) for s in found.free_symbols})
 
 
 _gold_formula = lru_cache(maxsize=256)(_formula)
@@ -103,7 +108,7 @@ _gold_formula = lru_cache(maxsize=256)(_formula)
 
 def prepare(gold: str) -> None:
     """Read the formulas of a right answer, so that no answer pays for it with its time."""
-    form = _gold(gold, True)
+    form = _gold(gold)
     for latex in formulas(form) if form is not None else ():
         _gold_formula(latex)
 

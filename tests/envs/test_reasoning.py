@@ -7,9 +7,9 @@ import os
 import random
 import re
 import signal
-from dataclasses import replace
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
