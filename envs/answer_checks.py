@@ -1,16 +1,21 @@
 r"""Verifiers: is an answer right, given what a task says about the right one. Plain functions, one per kind.
 
-============  =====================================================  ==============================================
-name          accepts                                                reads of the row
-============  =====================================================  ==============================================
-exact         the same text but for case, quotes, outer punctuation  ``answer``
-numeric       the same number: in the last ``\boxed{}`` or the last  ``answer``; ``tolerance``, relative, default 0
-              line, with or without a unit
-math          the same mathematics (math-verify, in a process that   ``answer``
-              is killed when it takes too long)
-unit_tests    a Python program that passes every test, in the        ``tests``; ``entry_point`` for tests of a
-              sandbox                                                function
-============  =====================================================  ==============================================
+============  ==================================================  =====================================================
+name          accepts                                             reads of the row
+============  ==================================================  =====================================================
+exact         the same text but for case, quotes, spaces and      ``answer``
+              outer punctuation (.,;:!?)
+numeric       the same number, however it is written              ``answer``; ``tolerance``, relative, default 0
+math          the same number, list, interval, text or formula    ``answer``; ``question``, ``problem`` or ``prompt``
+choice        the same option                                     ``answer``; ``choices`` or ``options``
+unit_tests    a Python program that passes every test             ``tests``, ``test_list`` or ``test``; ``entry_point``
+============  ==================================================  =====================================================
+
+What counts as the same is the table of docs/rewards.md. ``numeric`` and ``math`` look at one answer: the last box, else
+what ``####`` or "the answer is" introduces on the last line, else that line; alternatives are a list and no answer.
+``envs.answer_forms`` reads the forms exactly; only formulas go to math-verify, in a process that is killed when it
+takes too long. math-verify alone counts numbers equal that agree to six places and accepts what is still to be worked
+out, and its time-outs are signals, which threads cannot use.
 
 ``env=dataset env.reward=math`` scores a data set with one of them; ``rewards.outcome.Outcome(kind=...)`` scores any
 family's final answers.
@@ -24,14 +29,20 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
-from envs.final_answer import final_answer, last_line, normalise, number, same_value, without_unit
+from envs.answer_forms import Formula, Named, Number, read, readings, tidy
+from envs.choices import chosen, options_of, right_choice
+from envs.final_answer import normalise, one_answer, same_value
 from envs.sandbox import Limits, Sandbox
+from envs.two_sandboxes import run_asserts
 
 Verifier = Callable[[str, dict[str, Any]], Any]
+Asserts = tuple[tuple[str, ...], tuple[str, ...], str | None, bool]  # what run_asserts takes besides the program
 
 LONGEST = 20_000  # characters of an answer that are looked at; nobody's answer is longer
+QUESTIONS = ("question", "problem", "prompt")  # columns that may hold what was asked
 TEST_LIMITS = Limits(wall_s=10.0, cpu_s=5, memory_mb=256)  # of one test of unit_tests
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 _CALLER = """
@@ -58,17 +69,18 @@ def numeric(answer: str, row: dict[str, Any]) -> float:
     Raises:
         ValueError: the row's answer is no number, or its tolerance is not in [0, 1).
     """
-    right = _gold_number(row)
+    raw = row.get("answer")
+    right = _number(str(raw)) if raw is not None and not isinstance(raw, bool) else None
+    if right is None:
+        raise ValueError(f"answer={raw!r:.100} of the row is no number: numeric needs one")
     tolerance = row.get("tolerance") or 0
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         raise ValueError(f"tolerance={tolerance!r} of the row: give a relative one in [0, 1)")
-    if len(answer) > LONGEST:
-        return 0.0
-    line = last_line(answer)
-    given = number(line)
+    given = _number(answer)
     if given is None:
-        given = number(without_unit(line))
-    return float(given is not None and abs(given - right) <= Fraction(tolerance) * abs(right))
+        return 0.0
+    allowed = Fraction(tolerance) * abs(right.value)
+    return float(any(abs(value - right.value) <= allowed for value in readings(right, given)))
 
 
 def math_verify(answer: str, row: dict[str, Any]) -> float:
@@ -82,28 +94,47 @@ def math_verify(answer: str, row: dict[str, Any]) -> float:
 
     if row.get("answer") is None:
         raise ValueError("the row has no answer: math needs one")
-    return float(shared_checker(gym=False).check({"gold": str(row["answer"]), "answer": answer}).right)
+    gold = str(row["answer"])
+    if _copied(answer, gold, row):
+        return 0.0
+    return float(shared_checker(gym=False).check({"gold": gold, "answer": answer}).right)
+
+
+def choice(answer: str, row: dict[str, Any]) -> float:
+    """1 when the answer names the right option and no other (``envs.choices``).
+
+    Raises:
+        ValueError: the row's answer names no option.
+    """
+    options = options_of(row)
+    return float(chosen(answer, options) == right_choice(row, options))
 
 
 def unit_tests(answer: str, row: dict[str, Any]) -> dict[str, float]:
-    """Runs the program of the answer (its last code block, or all of it) against ``row["tests"]``, a list of either
+    """Runs the program of the answer (its last code block, or all of it) against the tests of the row:
 
-        {"input": "3 4", "output": "7"}     standard input and what is to be printed, compared line by line
-        {"call": [3, 4], "returns": 7}      JSON arguments of ``row["entry_point"]`` and what it is to return
+        tests: [{"input": "3 4", "output": "7"}]    standard input and what is to be printed, compared line by line
+        tests: [{"call": [3, 4], "returns": 7}]     JSON arguments of ``entry_point`` and what it is to return
+        test_list: ["assert add(3, 4) == 7"]        MBPP; ``test_setup_code`` or ``test_imports`` run before
+        test: "def check(candidate): …"             HumanEval, with ``entry_point`` and ``prompt``
 
-    Expected values stay outside the sandbox, so that no program can read or fake them. Returns ``outcome`` (all
-    passed) and ``tests_passed`` (share); the first test that runs out of time ends the rest.
+    Expected values stay outside the program's sandbox, so that no program can read or fake them
+    (``envs.two_sandboxes``). Returns ``outcome`` (all passed) and ``tests_passed`` (share); the first test that runs
+    out of time ends the rest.
 
     Raises:
-        ValueError: the row's tests are not of this form.
+        ValueError: the row's tests are not of this form, or its own solution (``code``, ``canonical_solution``) fails.
         SandboxUnavailableError: this machine cannot give a sandbox.
     """
+    if row.get("tests") is None and isinstance(row.get("test"), str):
+        return _human_eval(answer, row)
+    if row.get("tests") is None and row.get("test_list") is not None:
+        return _mbpp(answer, row)
     tests = row.get("tests")
     tests = json.loads(tests) if isinstance(tests, str) else tests
     if not isinstance(tests, list) or not tests:
         raise ValueError(f"tests={tests!r:.100} of the row: give a list of tests")
-    fences = _FENCE.findall(answer)
-    code = fences[-1] if fences else answer
+    code = program_of(answer)
     passed = 0
     for test in tests:
         ok, late = _passes(code, test, row.get("entry_point")) if len(code) <= LONGEST else (False, True)
@@ -117,16 +148,76 @@ VERIFIERS: dict[str, Verifier] = {
     "exact": exact,
     "numeric": numeric,
     "math": math_verify,
+    "choice": choice,
     "unit_tests": unit_tests,
 }
 
 
-def _gold_number(row: dict[str, Any]) -> Fraction:
-    raw = row.get("answer")
-    found = number(final_answer(str(raw))) if raw is not None and not isinstance(raw, bool) else None
-    if found is None:
-        raise ValueError(f"answer={raw!r:.100} of the row is no number: numeric needs one")
-    return found
+def program_of(answer: str, prompt: str = "") -> str:
+    """The last code block of an answer, or all of it. A body alone continues ``prompt``, a function's head."""
+    fences = _FENCE.findall(answer)
+    code = str(fences[-1]) if fences else answer
+    return prompt + code if prompt and code[:1].isspace() and not re.search(r"^def ", code, re.MULTILINE) else code
+
+
+def _number(text: str) -> Number | None:
+    if len(text) > LONGEST:
+        return None
+    form = read(one_answer(text))
+    form = form.form if isinstance(form, Named) else form
+    return form if isinstance(form, Number) else None
+
+
+def _copied(answer: str, gold: str, row: dict[str, Any]) -> bool:
+    """Whether the answer is a formula of the question, and so may be what was to be worked out."""
+    said = one_answer(answer[-LONGEST:])
+    if not isinstance(read(said), Formula):
+        return False
+    formula = _squeezed(said)
+    asked = [text for column in QUESTIONS for text in _texts(row.get(column))]
+    return len(formula) > 2 and formula != _squeezed(one_answer(gold)) and any(formula in _squeezed(q) for q in asked)
+
+
+def _texts(asked: Any) -> list[str]:
+    """A question: a text, or the messages of a dialogue."""
+    if isinstance(asked, list):
+        return [str(message["content"]) for message in asked if isinstance(message, Mapping) and "content" in message]
+    return [asked] if isinstance(asked, str) else []
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"[\s${}]|\\[!,;: ]", "", tidy(text))
+
+
+def _mbpp(answer: str, row: dict[str, Any]) -> dict[str, float]:
+    tests = row["test_list"]
+    if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
+        raise ValueError(f"test_list={tests!r:.100} of the row: give a list of assert statements")
+    before = [*(row.get("test_imports") or []), row.get("test_setup_code") or ""]
+    job = (tuple(tests), tuple(part for part in before if part), None, False)
+    return _asserted(program_of(answer), job, row.get("code"))
+
+
+def _human_eval(answer: str, row: dict[str, Any]) -> dict[str, float]:
+    name, prompt = row.get("entry_point"), row.get("prompt")
+    if not isinstance(name, str) or not isinstance(prompt, str):
+        raise ValueError("the row has a test but no text entry_point and prompt: unit_tests needs both")
+    solution = row.get("canonical_solution")
+    job = ((row["test"],), (prompt + "    pass",), name, True)
+    return _asserted(program_of(answer, prompt), job, prompt + solution if solution else None)
+
+
+def _asserted(code: str, job: Asserts, solution: str | None) -> dict[str, float]:
+    """A program's verdict. One that fails is the program's fault only when the row's own solution passes."""
+    passed = run_asserts(code, *job) if len(code) <= LONGEST else [False]
+    if not all(passed) and solution and not _solved(solution, job):
+        raise ValueError(f"the row's own solution fails its tests: {job[0][0]!r:.200}")
+    return {"outcome": float(all(passed)), "tests_passed": sum(passed) / len(passed)}
+
+
+@lru_cache(maxsize=1024)
+def _solved(solution: str, job: Asserts) -> bool:
+    return all(run_asserts(solution, *job))
 
 
 def _passes(code: str, test: Any, function: Any) -> tuple[bool, bool]:

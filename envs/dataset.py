@@ -6,7 +6,7 @@
         return float(row["answer"] in answer)
 
 ``answer`` is the policy's final message, ``row`` the row of the data set. Instead of a path, ``reward`` may name a
-ready verifier: exact (the default: the answer equals the answer column), numeric, math or unit_tests
+ready verifier: exact (the default: the answer equals the answer column), numeric, math, choice or unit_tests
 (``envs.answer_checks``). A reward function is the user's own code and runs in the environment's process.
 """
 

@@ -17,8 +17,15 @@ from typing import Any
 
 SUFFIX = r"Please reason step by step, and put your final answer within \boxed{}."
 
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_LABEL = re.compile(r"^\W*(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:=]?\s*", re.IGNORECASE)
+_BOX_OR_BRACE = re.compile(r"(\\(?:boxed|fbox)\s*\{)|[{}]")
+_LABEL = re.compile(
+    r"^\W*(?:(?:so|thus|hence|therefore|and|then)\b\W*)?(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?answer"
+    r"(?:\s+is)?\s*[:=]?\s*",
+    re.IGNORECASE,
+)
+_BETWEEN = re.compile(
+    r"(?:[\s$,;]|\\text\s*\{\s*(?:and|or)\s*\}|\\(?:q?quad|lor|vee|[,; ()\[\]])|\b(?:and|or)\b){0,20}"
+)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit|operatorname|texttt)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _FRACTION = re.compile(r"([-+]?\d+)\s*/\s*(\d+)")
@@ -30,13 +37,40 @@ _MAX_DIGITS = 400  # of a number that is read: nobody's answer is longer, and in
 
 def boxed(text: str) -> str | None:
     r"""The content of the last complete ``\boxed{...}``, braces balanced; None without one."""
-    for match in reversed(list(_BOXED.finditer(text))):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[match.end() : position].strip()
-    return None
+    boxes = _boxes(text)
+    return text[boxes[-1][1] : boxes[-1][2]].strip() if boxes else None
+
+
+def one_answer(text: str) -> str:
+    r"""What a text says the answer to an exercise is: the last box; without one the last line, less a label ("The
+    answer is", GSM8K's ``####``). Boxes with nothing between them but "or", "and" and commas are a list: "a or b"."""
+    boxes = _boxes(text)
+    if not boxes:
+        return last_line(text)
+    start, inside, end = boxes[-1]
+    parts = [text[inside:end].strip()]
+    for before, inside, end in reversed(boxes[:-1]):
+        if end > start:  # a box around this one
+            start = before
+            continue
+        if start - end > 41 or not _BETWEEN.fullmatch(text[end + 1 : start]):
+            break
+        start = before
+        if (part := text[inside:end].strip()) not in parts:
+            parts.insert(0, part)
+    return " or ".join(parts)
+
+
+def _boxes(text: str) -> list[tuple[int, int, int]]:
+    """(where its command starts, its content starts, its content ends) of every complete box, by its start."""
+    opened: list[tuple[int, int] | None] = []
+    found = []
+    for match in _BOX_OR_BRACE.finditer(text):
+        if match[0] != "}":
+            opened.append((match.start(), match.end()) if match[1] else None)
+        elif opened and (box := opened.pop()) is not None:
+            found.append((*box, match.start()))
+    return sorted(found)
 
 
 def final_answer(text: str) -> str:
@@ -46,12 +80,12 @@ def final_answer(text: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last box; without one the last line that says something, less its label."""
+    """The last box; without one the last line that says something, less its label ("Answer:", GSM8K's ``####``)."""
     inside = boxed(text)
     if inside is not None:
         return inside
     lines = [line for line in text.splitlines() if line.strip()]
-    return _LABEL.sub("", lines[-1].strip(), count=1).strip("*` ") if lines else ""
+    return _LABEL.sub("", lines[-1].rpartition("####")[2].strip(), count=1).strip("*` ") if lines else ""
 
 
 def clean(answer: str) -> str:
@@ -59,7 +93,7 @@ def clean(answer: str) -> str:
     answer = unicodedata.normalize("NFC", answer).translate(_MINUS)
     while (unwrapped := _WRAPPER.sub(r"\1", answer)) != answer:
         answer = unwrapped
-    answer = re.sub(r"\\(?:[,;:! ]|quad|qquad|left|right|displaystyle)(?![A-Za-z])", " ", answer)
+    answer = re.sub(r"\\(?:[,;:! ()\[\]]|quad|qquad|left|right|displaystyle)(?![A-Za-z])", " ", answer)
     for written, meant in (("\\%", "%"), ("\\$", "$"), ("{,}", ","), ("\\_", "_"), ("\\{", "{"), ("\\}", "}")):
         answer = answer.replace(written, meant)
     return answer.strip().strip("$*`").strip().removesuffix(".").strip()

@@ -3,7 +3,7 @@
 Who says so is ``kind``. With ``environment`` it is the family's own verifier, whatever it looks at (an answer, hidden
 tests, the final state): p = scores[key]. The other kinds score the final answer themselves against ``task.answer`` and
 what the task's metadata say, by the functions of ``envs.answer_checks`` (``exact``, ``numeric``, ``math``,
-``unit_tests``).
+``choice``, ``unit_tests``).
 An episode without a final answer has p = 0 there. The detail ``agrees`` tells whether the environment's own outcome
 is the same; evaluation reads the environment's, so give a data set its verifier at ``env.reward``.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from envs.types import Episode
 from rewards.part import Given, LengthUse, RewardError, RewardPart, Scored, Scores, digest
 
-KINDS = ("environment", "exact", "numeric", "math", "unit_tests")
+KINDS = ("environment", "exact", "numeric", "math", "choice", "unit_tests")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Outcome(RewardPart):
     name: str = "outcome"
     bounds: tuple[float, float] = (0.0, 1.0)  # least and largest value before the weight; beyond them it is masked
     isolate: bool | None = False  # answers that can do harm go to the checker's process or the sandbox
-    kind: str = "environment"  # environment (its own score) | exact | numeric | math | unit_tests
+    kind: str = "environment"  # environment (its own score) | exact | numeric | math | choice | unit_tests
     key: str = "outcome"  # kind=environment: which of the environment's scores counts
 
     def __post_init__(self) -> None:

@@ -13,16 +13,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
+from functools import lru_cache
 from typing import Any, TextIO
 
-from envs.final_answer import clean, final_answer, last_line, number, without_unit
+from envs.answer_forms import Form, Group, Number, formulas, read, same
+from envs.final_answer import clean, final_answer, last_line, one_answer
 
 CPU_S = 2.0  # CPU seconds for one answer; wall time would punish answers for a busy machine
 MEMORY_MB = 3072
 _LONGEST = 20_000  # characters of an answer that are looked at
+# Powers that nobody can write out: of numbers to numbers to numbers, to a number of five digits, of a bracket to one of
+# three; factorials and binomials alike. What this lets through, CPU_S ends.
+_HUGE = re.compile(
+    r"\d[\s)}]*\^[\s({]*\d+[\s({)}]*\^|\^[\s({]*-?\d{5}|[)}a-zA-Z]\s*\^[\s({]*-?\d{3}|\d{4}[\s)}]*!|![\s)}]*!"
+    r"|binom\s*\{[^{}]*(?:\d{4}|\^)"
+)
+_UNDONE = re.compile(r"\\(?:int|iint|oint|sum|prod|lim)(?![a-zA-Z])|!")
 
 
 def candidates(text: str) -> list[str]:
@@ -34,20 +44,79 @@ def candidates(text: str) -> list[str]:
 
 def maths_right(gold: str, text: str) -> bool:
     """Whether the answer equals the gold one as mathematics."""
-    line, right = last_line(text), number(gold)
-    given = number(line)
-    if given is None:
-        given = number(without_unit(line))
-    if given is not None and right is not None:
-        return given == right
-    if right is not None and not any(c.isdigit() for c in line):
-        return False  # words: nothing for a parser of formulas
-    from math_verify import LatexExtractionConfig, parse, verify
+    right, given = _gold(gold), read(one_answer(text))
+    if isinstance(right, Group) and isinstance(given, Number):  # 331,337 may be two numbers
+        given = read(one_answer(text), thousands=False)
+    return right is not None and given is not None and same(right, given, _algebra)
 
-    configs = [LatexExtractionConfig(boxed_match_priority=0)]
-    target = parse(f"\\boxed{{{gold}}}", extraction_config=configs, parsing_timeout=None)
-    found = parse(f"\\boxed{{{line}}}", extraction_config=configs, parsing_timeout=None)
-    return bool(target and found and verify(target, found, timeout_seconds=None))
+
+@lru_cache(maxsize=256)
+def _gold(gold: str) -> Form | None:
+    return read(one_answer(gold))
+
+
+def _algebra(gold: str, given: str) -> bool:
+    """math-verify on two formulas: exact but for decimals, which count to twelve places (its own default is six).
+    An integral or a factorial is still to be worked out, unless the right answer has one too."""
+    from math_verify import verify
+
+    if _HUGE.search(given.replace("**", "^")) or (_UNDONE.search(given) and not _UNDONE.search(gold)):
+        return False
+    right, found = _gold_formula(gold), _formula(given)
+    if right is None or found is None or _differ(right, found):
+        return False
+    return bool(verify(right, found, float_rounding=12, timeout_seconds=None))
+
+
+def _differ(right: Any, found: Any) -> bool:
+    """Whether two expressions have different values at a point: far quicker than to simplify their difference."""
+    from sympy import Expr, Rational
+
+    if not isinstance(right, Expr) or not isinstance(found, Expr):
+        return False
+    symbols = sorted(right.free_symbols | found.free_symbols, key=str)
+    point = {symbol: Rational(17 + 6 * i, 41 + 2 * i) for i, symbol in enumerate(symbols)}
+    values = [expression.xreplace(point).evalf(25) for expression in (right, found)]
+    if not all(value.is_number and value.is_finite for value in values):
+        return False
+    return bool(abs(values[0] - values[1]) > 1e-9 * (abs(values[0]) + abs(values[1])))
+
+
+def _formula(latex: str) -> Any:
+    """The formula as sympy reads it, without evaluating any text as Python; None when it cannot be read. i is the
+    imaginary unit. (math-verify's own ``parse`` takes units off and makes x of X.)"""
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
+    from sympy import Basic, I, MatrixBase, Symbol
+
+    spelling = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
+    try:
+        found = latex2sympy(
+            latex,
+            is_real=True,
+            normalization_config=spelling,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except Exception:  # of many kinds: the parser's, sympy's, RecursionError
+        return None
+    if not isinstance(found, (Basic, MatrixBase)):
+        return None
+    return found.xreplace({s: I if s.name == "i" else Symbol(s.name, real=True) for s in found.free_symbols})
+
+
+_gold_formula = lru_cache(maxsize=256)(_formula)
+
+
+def prepare(gold: str) -> None:
+    """Read the formulas of a right answer, so that no answer pays for it with its time."""
+    form = _gold(gold)
+    for latex in formulas(form) if form is not None else ():
+        _gold_formula(latex)
+
+
+def warm_up() -> None:
+    """The first parse and comparison take seconds: sympy and the grammar are loaded then."""
+    for gold, given in ((r"\frac{x^2}{\sqrt{2}}", r"\frac{x^2 \sqrt{2}}{2}"), ("y = 2x + 1", "y - 2x = 1")):
+        _algebra(gold, given)
 
 
 def judge(request: dict[str, Any], answer: str) -> bool:
@@ -80,6 +149,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         try:
             if "gym" in request:
                 _check_entry(request)
+            prepare(request["gold"])
             if not judge(request, request["gold"]):
                 raise ValueError(f"the right answer {request['gold']!r} is not accepted")
         except Exception as error:
@@ -107,8 +177,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the parent, whose end closes our input
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
-        import math_verify  # noqa: F401  (slow; before the limits are taken)
-
+        warm_up()  # before the limits are taken
         if sys.argv[1:] == ["gym"]:
             import reasoning_gym  # noqa: F401
     except ImportError as error:

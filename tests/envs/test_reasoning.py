@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -22,7 +23,8 @@ from envs.reasoning.taskset import check_answer
 from envs.taskset import split_of
 from envs.types import Episode, InfrastructureError, Message, StopReason
 
-HANGS = r"\boxed{9^{9^{9^{9}}}}"
+CURVE = "x^2 + y = 1"  # equations are solved, and some take sympy forever
+HANGS = r"\boxed{(x + y + z + w + \sqrt{2})^{99} = x}"
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,8 @@ def test_another_version_of_the_package_is_refused(monkeypatch):
         ("12", "12 apples", True),
         ("12", r"\boxed{12 \text{ apples}}", True),
         ("12", r"\boxed{x = 12}", True),
-        ("12", r"\boxed{3 \cdot 4}", True),
+        ("12", r"\boxed{3 \cdot 4 = 12}", True),
+        ("12", r"\boxed{3 \cdot 4}", False),  # still to be worked out
         ("12", r"\boxed{12}\boxed{13}", False),
         ("12", r"\boxed{12 or 13}", False),
         ("12", r"\boxed{\{12, 13\}}", False),
@@ -116,7 +119,7 @@ def test_mathematical_answers(checker, gold, answer, right):
 def test_an_answer_that_hangs_the_scorer_is_wrong_and_the_next_is_checked(checker, monkeypatch):
     assert checker.check({"gold": "12", "answer": "12"}).right
     before = checker.pid
-    verdict = checker.check({"gold": "12", "answer": HANGS})
+    verdict = checker.check({"gold": CURVE, "answer": HANGS})
     assert (verdict.right, verdict.why) == (False, "too_costly")
     assert checker.check({"gold": "12", "answer": "12"}).right
     assert checker.pid != before
@@ -177,7 +180,8 @@ def test_the_oracle_solves_every_kind_and_nothing_else_does():
 
 def test_an_answer_that_breaks_the_checker_scores_0_and_is_counted():
     taskset = ReasoningTaskset(stories=1.0)
-    assert score(taskset, taskset.task(0), HANGS) == {"outcome": 0.0, "unchecked": 1.0}
+    curve = replace(taskset.task(0), answer=CURVE)
+    assert score(taskset, curve, HANGS) == {"outcome": 0.0, "unchecked": 1.0}
     assert score(taskset, taskset.task(0), "zzz") == {"outcome": 0.0, "unchecked": 0.0}
 
 

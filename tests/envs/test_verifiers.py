@@ -51,7 +51,8 @@ def test_math_is_the_killable_checker() -> None:
     assert math_verify(r"so \boxed{\frac{2}{4}}", {"answer": r"\frac{1}{2}"}) == 1.0
     assert math_verify(r"\boxed{x^2 - 1}", {"answer": "(x-1)(x+1)"}) == 1.0
     assert math_verify(r"\boxed{x^2}", {"answer": "(x-1)(x+1)"}) == 0.0
-    assert math_verify(r"\boxed{9^{9^{9^{9}}}}", {"answer": "2"}) == 0.0  # too costly: the checker is killed
+    hard = r"\boxed{(x + y + z + w + \sqrt{2})^{99} = x}"
+    assert math_verify(hard, {"answer": "x^2 + y = 1"}) == 0.0  # too costly: the checker is killed
     with pytest.raises(GoldRejectedError):
         math_verify("1", {"answer": r"\boxed{"})
 
@@ -138,7 +139,7 @@ def test_a_data_set_names_its_verifier(tmp_path: Path) -> None:
     taskset = DatasetTaskset(path=tmp_path / "a.jsonl", split_column="split", reward="numeric")
     task = taskset.task(1)
     assert play_episode(task, taskset.environment(task), lambda h: Message("assistant", "0.5"))[1] == {"outcome": 1.0}
-    with pytest.raises(ValueError, match="give exact, numeric, math, unit_tests or package"):
+    with pytest.raises(ValueError, match="give exact, numeric, math, choice, unit_tests or package"):
         DatasetTaskset(path=tmp_path / "a.jsonl", split_column="split", reward="numbers")
 
 
