@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from in_process import command
+from omegaconf import OmegaConf
 from rich.console import Console
+from train_runs import train_config
 
 from envs.search.taskset import SearchTaskset
 from rewards.compose import default_composer
-from rl.recipes.chat import Voice, talk, watch
+from rl.recipes.chat import Voice, _kept_back, talk, watch
 from rl.rollout.config import RolloutConfig
 from rl.run.assemble import open_renderer
 from rl.run.paths import resolve
@@ -81,3 +88,50 @@ def test_a_dialogue(voice: Voice) -> None:
     talk(voice, None, typed(long, "Hello."), shown)
     assert "the context window is full" in out.getvalue()
     assert out.getvalue().count("assistant") == 1
+
+
+def test_the_command_takes_the_settings_of_the_run(
+    voice: Voice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "a"
+    shutil.copytree(BASE, run / "policy")
+    cfg = train_config("env=agent", "name=a", "rollout.max_turns=3", "reward.length=null")
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    made: list[RolloutConfig] = []
+
+    def opened(directory: Path, renderer: object, config: RolloutConfig) -> contextlib.nullcontext[Voice]:
+        made.append(config)
+        return contextlib.nullcontext(voice)  # the engine of this file, not another one
+
+    monkeypatch.setattr("rl.recipes.chat.Voice", opened)
+    done = command("rl-chat", "run=a", "tasks=2", "rollout.temperature=0.5", cwd=tmp_path)
+    assert done.returncode == 0, done.output
+    assert [f"task {i}  agent/heldout/1234/{i}" in done.output for i in range(3)] == [True, True, False]
+    assert ", length " not in done.output
+    assert (made[0].max_turns, made[0].temperature) == (3, 0.5)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n"))
+    done = command("rl-chat", "run=a", "talk=true", cwd=tmp_path)
+    assert done.returncode == 0, done.output
+    assert done.output.count("assistant") == 1
+
+
+def test_an_interrupted_command_ends_without_a_traceback(
+    voice: Voice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*anything: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rl.recipes.chat.Voice", lambda *settings: contextlib.nullcontext(voice))
+    monkeypatch.setattr(voice, "play", interrupted)
+    done = command("rl-chat", f"path={BASE}", "env=search", cwd=tmp_path)
+    assert (done.returncode, done.output.splitlines()[-1]) == (130, "left.")
+
+
+def test_what_libraries_write_is_shown_when_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    with _kept_back():
+        os.write(2, b"a warning")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError), _kept_back():
+        os.write(2, b"the reason")
+        raise ZeroDivisionError
+    assert capfd.readouterr().err == "the reason"
