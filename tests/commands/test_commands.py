@@ -145,3 +145,20 @@ def test_rl_chat_says_what_is_wrong(given: tuple[str, ...], said: str, tmp_path:
     assert said in done.output
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_the_user_has_groups_and_experiments(tmp_path: Path) -> None:
+    for file, text in (
+        ("env/store.yaml", "_target_: my_store.MyStoreTaskset\nlevel: 3\n"),
+        ("experiment/careful.yaml", "# @package _global_\nobjective: {clip: 0.125}\n"),
+    ):
+        (tmp_path / "settings" / file).parent.mkdir(parents=True)
+        (tmp_path / "settings" / file).write_text(text)
+    words = ("--config-dir", "settings", "env=store", "experiment=careful", "--cfg", "job")
+    done = command("rl-train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.output
+    assert "_target_: my_store.MyStoreTaskset\n  level: 3" in done.output
+    assert "clip: 0.125" in done.output
+    done = command("rl-train", "env=store", "--cfg", "job", cwd=tmp_path)
+    assert "env/store" in done.output
+    assert done.returncode != 0

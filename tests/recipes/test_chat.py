@@ -131,7 +131,12 @@ def test_what_libraries_write_is_shown_when_it_fails(capfd: pytest.CaptureFixtur
     with _kept_back():
         os.write(2, b"a warning")
     assert capfd.readouterr().err == ""
-    with pytest.raises(ZeroDivisionError), _kept_back():
-        os.write(2, b"the reason")
-        raise ZeroDivisionError
+
+    def fails() -> None:
+        with _kept_back():
+            os.write(2, b"the reason")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert capfd.readouterr().err == "the reason"
