@@ -299,8 +299,9 @@ def metrics_markdown() -> str:
     intro = (
         "Every number of `metrics.jsonl` and of wandb, by name. `{…}` stands for any one name. In `metrics.jsonl` the "
         "column `stage` says where a row comes from; in wandb the rows of stages other than `grpo` have the stage as "
-        "prefix, every stage has its own x axis (`grpo/step`, `coldstart/step`, …), and the summary keeps the best value "
-        "beside the last one where one direction is good (`BEST`). Made from `rl/tracking/metrics.py` by `python -m rl.tracking.metrics docs/metrics.md`."
+        "prefix, every stage has its own x axis (`grpo/step`, `coldstart/step`, …), and the summary keeps the best "
+        "value beside the last one where one direction is good (`BEST`). Made from `rl/tracking/metrics.py` by "
+        "`python -m rl.tracking.metrics docs/metrics.md`."
     )
     groups: dict[str, list[str]] = {}
     for name, text in METRICS.items():
