@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from train_runs import train_config
 
 from rl.tracking import band
 from rl.tracking.report import report_html
@@ -84,6 +87,16 @@ def test_the_key_is_of_what_shapes_the_curve(seed: int, threads: int, name: str,
     assert band.settings_key(same) == band.settings_key(base)
     other = base | {"learner": {"lr": lr, "threads": 1}}
     assert (band.settings_key(other) == band.settings_key(base)) == (json.dumps(lr) == "0.1")
+
+
+def test_runs_of_the_main_job_that_differ_in_their_seed_share_a_key(tmp_path: Path) -> None:
+    def key(*overrides: str) -> str:
+        cfg = train_config(*overrides)
+        return band.settings_key(yaml.safe_load(OmegaConf.to_yaml(OmegaConf.structured(cfg))))
+
+    machine = ("learner.threads=2", "rollout.workers=2", "ray.num_cpus=4", "tracking.wandb=disabled", "runs_dir=x")
+    assert key("name=a", "seed=1") == key("name=b", "seed=2", *machine)
+    assert key("seed=1") != key("seed=1", "rollout.max_turns=5")
 
 
 def test_a_configuration_that_cannot_be_read_has_no_band(tmp_path: Path) -> None:
