@@ -30,6 +30,7 @@ from configs.schema import (
     AgreementConfig,
     BaseConfig,
     BudgetConfig,
+    ChatConfig,
     ColdStartConfig,
     ColdStartRunConfig,
     CompareConfig,
@@ -75,6 +76,7 @@ END = "<!-- end of fields -->"
 COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-train`", TrainConfig),
     ("`rl-eval`", EvaluateConfig),
+    ("`rl-chat`", ChatConfig),
     ("`rl-compare`", CompareConfig),
     ("`rl-judge`", AgreementConfig),
     ("`rl-diagnose`", DiagnoseConfig),

@@ -340,6 +340,26 @@ class EvaluateConfig(Bounded):
 
 
 @dataclass
+class ChatConfig(Bounded):
+    """`rl-chat`: watch a policy act in held-out tasks, or talk to it, at the terminal."""
+
+    run: str | None = None  # this run's last policy, with the settings stored in the run
+    path: str | None = None  # or a policy directory in Hugging Face format
+    task: NonNegativeInt = 0  # number of the first held-out task
+    tasks: PositiveInt | None = None  # show so many and end, nothing is asked; null: ask after each
+    talk: bool = False  # true: a free dialogue, without environment and tools
+    system: str | None = None  # system message of that dialogue
+    seed: Seed = 1234  # of the held-out task list, as eval.seed
+    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: dict[str, Any] = field(default_factory=dict)  # name → `_target_` of a reward part
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    runs_dir: str = "runs"  # where `run` is looked up
+
+
+@dataclass
 class CompareConfig(Bounded):
     """`rl-compare`: accuracy, tokens and money of runs, evaluations and recorded answers side by side."""
 
@@ -491,6 +511,7 @@ def register() -> None:
     store.store(name="pretrain_schema", node=_open(PretrainConfig))
     store.store(name="coldstart_schema", node=_open(ColdStartRunConfig))
     store.store(name="evaluate_schema", node=_open(EvaluateConfig))
+    store.store(name="chat_schema", node=_open(ChatConfig))
     store.store(name="adapt_schema", node=_open(AdaptConfig))
     store.store(name="compare_schema", node=_open(CompareConfig))
     store.store(name="agreement_schema", node=_open(AgreementConfig))

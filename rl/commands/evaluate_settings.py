@@ -1,17 +1,18 @@
-"""Which policies `rl-eval` evaluates, with which settings, against which earlier evaluation."""
+"""Which policies `rl-eval` and `rl-chat` take, with which settings; what `rl-eval` compares with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rl.run.paths import PACKAGE, output_directory, policy_directory
 
 if TYPE_CHECKING:
-    from configs.schema import EvaluateConfig
+    from configs.schema import ChatConfig, EvaluateConfig
 
+C = TypeVar("C", "EvaluateConfig", "ChatConfig")
 OF_THE_RUN = ("policy", "env", "reward", "rollout", "judge")  # settings that a run brings with it
 
 
@@ -27,7 +28,7 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
     names = cfg.runs or [str(cfg.run)]
     if len(set(names)) != len(names):
         raise ValueError(f"runs={names}: duplicate run; name each run once")
-    return [(name, _policy(Path(cfg.runs_dir) / name / "policy")) for name in names]
+    return [(name, run_policy(cfg.runs_dir, name)) for name in names]
 
 
 def results_of(cfg: EvaluateConfig, policies: Sequence[tuple[str, Path]]) -> Path:
@@ -42,7 +43,7 @@ def results_of(cfg: EvaluateConfig, policies: Sequence[tuple[str, Path]]) -> Pat
     return output_directory("out", directory / "eval")
 
 
-def like_the_run(cfg: EvaluateConfig, run: str | None) -> EvaluateConfig:
+def like_the_run(cfg: C, run: str | None) -> C:
     """``cfg`` with the settings that ``run`` was trained with (None: as it is): its policy format, environments,
     rewards, judge and rollout settings. What stands on the command line goes before them."""
     if run is None:
@@ -93,7 +94,9 @@ def baseline_of(cfg: EvaluateConfig) -> dict[str, Any] | None:
     raise ValueError(f"baseline={cfg.baseline}: no summary.json in '{cfg.runs_dir}/{cfg.baseline}' or '{cfg.baseline}'")
 
 
-def _policy(directory: Path) -> Path:
+def run_policy(runs_dir: str, name: str) -> Path:
+    """The last policy of the run ``name``. Raises ValueError when there is none."""
+    directory = Path(runs_dir) / name / "policy"
     if not (directory / "config.json").is_file():
         raise ValueError(f"no policy at '{directory}': it has no config.json")
     return directory

@@ -57,6 +57,7 @@ async def rollout(
     watch: Callable[[str], None] = lambda what: None,
     version: int = 0,
     scored: Callable[[Scored], None] = lambda what: None,
+    observe: Callable[[Message], None] = lambda message: None,
 ) -> Trajectory:
     """Play ``task`` once.
 
@@ -66,6 +67,7 @@ async def rollout(
         watch: told what the episode begins to wait for, so that a stall can be named.
         version: policy version at which the group was admitted; scheduled reward weights read it.
         scored: told what the reward was computed from, once it is, for the parts that look at the whole group.
+        observe: called with every message of policy and environment, as it comes.
         generate: the engine. What it raises is not caught: without an engine there is no episode.
     Returns:
         The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``episode_timeout``,
@@ -87,6 +89,7 @@ async def rollout(
 
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
+        _tell(observe, session.messages)
         context = ContextManager(config.context, session, counts)
         while stop is None:
             _checked("the managed context", context.before_turn)
@@ -102,6 +105,7 @@ async def rollout(
             said = await sample_message(session, ask, budget, config.max_thinking)
             turns, sampled_tokens = turns + 1, sampled_tokens + said.sampled_tokens
             counts.update(said.counts)
+            _tell(observe, (said.message,))
             if said.finish_reason == "abort":
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
             elif context.summarising:
@@ -113,6 +117,7 @@ async def rollout(
             else:
                 result = await env.step(said.message)
                 counts.update(result.info.get("counts", {}))
+                _tell(observe, result.messages)
                 if result.terminated or turns >= config.max_turns:
                     stop = StopReason.ANSWERED if result.terminated else StopReason.MAX_TURNS
                     last = result.messages
@@ -156,6 +161,11 @@ async def rollout(
         wall_s=time.monotonic() - started,
         usage=session.usage if session is not None else Usage(),
     )
+
+
+def _tell(observe: Callable[[Message], None], messages: Sequence[Message]) -> None:
+    for message in messages:
+        observe(message)
 
 
 def _shown(session: Session, last: Sequence[Message]) -> list[dict[str, Any]]:

@@ -187,6 +187,27 @@ METRICS: dict[str, str] = {
     "eval/truncated": "Share of episodes that ended at a limit: tokens of a message, turns, context, all tokens.",
 }
 
+# The best value of a run, where one direction is good: wandb's summary keeps it beside the last one. Of the mismatch
+# the worst counts.
+BEST: dict[str, str] = {
+    "reward/mean": "max",
+    "reward/family/{family}": "max",
+    "score/outcome": "max",
+    "outcome/family/{family}": "max",
+    "eval/overall": "max",
+    "eval/overall/{estimate}": "max",
+    "eval/family/{family}": "max",
+    "eval/family/{family}/{estimate}": "max",
+    "sft/accuracy": "max",
+    "sft/eval_accuracy": "max",
+    "sft/eval_exact": "max",
+    "loss/total": "min",
+    "sft/loss": "min",
+    "sft/eval_loss": "min",
+    "mismatch/max": "max",
+    "mismatch/probe_max": "max",
+}
+
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """``{"loss": {"total": 1}}`` → ``{"loss/total": 1.0}``. Values must be numbers (or 0-d arrays).
@@ -210,6 +231,11 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 def undocumented(names: Iterable[str]) -> list[str]:
     """The names that no entry of ``METRICS`` describes."""
     return sorted(name for name in names if not _PATTERN.fullmatch(name))
+
+
+def best_of(name: str) -> str | None:
+    """``max`` or ``min``: which value of the metric ``name`` is kept as its best; None: of no one direction."""
+    return next((which for names, which in BEST.items() if _pattern([names]).fullmatch(name)), None)
 
 
 def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict[str, float]:
@@ -275,7 +301,9 @@ def metrics_markdown() -> str:
     intro = (
         "Every number of `metrics.jsonl` and of wandb, by name. `{…}` stands for any one name. In `metrics.jsonl` the "
         "column `stage` says where a row comes from; in wandb the rows of stages other than `grpo` have the stage as "
-        "prefix. Made from `rl/tracking/metrics.py` by `python -m rl.tracking.metrics docs/metrics.md`."
+        "prefix, every stage has its own x axis (`grpo/step`, `coldstart/step`, …), and the summary keeps the best "
+        "value beside the last one where one direction is good (`BEST`). Made from `rl/tracking/metrics.py` by "
+        "`python -m rl.tracking.metrics docs/metrics.md`."
     )
     groups: dict[str, list[str]] = {}
     for name, text in METRICS.items():
@@ -310,8 +338,8 @@ def _escaped(text: str) -> str:
     return "".join(parts)
 
 
-def _pattern() -> re.Pattern[str]:
-    names = [re.sub(r"\\\{\w+\\\}", r"[\\w.@+-]+", re.escape(name)) for name in METRICS]
+def _pattern(documented: Iterable[str]) -> re.Pattern[str]:
+    names = [re.sub(r"\\\{\w+\\\}", r"[\\w.@+-]+", re.escape(name)) for name in documented]
     return re.compile("|".join(names))
 
 
@@ -334,7 +362,7 @@ def _staleness(trajectories: Iterable[Trajectory], version: int) -> dict[str, fl
     return {"staleness/mean": float(flat.mean()), "staleness/max": float(flat.max())} if flat.size else {}
 
 
-_PATTERN = _pattern()
+_PATTERN = _pattern(METRICS)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rl.tracking.band import Verdict, band_chart, judge
 from rl.tracking.charts import (
     before_after_chart,
     length_chart,
@@ -29,7 +30,7 @@ from rl.tracking.diagnosis import TextTable, diagnosis_tables, read_diagnoses
 from rl.tracking.evaluation import estimate_table
 from rl.tracking.policies import across_sweep_table, policies_table
 from rl.tracking.rundir import RunDir, write_atomic
-from rl.tracking.samples import Sample, sample_trajectories
+from rl.tracking.samples import Pair, Sample, before_and_after, sample_trajectories
 from rl.tracking.summary import (
     COMPUTE_COLUMNS,
     EVALUATION_COLUMNS,
@@ -71,6 +72,8 @@ class Page:
     specialists_data: Table
     specialists_charts: list[str]
     curves: list[str]
+    verdict: Verdict | None  # whether the curve is that of a normal run; None before there is a curve
+    verdict_charts: list[str]
     diagnoses: list[TextTable]  # what rl-diagnose found, newest step first
     usage: Table
     price: str
@@ -78,6 +81,7 @@ class Page:
     compute_shares: list[tuple[str, str]]
     stages: Table
     counts: list[TextTable]
+    pairs: list[Pair]  # the same held-out task before and after
     samples: dict[str, list[Sample]]
     config: str | None
 
@@ -117,6 +121,7 @@ def gather(run_dir: RunDir) -> Page:
     rows = run_dir.read_metrics("grpo")
     points = (summary.get("sweep") or {}).get("thinking") or []
     specialists = (summary.get("pipeline") or {}).get("specialists") or {}
+    verdict = judge(run_dir, rows)
     return Page(
         name=run_dir.name,
         state=_state(summary, len(rows)),
@@ -133,6 +138,8 @@ def gather(run_dir: RunDir) -> Page:
         specialists_data=_specialists_data(specialists),
         specialists_charts=_specialists_charts(run_dir, specialists),
         curves=_curves(summary, rows),
+        verdict=verdict,
+        verdict_charts=[band_chart(verdict)] if verdict is not None and verdict.band is not None else [],
         diagnoses=[table for found in reversed(read_diagnoses(run_dir)) for table in diagnosis_tables(found)],
         usage=Table(USAGE_COLUMNS, usage_rows(summary, families=True)),
         price=price_note(summary),
@@ -140,6 +147,7 @@ def gather(run_dir: RunDir) -> Page:
         compute_shares=compute_shares(summary),
         stages=_stages(summary.get("wall_s") or {}),
         counts=_counts(summary),
+        pairs=before_and_after(run_dir),
         samples=sample_trajectories(run_dir),
         config=run_dir.config.read_text(encoding="utf-8") if run_dir.config.exists() else None,
     )

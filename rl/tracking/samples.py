@@ -9,6 +9,7 @@ from typing import Any
 
 from rl.tracking.rundir import RunDir
 from rl.tracking.usage import TOKENS
+from rl.types import OUTCOME
 
 SAMPLES_PER_FAMILY = 4
 
@@ -41,6 +42,61 @@ class Sample:
     usage: str  # tokens by kind; empty in rows of older versions
     version: int | None  # newest weights that sampled a token of it
     messages: list[Message]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out task before and after training: a typical rollout of each, and the mean outcome of all."""
+
+    what: str  # most improved | unchanged | most worsened
+    family: str
+    task: str
+    before: Sample
+    after: Sample
+    mean_before: float
+    mean_after: float
+    k: int  # rollouts of the task, the fewer of before and after
+
+
+def before_and_after(run_dir: RunDir) -> list[Pair]:
+    """The held-out task that training improved most, one that it left as it was, the one that it worsened most: each
+    where there is one in both evaluations. Masked rollouts are left out."""
+    found = [_by_task(run_dir.read_trajectories(name)) for name in ("eval_before", "eval_after")]
+    change = {task: _mean(found[1][task]) - _mean(found[0][task]) for task in sorted(found[0].keys() & found[1].keys())}
+    better, worse = [t for t in change if change[t] > 0], [t for t in change if change[t] < 0]
+    same = [t for t in change if not change[t]]
+    chosen = [
+        ("most improved", max(better, key=lambda t: change[t], default=None)),
+        # rather one that is neither always right nor always wrong
+        ("unchanged", min(same, key=lambda t: abs(_mean(found[0][t]) - 0.5), default=None)),
+        ("most worsened", min(worse, key=lambda t: change[t], default=None)),
+    ]
+    return [_pair(what, found[0][task], found[1][task]) for what, task in chosen if task is not None]
+
+
+def _by_task(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Scored rollouts by (family, task)."""
+    tasks: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["failure_kind"] is None and row["reward_parts"].get(OUTCOME) is not None:
+            tasks.setdefault((row["family"], row["task_id"]), []).append(row)
+    return tasks
+
+
+def _mean(rows: list[Mapping[str, Any]]) -> float:
+    return sum(float(row["reward_parts"][OUTCOME]) for row in rows) / len(rows)
+
+
+def _pair(what: str, before: list[Mapping[str, Any]], after: list[Mapping[str, Any]]) -> Pair:
+    def typical(rows: list[Mapping[str, Any]]) -> Sample:
+        mean = _mean(rows)
+        return _sample(min(rows, key=lambda row: (abs(row["reward_parts"][OUTCOME] - mean), row["id"])))
+
+    first = before[0]
+    return Pair(
+        what, first["family"], first["task_id"], typical(before), typical(after), _mean(before), _mean(after),
+        min(len(before), len(after)),
+    )  # fmt: skip
 
 
 def sample_trajectories(run_dir: RunDir) -> dict[str, list[Sample]]:

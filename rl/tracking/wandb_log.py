@@ -1,7 +1,16 @@
 """Weights & Biases: the run's numbers once more, for people who look there. Offline unless asked otherwise.
 
-Scalars go by step under their own names. Trajectories go as one table per logged step under its own key
-(``trajectories/step_000012``): a table logged again under one key is overwritten in the interface.
+Scalars go under their own names, those of a stage other than grpo with the stage before them, so that the interface's
+sections are groups of metrics and stages::
+
+    reward/mean, loss/total, …          over grpo/step
+    coldstart/sft/loss, …               over coldstart/step
+    eval_after/eval/overall, …          over eval_after/step
+
+Every stage has its own x axis, since steps restart. Where one direction is good the summary keeps the best value
+beside the last one (``reward/mean``: {"max", "last"}; ``rl.tracking.metrics.BEST``). Trajectories go as one table per
+logged step under its own key (``trajectories/step_000012``): a table logged again under one key is overwritten in the
+interface.
 """
 
 from __future__ import annotations
@@ -11,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from rl.tracking.config import TrackingConfig
+from rl.tracking.metrics import best_of
 from rl.tracking.rundir import RunDir
 from rl.types import Trajectory
 
@@ -27,6 +37,8 @@ COLUMNS = (
     "version",
     "transcript",
 )
+
+MAIN = "grpo"  # the stage whose metrics have no prefix
 
 
 class WandbLog:
@@ -60,16 +72,12 @@ class WandbLog:
             # Our own trajectories and tables say what ran; a console log or a code copy adds only weight.
             settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True),
         )
-        # One x axis for every stage: resume may log a step again, which wandb's own counter refuses.
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
+        self._defined: set[str] = set()
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Scalars of one step. Stages other than grpo carry their name as prefix, since steps restart."""
-        if self._run is None:
-            return
-        prefix = "" if stage == "grpo" else f"{stage}/"
-        self._run.log({"step": step} | {prefix + key: value for key, value in metrics.items()})
+        """Scalars of one step of ``stage``."""
+        prefix = "" if stage == MAIN else f"{stage}/"
+        self._log(stage, step, {prefix + key: value for key, value in metrics.items()}, prefix)
 
     def log_trajectories(self, name: str, step: int, trajectories: Sequence[Trajectory]) -> None:
         """A table of up to ``table_rows`` trajectories under the key ``trajectories/<name>``, every
@@ -79,7 +87,26 @@ class WandbLog:
             return
         rows = [_row(t) for t in spread(trajectories, self._config.table_rows)]
         table = self._wandb.Table(columns=list(COLUMNS), data=rows)
-        self._run.log({"step": step, f"trajectories/{name}": table})
+        stage, _, last = name.rpartition("/")  # step_000012, grpo/search/step_000012, eval_after
+        stage = (stage or MAIN) if last.startswith("step_") else name
+        self._log(stage, step, {f"trajectories/{name}": table}, "trajectories/")
+
+    def _log(self, stage: str, step: int, values: Mapping[str, Any], prefix: str) -> None:
+        """``values`` over the x axis of ``stage``, which resume may log again: wandb's own counter would refuse that.
+        ``prefix`` is what stands before the metrics' own names."""
+        if self._run is None:
+            return
+        axis = f"{stage}/step"
+        for name in (axis, *values):
+            if name in self._defined:
+                continue
+            self._defined.add(name)
+            if name == axis:
+                self._run.define_metric(axis, hidden=True)
+            else:
+                best = best_of(name.removeprefix(prefix))
+                self._run.define_metric(name, step_metric=axis, summary=None if best is None else f"{best},last")
+        self._run.log({axis: step, **values})
 
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         """The summary, less the single tasks: hundreds of columns that nobody reads there."""

@@ -46,13 +46,13 @@ def test_composing_the_configuration_loads_nothing_heavy() -> None:
     code = """
 import sys
 import rl.commands.train, rl.commands.evaluate, rl.commands.cold_start, rl.commands.pretrain, rl.commands.adapt
-import rl.commands.diagnose, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
+import rl.commands.chat, rl.commands.diagnose, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
 from configs.schema import register
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 register()
 with initialize_config_module("configs", version_base="1.3"):
-    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "diagnose", "compare"):
+    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "diagnose", "compare", "chat"):
         OmegaConf.to_object(compose(name))
 heavy = ("torch", "vllm", "ray", "transformers", "wandb", "datasets", "tantivy")
 print([name for name in heavy if name in sys.modules])
@@ -124,3 +124,41 @@ def test_line_reporter_prints_now_and_then_and_at_the_end(capsys: pytest.Capture
     assert first.startswith("supervised 1/4")
     assert last.startswith("supervised 4/4")
     assert "loss 0.1235" in last
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "rl-chat needs run=<name of a run> or path=<policy directory>"),
+        (("run=a", "path=b"), "got run=a and path=b"),
+        (("run=nothing",), "no policy at 'runs/nothing/policy'"),
+        (("path=nowhere",), "path=nowhere: no such directory"),
+        (("path=pkg://rl.bases/tiny_dsa_base", "tasks=0"), "tasks=0: must be at least 1"),
+        (("path=pkg://rl.bases/tiny_dsa_base", "env=search", "task=999"), "the held-out tasks are 0 to 255"),
+        (("path=pkg://rl.bases/tiny_dsa_base", "env=search", "env.hops=3"), "hops"),
+    ],
+)
+def test_rl_chat_says_what_is_wrong(given: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = command("rl-chat", *given, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "configuration error: " in done.output
+    assert said in done.output
+    assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_the_user_has_groups_and_experiments(tmp_path: Path) -> None:
+    for file, text in (
+        ("env/store.yaml", "_target_: my_store.MyStoreTaskset\nlevel: 3\n"),
+        ("experiment/careful.yaml", "# @package _global_\nobjective: {clip: 0.125}\n"),
+    ):
+        (tmp_path / "settings" / file).parent.mkdir(parents=True)
+        (tmp_path / "settings" / file).write_text(text)
+    words = ("--config-dir", "settings", "env=store", "experiment=careful", "--cfg", "job")
+    done = command("rl-train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.output
+    assert "_target_: my_store.MyStoreTaskset\n  level: 3" in done.output
+    assert "clip: 0.125" in done.output
+    done = command("rl-train", "env=store", "--cfg", "job", cwd=tmp_path)
+    assert "env/store" in done.output
+    assert done.returncode != 0

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import json
 import random
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faulty_tasksets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from envs import behaviour, check, play
 from envs.check import check_taskset, parse_settings
 from envs.environment import Environment, tool
 from envs.taskset import Taskset
+from envs.tools import tools_of
 from envs.types import Episode, Message, Task, ToolCall
 
 DOC = Path(__file__).parents[2] / "docs" / "environments.md"
@@ -187,6 +192,98 @@ def test_a_person_solves_a_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert "malformed_call 1" in out
 
 
+class Every(Environment):
+    """Tools with every kind of argument."""
+
+    @tool
+    def run(self, code: str, n: int = 1) -> str:
+        """Run it."""
+        return code
+
+    @tool
+    def edit(self, path: str, text: str, mode: Literal["new", "add"] = "new", lines: list[int] | None = None) -> str:
+        """Edit a file."""
+        return path
+
+    @tool
+    def search(self, query: str) -> str:
+        """Search."""
+        return query
+
+    @tool
+    def switch(self, on: bool, level: float, more: dict, limit: int | None = None) -> str:
+        """Switch it."""
+        return ""
+
+
+TOOLS = tools_of(Every)
+
+
+def test_signatures_show_types_choices_and_what_is_optional() -> None:
+    assert [play.signature(tool) for tool in TOOLS.values()] == [
+        "run(code: string, n?: integer)",
+        'edit(path: string, text: string, mode?: "new" | "add", lines?: [integer, …] | null)',
+        "search(query: string)",
+        "switch(on: boolean, level: number, more: object, limit?: integer | null)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "arguments"),
+    [
+        ("run x 3", "run", {"code": "x", "n": 3}),
+        ("run n=3 'print(1)'", "run", {"code": "print(1)", "n": 3}),
+        ("run x many", "run", {"code": "x", "n": "many"}),  # the tool's own check says what is wrong
+        ("run a=1", "run", {"code": "a=1"}),
+        ("search author of Silver Harbor", "search", {"query": "author of Silver Harbor"}),
+        ("search what's new", "search", {"query": "what's new"}),
+        ('search "Silver Harbor"', "search", {"query": "Silver Harbor"}),
+        ('search query="Silver Harbor"', "search", {"query": "Silver Harbor"}),
+        ("edit a.py 'b c' add 1,2", "edit", {"path": "a.py", "text": "b c", "mode": "add", "lines": [1, 2]}),
+        ("edit a.py b lines=[3]", "edit", {"path": "a.py", "text": "b", "lines": [3]}),
+        ("edit a.py b lines=null", "edit", {"path": "a.py", "text": "b", "lines": None}),
+        ("switch yes 2 '{\"a\": 1}' null", "switch", {"on": True, "level": 2, "more": {"a": 1}, "limit": None}),
+        ("switch false 0.5", "switch", {"on": False, "level": 0.5}),
+    ],
+)
+def test_arguments_may_be_typed_without_json(line: str, name: str, arguments: dict[str, Any]) -> None:
+    message = play.parse_line(line, TOOLS)
+    assert message.parse_error is None
+    assert message.tool_calls == (ToolCall(name, arguments),)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("run a b 3", "'3' is one argument too many"), ("run 'a", "cannot be read: No closing quotation"),
+     ("run {oops}", "not JSON"), ("run [1] {", None)],
+)  # fmt: skip
+def test_arguments_that_cannot_be_read_say_why(line: str, said: str | None) -> None:
+    error = play.parse_line(line, TOOLS).parse_error
+    assert (error is None) if said is None else (error is not None and said in error)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1)
+
+
+@given(WORDS.filter(lambda word: "=" not in word), st.integers(), st.booleans(), st.floats(-9, 9))
+def test_what_is_quoted_comes_as_it_is(text: str, number: int, on: bool, level: float) -> None:
+    message = play.parse_line(f"run {shlex.quote(text)} {number}", TOOLS)
+    assert message.tool_calls == (ToolCall("run", {"code": text, "n": number}),)
+    (call,) = play.parse_line(f"switch {json.dumps(on)} {level}", TOOLS).tool_calls
+    assert call.arguments == {"on": on, "level": level}
+
+
+def test_a_mistake_gives_the_reason_and_the_signature(capsys: pytest.CaptureFixture[str]) -> None:
+    assert play.main(["agent"], typed("find_order seven", "find_order 1 2", "nothing {}", "Done.")) == 0
+    out = capsys.readouterr().out
+    assert 'find_order: argument "customer_id" must be integer, got string "seven"' in out
+    assert "'2' is one argument too many" in out
+    assert 'there is no tool "nothing"' in out
+    # with the tools at the start, then with each of the three mistakes
+    assert out.count("find_order(customer_id: integer)") == 4
+    assert out.count("find_customer(name: string)") == 2
+
+
 @pytest.mark.parametrize(
     ("lines", "name", "arguments"),
     [
@@ -200,7 +297,7 @@ def test_a_person_solves_a_task(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_calls_of_several_lines(lines: list[str], name: str, arguments: dict[str, Any]) -> None:
     read = typed(*lines)
-    message = play.parse_line(play.read_entry(read, ["run", "edit"]), ["run", "edit"])
+    message = play.parse_line(play.read_entry(read, TOOLS), TOOLS)
     assert message.parse_error is None
     assert message.tool_calls == (ToolCall(name, arguments),)
     with pytest.raises(EOFError):
@@ -208,9 +305,9 @@ def test_calls_of_several_lines(lines: list[str], name: str, arguments: dict[str
 
 
 def test_long_answers_and_calls_that_never_close() -> None:
-    assert play.parse_line(play.read_entry(typed("<<", "one", "two", "<<"), []), []).content == "one\ntwo"
+    assert play.parse_line(play.read_entry(typed("<<", "one", "two", "<<"), []), {}).content == "one\ntwo"
     read = typed('run {"code": ', "", "next")
-    assert "not JSON" in str(play.parse_line(play.read_entry(read, ["run"]), ["run"]).parse_error)
+    assert "not JSON" in str(play.parse_line(play.read_entry(read, TOOLS), TOOLS).parse_error)
     assert read("") == "next"
     # a mistake that more lines cannot mend is told at once
     assert play.read_entry(typed("run {oops}"), ["run"]) == "run {oops}"

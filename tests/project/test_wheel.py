@@ -87,7 +87,9 @@ def test_commands_in_an_empty_folder(place: Path, tmp_path: Path) -> None:
 def test_the_readmes_own_environment(place: Path, tmp_path: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", EXAMPLE, re.M | re.S)
     (shown, *_) = re.findall(r"^```bash\n(.*?)^```", EXAMPLE, re.M | re.S)
-    check, play, train = (shlex.split(line, comments=True) for line in shown.splitlines())
+    init, check, play, train = (shlex.split(line, comments=True) for line in shown.splitlines())
+    assert "my_store.py" in run(place / "bin" / init[0], *init[1:], cwd=tmp_path)
+    assert "FAILED" not in run(place / "bin" / "envs-check", "my_store.MyStoreTaskset", cwd=tmp_path)
     (tmp_path / "my_module.py").write_text(code)
     assert "FAILED" not in run(place / "bin" / check[0], *check[1:], cwd=tmp_path)
     played = run(place / "bin" / play[0], *play[1:], cwd=tmp_path, said=":oracle\n:oracle\n")

@@ -42,6 +42,20 @@ def test_a_two_turn_episode():
     assert t.usage.tool > 0
 
 
+def test_every_message_is_told_as_it_comes():
+    told: list[Message] = []
+    calls_at: list[int] = []
+
+    class Watched(AddEnv):
+        def step(self, action: Message) -> StepResult:
+            calls_at.append(len(told))
+            return super().step(action)
+
+    t = play([call("add", a=3, b=2), answer("5")], Watched, observe=told.append)
+    assert [m.to_json() for m in told] == t.messages
+    assert calls_at == [3, 5]  # system, user and the call are told before the tool runs
+
+
 @settings(max_examples=25)
 @given(
     st.lists(

@@ -114,6 +114,7 @@ def play(
     *,
     composer: Any = None,
     generate: Any = None,
+    observe: Callable[[Message], None] = lambda message: None,
     **settings: Any,
 ) -> Trajectory:
     """One rollout of task 17 (3 plus 2) by a scripted policy."""
@@ -132,6 +133,7 @@ def play(
             composer or default_composer(),
             config,
             "t-0-0",
+            observe=observe,
         )
     )
 

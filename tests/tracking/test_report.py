@@ -15,6 +15,7 @@ from rl.tracking import curves, report
 from rl.tracking.evaluation import eval_summary
 from rl.tracking.report import report_html, write_report
 from rl.tracking.rundir import RunDir, step_name
+from rl.tracking.samples import before_and_after
 from rl.tracking.svg import Series, _ticks, bar_chart, line_chart, smooth
 
 EVIL = '</pre><script>alert(1)</script> & "quoted" \ud800'
@@ -104,6 +105,41 @@ def test_the_report_is_complete_and_well_formed(run: RunDir) -> None:
     ):
         assert piece in page, piece
     assert page.count("<svg") == 6
+
+
+def test_the_same_tasks_before_and_after(tmp_path: Path, make) -> None:
+    run = RunDir(tmp_path / "pairs")
+    outcomes = {  # task: rollouts before, rollouts after
+        "up": ([0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0]),
+        "up a little": ([0.0, 0.0], [0.0, 1.0]),
+        "always": ([1.0, 1.0], [1.0, 1.0]),
+        "half": ([0.0, 1.0], [1.0, 0.0]),
+        "down": ([1.0, 0.0], [0.0, 0.0]),
+    }
+    for i, name in enumerate(("eval_before", "eval_after")):
+        rows = [
+            make(f"{task}/{k}", task=task, outcome=outcome, text=f"{task} {name} {outcome:g}")
+            for task, both in outcomes.items()
+            for k, outcome in enumerate(both[i])
+        ]
+        rows.append(make("masked", task="down", outcome=0.0, failure="env_error"))
+        run.log_trajectories(name, rows)
+    found = before_and_after(run)
+    assert [(p.what, p.task, p.mean_before, p.mean_after, p.k) for p in found] == [
+        ("most improved", "up", 0.25, 0.75, 4),
+        ("unchanged", "half", 0.5, 0.5, 2),
+        ("most worsened", "down", 0.5, 0.0, 2),
+    ]
+    # of each a typical rollout: the one whose outcome is nearest to the mean
+    said = [(p.before.messages[-1].content, p.after.messages[-1].content) for p in found]
+    assert said[0] == ("up eval_before 0", "up eval_after 1")
+    assert said[2] == ("down eval_before 1", "down eval_after 0")
+    page = report_html(run)
+    assert "most improved: search · up" in page
+    assert "mean outcome of 4 rollouts 0.25 → 0.75" in page
+    assert page.count("<details open>") == 6
+    run.log_trajectories("eval_after", [make("x", task="another")])
+    assert before_and_after(run) == []
 
 
 def test_nothing_is_loaded_and_nothing_runs(run: RunDir) -> None:

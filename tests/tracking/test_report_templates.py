@@ -67,6 +67,10 @@ def full_run(path: Path, mark: Mark, make: Any) -> RunDir:
     ]
     for name in ("eval_before", "step_000002"):
         (run.trajectories / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    for name, outcome in (("eval_before", 0.0), ("eval_after", 1.0)):
+        pair = make("p", family=mark("pair family"), task=mark("pair task"), outcome=outcome, text=mark(name))
+        with (run.trajectories / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(trajectory_json(pair)) + "\n")
     book = UsageBook()
     book.put(mark("usage stage"), "rl", tally([rollout]))
     book.put("evaluation", "evaluation", tally([rollout]))
@@ -161,7 +165,8 @@ def test_every_section_is_there_and_needs_its_data(tmp_path: Path, make) -> None
     titles = re.findall(r"<h2>(.*?)</h2>", render(page))
     assert titles == [
         "Held-out evaluation", "Policies on the same tasks", "Thinking sweep", "Specialists, distillation, mixed RL",
-        "Curves", "Train/inference mismatch by part", "Tokens and money", "Compute", "Time",
+        "Curves", "Is it a normal run?", "The same held-out tasks before and after",
+        "Train/inference mismatch by part", "Tokens and money", "Compute", "Time",
         "What went wrong inside episodes", "Sample trajectories", "Config",
     ]  # fmt: skip
     for field in fields(Page):
