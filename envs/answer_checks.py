@@ -37,6 +37,7 @@ from envs.choices import chosen, options_of, right_choice
 from envs.final_answer import normalise, one_answer, same_value
 from envs.sandbox import Limits, Sandbox
 from envs.two_sandboxes import run_asserts
+from envs.types import InfrastructureError
 
 Verifier = Callable[[str, dict[str, Any]], Any]
 Asserts = tuple[tuple[str, ...], tuple[str, ...], str | None, bool]  # what run_asserts takes besides the program
@@ -209,7 +210,10 @@ def _human_eval(answer: str, row: dict[str, Any]) -> dict[str, float]:
 
 def _asserted(code: str, job: Asserts, solution: str | None) -> dict[str, float]:
     """A program's verdict. One that fails is the program's fault only when the row's own solution passes."""
-    passed = run_asserts(code, *job) if len(code) <= LONGEST else [False]
+    try:
+        passed = run_asserts(code, *job) if len(code) <= LONGEST else [False]
+    except TimeoutError:
+        passed = [False]
     if not all(passed) and solution and not _solved(solution, job):
         raise ValueError(f"the row's own solution fails its tests: {job[0][0]!r:.200}")
     return {"outcome": float(all(passed)), "tests_passed": sum(passed) / len(passed)}
@@ -217,7 +221,10 @@ def _asserted(code: str, job: Asserts, solution: str | None) -> dict[str, float]
 
 @lru_cache(maxsize=1024)
 def _solved(solution: str, job: Asserts) -> bool:
-    return all(run_asserts(solution, *job))
+    try:
+        return all(run_asserts(solution, *job))
+    except TimeoutError as error:
+        raise InfrastructureError("the row's own solution ran out of time in its tests") from error
 
 
 def _passes(code: str, test: Any, function: Any) -> tuple[bool, bool]:
