@@ -13,7 +13,7 @@ unit_tests    a Python program that passes every test             ``tests``, ``t
 
 What counts as the same is the table of docs/rewards.md. ``numeric`` and ``math`` look at one answer: the last box, else
 what ``####`` or "the answer is" introduces on the last line, else that line; alternatives are a list and no answer.
-``envs.answer_forms`` reads the forms exactly; only formulas go to math-verify, in a process that is killed when it
+``envs.answers.forms`` reads the forms exactly; only formulas go to math-verify, in a process that is killed when it
 takes too long. math-verify alone counts numbers equal that agree to six places and accepts what is still to be worked
 out, and its time-outs are signals, which threads cannot use.
 
@@ -32,11 +32,13 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from envs.answer_forms import Formula, Named, Number, read, readings, tidy
-from envs.choices import chosen, options_of, right_choice
+from envs.answers.choices import chosen, options_of, right_choice
+from envs.answers.forms import Formula, Named, read
+from envs.answers.quantity import Number, readings
+from envs.answers.typography import tidy
 from envs.final_answer import normalise, one_answer, same_value
 from envs.sandbox import Limits, Sandbox
-from envs.two_sandboxes import run_asserts
+from envs.sandbox.asserts import run_asserts
 from envs.types import InfrastructureError
 
 Verifier = Callable[[str, dict[str, Any]], Any]
@@ -102,7 +104,7 @@ def math_verify(answer: str, row: dict[str, Any]) -> float:
 
 
 def choice(answer: str, row: dict[str, Any]) -> float:
-    """1 when the answer names the right option and no other (``envs.choices``).
+    """1 when the answer names the right option and no other (``envs.answers.choices``).
 
     Raises:
         ValueError: the row's answer names no option.
@@ -120,7 +122,7 @@ def unit_tests(answer: str, row: dict[str, Any]) -> dict[str, float]:
         test: "def check(candidate): …"             HumanEval, with ``entry_point`` and ``prompt``
 
     Expected values stay outside the program's sandbox, so that no program can read or fake them
-    (``envs.two_sandboxes``). Returns ``outcome`` (all passed) and ``tests_passed`` (share); the first test that runs
+    (``envs.sandbox.asserts``). Returns ``outcome`` (all passed) and ``tests_passed`` (share); the first test that runs
     out of time ends the rest.
 
     Raises:

