@@ -13,7 +13,7 @@ unit_tests    a Python program that passes every test             ``tests``, ``t
 
 What counts as the same is the table of docs/rewards.md. ``numeric`` and ``math`` look at one answer: the last box, else
 what ``####`` or "the answer is" introduces on the last line, else that line; alternatives are a list and no answer.
-``envs.answer_forms`` reads the forms exactly; only formulas go to math-verify, in a process that is killed when it
+``envs.answers.forms`` reads the forms exactly; only formulas go to math-verify, in a process that is killed when it
 takes too long. math-verify alone counts numbers equal that agree to six places and accepts what is still to be worked
 out, and its time-outs are signals, which threads cannot use.
 
@@ -32,11 +32,14 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from envs.answer_forms import Formula, Named, Number, read, readings, tidy
-from envs.choices import chosen, options_of, right_choice
+from envs.answers.choices import chosen, options_of, right_choice
+from envs.answers.forms import Formula, Named, read
+from envs.answers.quantity import Number, readings
+from envs.answers.typography import tidy
 from envs.final_answer import normalise, one_answer, same_value
 from envs.sandbox import Limits, Sandbox
-from envs.two_sandboxes import run_asserts
+from envs.sandbox.asserts import run_asserts
+from envs.types import InfrastructureError
 
 Verifier = Callable[[str, dict[str, Any]], Any]
 Asserts = tuple[tuple[str, ...], tuple[str, ...], str | None, bool]  # what run_asserts takes besides the program
@@ -101,7 +104,7 @@ def math_verify(answer: str, row: dict[str, Any]) -> float:
 
 
 def choice(answer: str, row: dict[str, Any]) -> float:
-    """1 when the answer names the right option and no other (``envs.choices``).
+    """1 when the answer names the right option and no other (``envs.answers.choices``).
 
     Raises:
         ValueError: the row's answer names no option.
@@ -119,7 +122,7 @@ def unit_tests(answer: str, row: dict[str, Any]) -> dict[str, float]:
         test: "def check(candidate): …"             HumanEval, with ``entry_point`` and ``prompt``
 
     Expected values stay outside the program's sandbox, so that no program can read or fake them
-    (``envs.two_sandboxes``). Returns ``outcome`` (all passed) and ``tests_passed`` (share); the first test that runs
+    (``envs.sandbox.asserts``). Returns ``outcome`` (all passed) and ``tests_passed`` (share); the first test that runs
     out of time ends the rest.
 
     Raises:
@@ -209,7 +212,10 @@ def _human_eval(answer: str, row: dict[str, Any]) -> dict[str, float]:
 
 def _asserted(code: str, job: Asserts, solution: str | None) -> dict[str, float]:
     """A program's verdict. One that fails is the program's fault only when the row's own solution passes."""
-    passed = run_asserts(code, *job) if len(code) <= LONGEST else [False]
+    try:
+        passed = run_asserts(code, *job) if len(code) <= LONGEST else [False]
+    except TimeoutError:
+        passed = [False]
     if not all(passed) and solution and not _solved(solution, job):
         raise ValueError(f"the row's own solution fails its tests: {job[0][0]!r:.200}")
     return {"outcome": float(all(passed)), "tests_passed": sum(passed) / len(passed)}
@@ -217,7 +223,10 @@ def _asserted(code: str, job: Asserts, solution: str | None) -> dict[str, float]
 
 @lru_cache(maxsize=1024)
 def _solved(solution: str, job: Asserts) -> bool:
-    return all(run_asserts(solution, *job))
+    try:
+        return all(run_asserts(solution, *job))
+    except TimeoutError as error:
+        raise InfrastructureError("the row's own solution ran out of time in its tests") from error
 
 
 def _passes(code: str, test: Any, function: Any) -> tuple[bool, bool]:

@@ -20,7 +20,8 @@ import sys
 from functools import lru_cache
 from typing import Any, TextIO
 
-from envs.answer_forms import Form, Group, Number, formulas, read, same
+from envs.answers.forms import Form, Group, formulas, read, same
+from envs.answers.quantity import Number
 from envs.final_answer import clean, final_answer, last_line, one_answer
 
 CPU_S = 2.0  # CPU seconds for one answer; wall time would punish answers for a busy machine

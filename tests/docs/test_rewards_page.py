@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import register
+from envs.answer_checks import math_verify
 from envs.types import Episode, Message, StopReason, Task
 from rewards.compose import RewardComposer, default_composer
 from rewards.length import POLICIES
@@ -65,3 +66,19 @@ def test_what_the_page_quotes_and_lists() -> None:
     assert quoted == " ".join(default_composer().describe().split())
     for name in (*PROBLEMS, *POLICIES, *(field.name for field in fields(PartOptions))):
         assert f"`{name}`" in PAGE, name
+
+
+def test_the_table_of_equal_answers_says_what_math_says() -> None:
+    section = PAGE.partition("## What counts as equal")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ") and "`" in line]
+    said = []
+    for first, *rest in rows:
+        if len(rest) != 2 or ";" in first or "**`choice`**" in first or "**`exact`**" in first:
+            continue
+        gold = re.findall(r"`([^`]+)`", re.sub(r"\*\*.*?\*\*", "", first))[0]
+        for equal, cell in zip((1.0, 0.0), rest, strict=True):
+            for answer in re.findall(r"`([^`]+)`", cell):
+                if answer != "tolerance":
+                    said.append(gold)
+                    assert math_verify(answer, {"answer": gold}) == equal, (gold, answer)
+    assert len(said) > 70

@@ -13,8 +13,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from envs.answer_checks import VERIFIERS, choice, exact, math_verify, numeric
-from envs.answer_forms import read
-from envs.choices import chosen, options_of, right_choice
+from envs.answers.choices import chosen, options_of, right_choice
+from envs.answers.forms import read
 
 PAIRS = [json.loads(line) for line in Path(__file__).with_name("answer_pairs.jsonl").read_text("utf-8").splitlines()]
 LIMIT_S = 2.0

@@ -45,6 +45,10 @@ def test_all_canonical_solutions_pass_and_stubs_do_not():
         "def has_close_elements(n, t): raise SystemExit(0)",
         "import builtins\nbuiltins.type = lambda x: int\ndef has_close_elements(n, t): return 'x'",
         "def another(n, t): return True",
+        # the verdict is not made where the program runs: it finds no token and no expected value there
+        "import __main__, os\n__main__.write(__main__.out, __main__.token.encode())\nos._exit(0)\n",
+        "import sys\ndef has_close_elements(n, t):\n    print('{\"passed\": [true]}', file=sys.__stdout__)\n"
+        "    raise SystemExit(0)",
         "def has_close_elements(n, t)",
     ],
 )

@@ -91,6 +91,106 @@ def test_a_program_that_runs_on_ends_its_tests(monkeypatch: pytest.MonkeyPatch) 
     assert unit_tests("while True: pass", {"tests": STREAMS * 50}) == {"outcome": 0.0, "tests_passed": 0.0}
 
 
+MBPP = {
+    "text": "Write a function to find the shared elements of two lists.",
+    "code": "def similar(a, b):\n    return tuple(set(a) & set(b))",
+    "test_setup_code": "import math",
+    "test_list": [
+        "assert set(similar((3, 4, 5, 6),(5, 7, 4, 10))) == set((4, 5))",
+        "assert similar([], []) == ()",
+        "assert math.prod(similar((11, 12), (12, 13))) == 12",
+    ],
+    "challenge_test_list": [],
+}
+HUMAN_EVAL = {
+    "prompt": 'from typing import List\n\n\ndef largest(numbers: List[int]) -> int:\n    """ The largest."""\n',
+    "entry_point": "largest",
+    "canonical_solution": "    return max(numbers)\n",
+    "test": "def check(candidate):\n    assert candidate([1, 3, 2]) == 3\n    assert candidate([-5]) == -5\n",
+}
+
+
+def test_unit_tests_of_mbpp() -> None:
+    for answer in (
+        MBPP["code"],
+        f"I intersect them.\n```python\n{MBPP['code']}\n```\nDone.",
+        f"print(1)\n{MBPP['code']}",
+    ):
+        assert unit_tests(answer, MBPP) == {"outcome": 1.0, "tests_passed": 1.0}
+    third = "def similar(a, b):\n    print('(4, 5)')\n    return ()"
+    assert unit_tests(third, MBPP) == {"outcome": 0.0, "tests_passed": pytest.approx(1 / 3)}
+    sanitised = {"test_imports": ["import math"], "test_list": MBPP["test_list"], "prompt": "Write a function."}
+    assert unit_tests(MBPP["code"], sanitised)["outcome"] == 1.0
+    for cheat in (
+        "", "import os\nos._exit(0)", "raise SystemExit(0)", "def similar(a, b): raise SystemExit(0)",
+        "class E(tuple):\n    def __eq__(s, o): return True\n    __hash__ = None\ndef similar(a, b): return E()",
+        "import builtins\nbuiltins.set = lambda x: 0\ndef similar(a, b): return ()",
+        "import sys, gc\ndef similar(a, b):\n    return next(o for o in gc.get_objects() if o == (4, 5))",
+        "import ast, threading\nthreading.Thread.start = exit\ndef similar(a, b): return 1",
+    ):  # fmt: skip
+        assert unit_tests(cheat, MBPP)["outcome"] == 0.0, cheat
+
+
+def test_unit_tests_of_human_eval() -> None:
+    prompt = HUMAN_EVAL["prompt"]
+    for answer in (
+        "    return max(numbers)",
+        prompt + "    return max(numbers)",
+        "```python\ndef largest(numbers: List[int]) -> int:\n    return sorted(numbers)[-1]\n```",
+        "```\n    return max(numbers)\n```",
+    ):
+        assert unit_tests(answer, HUMAN_EVAL) == {"outcome": 1.0, "tests_passed": 1.0}, answer
+    for answer in ("    return numbers[1]", "def another(x): return 3", "largest = max; raise ValueError", "Done."):
+        assert unit_tests(answer, HUMAN_EVAL) == {"outcome": 0.0, "tests_passed": 0.0}, answer
+
+
+def test_what_a_function_returns_crosses_as_plain_data() -> None:
+    values = [1, 1.5, 2j, "é", b"x", None, True, [1, (2, 3)], {1, 2}, frozenset({3}), {(1, 2): [None]}, float("inf")]
+    tests = [f"assert f({i}) == {value!r} and type(f({i})) is type({value!r})".replace("inf", "float('inf')")
+             for i, value in enumerate(values)]  # fmt: skip
+    more = [
+        "assert list(f(20)) == [0, 1, 2] and f(20) != [0, 1, 2]",
+        "try: f(21)\nexcept KeyError: pass\nelse: assert False",
+        "assert f(x=22) == 22",
+        "assert f(23) == f(23)",
+    ]
+    program = f"""
+def g(): yield from range(3)
+def f(x):
+    inf = float("inf")
+    values = {values!r}
+    if x == 20: return g()
+    if x == 21: raise KeyError("a")
+    return values[x] if x < len(values) else object() if x == 23 else x
+"""
+    row = {"test_list": [*tests, *more]}
+    assert unit_tests(program, row)["tests_passed"] == pytest.approx(
+        (len(row["test_list"]) - 1) / len(row["test_list"])
+    )
+
+
+def test_a_row_whose_own_solution_fails_is_an_error() -> None:
+    root = {"test_setup_code": "root = Node(1)", "test_list": ["assert depth(root) == 1"],
+            "code": "class Node:\n    def __init__(self, x): self.x = x\ndef depth(node): return 1"}  # fmt: skip
+    with pytest.raises(ValueError, match="own solution fails"):
+        unit_tests("def depth(node): return 1", root)
+    for row, message in (
+        ({"test_list": []}, "give a list of assert"),
+        ({"test_list": ["assert f(1 == 2"]}, "cannot be run: SyntaxError"),
+        ({"test_list": ["assert 1 == 1"]}, "call no function"),
+        ({"test": "def check(c): pass"}, "needs both"),
+        ({**HUMAN_EVAL, "test": "x = 1"}, "own solution fails"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            unit_tests("def f(x): return 1", row)
+
+
+def test_a_program_cannot_break_its_tests_to_be_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.sandbox.asserts.JUDGE_S", 1.0)
+    for test in ("assert sum(range(f(1))) == 0", "assert (10 ** f(1)) == 10", "import os; os._exit(f(1) * 0)"):
+        assert unit_tests("def f(x): return 10 ** 12", {"test_list": [test]})["outcome"] == 0.0
+
+
 @pytest.mark.parametrize("tests", [None, [], {}, [{"input": "1"}], [{"call": [1], "returns": 1}], [3]])
 def test_unit_tests_of_no_form_are_an_error(tests: object) -> None:
     with pytest.raises(ValueError, match="of the row: give"):

@@ -39,7 +39,7 @@ am: am a.m
 pm: pm p.m
 °: ° degree deg
 rad: rad radian
-$: $ dollar usd buck
+$: ＄ dollar usd buck
 cent: cent ¢
 €: € euro
 £: £
@@ -61,7 +61,7 @@ for _line in _UNITS.strip().splitlines():
 _KNOWN |= dict.fromkeys(("°C", "°F", "unit", "units"), "")  # said with several words, or of no size
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWER_BEHIND = re.compile(r"\^\s*\{?\s*([23])\s*\}?$")
-_TAIL = re.compile(r"[A-Za-z°%$€£¢][A-Za-z°%$€£¢.'’/^{}23 -]*")
+_TAIL = re.compile(r"[A-Za-z°%＄€£¢][A-Za-z°%＄€£¢.'’/^{}23 -]*")
 # words that make something else of a number than a quantity
 _NO_UNITS = set(
     """

@@ -21,6 +21,7 @@ from typing import Any
 from envs.sandbox import Limits, PythonSession
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5, memory_mb=512, output_bytes=1_000_000)
+JUDGE_S = 30.0  # for the tests between two calls; they are trusted, what they are given is not
 TOTAL_S = 60.0  # of one program with all its calls
 MOST_CALLS = 5000
 # Both sides: plain data as JSON. A value is [kind, content] unless it is a number, a text, True, False or None.
@@ -134,32 +135,33 @@ def run_asserts(
     (HumanEval), and its verdict is the only one.
 
     Raises:
+        TimeoutError: the program ran out of time.
         ValueError: the tests themselves cannot be run.
         SandboxUnavailableError: this machine cannot give a sandbox.
     """
     failed = [False] * (1 if check else len(tests))
     deadline = time.monotonic() + TOTAL_S
-    with PythonSession(LIMITS, _PROGRAM) as program, PythonSession(_patient(LIMITS), _TESTS) as judge:
-        if program.run(f"load({list(before)!r}, {code!r})").error:
+    with PythonSession(LIMITS, _PROGRAM) as program, PythonSession(replace(LIMITS, wall_s=JUDGE_S), _TESTS) as judge:
+        loaded = program.run(f"load({list(before)!r}, {code!r})")
+        if loaded.timed_out:
+            raise TimeoutError
+        if loaded.error:
             return failed
         job = json.dumps({"before": list(before), "tests": list(tests), "names": [name] * bool(name), "check": check})
         said = _said(judge.run(f"print(begin({job!r}))"))
-        for _ in range(MOST_CALLS):
-            if "call" not in said:
-                break
+        calls = 0
+        while "call" in said and calls < MOST_CALLS:
+            calls += 1
             answered = program.run(f"print('\\n' + call({said['call']!r}))")
-            if answered.timed_out or answered.restarted or time.monotonic() > deadline:
+            if answered.timed_out or time.monotonic() > deadline:
+                raise TimeoutError
+            if answered.restarted:  # it ended itself
                 return failed
             said = _said(judge.run(f"print(go_on({_reply(answered.output)!r}))"))
-    if "broken" in said:
+    if "broken" in said and not calls:  # afterwards what the program returned may be to blame
         raise ValueError(f"the tests of the row cannot be run: {said['broken']}")
     passed = said.get("passed", failed)
     return [bool(one) for one in passed]
-
-
-def _patient(limits: Limits) -> Limits:
-    """For trusted tests, which only wait and compare."""
-    return replace(limits, wall_s=30.0, cpu_s=20)
 
 
 def _reply(output: str) -> str:

@@ -17,23 +17,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
-from envs.final_answer import clean, normalise
-from envs.units import unit_of
+from envs.answers.quantity import Number, quantity, readings
+from envs.answers.typography import DOLLAR, ROW, SET_CLOSE, SET_OPEN, tidy
+from envs.answers.units import unit_of
+from envs.final_answer import normalise
 
 LONGEST_FORM = 2000  # characters of one answer in a box or on a line
 _DEEPEST = 40  # brackets within brackets
 _MOST_PARTS = 60  # of a list
 Algebra = Callable[[str, str], bool]
-
-
-@dataclass(frozen=True)
-class Number:
-    """``value`` as written, ``unit`` as ``envs.units`` knows it: "%", "cm", "" for none or one that is not known."""
-
-    value: Fraction
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,74 +68,6 @@ Form = Number | Based | Text | Formula | Group | Named
 
 _INFINITY = Formula(r"\infty")
 _MINUS_INFINITY = Formula(r"-\infty")
-# what clean() would take for grouping, or lose, gets a sign of its own before
-_SET_OPEN, _SET_CLOSE, _ROW = "⦃", "⦄", "⏎"
-_SIGNS = {
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "≤": r"\le ", "⩽": r"\le ",
-    "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "π": r"\pi ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ",
-    "º": "°", "²": "^2", "³": "^3", "θ": r"\theta ", "～": " ", "∨": r"\lor ", "：": ":", "，": ",", "（": "(",
-    "）": ")",
-}  # fmt: skip
-_VULGAR = {
-    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
-    "⅙": "1/6", "⅚": "5/6", "⅐": "1/7", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅑": "1/9", "⅒": "1/10",
-}  # fmt: skip
-_SPELLINGS = [
-    (re.compile(pattern), meant)
-    for pattern, meant in (
-        (r"\\\\(?:\[[^\]]{0,9}\])?", _ROW),
-        (r"\\(?:left|right|middle|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![a-zA-Z])\s*", ""),
-        (r"\\(?:\{|lbrace(?![a-zA-Z]))", _SET_OPEN),
-        (r"\\(?:\}|rbrace(?![a-zA-Z]))", _SET_CLOSE),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|rm|operatorname|texttt|textnormal)\s*\{([^{}]*)\}",
-         r" \1 "),
-        (r"\\(?:displaystyle|limits|,?\\bigl)(?![a-zA-Z])", ""),
-        (r"\\(?:leq|leqslant|leqq)(?![a-zA-Z])|<=|=<", r"\\le "),
-        (r"\\(?:geq|geqslant|geqq)(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\lt(?![a-zA-Z])", "<"),
-        (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\neq(?![a-zA-Z])|!=", r"\\ne "),
-        (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
-        (r"\\(?:land|wedge)(?![a-zA-Z])", " and "),
-        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])", "°"),
-        (r"\\(?:cdotp|ast)(?![a-zA-Z])", r"\\cdot "),
-        (r"(?<=\d)(?:\\!|\{,\}\s?|,\\!|\\,|\{\\,\}|[\u2009\u202f\u00a0])(?=\d{3}(?!\d))", ""),
-        (r"\\!", ""),
-        (r"~|\\ ", " "),
-        (r"\\sqrt\s*(\d|[a-z])(?![a-zA-Z])", r"\\sqrt{\1}"),
-        (r"√\s*\(?(\d{1,9})\)?", r"\\sqrt{\1}"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"\\frac\s*\{([^{}]*)\}\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\(?:overline|bar)\s*(\d)(?!\d)", r"\\overline{\1}"),
-    )
-]  # fmt: skip
-_RAW = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
-_TOP = r"[-+]?\s*" + _RAW
-_CORE = re.compile(
-    r"(?P<periodic>\d*\.\d*\\overline\s*\{\d+\})"
-    r"|(?P<whole>\d+)(?:\s*\\frac\s*\{\s*(?P<mt>\d+)\s*\}\s*\{\s*(?P<mb>\d+)\s*\}|\s+(?P<at>\d+)\s*/\s*(?P<ab>\d+))"
-    rf"|\\frac\s*\{{\s*(?P<t>{_TOP})\s*\}}\s*\{{\s*(?P<b>{_TOP})\s*\}}"
-    rf"|(?P<n>{_RAW})\s*/\s*(?P<d>{_RAW})(?![\d/])"
-    rf"|(?:(?P<m>{_RAW})\s*(?:\\times|\\cdot|\*|[xX](?=\s*10\s*\^))\s*)?10\s*(?:\^|\*\*)\s*"
-    r"(?:\{\s*(?P<e>[-+]?\s*\d{1,3})\s*\}|\(\s*(?P<p>[-+]?\d{1,3})\s*\)|(?P<f>[-+]?\d{1,3}))"
-    rf"|(?P<plain>{_RAW})(?:[eE](?P<exp>[-+]?\d{{1,3}})(?!\d))?"
-)
-_MAX_DIGITS = 400
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_CURRENCY = {
-    "$": "$",
-    "€": "€",
-    "£": "£",
-    "¥": "¥",
-    "₹": "₹",
-    "\\$": "$",
-    "USD": "$",
-    "US$": "$",
-    "EUR": "€",
-    "Rs.": "₹",
-}
 _BASED = re.compile(r"([0-9A-Fa-f]{1,80})\s*_\s*\{?\s*(\d{1,2}|[a-z]{3,7})\s*\}?")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "twelve": 12,
           "sixteen": 16}  # fmt: skip
@@ -154,21 +79,7 @@ _NAME = re.compile(
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '’.-]){1,200}")
 _SMALL_WORDS = {"yes", "no", "odd", "all", "one", "two", "six", "ten", "red", "mon", "sun"}
 _MATRIX = re.compile(r"\\begin\{([pb]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
-_OPEN, _CLOSE = "([{" + _SET_OPEN, ")]}" + _SET_CLOSE
-
-
-def tidy(text: str) -> str:
-    """One spelling for the many ways to typeset the same thing."""
-    for vulgar, plain in _VULGAR.items():
-        text = text.replace(vulgar, f" {plain}")
-    for sign, meant in _SIGNS.items():
-        text = text.replace(sign, meant)
-    for pattern, meant in _SPELLINGS:
-        text = pattern.sub(meant, text)
-    text = re.sub(r"\s+", " ", clean(text).replace(r"\$", "$").replace("\\%", "%")).strip()
-    if text.count("$") > 1 or text.endswith("$"):
-        text = text.replace("$", "")
-    return text.strip(" ;")
+_OPEN, _CLOSE = "([{" + SET_OPEN, ")]}" + SET_CLOSE
 
 
 def read(text: str, thousands: bool = True) -> Form | None:
@@ -182,39 +93,6 @@ def read(text: str, thousands: bool = True) -> Form | None:
         return _read(text, thousands)
     except _UnreadableError:
         return None
-
-
-def quantity(text: str, thousands: bool = True) -> Number | None:
-    """The number that a tidied text is, with its unit; None when it is none, or something is left to be worked out."""
-    rest, sign, unit = text.strip(), 1, ""
-    for _ in range(4):  # -$5, $-5, +5
-        rest = rest.strip()
-        if rest[:1] in ("-", "+"):
-            sign, rest = (-sign if rest[0] == "-" else sign), rest[1:]
-            if rest[:1] in ("-", "+"):
-                return None
-            continue
-        mark = next((mark for mark in _CURRENCY if rest.startswith(mark)), None)
-        if mark is None or unit:
-            break
-        unit, rest = _CURRENCY[mark], rest[len(mark) :]
-    found = _CORE.match(rest)
-    if found is None or (not thousands and re.search(r"\d,\d", found[0])):
-        return None
-    value = _value(found)
-    if value is None:
-        return None
-    tail = rest[found.end() :]
-    words = tail.split()
-    while words and words[0].lower() in _SCALES:
-        value *= 10 ** _SCALES[words.pop(0).lower()]
-        tail = " " + " ".join(words)
-    if not tail.strip(" ."):
-        return Number(sign * value, unit)
-    known = unit_of(tail)
-    if known is None:
-        return None
-    return Number(sign * value, unit or known)
 
 
 def same(gold: Form, given: Form, algebra: Algebra) -> bool:
@@ -270,7 +148,7 @@ def _read(text: str, thousands: bool, bracketed: bool = False) -> Form:
         if based[1].isdigit() or base > 10:  # a_2 is a name
             return Based(based[1].lstrip("0").upper() or "0", base)
     if matrix := _MATRIX.fullmatch(text):
-        rows = [row for row in matrix[2].split(_ROW) if row.strip()]
+        rows = [row for row in matrix[2].split(ROW) if row.strip()]
         return Group("matrix", tuple(Group("()", _all(row.split("&"), thousands)) for row in rows))
     if parts := _alternatives(text):
         return _list(parts, thousands)
@@ -326,10 +204,10 @@ def _bracket(left: str, inner: str, right: str, thousands: bool) -> Form:
         raise _UnreadableError
     if len(parts) == 1 and left + right in ("()", "{}"):
         return _read(inner, thousands)
-    if left in "{" + _SET_OPEN and re.search(r"[|:]|\\mid", inner):
+    if left in "{" + SET_OPEN and re.search(r"[|:]|\\mid", inner):
         return Formula(f"{left}{inner}{right}")  # a set by its rule
     forms = tuple(_read(part, thousands, bracketed=True) for part in parts)
-    return Group("list" if left in "{" + _SET_OPEN else left + right, forms)
+    return Group("list" if left in "{" + SET_OPEN else left + right, forms)
 
 
 def _relation(text: str, thousands: bool) -> Form | None:
@@ -425,22 +303,6 @@ def _only(form: Form) -> Form:
     return form
 
 
-def readings(gold: Number, given: Number) -> tuple[Fraction, ...]:
-    """What the given number may be, said in the unit of the right one; nothing when the units are two different ones.
-
-    A percent sign may be left out or be meant: 50% is answered by 50 and by 0.5, both 0.5 and 50 by 50%. But 0.5 is not
-    answered by 0.5%.
-    """
-    value = given.value
-    if gold.unit == given.unit:
-        return (value,)
-    if gold.unit == "%":
-        return () if given.unit else (value, 100 * value)
-    if given.unit == "%":
-        return () if gold.unit else (value / 100, value) if abs(value) > 1 else (value / 100,)
-    return () if gold.unit and given.unit else (value,)
-
-
 def _same_group(gold: Group, given: Group, algebra: Algebra) -> bool:
     if gold.kind != given.kind or len(gold.parts) != len(given.parts):
         return False
@@ -466,34 +328,9 @@ def _latex(form: Form) -> str:
     raise _UnreadableError
 
 
-def _value(found: re.Match[str]) -> Fraction | None:
-    """The number of a match of ``_CORE``; None for one of no value (1/0) or of too many digits."""
-    g = found.groupdict()
-    if len(found[0]) > _MAX_DIGITS:
-        return None
-
-    def plain(text: str) -> Fraction:
-        return Fraction(text.replace(",", "").replace(" ", ""))
-
-    if g["periodic"]:
-        whole, _, rest = found[0].partition(".")
-        fixed, _, period = rest.partition("\\overline")
-        period = period.strip(" {}")
-        start = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
-        return start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
-    if g["whole"]:
-        top, bottom = int(g["mt"] or g["at"]), int(g["mb"] or g["ab"])
-        return Fraction(int(g["whole"])) + Fraction(top, bottom) if 0 < top < bottom else None
-    if g["t"] or g["n"]:
-        top_, bottom_ = plain(g["t"] or g["n"]), plain(g["b"] or g["d"])
-        return top_ / bottom_ if bottom_ else None
-    if g["plain"]:
-        return plain(g["plain"]) * Fraction(10) ** int(g["exp"] or 0)
-    return plain(g["m"] or "1") * Fraction(10) ** int((g["e"] or g["p"] or g["f"]).replace(" ", ""))
-
-
 def _without_unit(text: str) -> str:
     """``5\\sqrt{2} cm`` less its unit. A word that is no known unit stays."""
+    text = text.removeprefix(DOLLAR).strip()
     head, space, tail = text.rpartition(" ")
     if space and unit_of(" " + tail) and re.search(r"[\d}a-z]$", head.strip()):
         return head.strip()
