@@ -167,7 +167,7 @@ def episode(voice: Voice, taskset: Taskset, composer: RewardComposer, index: int
     played = voice.play(task, taskset, composer, lambda message: show(message, console), scores.append)
     for one in scores:
         shown = ", ".join(f"{name} {value:g}" for name, value in one.scores.items())
-        terms = ", ".join(f"{name} {value:+.3g}" for name, value in one.reward.parts.items() if "/" not in name)
+        terms = ", ".join(f"{name} {value + 0.0:+.3g}" for name, value in one.reward.parts.items() if "/" not in name)
         console.print(f"[bold]{shown}[/]   reward {played.reward:.3g} ({terms})")
     if played.failure_kind is not None:
         console.print(f"{played.failure_kind}: {played.failure_detail.splitlines()[0]}", style="red", markup=False)

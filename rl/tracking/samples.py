@@ -88,13 +88,21 @@ def _mean(rows: list[Mapping[str, Any]]) -> float:
 
 
 def _pair(what: str, before: list[Mapping[str, Any]], after: list[Mapping[str, Any]]) -> Pair:
-    def typical(rows: list[Mapping[str, Any]]) -> Sample:
-        mean = _mean(rows)
-        return _sample(min(rows, key=lambda row: (abs(row["reward_parts"][OUTCOME] - mean), row["id"])))
+    change = _mean(after) - _mean(before)
+
+    def typical(rows: list[Mapping[str, Any]], sign: float) -> Sample:
+        """The rollout whose outcome is nearest to the mean; of several the one that shows the change."""
+
+        def distance(row: Mapping[str, Any]) -> tuple[float, float, str]:
+            outcome = row["reward_parts"][OUTCOME]
+            return abs(outcome - _mean(rows)), sign * outcome, row["id"]
+
+        return _sample(min(rows, key=distance))
 
     first = before[0]
     return Pair(
-        what, first["family"], first["task_id"], typical(before), typical(after), _mean(before), _mean(after),
+        what, first["family"], first["task_id"], typical(before, 1 if change >= 0 else -1),
+        typical(after, -1 if change > 0 else 1), _mean(before), _mean(after),
         min(len(before), len(after)),
     )  # fmt: skip
 
