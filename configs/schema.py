@@ -483,18 +483,24 @@ class AdaptConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
 
 
+SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
+    "train": TrainConfig,
+    "pretrain": PretrainConfig,
+    "coldstart": ColdStartRunConfig,
+    "evaluate": EvaluateConfig,
+    "adapt": AdaptConfig,
+    "compare": CompareConfig,
+    "agreement": AgreementConfig,
+    "diagnose": DiagnoseConfig,
+}
+
+
 @functools.cache
 def register() -> None:
     """Make the schema known to Hydra; called by every entry point before ``hydra.main``."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=_open(TrainConfig))
-    store.store(name="pretrain_schema", node=_open(PretrainConfig))
-    store.store(name="coldstart_schema", node=_open(ColdStartRunConfig))
-    store.store(name="evaluate_schema", node=_open(EvaluateConfig))
-    store.store(name="adapt_schema", node=_open(AdaptConfig))
-    store.store(name="compare_schema", node=_open(CompareConfig))
-    store.store(name="agreement_schema", node=_open(AgreementConfig))
-    store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=_open(schema))
 
 
 def _open(schema: type) -> DictConfig:

@@ -101,13 +101,12 @@ def _policy(directory: Path) -> Path:
 
 def _on_the_command_line() -> list[str]:
     """Dotted paths of the settings of ``OF_THE_RUN`` that were given to this command."""
-    from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not HydraConfig.initialized():
-        return []
+    from rl.commands.hydra import given_overrides
+
     paths = []
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+    for override in OverridesParser.create().parse_overrides(list(given_overrides())):
         path = override.key_or_group
         if path.split(".")[0] not in OF_THE_RUN:
             continue
