@@ -70,7 +70,7 @@ def main() -> None:
         experiment="my_model",
         steps=options.steps,
         seed=options.seed,
-        coldstart={"enabled": True, "demos": 256, "epochs": 4, "tokens_per_step": 512},
+        coldstart={"enabled": True, "demos": 64, "epochs": 12, "tokens_per_step": 256},
         rollout={"max_tokens": 8, "max_context": 256},
         learner={"lr": 1e-3},
     )

@@ -91,7 +91,7 @@ class _Module:
             if self._is_new(name, value):
                 module, _, own = path.rpartition(".")
                 self.imports.add(f"from {module} import {own}" + ("" if own == name else f" as {name}"))
-        elif isinstance(value, type | FunctionType):
+        elif isinstance(inspect.unwrap(value), type | FunctionType):
             if (own := self.add(value, name)) != name:
                 self.parts += ["", f"{name} = {own}"]
         elif self._is_new(name, value):
@@ -196,6 +196,10 @@ def _names_known_to(thing: Any) -> Mapping[str, Any]:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if name != "__class__":
                 found[name] = cell.cell_contents
+    if isinstance(inner, type):  # where a function makes it, its bases are names of that function
+        for kind in (*inner.__mro__[1:], *vars(inner).values()):
+            if isinstance(kind, type):
+                found.setdefault(kind.__name__, kind)
     hidden = vars(builtins)
     return {name: value for name, value in found.items() if hidden.get(name, found) is not value}
 
