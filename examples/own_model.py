@@ -61,7 +61,7 @@ def last_word(answer: str, row: dict[str, Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     run = rl.train(
         model=make_model(Path("tiny-llama"), options.seed),
@@ -69,8 +69,9 @@ def main() -> None:
         reward=last_word,
         experiment="my_model",
         steps=options.steps,
+        prompts_per_step=16,
         seed=options.seed,
-        coldstart={"enabled": True, "demos": 64, "epochs": 12, "tokens_per_step": 256},
+        coldstart={"enabled": True, "demos": 64, "epochs": 24, "tokens_per_step": 256},
         rollout={"max_tokens": 8, "max_context": 256},
         learner={"lr": 1e-3},
     )

@@ -31,6 +31,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from rl.run.preflight import ConfigurationError
@@ -43,17 +44,20 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
     def entry(cfg: DictConfig) -> None:
         _set(full)
-        with giving(HydraConfig.get().overrides.task) as given:
-            run(_typed(cfg, config_name, given))
+        # As they were written: an interpolation in them is not to be resolved here.
+        task: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        try:
+            with giving(task):
+                run(_typed(cfg, config_name, task))
+        except ConfigurationError as error:
+            if full == "1":
+                raise
+            sys.exit(f"configuration error: {error}")
 
     # Hydra prints what it finds wrong over several lines, without saying what to do; with this it raises instead.
     os.environ[FULL] = "1"
     try:
         entry()
-    except ConfigurationError as error:
-        if full == "1":
-            raise
-        sys.exit(f"configuration error: {error}")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if full == "1":
             raise
@@ -85,11 +89,11 @@ def composed(config_name: str, overrides: Sequence[str]) -> Any:
 
 
 @contextmanager
-def giving(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def giving(overrides: Sequence[str]) -> Iterator[None]:
     """``given_overrides`` for the length of the block."""
     token = _given.set(tuple(overrides))
     try:
-        yield given_overrides()
+        yield
     finally:
         _given.reset(token)
 

@@ -64,10 +64,6 @@ print([name for name in heavy if name in sys.modules])
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("objective.clpi=0.1", "Key 'clpi' not in 'ObjectiveConfig'"),
-        ("no_such_field=1", "no_such_field"),
-        ("policy=nothing", "policy/nothing"),
-        ("objective.clip=wide", "objective.clip"),
         ("rollout.top_p=3", "configuration error: rollout.top_p=3.0: must be in (0, 1]"),
         (
             "learner.train_indexer=maybe",
