@@ -169,16 +169,12 @@ def lookup(key: str) -> tuple[str, Word] | None:
 
 def tables() -> str:
     """Everything between the page's markers, markers included."""
+    from rl.tracking.metrics import entry
+
     out = [BEGIN]
     for toolkit, words in TOOLKITS.items():
         out += ["", f"## {toolkit}", ""]
-        for word in words:
-            ours = "–" if word.ours is None else f"`{word.ours}`"
-            out += [
-                f"- `{word.theirs}`:" if len(word.theirs) + len(ours) > 100 else f"- `{word.theirs}`: {ours}",
-                *([f"  {ours}"] if len(word.theirs) + len(ours) > 100 else []),
-                f"  ({word.remark})",
-            ]
+        out += [entry(f"`{w.theirs}` → {f'**`{w.ours}`**' if w.ours else '–'}", w.remark) for w in words]
     return "\n".join([*out, "", END])
 
 

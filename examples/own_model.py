@@ -15,7 +15,22 @@ from typing import Any
 
 import rl
 
-WORDS = "red blue green black white gold iron wood salt wine fish bird moon star rain snow".split()
+WORDS = (
+    "red",
+    "blue",
+    "green",
+    "black",
+    "gold",
+    "iron",
+    "wood",
+    "salt",
+    "wine",
+    "fish",
+    "bird",
+    "moon",
+    "star",
+    "rain",
+)
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.run.paths import PACKAGE, output_directory, policy_directory
+from rl.run.paths import PACKAGE, on_the_hub, output_directory, policy_directory
 
 if TYPE_CHECKING:
     from configs.schema import EvaluateConfig
@@ -23,7 +23,7 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
         raise ValueError(f"rl-eval needs one of run=<name of a run>, runs=[<names>] or path=<policy directory>{said}")
     if cfg.path is not None:
         directory = policy_directory("path", cfg.path)
-        return [(directory.name, directory)]
+        return [(Path(cfg.path).name if on_the_hub(cfg.path) else directory.name, directory)]
     names = cfg.runs or [str(cfg.run)]
     if len(set(names)) != len(names):
         raise ValueError(f"runs={names}: duplicate run; name each run once")
@@ -31,12 +31,12 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
 
 
 def results_of(cfg: EvaluateConfig, policies: Sequence[tuple[str, Path]]) -> Path:
-    """Where the results go: ``out``, else beside the policy; never into an installed package.
+    """Where the results go: ``out``, else beside the policy; never into an installed package or the cache of the hub.
 
     Raises ValueError when it cannot be written to."""
     if cfg.out is not None:
         return output_directory("out", cfg.out)
-    if cfg.runs or (cfg.path or "").startswith(PACKAGE):
+    if cfg.runs or (cfg.path or "").startswith(PACKAGE) or on_the_hub(cfg.path or ""):
         return output_directory("runs_dir", cfg.runs_dir) / f"eval-{'+'.join(name for name, _ in policies)}"
     ((_, directory),) = policies
     return output_directory("out", directory / "eval")

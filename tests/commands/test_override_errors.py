@@ -12,7 +12,7 @@ from in_process import command
 
 import rl
 from configs.schema import SCHEMAS
-from configs.vocabulary import TOOLKITS, Word, lookup
+from configs.vocabulary import TOOLKITS, Word, lookup, updated
 from rl.commands.hydra import composed
 from rl.commands.override_errors import keys, nearest, unknown_key
 from rl.commands.python import written
@@ -93,6 +93,11 @@ def test_every_word_names_a_setting_that_there_is(toolkit: str, word: Word) -> N
     assert word.remark
 
 
+def test_the_page_is_current() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "other_words.md").read_text()
+    assert updated(page) == page, "run: python -m configs.vocabulary docs/other_words.md"
+
+
 def test_at_least_forty_words_each_once() -> None:
     assert len({word.theirs for _, word in WORDS}) == len(WORDS) >= 40
 
@@ -124,5 +129,5 @@ def test_groups_and_choices_from_python() -> None:
     assert written(given_settings) == ["steps=4", "learner.lr=1e-05", "env=search", "eval.ks=[1,2]", "name=null"]
     cfg = composed("train", written(given_settings))
     assert (cfg.steps, cfg.learner.lr, cfg.eval.ks) == (4, 1e-5, [1, 2])
-    with pytest.raises(ValueError, match="env.of: a object is no value of a setting"):
+    with pytest.raises(ValueError, match=r"env\.of: a object is no value of a setting"):
         written({"env": {"of": object()}})
