@@ -45,7 +45,7 @@ class PolicyConfig(Bounded):
     preset: Annotated[str, OneOf(("tiny_dsa", "deepseek_v32", "hf"))] = (
         "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
     )
-    path: str | None = None  # a directory in Hugging Face format; rl-train needs it for hf and deepseek_v32
+    path: str | None = None  # directory in Hugging Face format, or a hub id (owner/name); hf and deepseek_v32 need it
     renderer: Annotated[str, OneOf(("v32", "hf"))] = (
         "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
     )

@@ -28,6 +28,11 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     ``run`` receives the typed dataclass. What is wrong with a setting ends the command with one line and exit code 1;
     ``HYDRA_FULL_ERROR=1`` shows all of it.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from rl.commands.help import help_text
+
+        print(help_text(config_name))
+        return
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
