@@ -45,7 +45,7 @@ class PolicyConfig(Bounded):
     preset: Annotated[str, OneOf(("tiny_dsa", "deepseek_v32", "hf"))] = (
         "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
     )
-    path: str | None = None  # a directory in Hugging Face format; rl-train needs it for hf and deepseek_v32
+    path: str | None = None  # directory in Hugging Face format, or a hub id (owner/name); hf and deepseek_v32 need it
     renderer: Annotated[str, OneOf(("v32", "hf"))] = (
         "v32"  # v32 (DeepSeek-V3.2's encoding) | hf (the chat template of the model's tokenizer)
     )
@@ -503,19 +503,25 @@ class AdaptConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
 
 
+SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
+    "train": TrainConfig,
+    "pretrain": PretrainConfig,
+    "coldstart": ColdStartRunConfig,
+    "evaluate": EvaluateConfig,
+    "chat": ChatConfig,
+    "adapt": AdaptConfig,
+    "compare": CompareConfig,
+    "agreement": AgreementConfig,
+    "diagnose": DiagnoseConfig,
+}
+
+
 @functools.cache
 def register() -> None:
     """Make the schema known to Hydra; called by every entry point before ``hydra.main``."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=_open(TrainConfig))
-    store.store(name="pretrain_schema", node=_open(PretrainConfig))
-    store.store(name="coldstart_schema", node=_open(ColdStartRunConfig))
-    store.store(name="evaluate_schema", node=_open(EvaluateConfig))
-    store.store(name="chat_schema", node=_open(ChatConfig))
-    store.store(name="adapt_schema", node=_open(AdaptConfig))
-    store.store(name="compare_schema", node=_open(CompareConfig))
-    store.store(name="agreement_schema", node=_open(AgreementConfig))
-    store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=_open(schema))
 
 
 def _open(schema: type) -> DictConfig:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from envs.types import Episode
+from envs.waiting import result_of
 from rewards.describe import length_statement, sum_statement
 from rewards.format import FormatPenalty
 from rewards.isolated import attempt, attempt_async
@@ -146,7 +147,7 @@ class RewardComposer:
         Raises:
             RewardError: a score or a part is NaN, infinite, out of bounds or no number, or a part raised or was late.
         """
-        reward = asyncio.run(self.score(episode, scores, version))
+        reward = result_of(self.score(episode, scores, version))
         if reward.problem is not None:
             raise reward.problem
         return reward

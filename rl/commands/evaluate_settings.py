@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rl.run.paths import PACKAGE, output_directory, policy_directory
+from rl.run.paths import PACKAGE, on_the_hub, output_directory, policy_directory
 
 if TYPE_CHECKING:
     from configs.schema import ChatConfig, EvaluateConfig
@@ -24,7 +24,7 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
         raise ValueError(f"rl-eval needs one of run=<name of a run>, runs=[<names>] or path=<policy directory>{said}")
     if cfg.path is not None:
         directory = policy_directory("path", cfg.path)
-        return [(directory.name, directory)]
+        return [(Path(cfg.path).name if on_the_hub(cfg.path) else directory.name, directory)]
     names = cfg.runs or [str(cfg.run)]
     if len(set(names)) != len(names):
         raise ValueError(f"runs={names}: duplicate run; name each run once")
@@ -32,12 +32,12 @@ def policies_of(cfg: EvaluateConfig) -> list[tuple[str, Path]]:
 
 
 def results_of(cfg: EvaluateConfig, policies: Sequence[tuple[str, Path]]) -> Path:
-    """Where the results go: ``out``, else beside the policy; never into an installed package.
+    """Where the results go: ``out``, else beside the policy; never into an installed package or the cache of the hub.
 
     Raises ValueError when it cannot be written to."""
     if cfg.out is not None:
         return output_directory("out", cfg.out)
-    if cfg.runs or (cfg.path or "").startswith(PACKAGE):
+    if cfg.runs or (cfg.path or "").startswith(PACKAGE) or on_the_hub(cfg.path or ""):
         return output_directory("runs_dir", cfg.runs_dir) / f"eval-{'+'.join(name for name, _ in policies)}"
     ((_, directory),) = policies
     return output_directory("out", directory / "eval")
@@ -104,13 +104,12 @@ def run_policy(runs_dir: str, name: str) -> Path:
 
 def _on_the_command_line() -> list[str]:
     """Dotted paths of the settings of ``OF_THE_RUN`` that were given to this command."""
-    from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not HydraConfig.initialized():
-        return []
+    from rl.commands.hydra import given_overrides
+
     paths = []
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+    for override in OverridesParser.create().parse_overrides(list(given_overrides())):
         path = override.key_or_group
         if path.split(".")[0] not in OF_THE_RUN:
             continue

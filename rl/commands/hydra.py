@@ -1,44 +1,142 @@
-"""What every console entry point shares: Hydra start-up, typed configuration, plain progress lines."""
+"""What every entry point shares: composing the configuration, its errors in one line, plain progress lines."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
+FULL = "HYDRA_FULL_ERROR"
+
+
+def given_overrides() -> tuple[str, ...]:
+    """The overrides that the command which runs was called with, as Hydra writes them."""
+    return _given.get()
+
 
 def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     """Compose ``configs/<config_name>.yaml`` with the command line, check it against its schema, call ``run``.
 
-    ``run`` receives the typed dataclass. The working directory is put on the module path, so that
-    ``env._target_=my_module.MyTaskset`` finds a file beside you.
+    ``run`` receives the typed dataclass. What is wrong with a setting ends the command with one line and exit code 1;
+    ``HYDRA_FULL_ERROR=1`` shows all of it.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from rl.commands.help import help_text
+
+        print(help_text(config_name))
+        return
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    from configs.schema import register
-    from rl.run.preflight import configuration, typed
-
-    register()
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    find_modules_here()
+    _register()
+    full = os.environ.get(FULL)
+    overrides = sys.argv[1:]
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
     def entry(cfg: DictConfig) -> None:
+        _set(full)
+        # As they were written: an interpolation in them is not to be resolved here.
+        task: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         try:
-            with configuration():
-                settings = typed(cfg)
-            run(settings)
+            with giving(task):
+                run(_typed(cfg, config_name, task))
         except Exception as error:
-            if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
+            if full == "1":
                 raise
             sys.exit(_said(error))
 
-    entry()
+    # Hydra prints what it finds wrong over several lines, without saying what to do; with this it raises instead.
+    os.environ[FULL] = "1"
+    try:
+        entry()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if full == "1":
+            raise
+        from rl.commands.override_errors import explained
+
+        sys.exit(f"configuration error: {explained(error, config_name, overrides)}")
+    finally:
+        _set(full)
+
+
+def composed(config_name: str, overrides: Sequence[str]) -> Any:
+    """The typed configuration of ``overrides``, as on the command line. Raises ConfigurationError."""
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rl.run.preflight import ConfigurationError
+
+    find_modules_here()
+    _register()
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            cfg = compose(config_name, list(overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        from rl.commands.override_errors import explained
+
+        raise ConfigurationError(explained(error, config_name, overrides)) from error
+    return _typed(cfg, config_name, overrides)
+
+
+@contextmanager
+def giving(overrides: Sequence[str]) -> Iterator[None]:
+    """``given_overrides`` for the length of the block."""
+    token = _given.set(tuple(overrides))
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def find_modules_here() -> None:
+    """Put the working directory on the module path: ``env._target_=my_module.MyTaskset`` finds a file beside you."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _typed(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> Any:
+    from omegaconf.errors import OmegaConfBaseException
+
+    from configs.schema import SCHEMAS
+    from rl.run.preflight import configuration, typed
+
+    with configuration():
+        if any(override.startswith(("+", "~")) for override in overrides):
+            from rl.commands.override_errors import changed_fields
+
+            changed_fields(cfg, SCHEMAS[config_name], config_name)
+        try:
+            return typed(cfg)
+        except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+            from rl.commands.override_errors import explained
+
+            raise ValueError(explained(error, config_name, overrides)) from error
+
+
+def _register() -> None:
+    from configs.schema import register
+
+    register()
+
+
+def _set(full: str | None) -> None:
+    if full is None:
+        os.environ.pop(FULL, None)
+    else:
+        os.environ[FULL] = full
 
 
 def _said(error: Exception) -> str:

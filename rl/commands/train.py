@@ -8,7 +8,6 @@ depend on changes; ``rl-train resume=<run>`` goes on from the last checkpoint of
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,10 @@ def main() -> None:
     hydra_main("train", run)
 
 
-def run(cfg: TrainConfig) -> dict[str, Any]:
+def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``.
 
+    ``folder``: of the new run, where it is there already (``new_folder``).
     Raises ConfigurationError before there is a run, RunStopped for what ends it later.
     """
     from rl.recipes.main_job import main_job
@@ -47,7 +47,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
         if rundir is not None:
             check_resume(rundir, tasksets["train"])
-    rundir = rundir or new_run(cfg)
+    rundir = rundir or new_run(cfg, folder)
     try:
         return main_job(cfg, rundir, tasksets, reward)
     except Exception as error:
@@ -68,13 +68,20 @@ def stored_config(cfg: TrainConfig) -> TrainConfig:
     return stored
 
 
-def new_run(cfg: TrainConfig) -> RunDir:
+def new_folder(cfg: TrainConfig) -> RunDir:
+    """An empty folder for a run of ``cfg``. Raises ValueError when none can be made."""
+    from rl.run.paths import output_directory
+    from rl.tracking.rundir import RunDir
+
+    output_directory("runs_dir", cfg.runs_dir)
+    return RunDir.new(cfg.runs_dir, cfg.name or f"demo-{cfg.seed}")
+
+
+def new_run(cfg: TrainConfig, folder: RunDir | None = None) -> RunDir:
     """A new run's directory with the resolved configuration in it; sets ``cfg.name`` to a name that was free."""
     from omegaconf import OmegaConf
 
-    from rl.tracking.rundir import RunDir
-
-    rundir = RunDir.new(cfg.runs_dir, cfg.name or f"demo-{cfg.seed}")
+    rundir = new_folder(cfg) if folder is None else folder
     cfg.name = rundir.name
     rundir.write_config(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     return rundir
@@ -82,11 +89,12 @@ def new_run(cfg: TrainConfig) -> RunDir:
 
 def _reject_overrides(name: str) -> None:
     """A resumed run keeps its own configuration: other overrides would be dropped without a word."""
-    from hydra.core.hydra_config import HydraConfig
+    from rl.commands.hydra import given_overrides
 
-    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    if others := [o for o in given if o.partition("=")[0] not in ("resume", "runs_dir")]:
-        sys.exit(f"resume={name} goes on with the configuration in its config.yaml: leave out {' '.join(others)}")
+    if others := [o for o in given_overrides() if o.partition("=")[0] not in ("resume", "runs_dir")]:
+        raise ValueError(
+            f"resume={name} goes on with the configuration in its config.yaml: leave out {' '.join(others)}"
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from envs.types import Message, Task
+from envs.waiting import result_of
 from rewards.compose import default_composer
 from rl.chat.session import Session
 from rl.data.demos import DemonstrationError
@@ -129,7 +130,7 @@ def rehearse(
         slots = asyncio.Semaphore(AT_ONCE)
         return list(await asyncio.gather(*(one(index, slots) for index in indices)))
 
-    played = [trajectory for trajectory in asyncio.run(every()) if trajectory is not None]
+    played = [trajectory for trajectory in result_of(every()) if trajectory is not None]
     if len(failed) > len(indices) // 2:
         raise DemonstrationError(
             f"{len(failed)} of {len(indices)} demonstrations failed, the last one: {failed[-1]}; run envs-check on "

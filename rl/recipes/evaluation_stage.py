@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rl.recipes.evaluate import HELDOUT, evaluate
 from rl.run.assemble import open_composer, renderer_class
 from rl.run.closure import code_hash
+from rl.run.inputs import without_place
 from rl.run.ledger import RolloutMeter
 from rl.run.paths import policy_directory
 from rl.run.stage_cache import cached_stage, tree_hash
@@ -70,7 +71,8 @@ def evaluation_stage(
     else:
         judge = tree_hash(policy_directory("judge.path", cfg.judge.path)) if cfg.judge.path else None
         inputs = {
-            "policy": cache_key, "env": cfg.env, "family": family, "tasks": tasks.fingerprint(),
+            "policy": cache_key, "env": without_place(cfg.env, job.rundir.path), "family": family,
+            "tasks": tasks.fingerprint(),
             "eval": asdict(cfg.eval), "rollout": asdict(cfg.rollout), "reward": cfg.reward, "judge": asdict(cfg.judge),
             "judge_weights": judge, "save_tokens": cfg.tracking.save_tokens,
             "code": code_hash(evaluation_stage, type(pool), tasks, open_composer(cfg.reward),

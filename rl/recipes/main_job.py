@@ -6,7 +6,6 @@ With ``pipeline.enabled`` GRPO is specialists, their data, a distillation and a 
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,6 +30,7 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
     """
     from rich.console import Console
 
+    from envs.waiting import result_of
     from rl.recipes import self_verification as selfverify
     from rl.recipes.cold_start import FIGURES
     from rl.recipes.policy_stages import BASE, COLD, base_stage, coldstart_stage
@@ -72,7 +72,7 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
                     ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
                 body(job, start, pool)
                 if judge is not None:  # what it was asked is no trajectory's, so it has its own place
-                    summary["judge"] = asyncio.run(judge.stats())
+                    summary["judge"] = result_of(judge.stats())
             with progress.stage(REPORT):
                 _finish(job)
     finally:

@@ -21,6 +21,7 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
     from rl.run.closure import code_hash
+    from rl.run.inputs import without_place
     from rl.run.job import reporter
     from rl.run.preflight import start_directory
     from rl.run.stage_cache import StageResult, cached_stage, tree_hash
@@ -31,7 +32,8 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
         return StageResult(directory, tree_hash(directory), reused=True)
     taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     inputs = {
-        "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": cfg.env, "tasks": taskset.fingerprint(),
+        "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": without_place(cfg.env, rundir.path),
+        "tasks": taskset.fingerprint(),
         "code": code_hash(pretrain, taskset),
     }  # fmt: skip
 
@@ -48,6 +50,7 @@ def coldstart_stage(
     from rl.recipes.cold_start import coldstart
     from rl.run.assemble import open_renderer, renderer_class
     from rl.run.closure import code_hash
+    from rl.run.inputs import without_place
     from rl.run.job import reporter
     from rl.run.stage_cache import cached_stage
 
@@ -56,7 +59,8 @@ def coldstart_stage(
         return base
     seed = cfg.seed if cfg.coldstart.seed is None else cfg.coldstart.seed
     inputs = {
-        "base": base.key, "coldstart": asdict(cfg.coldstart), "env": cfg.env, "tasks": taskset.fingerprint(),
+        "base": base.key, "coldstart": asdict(cfg.coldstart), "env": without_place(cfg.env, rundir.path),
+        "tasks": taskset.fingerprint(),
         "seed": seed, "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention,
         "renderer": cfg.policy.renderer,
     }  # fmt: skip

@@ -16,9 +16,8 @@ with the first unfinished one.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from envs.proof.prompts import ShortPrompts
 from envs.proof.texts import parse_evaluation, parse_generation
+from envs.waiting import result_of
 from rewards.proof_roles import ProofRoles
 from rl.data.corpus import load_data, save_data
 from rl.proof.labels import label_proofs
@@ -170,7 +170,7 @@ class _Iteration:
             roles = ProofRoles(WorkerJudge(job.cfg.judge.name), ShortPrompts())
             problems = [str(t.messages[1]["content"]) for t, _ in usable]
             pairs = [(problem, g.solution) for problem, (_, g) in zip(problems, usable, strict=True)]
-            labels = _run(label_proofs(pairs, roles.verify, roles.assess, cfg.labels))
+            labels = result_of(label_proofs(pairs, roles.verify, roles.assess, cfg.labels))
             rows, kept = [], []
             counts = {"proofs": len(proofs), "well_formed": len(usable), "labelled": 0, "right": 0, "score_1": 0}
             for (t, g), (problem, solution), label in zip(usable, pairs, labels, strict=True):
@@ -254,12 +254,8 @@ def _copy_policy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True)
 
 
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(coroutine)
-
-
 def _judge_takes(job: Job, policy: Path) -> None:
-    _run(WorkerJudge(job.cfg.judge.name).load(policy))
+    result_of(WorkerJudge(job.cfg.judge.name).load(policy))
 
 
 def _grpo(i: int, role: str) -> str:

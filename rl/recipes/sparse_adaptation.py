@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rl.run.paths import output_directory, policy_directory, resolve
+from rl.run.paths import output_directory, policy_directory
 
 if TYPE_CHECKING:
     from configs.schema import AdaptConfig, AdaptStageConfig
@@ -56,7 +56,9 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
         check(cfg)
         output_directory("runs_dir", cfg.runs_dir)
         output_directory("cache_dir", cfg.cache_dir)
-        source = open_source(cfg.data, cfg.policy.path and resolve(cfg.policy.path), cfg.cache_dir)
+        source = open_source(
+            cfg.data, cfg.policy.path and policy_directory("policy.path", cfg.policy.path), cfg.cache_dir
+        )
     rundir = new_rundir(cfg)
     with Progress(STAGES) as progress:
         dense = dense_stage(cfg, source, rundir, progress)
@@ -135,7 +137,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
     """Directory of the dense policy: the given checkpoint, or one trained now on needle documents."""
     if cfg.policy.path is not None:
         progress.reused(DENSE, cfg.policy.path)
-        return resolve(cfg.policy.path)
+        return policy_directory("policy.path", cfg.policy.path)
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
     from rl.policy.loading import build_policy

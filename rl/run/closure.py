@@ -4,8 +4,8 @@ Read from the sources, without importing anything: ``import`` statements anywher
 not under ``TYPE_CHECKING``), modules named in a string (``"envs.reasoning.check_worker"`` in a program that a child
 process runs) and files next to a module that a string names (``"guest_repl.py"``). Followed are the packages of this
 project, those of the objects given, and whatever else is neither installed nor part of Python, such as a module in the
-working directory. Only ``envs.families`` names modules that are not followed: it lists every family, and those that a
-run has are given as objects.
+working directory. Two modules name others that are not followed: ``envs.families`` lists every family, and those that
+a run has are given as objects; ``rl`` opens the commands to Python, which no stage runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from envs.taskset import Taskset
 
 OURS = ("rl", "envs", "rewards", "configs")
-_LISTS_ALL = "envs.families"
+_LIST_OTHERS = ("envs.families", "rl")
 _DOTTED = re.compile(rf"\b(?:{'|'.join(OURS)})(?:\.[A-Za-z_]\w*)+")
 _FILE = re.compile(r"[\w-]+(?:[./][\w-]+)*\.\w+")
 _PATH = re.compile(r"[A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)+")
@@ -151,7 +151,7 @@ def _references(file: Path, module: str, stamp: tuple[int, int]) -> tuple[list[s
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             origin = ".".join([*parents, *([node.module] if node.module else [])])
             imported += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module != _LISTS_ALL:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module not in _LIST_OTHERS:
             for name in _DOTTED.findall(node.value):
                 imported += _prefixes(name)[1:]
             if _FILE.fullmatch(node.value) and (file.parent / node.value).is_file():

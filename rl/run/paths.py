@@ -2,6 +2,7 @@
 
     models/mine  ·  /data/mine       a path of the user: relative to the working directory, or absolute
     pkg://rl.bases/tiny_dsa_base     what an installed package brings: the package, then the place inside it
+    owner/name                       of a policy, where no such directory is: the model of that name on the hub
 
 The second is Hydra's own scheme, found through ``importlib.resources``: it means the same in a clone and in an
 installed wheel, whatever the working directory.
@@ -12,6 +13,8 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from pathlib import Path
+
+from rl.run.hub import from_hub, is_hub_id
 
 PACKAGE = "pkg://"
 
@@ -37,9 +40,17 @@ def existing_file(field: str, setting: str | Path) -> Path:
     return path
 
 
+def on_the_hub(setting: str | Path) -> bool:
+    """Whether ``setting`` names a model of the hub: owner/name, and no such path is here."""
+    return is_hub_id(str(setting)) and not Path(setting).exists()
+
+
 def policy_directory(field: str, setting: str | Path) -> Path:
-    """The directory of a policy in Hugging Face format that ``field`` is set to. Raises ValueError when it is none."""
-    directory = _resolved(field, setting)
+    """The directory of a policy in Hugging Face format that ``field`` is set to, or of the hub's model of that name.
+
+    Raises ValueError when there is none.
+    """
+    directory = from_hub(field, str(setting)) if on_the_hub(setting) else _resolved(field, setting)
     if not (directory / "config.json").is_file():
         found = "no config.json there" if directory.is_dir() else "no such directory"
         fix = ", or base=scratch" if field == "base.source" else ""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rl.bounds import check
 from rl.run.errors import explain
+from rl.run.inputs import find_inputs
 from rl.run.paths import output_directory, policy_directory
 from rl.tracking.rundir import RunDirError
 
@@ -64,6 +65,7 @@ def stored_settings(run: Path, schema: type[T]) -> T:
     from yaml import YAMLError
 
     file = run / "config.yaml"
+    find_inputs(run)
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(file))
         stored: T = typed(merged)

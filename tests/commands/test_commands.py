@@ -30,7 +30,7 @@ def test_help_is_quick(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "env:" in done.stdout
     # Seconds of computing, not of waiting for a core; torch alone would take longer to import.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5  # about 1 s
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3  # about 0.6 s
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,10 +64,6 @@ print([name for name in heavy if name in sys.modules])
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("objective.clpi=0.1", "Key 'clpi' not in 'ObjectiveConfig'"),
-        ("no_such_field=1", "no_such_field"),
-        ("policy=nothing", "policy/nothing"),
-        ("objective.clip=wide", "objective.clip"),
         ("rollout.top_p=3", "configuration error: rollout.top_p=3.0: must be in (0, 1]"),
         (
             "learner.train_indexer=maybe",

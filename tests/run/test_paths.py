@@ -45,8 +45,10 @@ def test_no_package_of_that_name(setting: str) -> None:
 
 
 def test_what_is_not_there_is_said_with_field_and_value(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^policy\.path=no/where: no such directory; give a directory with a policy"):
-        policy_directory("policy.path", "no/where")
+    with pytest.raises(
+        ValueError, match=r"^policy\.path=no/such/place: no such directory; give a directory with a policy"
+    ):
+        policy_directory("policy.path", "no/such/place")
     with pytest.raises(ValueError, match=r"^base\.source=pkg://rl\.bases/huge: no such .*, or base=scratch$"):
         policy_directory("base.source", "pkg://rl.bases/huge")
     with pytest.raises(ValueError, match=r"^judge\.path=.*: no config\.json there"):
