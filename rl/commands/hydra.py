@@ -34,6 +34,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
         print(help_text(config_name))
         return
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -42,7 +43,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     find_modules_here()
     _register()
     full = os.environ.get(FULL)
-    overrides = sys.argv[1:]
+    overrides = get_args_parser().parse_known_args()[0].overrides  # without Hydra's own options and their values
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)
     def entry(cfg: DictConfig) -> None:

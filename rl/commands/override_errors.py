@@ -103,8 +103,6 @@ def _unreadable(overrides: Sequence[str]) -> str | None:
 
     parser = OverridesParser.create()
     for override in overrides:
-        if override.startswith("-"):
-            continue
         try:
             parser.parse_override(override)
         except HydraException:
