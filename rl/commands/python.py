@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Data = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | type["Taskset"]
 Reward = str | Callable[..., Any]
 ROWS = "rows.jsonl"
+NOT_TEXT = {"true", "false", "null", "inf", "nan"}  # unquoted words that Hydra reads as something else
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,8 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        return value if re.fullmatch(r"[A-Za-z_][\w./-]*", value) else QuotedString(value, Quote.single).with_quotes()
+        plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.A) and value.lower() not in NOT_TEXT
+        return value if plain else QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, list | tuple):
         return f"[{','.join(_text(key, item) for item in value)}]"
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from in_process import command
 
@@ -117,6 +117,8 @@ values = st.recursive(
 
 
 @given(values)
+@example("A¹")
+@example(["true", "Null", "nan", "it's", "a\\", ""])
 def test_a_python_value_arrives_as_it_is(value: object) -> None:
     (override,) = written({"env.value": value})
     arrived = OverridesParser.create().parse_override(override).value()
