@@ -20,7 +20,7 @@ SUFFIX = r"Please reason step by step, and put your final answer within \boxed{}
 _BOX_OR_BRACE = re.compile(r"(\\(?:boxed|fbox)\s*\{)|[{}]")
 _LABEL = re.compile(
     r"^\W*(?:(?:so|thus|hence|therefore|and|then)\b\W*)?(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?answer"
-    r"(?:\s+is)?\s*[:=]?\s*",
+    r"(?:\s+is)?[\s*_]*[:=]?\s*",
     re.IGNORECASE,
 )
 _BETWEEN = re.compile(

@@ -136,8 +136,8 @@ class _UnreadableError(Exception):
 
 def _read(text: str, thousands: bool, bracketed: bool = False) -> Form:
     text = text.strip()
-    if text.endswith(".") and not text.endswith("..."):
-        text = text[:-1].strip()
+    if not text.endswith("..."):
+        text = text.removeprefix("=").rstrip(" .,;").strip()
     if not text:
         raise _UnreadableError
     number = quantity(text, thousands and not bracketed)
@@ -171,7 +171,7 @@ def _read(text: str, thousands: bool, bracketed: bool = False) -> Form:
         return _INFINITY
     if re.fullmatch(r"-\s*(?:\\infty|infinity|inf)", text):
         return _MINUS_INFINITY
-    if _WORDS.fullmatch(text) and (len(text) > 3 or text.lower() in _SMALL_WORDS):
+    if _WORDS.fullmatch(text) and (re.search(r"[^\W\d_]{4}", text) or text.lower() in _SMALL_WORDS):
         return Text(normalise(text))
     return Formula(_without_unit(text))
 
@@ -329,11 +329,12 @@ def _latex(form: Form) -> str:
 
 
 def _without_unit(text: str) -> str:
-    """``5\\sqrt{2} cm`` less its unit. A word that is no known unit stays."""
-    text = text.removeprefix(DOLLAR).strip()
-    head, space, tail = text.rpartition(" ")
-    if space and unit_of(" " + tail) and re.search(r"[\d}a-z]$", head.strip()):
-        return head.strip()
+    """``5\\sqrt{2} cm^2`` less its unit. Words that are no known unit stay."""
+    text = text.removeprefix(DOLLAR).replace(" ^", "^").strip()
+    for words in (2, 1):
+        head, *tail = text.rsplit(" ", words)
+        if len(tail) == words and len(tail[-1]) > 1 and unit_of(" " + " ".join(tail)):  # a letter alone is a variable
+            return head.strip()
     return text.removesuffix("°").strip() if text != "°" else text
 
 

@@ -76,7 +76,7 @@ def quantity(text: str, thousands: bool = True) -> Number | None:
     known = unit_of(tail)
     if known is None:
         return None
-    return Number(sign * value, unit or known)
+    return Number(sign * value, unit or ("" if known.startswith("unit") else known))
 
 
 def readings(gold: Number, given: Number) -> tuple[Fraction, ...]:

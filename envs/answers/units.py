@@ -44,6 +44,7 @@ cent: cent ¢
 €: € euro
 £: £
 %: % percent percentage pct
+unit: unit
 Hz: Hz hertz
 J: J joule
 W: W watt
@@ -58,7 +59,7 @@ for _line in _UNITS.strip().splitlines():
         _KNOWN[_word] = _name
         if len(_word) > 2:
             _KNOWN[_word + "s"] = _name
-_KNOWN |= dict.fromkeys(("°C", "°F", "unit", "units"), "")  # said with several words, or of no size
+_KNOWN |= dict.fromkeys(("°C", "°F"), "")  # degrees, said with several words
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWER_BEHIND = re.compile(r"\^\s*\{?\s*([23])\s*\}?$")
 _TAIL = re.compile(r"[A-Za-z°%＄€£¢][A-Za-z°%＄€£¢.'’/^{}23 -]*")
