@@ -56,7 +56,7 @@ def test_the_default_shows_the_parts_of_an_environment(folder: Path) -> None:
     cls = taskset_class("shown_store.ShownStoreTaskset")
     environment = cls.env_class
     assert {"task", "propose"} <= set(vars(cls))
-    assert {"count", "oracle", "novice"} <= set(vars(environment))
+    assert {"find_item", "oracle", "novice"} <= set(vars(environment))
     train, heldout = cls("train"), cls("heldout")
     assert {train.task(i).metadata["key"] for i in range(99)}.isdisjoint(
         heldout.task(i).metadata["key"] for i in range(99)
