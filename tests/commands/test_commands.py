@@ -156,5 +156,5 @@ def test_a_folder_of_the_user_has_groups_and_experiments(tmp_path: Path) -> None
     assert "_target_: my_store.MyStoreTaskset\n  level: 3" in done.output
     assert "clip: 0.125" in done.output
     done = command("rl-train", "env=store", "--cfg", "job", cwd=tmp_path)
-    assert "env/store" in done.output
+    assert "env=store: no such choice" in done.output
     assert done.returncode != 0
