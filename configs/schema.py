@@ -386,6 +386,15 @@ class DiagnoseConfig(Bounded):
 
 
 @dataclass
+class ViewConfig(Bounded):
+    """`rl-view`: the runs of a directory as pages in your browser: curves, and every rollout to be found and read."""
+
+    runs_dir: str = "runs"  # whose runs are shown; nothing is written there
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8421  # on 127.0.0.1; 0: a free one, which is printed
+    open: bool = False  # open the page in the browser of this machine
+
+
+@dataclass
 class AdaptDataConfig(Bounded):
     """What `rl-adapt` trains and measures on."""
 
@@ -495,6 +504,7 @@ def register() -> None:
     store.store(name="compare_schema", node=_open(CompareConfig))
     store.store(name="agreement_schema", node=_open(AgreementConfig))
     store.store(name="diagnose_schema", node=_open(DiagnoseConfig))
+    store.store(name="view_schema", node=_open(ViewConfig))
 
 
 def _open(schema: type) -> DictConfig:
