@@ -163,11 +163,12 @@ def steps_text(line: RunLine) -> str:
 
 
 def reward(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    """Three digits, with a true minus sign; no value is a dash."""
+    return "–" if value is None else f"{value:z.3f}".replace("-", "−")
 
 
 def change(line: RunLine) -> str:
-    return "" if line.before is None or line.after is None else f"{line.after - line.before:+.3f}"
+    return "" if line.before is None or line.after is None else f"{line.after - line.before:+.3f}".replace("-", "−")
 
 
 def ago(changed: float) -> str:

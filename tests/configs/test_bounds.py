@@ -34,7 +34,8 @@ from rl.run.preflight import typed
 
 CONFIGS = {
     "`rl-train`": "train", "`rl-eval`": "evaluate", "`rl-compare`": "compare", "`rl-judge`": "agreement",
-    "`rl-diagnose`": "diagnose", "`rl-view`": "view", "`rl-coldstart`": "coldstart", "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
+    "`rl-diagnose`": "diagnose", "`rl-view`": "view", "`rl-coldstart`": "coldstart",
+    "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
 }  # fmt: skip
 NEEDS = {"adapt": ["experiment=needle"], "agreement": []}  # what a configuration needs to be whole
 

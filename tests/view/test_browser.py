@@ -99,7 +99,7 @@ def on_page() -> Iterator[Pages]:
 def settle(page: Any, url: str) -> None:
     page.goto(url)
     if "/rollout?" in url:
-        page.wait_for_selector("#tokens .text span")
+        page.wait_for_selector("#tokens .text span:not(.prompt)")
     elif "/run/" not in url:
         page.wait_for_selector("figure polyline")
 
@@ -182,6 +182,11 @@ def test_tokens_are_coloured_and_told(address: str, on_page: Pages) -> None:
         page.reload()
         page.wait_for_selector("#tokens .text span")
         assert page.is_checked('input[value="advantage"]')  # the address holds it
+        settle(page, f"{address}/run/going-on/rollout?at=step_000004:3")  # a long prompt is folded
+        assert not spans.first.is_visible()
+        assert spans.last.is_visible()
+        page.get_by_role("button", name="show the prompt").click()
+        assert spans.first.is_visible()
 
     on_page(use)
 

@@ -172,12 +172,12 @@ function paint(one) {
   const px = (x) => PAD.left + ((x - x0) / (x1 - x0)) * (width - PAD.left - PAD.right);
   const py = (y) =>
     HEIGHT - PAD.bottom - ((scale(y) - scale(y0)) / (scale(y1) - scale(y0))) * (HEIGHT - PAD.top - PAD.bottom);
-  for (const tick of chart.log ? logTicks(y0, y1) : roundTicks(y0, y1, 4)) {
+  for (const tick of chart.log ? logTicks(y0, y1) : roundTicks(y0, y1, 5)) {
     const y = py(tick).toFixed(1);
     root.append(svg("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: y, y2: y }));
     root.append(svg("text", { x: PAD.left - 7, y: Number(y) + 4, "text-anchor": "end" }, compact(tick)));
   }
-  const ticks = roundTicks(x0, x1, Math.max(2, Math.floor(width / 90))).filter(
+  const ticks = roundTicks(x0, x1, Math.max(2, Math.floor(width / 60))).filter(
     (tick) => settings.unit !== "step" || Number.isInteger(tick),
   );
   for (const tick of ticks) {

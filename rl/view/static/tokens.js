@@ -18,6 +18,8 @@ const HEAT = [
   [-Infinity, "h5", "below −4"],
 ];
 
+const LONG = 40; // a prompt of so many tokens is folded
+
 function element(name, cls, text) {
   const made = document.createElement(name);
   if (cls) made.className = cls;
@@ -41,12 +43,14 @@ if (url) {
   const tools = element("div", "tools");
   const scale = element("div", "scale");
   const text = element("pre", "text");
+  const fold = element("button", "fold");
   const more = element("button", "", "more");
   const readout = element("p", "readout");
   readout.setAttribute("role", "status");
   const segments = element("select");
   segments.setAttribute("aria-label", "segment");
   const pieces = []; // what was loaded of the segment
+  let prompt = 0; // tokens before the first that was sampled
   let segment = Number(params().get("segment")) || 0;
 
   for (const [name, label] of MODES) {
@@ -63,8 +67,9 @@ if (url) {
     tools.append(line);
   }
   if (mode === "advantage" && !("trained" in box.dataset)) mode = "logprob";
-  more.hidden = true;
-  box.append(tools, scale, text, more, readout);
+  more.hidden = fold.hidden = true;
+  fold.type = more.type = "button";
+  box.append(tools, scale, fold, text, more, readout);
 
   function colour(piece, i) {
     const logprob = piece.logprobs[i];
@@ -107,7 +112,10 @@ if (url) {
             (piece.norm === "std" ? ", divided by the group's standard deviation" : "");
       key("", shown);
     }
-    for (const span of text.children) span.className = colour(pieces[span.piece], span.index);
+    for (const span of text.children)
+      span.className = `${colour(pieces[span.piece], span.index)}${span.prompt ? " prompt" : ""}`;
+    fold.hidden = prompt < LONG;
+    fold.textContent = `${text.classList.contains("folded") ? "show" : "hide"} the prompt (${prompt} tokens)`;
   }
 
   async function load() {
@@ -115,6 +123,10 @@ if (url) {
     const start = last ? last.start + last.ids.length : 0;
     const answer = await fetch(`${url}&segment=${segment}&start=${start}`);
     const piece = await answer.json();
+    if (answer.ok && !last) {
+      prompt = piece.logprobs.findIndex((one) => one !== null); // all before what the policy said first
+      text.classList.toggle("folded", prompt >= LONG);
+    }
     if (!answer.ok) {
       readout.textContent = piece.error;
       return;
@@ -123,7 +135,7 @@ if (url) {
     const made = document.createDocumentFragment();
     piece.texts.forEach((one, i) => {
       const span = element("span", "", one.replace(/\n/g, "↵\n"));
-      Object.assign(span, { piece: pieces.length - 1, index: i });
+      Object.assign(span, { piece: pieces.length - 1, index: i, prompt: piece.start + i < prompt });
       made.append(span);
     });
     text.append(made);
@@ -146,6 +158,10 @@ if (url) {
   text.addEventListener("pointerover", point);
   text.addEventListener("click", point);
   more.addEventListener("click", load);
+  fold.addEventListener("click", () => {
+    text.classList.toggle("folded");
+    paint();
+  });
   segments.addEventListener("change", () => {
     segment = Number(segments.value);
     remember("segment", segment || "");
