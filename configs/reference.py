@@ -48,6 +48,7 @@ from configs.schema import (
     SparseStageConfig,
     SweepConfig,
     TrainConfig,
+    ViewConfig,
 )
 from rewards.format import FormatPenalty
 from rewards.judge import EndpointJudge
@@ -80,6 +81,7 @@ COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-compare`", CompareConfig),
     ("`rl-judge`", AgreementConfig),
     ("`rl-diagnose`", DiagnoseConfig),
+    ("`rl-view`", ViewConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
     ("`rl-adapt`", AdaptConfig),

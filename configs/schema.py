@@ -406,6 +406,15 @@ class DiagnoseConfig(Bounded):
 
 
 @dataclass
+class ViewConfig(Bounded):
+    """`rl-view`: the runs of a directory as pages in your browser: curves, and every rollout to be found and read."""
+
+    runs_dir: str = "runs"  # whose runs are shown; nothing is written there
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8421  # on 127.0.0.1; 0: a free one, which is printed
+    open: bool = False  # open the page in the browser of this machine
+
+
+@dataclass
 class AdaptDataConfig(Bounded):
     """What `rl-adapt` trains and measures on."""
 
@@ -509,6 +518,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "coldstart": ColdStartRunConfig,
     "evaluate": EvaluateConfig,
     "chat": ChatConfig,
+    "view": ViewConfig,
     "adapt": AdaptConfig,
     "compare": CompareConfig,
     "agreement": AgreementConfig,

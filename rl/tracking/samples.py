@@ -143,11 +143,12 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         sampled_tokens=row["sampled_tokens"],
         usage=", ".join(f"{kind} {usage[kind]}" for kind in TOKENS) if usage else "",
         version=row["version_max"],
-        messages=[_message(message) for message in row["messages"]],
+        messages=[readable_message(message) for message in row["messages"]],
     )
 
 
-def _message(message: Mapping[str, Any]) -> Message:
+def readable_message(message: Mapping[str, Any]) -> Message:
+    """A message as a trajectories file has it (``envs.types.Message.to_json``), ready to be shown."""
     return Message(
         role=message["role"],
         reasoning=message.get("reasoning") or "",

@@ -41,6 +41,7 @@ CONFIG_OF = {
     "rl-pretrain": "pretrain",
     "rl-adapt": "adapt",
     "rl-diagnose": "diagnose",
+    "rl-view": "view",
     "rl-judge": "agreement",
 }
 OVERLAY_OF = {"needle": "rl-adapt"}  # files of configs/experiment that are not for rl-train
