@@ -28,6 +28,7 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rl.recipes.main_job import main_job
     from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.limits import settle_turns
     from rl.run.preflight import check_environments, check_start, configuration
     from rl.tracking.rundir import RunDir
 
@@ -39,6 +40,9 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
         reward = open_composer(cfg.reward).describe()
         check_start(cfg, list(members_of(tasksets["train"])))
         check_environments(tasksets["train"])
+        said = settle_turns(cfg.rollout, tasksets["train"])
+    for sentence in said:
+        print(sentence)
     rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else new_run(cfg)
     return main_job(cfg, rundir, tasksets, reward)
 
