@@ -14,7 +14,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from envs.environment import Environment

@@ -24,9 +24,9 @@ def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
     from rl.recipes.cold_start import coldstart, notices
     from rl.run.assemble import open_taskset
-    from rl.run.limits import settle_turns
     from rl.run.paths import output_directory
     from rl.run.preflight import check_environments, configuration, start_directory, start_renderer
+    from rl.run.turn_limit import settle_turns
 
     with configuration():
         out = output_directory("out", cfg.out)

@@ -66,12 +66,9 @@ class Rendering:
 
         count = 0
         for episode in self._episodes():
-            first = len(episode.messages) - len(_after_the_prompt(episode))
-            for i in range(first, len(episode.messages)):
-                message = episode.messages[i]
-                if message.role != "assistant":
-                    continue
-                said = thought(message) if self.rollout.thinking else message
+            spoken = [i for i, message in enumerate(episode.messages) if message.role == "assistant"]
+            for i in spoken[len(spoken) - episode.turns :]:
+                said = thought(episode.messages[i]) if self.rollout.thinking else episode.messages[i]
                 try:
                     tokens = written(self.renderer, episode.messages[:i], said, thinking=self.rollout.thinking)
                 except ValueError as error:
@@ -89,27 +86,22 @@ class Rendering:
         """What the demonstrations need, and the settings that give it."""
         from rl.data.demos import tokenise
         from rl.data.fit import Needs
-        from rl.run.limits import settle_turns
+        from rl.run.turn_limit import settle_turns
 
         streams = [
             tokenise(self.renderer, e.messages, thinking=self.rollout.thinking, turns=e.turns) for e in self._episodes()
         ]
         needs = Needs.of(streams)
-        settle_turns(self.rollout, self.episodes.subject.taskset)
+        said = "; ".join(settle_turns(self.rollout, self.episodes.subject.taskset))
         settings = needs.settings(self.rollout)
-        return f"{needs.words()}; " + (f"set {' '.join(settings)}" if settings else "within the defaults of rl-train")
+        fix = f"set {' '.join(settings)}" if settings else "within the defaults of rl-train"
+        return "; ".join(part for part in (needs.words(), said, fix) if part)
 
     def _episodes(self) -> list[Episode]:
         shown = [episode for episodes in self.episodes.shown.values() for episode in episodes]
         if not shown:
             raise Skip("no oracle has solved a task: there is nothing to write")
         return shown
-
-
-def _after_the_prompt(episode: Episode) -> list[Any]:
-    """The messages from the first one that was demonstrated on."""
-    said = [i for i, message in enumerate(episode.messages) if message.role == "assistant"]
-    return list(episode.messages[said[len(said) - episode.turns] :]) if episode.turns else []
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def check(cfg: EvaluateConfig, directory: Path) -> None:
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT
     from rl.run.assemble import open_composer, open_tasksets
-    from rl.run.limits import settle_turns
     from rl.run.preflight import check_environments, check_judge, start_renderer
+    from rl.run.turn_limit import settle_turns
 
     check_before_start(cfg)
     start_renderer(cfg.policy, directory, cfg.rollout.retention)

@@ -28,8 +28,8 @@ def run(cfg: TrainConfig) -> dict[str, Any]:
     """The whole job; returns the summary that is also in ``runs/<name>/summary.json``."""
     from rl.recipes.main_job import main_job
     from rl.run.assemble import members_of, open_composer, open_tasksets
-    from rl.run.limits import settle_turns
     from rl.run.preflight import check_environments, check_start, configuration
+    from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
     resumed = cfg.resume is not None
