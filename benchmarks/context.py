@@ -88,7 +88,7 @@ def novice(policy: str, out: Path, tasks: int, k: int) -> Evaluation:
     chosen = []
     for sample in range(k):
         runs = [
-            rehearse(taskset, range(tasks), 1.0, sample * config.context.runs + run, renderer, config)
+            rehearse(taskset, range(tasks), 1.0, sample * config.context.runs + run, renderer, config, only_good=False)
             for run in range(config.context.runs)
         ]
         chosen += [fewest_steps(of_a_task) if len(runs) > 1 else of_a_task[0] for of_a_task in zip(*runs, strict=True)]

@@ -14,11 +14,10 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from envs.environment import Environment
-from envs.episode import Actor, Resolver, close, play_episode
+from envs.episode import Actor, NoDemonstratorError, Resolver, close, demonstrator, has_novice, play_episode
 from envs.factory.rows import row_of, task_of
 from envs.promises import Check, CheckFailed, Skip, Subject
 from envs.scripted import CALLS, USELESS, give_up, random_calls
@@ -33,6 +32,7 @@ class EpisodePromises:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.slowest = ("nothing ran", 0.0)
+        self.shown: dict[str, list[Episode]] = {"oracle": [], "novice": []}  # of each demonstrator, one a task
 
     def checks(self) -> list[Check]:
         return [
@@ -65,7 +65,6 @@ class EpisodePromises:
         return f"tools: {', '.join(sorted(names)) or 'none'}"
 
     def oracle_solves_every_task(self) -> str:
-        self._need("oracle")
         turns: list[int] = []
         for task in self.subject.tasks():
             episode, scores = self._play(task, "oracle", 0)
@@ -76,6 +75,7 @@ class EpisodePromises:
             if mistakes := {name: n for name, n in episode.counts.items() if name in MISTAKES}:
                 raise CheckFailed(f"{task.id}: the oracle's calls were counted as mistakes: {mistakes}")
             turns.append(episode.turns)
+            self.shown["oracle"].append(episode)
         for task in self.subject.one_per_family():
             one, two = self._play(task, "oracle", 0), self._play(task, "oracle", 0)
             if one[0].messages != two[0].messages or one[1] != two[1]:
@@ -83,7 +83,6 @@ class EpisodePromises:
         return f"solves {self.subject.count} of {self.subject.count}, {min(turns)}-{max(turns)} turns, twice the same"
 
     def tasks_from_disk_play_the_same(self) -> str:
-        self._need("oracle")
         tasks = self.subject.one_per_family()
         for task in tasks:
             read = task_of(json.loads(json.dumps(row_of(task))))
@@ -96,12 +95,13 @@ class EpisodePromises:
         return f"{len(tasks)} tasks as JSON and back"
 
     def novice_is_between(self) -> str:
-        own = [t for t in self.subject.one_per_family() if self._overrides(t, "novice")]
-        if not own:
+        if not any(self._has_novice(task) for task in self.subject.one_per_family()):
             raise Skip("no novice() of its own")
         outcomes: dict[str, list[float]] = {}
         for task in self.subject.tasks():
-            outcomes.setdefault(task.family, []).append(self._play(task, "novice", 1)[1]["outcome"])
+            episode, scores = self._play(task, "novice", 1)
+            outcomes.setdefault(task.family, []).append(scores["outcome"])
+            self.shown["novice"].append(episode)
         shown = []
         for family, values in outcomes.items():
             mean = sum(values) / len(values)
@@ -166,20 +166,21 @@ class EpisodePromises:
         finally:
             close(environment)
 
-    def _need(self, method: str) -> None:
-        for task in self.subject.one_per_family():
-            if not self._overrides(task, method):
-                raise Skip(f"{task.family} has no {method}(): nothing proves that its tasks can be solved")
+    def _has_novice(self, task: Task) -> bool:
+        environment = self.subject.taskset.environment(task)
+        try:
+            return has_novice(environment)
+        finally:
+            close(environment)
 
     def _play(self, task: Task, who: str, seed: int) -> tuple[Episode, dict[str, float]]:
         environment = self.subject.taskset.environment(task)
-        rng = random.Random(f"{task.id}/{seed}")
-
-        def act(history: Sequence[Message]) -> Message:
-            return environment.oracle(history) if who == "oracle" else environment.novice(history, rng)
-
+        act = demonstrator(environment, None if who == "oracle" else random.Random(f"{task.id}/{seed}"))
         started = time.monotonic()
-        episode, scores = self._within(f"{who} in {task.id}", task, environment, act)
+        try:
+            episode, scores = self._within(f"{who} in {task.id}", task, environment, act)
+        except NoDemonstratorError as error:
+            raise Skip(f"{task.family} has no oracle ({error}): nothing proves that its tasks can be solved") from error
         seconds = (time.monotonic() - started) / max(1, episode.turns)
         if seconds > self.slowest[1]:
             self.slowest = (f"{who} in {task.id}, per turn", seconds)

@@ -74,6 +74,8 @@ class BuiltTaskset(Taskset):
         self._players = {
             name: _player(plan, owners[name], split, dict((settings or {}).get(name, {}))) for name in by_family
         }
+        turns = [player.max_turns for player in self._players.values()]
+        self.max_turns = None if None in turns else max(turn for turn in turns if turn is not None)
         self.members: dict[str, Taskset] = {}
         if len(by_family) == 1:
             (self.family,) = by_family

@@ -22,10 +22,12 @@ from typing import Any, Literal
 
 from envs.behaviour import EpisodePromises
 from envs.families import known, taskset_class
-from envs.promises import CheckFailed, Skip, Subject, TaskPromises
+from envs.promises import Check, CheckFailed, Skip, Subject, TaskPromises
 from envs.taskset import Split, Taskset
 
 Status = Literal["ok", "skipped", "FAILED"]
+# Further checks, of the episodes that the others have played: what knows of tokens is no part of this package.
+More = Callable[[EpisodePromises], list[Check]]
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,17 @@ class Finding:
 
 def check_taskset(
     make: Callable[[Split], Taskset], tasks: int = 20, step_s: float = 10.0,
-    origin: tuple[str, Mapping[str, Any]] | None = None,
+    origin: tuple[str, Mapping[str, Any]] | None = None, more: More | None = None,
 ) -> list[Finding]:  # fmt: skip
     """All checks of the taskset that ``make(split)`` builds, on its first ``tasks`` tasks of each split.
 
-    ``origin``: the name and keywords it is made from, with which another process can make it too.
+    ``origin``: the name and keywords it is made from, with which another process can make it too. ``more``: checks that
+    come after these, of the same episodes.
     """
     subject = Subject(make, tasks, step_s, origin)
+    episodes = EpisodePromises(subject)
     findings: list[Finding] = []
-    for name, check in [*TaskPromises(subject).checks(), *EpisodePromises(subject).checks()]:
+    for name, check in [*TaskPromises(subject).checks(), *episodes.checks(), *(more(episodes) if more else [])]:
         try:
             findings.append(Finding(name, "ok", check()))
         except Skip as reason:
@@ -73,7 +77,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, more: Callable[[dict[str, Any]], More] | None = None, its_settings: str = ""
+) -> int:
+    """``more(settings)`` takes the settings of further checks out of ``settings`` and gives the checks;
+    ``its_settings`` describes them for ``--help``."""
     parser = argparse.ArgumentParser(
         prog="envs-check",
         description="Check a taskset and its environment: schemas, determinism, oracle, rewards, splits.",
@@ -83,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings",
         nargs="*",
         metavar="key=value",
-        help="tasks=20 (how many), step_s=10 (seconds a turn may take); the rest goes to the taskset",
+        help=f"tasks=20 (how many), step_s=10 (seconds a turn may take){its_settings}; the rest goes to the taskset",
     )
     arguments = parser.parse_args(argv)
     sys.path.insert(0, "")  # a module in the current folder, also through the console script
@@ -92,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = parse_settings(arguments.settings)
         tasks, step_s = int(settings.pop("tasks", 20)), float(settings.pop("step_s", 10.0))
         settings.pop("split", None)  # both splits are checked
+        further = more(settings) if more else None
         cls = taskset_class(name)
-        findings = check_taskset(lambda split: cls(split=split, **settings), tasks, step_s, (name, settings))
+        findings = check_taskset(lambda split: cls(split=split, **settings), tasks, step_s, (name, settings), further)
     except (ValueError, TypeError, ImportError) as error:
         print(f"envs-check: {error}", file=sys.stderr)
         return 2

@@ -78,7 +78,7 @@ class CurriculumTaskset(Taskset):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         self.inner, self.floor, self.memory, self.look = inner, floor, memory, min(look, len(inner))
-        self.family, self.env_class = inner.family, inner.env_class
+        self.family, self.env_class, self.max_turns = inner.family, inner.env_class, inner.max_turns
         self.members: dict[str, Taskset] = {}
         for name, member in getattr(inner, "members", {}).items():
             own = CurriculumTaskset.__new__(CurriculumTaskset)

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from envs.environment import Environment
 from envs.types import Episode, Message, StepResult, StopReason, Task
 
 Actor = Callable[[Sequence[Message]], Message]  # may be async, as every method of an environment
+
+
+class NoDemonstratorError(NotImplementedError):
+    """The environment has no oracle (and no novice): nobody can show how a task is done."""
 
 
 class Resolver:
@@ -41,6 +46,36 @@ class Resolver:
 def close(environment: Environment) -> None:
     """Close an environment that was not played."""
     Resolver().close(environment)
+
+
+def demonstrator(environment: Environment, novice: random.Random | None = None) -> Actor:
+    """The environment's oracle as an actor; with a random stream its novice. What it does raises NoDemonstratorError
+    where the environment has none."""
+
+    def act(history: Sequence[Message]) -> Any:
+        try:
+            said: Any = environment.oracle(history) if novice is None else environment.novice(history, novice)
+        except NotImplementedError as error:
+            raise NoDemonstratorError(str(error)) from error
+        return late(said) if inspect.isawaitable(said) else said
+
+    async def late(said: Awaitable[Message]) -> Message:
+        try:
+            return await said
+        except NotImplementedError as error:
+            raise NoDemonstratorError(str(error)) from error
+
+    return act
+
+
+def has_novice(environment: Environment) -> bool:
+    """Whether it has an imperfect demonstrator of its own; otherwise the oracle is asked."""
+    return type(environment).novice is not Environment.novice
+
+
+def has_demonstrator(environment: Environment) -> bool:
+    """False when it surely has none, which is known without playing."""
+    return has_novice(environment) or getattr(environment.oracle, "__func__", None) is not Environment.oracle
 
 
 def play_episode(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envs.environment import Environment
-from envs.episode import play_episode
+from envs.episode import demonstrator, play_episode
 from envs.types import Task
 
 Split = Literal["train", "heldout"]
@@ -58,8 +58,14 @@ class Taskset(ABC):
     version: ClassVar[int] = 1  # raise it when the environment can no longer play tasks that were built before
     licence: ClassVar[str] = ""  # of the material in the tasks: shown on the card of a built data set
     packages: ClassVar[tuple[str, ...]] = ()  # distributions the tasks are made from; the card has their versions
+    # Assistant messages that an episode needs, mistakes included: what `rollout.max_turns=null` takes. None: twice as
+    # many as the oracle needs. `env.max_turns=12` sets it too.
+    max_turns: int | None = None
 
-    def __init__(self, split: Split = "train", seed: int = 0, size: int | None = None, **config: Any) -> None:
+    def __init__(
+        self, split: Split = "train", seed: int = 0, size: int | None = None, *, max_turns: int | None = None,
+        **config: Any,
+    ) -> None:  # fmt: skip
         if split not in DEFAULT_SIZE:
             raise ValueError(f"split is {split!r}, must be one of {', '.join(DEFAULT_SIZE)}")
         if size is not None and size < 1:
@@ -67,6 +73,10 @@ class Taskset(ABC):
         self.split: Split = split
         self.seed = int(seed)
         self.size = DEFAULT_SIZE[split] if size is None else int(size)
+        if max_turns is not None:
+            if max_turns < 1:
+                raise ValueError(f"max_turns is {max_turns}, must be at least 1")
+            self.max_turns = int(max_turns)
         self.config = config
         self.position = 0  # tasks handed out in this pass over the taskset
         self.epoch = 0  # passes that are over
@@ -86,7 +96,7 @@ class Taskset(ABC):
         break a test, and the like.
         """
         environment = self.environment(task)
-        _, scores = play_episode(task, environment, environment.oracle, max_turns=MAX_ORACLE_TURNS)
+        _, scores = play_episode(task, environment, demonstrator(environment), max_turns=MAX_ORACLE_TURNS)
         return None if scores["outcome"] >= 1.0 else "oracle_failed"
 
     # -- for subclasses ----------------------------------------------------------------------

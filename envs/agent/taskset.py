@@ -192,6 +192,7 @@ class AgentTaskset(Taskset):
 
     family = "agent"
     env_class = AgentEnvironment
+    max_turns = 4
 
     def __init__(
         self,

@@ -172,6 +172,8 @@ class GymTaskset(Taskset):
         self._probe: tuple[Mapping[str, Any], Any] | None = (self._env_kwargs, env)
         self._names = action_names(env, config.get("actions"))
         self._tabular = hasattr(env.unwrapped, "P")
+        if self.max_turns is None and not self._tabular:  # no oracle tells how many: as many as it has steps
+            self.max_turns = int(max_steps)
 
     def env_kwargs(self, seed: int) -> dict[str, Any]:
         """Keywords of ``gymnasium.make`` for one task; JSON values. For subclasses whose worlds differ."""

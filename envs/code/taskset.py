@@ -85,6 +85,7 @@ class CodeTaskset(Taskset):
 
     family = "code"
     env_class = CodeEnvironment
+    max_turns = 4
 
     def __init__(
         self,

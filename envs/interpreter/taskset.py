@@ -82,6 +82,7 @@ class InterpreterTaskset(Taskset):
 
     family = "interpreter"
     env_class = InterpreterEnvironment
+    max_turns = 4
 
     def __init__(
         self,

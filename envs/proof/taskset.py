@@ -134,6 +134,7 @@ class _RoleTaskset(Taskset):
     """``steps``: fewest and most steps of a problem (at most 12). The problem's text is the key of the split."""
 
     chance = 0.05
+    max_turns = 1
 
     def __init__(
         self,

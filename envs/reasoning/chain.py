@@ -52,6 +52,7 @@ class ChainTaskset(Taskset):
 
     family = "chain"
     env_class = ChainEnvironment
+    max_turns = 1
     chance = 0.25
 
     def __init__(

@@ -56,6 +56,7 @@ class SeekTaskset(Taskset):
 
     family = "seek"
     env_class = SeekEnvironment
+    max_turns = 1
     chance = 0.3
 
     def __init__(

@@ -64,6 +64,7 @@ class ReasoningTaskset(Taskset):
 
     family = "reasoning"
     env_class = ReasoningEnvironment
+    max_turns = 1
     licence = "reasoning-gym, Apache-2.0; word problems of this package"
     packages = ("reasoning-gym", "math-verify")
 

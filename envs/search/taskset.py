@@ -110,6 +110,7 @@ class SearchTaskset(Taskset):
 
     family = "search"
     env_class = SearchEnvironment
+    max_turns = 4
 
     def __init__(
         self,

@@ -238,6 +238,8 @@ class VoyageTaskset(Taskset):
             )
         self.min_hops, self.max_hops, self.goal = min_hops, max_hops, goal
         self.questions, self.names = questions, names
+        if self.max_turns is None:
+            self.max_turns = 2 * questions * (max_hops + 2)
 
     def task(self, index: int) -> Task:
         key, voyages = self.draw(index, self._propose)

@@ -6,6 +6,7 @@ rl-coldstart out=runs/start coldstart.novice_share=0      perfect demonstrations
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ def main() -> None:
 
 def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
-    from rl.recipes.cold_start import coldstart
+    from rl.recipes.cold_start import coldstart, notices
     from rl.run.assemble import open_taskset
     from rl.run.paths import output_directory
     from rl.run.preflight import check_environments, configuration, start_directory, start_renderer
+    from rl.run.turn_limit import settle_turns
 
     with configuration():
         out = output_directory("out", cfg.out)
@@ -34,8 +36,15 @@ def run(cfg: ColdStartRunConfig) -> None:
         renderer = start_renderer(cfg.policy, base, cfg.rollout.retention)
         taskset = open_taskset(cfg.env, "train", cfg.seed)
         check_environments(taskset)
+        said = settle_turns(cfg.rollout, taskset)
+    for sentence in said:
+        print(sentence)
     out.mkdir(parents=True, exist_ok=True)
     figures = coldstart(base, cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
+    for sentence in notices(figures, cfg.rollout):
+        print(f"cold start: {sentence}")
+    if "off" in figures:
+        sys.exit(f"nothing was trained: {figures['off']}")
     print(f"saved {out}: demonstrations' outcome {figures['demo_outcome']}, loss {figures['final_loss']}")
 
 

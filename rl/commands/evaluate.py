@@ -64,17 +64,22 @@ def run(cfg: EvaluateConfig) -> None:
 
 
 def check(cfg: EvaluateConfig, directory: Path) -> None:
-    """Raise ValueError when the policy in ``directory`` could not be evaluated with these settings."""
+    """Raise ValueError when the policy in ``directory`` could not be evaluated with these settings; settles how many
+    turns an episode may have."""
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT
     from rl.run.assemble import open_composer, open_tasksets
     from rl.run.preflight import check_environments, check_judge, start_renderer
+    from rl.run.turn_limit import settle_turns
 
     check_before_start(cfg)
     start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
     open_composer(cfg.reward)
-    check_environments(open_tasksets(cfg.env, cfg.seed, cfg.eval)[HELDOUT])
+    heldout = open_tasksets(cfg.env, cfg.seed, cfg.eval)[HELDOUT]
+    check_environments(heldout)
+    for sentence in settle_turns(cfg.rollout, heldout):
+        print(sentence)
 
 
 def evaluate_policy(

@@ -34,6 +34,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.run.assemble import members_of, open_composer, open_tasksets
     from rl.run.errors import stopped
     from rl.run.preflight import check_environments, check_start, configuration
+    from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
     resumed = cfg.resume is not None
@@ -44,9 +45,12 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
         reward = open_composer(cfg.reward).describe()
         check_start(cfg, list(members_of(tasksets["train"])))
         check_environments(tasksets["train"])
+        said = settle_turns(cfg.rollout, tasksets["train"])
         rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
         if rundir is not None:
             check_resume(rundir, tasksets["train"])
+    for sentence in said:
+        print(sentence)
     rundir = rundir or new_run(cfg, folder)
     try:
         return main_job(cfg, rundir, tasksets, reward)

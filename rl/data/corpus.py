@@ -7,15 +7,15 @@ built with ``split="train"``; held-out tasks are in no document, because no held
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from envs.types import Message
-from rl.data.demos import demonstrations, tokenise
+from rl.data.demos import demonstrated, demonstrations, tokenise
 from rl.data.drills import drill
 from rl.types import OUTCOME, TokenStream, Trajectory
 
@@ -33,6 +33,16 @@ class Document(TokenStream):
     source: str
 
 
+class Dialogue(NamedTuple):
+    """Messages that become documents; ``turns``: how many of its assistant messages, from the end, are learned (None:
+    all)."""
+
+    source: str
+    thinking: bool
+    messages: tuple[Message, ...]
+    turns: int | None = None
+
+
 def dialogues(
     taskset: Taskset,
     demos: int,
@@ -41,26 +51,25 @@ def dialogues(
     max_facts: int,
     seed: int,
     tick: Tick = lambda n: None,
-) -> Iterator[tuple[str, bool, tuple[Message, ...]]]:
-    """(source, thinking, messages) of every document: ``demos`` demonstrations, then ``drills`` drills."""
+) -> Iterator[Dialogue]:
+    """``demos`` demonstrations (fewer where the taskset has fewer tasks), then ``drills`` drills."""
     if taskset.split != "train":
         raise ValueError(f"the corpus may only hold training tasks, this taskset has split={taskset.split!r}")
-    for demo in demonstrations(taskset, [taskset.index_at(turn) for turn in range(demos)], novice_share, seed):
-        tick(1)
-        yield demo.family, True, demo.messages
+    for demo in demonstrations(taskset, demonstrated(taskset, demos), novice_share, seed, tick=lambda: tick(1)):
+        yield Dialogue(demo.family, True, demo.messages, demo.turns)
     for i in range(drills):
         kind, messages = drill(seed, i, max_facts)
         tick(1)
-        yield kind, False, tuple(messages)
+        yield Dialogue(kind, False, tuple(messages))
 
 
-def encode(renderer: Renderer, items: Sequence[tuple[str, bool, tuple[Message, ...]]]) -> list[Document]:
-    """Token streams of ``dialogues``, in order."""
-    documents = []
-    for source, thinking, messages in items:
-        tokens, mask = tokenise(renderer, messages, thinking=thinking)
-        documents.append(Document(tokens, mask, source))
-    return documents
+def encode(renderer: Renderer, items: Iterable[Dialogue]) -> list[Document]:
+    """Token streams of ``dialogues``, in order; a dialogue whose history changes has several."""
+    return [
+        Document(stream.tokens, stream.loss_mask, item.source)
+        for item in items
+        for stream in tokenise(renderer, item.messages, thinking=item.thinking, turns=item.turns)
+    ]
 
 
 def batches(documents: Sequence[Document], tokens_per_step: int, seed: int) -> Iterator[list[Document]]:

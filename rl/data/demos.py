@@ -3,6 +3,9 @@
 They serve three purposes: documents for the base policy, the cold start (V3.2 sec. 3.2.2: right formats, doubtful
 decisions), and the proof that every task is solvable. Environments are really run: each tool result in a
 demonstration is what the tool answered.
+
+What is kept: the oracle's episodes with the full outcome, and the novice's that ended by themselves, whatever their
+outcome. ``Dropped`` counts the others.
 """
 
 from __future__ import annotations
@@ -10,113 +13,211 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.episode import play_episode
-from envs.types import Message
+from envs.episode import NoDemonstratorError, close, demonstrator, has_demonstrator, has_novice, play_episode
+from envs.taskset import MAX_ORACLE_TURNS
+from envs.types import Message, StopReason
+from rl.types import TokenStream
 
 if TYPE_CHECKING:
+    from envs.environment import Environment
     from envs.taskset import Taskset
+    from envs.types import Task
     from rl.chat.renderer import Renderer
     from rl.data.corpus import Document
 
 log = logging.getLogger(__name__)
-MAX_TURNS = 8  # of one demonstration
+FULL = 1.0  # outcome that an oracle's demonstration must have
+
+# Why there is no demonstration of a task, in the order in which they are told.
+NO_ORACLE, WRONG, CUT = "without an oracle", "by the oracle and not solved", "cut by a turn or token limit"
+UNRENDERED, FAILED = "that the chat format cannot write", "failed"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One demonstrated episode; ``outcome`` is the environment's score of it."""
+    """One demonstrated episode; ``outcome`` is the environment's score of it, ``turns`` how many messages were the
+    demonstrator's: the last assistant messages, where a prompt has examples of its own."""
 
     task_id: str
     family: str
     messages: tuple[Message, ...]
     outcome: float
+    turns: int
+
+
+@dataclass
+class Dropped:
+    """How many tasks have no demonstration that is kept, by reason, and an example of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    example: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, what: str) -> None:
+        self.counts[reason] += 1
+        self.example.setdefault(reason, what)
+
+    def words(self) -> str:
+        """``12 by the oracle and not solved (search/train/0/3: outcome 0.0), …``; "" for none."""
+        order = (NO_ORACLE, WRONG, CUT, UNRENDERED, FAILED)
+        return ", ".join(f"{self.counts[r]:,} {r} ({self.example[r]})" for r in order if self.counts[r])
+
+    def check(self, asked: int) -> None:
+        """Raise DemonstrationError when more than half of ``asked`` failed."""
+        if self.counts[FAILED] > asked // 2:
+            raise DemonstrationError(
+                f"{self.counts[FAILED]} of {asked} demonstrations failed, the first one: {self.example[FAILED]}; run "
+                "envs-check on this environment, or set coldstart.enabled=false"
+            )
 
 
 class DemonstrationError(RuntimeError):
     """Most demonstrations failed: the environment is broken, not a task."""
 
 
+def demonstrated(taskset: Taskset, wanted: int) -> list[int]:
+    """Indices of the tasks that are demonstrated: the first ``wanted`` in the order of training, each once. A second
+    demonstration of a task would be the same again."""
+    return list(dict.fromkeys(taskset.index_at(turn) for turn in range(min(wanted, len(taskset)))))
+
+
+def fault(oracle: bool, ended: bool, outcome: float) -> str | None:
+    """Why an episode is no demonstration: a reason of ``Dropped``; None for one that is kept."""
+    if not ended:
+        return CUT
+    return WRONG if oracle and outcome < FULL else None
+
+
+def acts_imperfectly(environment: Environment, rng: random.Random, novice_share: float) -> bool:
+    """Whether the novice demonstrates; where there is none it is the oracle, held to the oracle's outcome."""
+    return rng.random() < novice_share and has_novice(environment)
+
+
 def demonstrations(
-    taskset: Taskset, indices: Sequence[int], novice_share: float, seed: int, *, threads: int = 4
+    taskset: Taskset,
+    indices: Sequence[int],
+    novice_share: float,
+    seed: int,
+    *,
+    threads: int = 4,
+    dropped: Dropped | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Demo]:
     """Demonstrations of the tasks at ``indices``, in order; deterministic in all arguments.
 
     A share ``novice_share`` is by the imperfect demonstrator, the others by the oracle. Threads overlap the
-    waiting for sandboxed processes; the order of the results does not depend on them. A task whose environment or
-    demonstrator raises is left out (so fewer demonstrations come than indices were given).
+    waiting for sandboxed processes; the order of the results does not depend on them. A task without a demonstration
+    that is kept (see above), or whose environment or demonstrator raises, is left out and counted in ``dropped``.
+    ``tick`` is called after every task.
 
     Raises:
-        DemonstrationError: more than half of them failed; says what the last one raised.
+        DemonstrationError: more than half of them raised; says what the first one did.
     """
+    left_out = Dropped() if dropped is None else dropped
 
-    def one(index: int) -> Demo | Exception:
+    def one(index: int) -> Demo | tuple[str, str]:
         try:
-            return play(index)
+            return play(taskset.task(index))
+        except NoDemonstratorError as error:
+            return NO_ORACLE, str(error)
         except Exception as error:
-            return error
+            return FAILED, f"task {index}: {type(error).__name__}: {error}"
 
-    def play(index: int) -> Demo:
-        task = taskset.task(index)
+    def play(task: Task) -> Demo | tuple[str, str]:
         env = taskset.environment(task)
         rng = random.Random(f"demo/{seed}/{task.id}")
-        imperfect = rng.random() < novice_share
+        imperfect = acts_imperfectly(env, rng, novice_share)
+        if not has_demonstrator(env):
+            close(env)
+            raise NoDemonstratorError(f"{type(env).__name__} has no oracle")
+        actor = demonstrator(env, rng if imperfect else None)
+        episode, scores = play_episode(task, env, actor, MAX_ORACLE_TURNS)
+        outcome = float(scores["outcome"])
+        problem = fault(not imperfect, episode.stop_reason is StopReason.ANSWERED, outcome)
+        if problem is not None:
+            return problem, f"{task.id}: {episode.turns} turns, outcome {outcome:g}"
+        return Demo(task.id, task.family, episode.messages, outcome, episode.turns)
 
-        def act(history: Sequence[Message]) -> Message:
-            return env.novice(history, rng) if imperfect else env.oracle(history)
-
-        episode, scores = play_episode(task, env, act, MAX_TURNS)
-        return Demo(task.id, task.family, episode.messages, float(scores["outcome"]))
-
-    failed = 0
     with ThreadPoolExecutor(threads) as pool:
-        for index, result in zip(indices, pool.map(one, indices), strict=True):
+        for result in pool.map(one, indices):
+            tick()
             if isinstance(result, Demo):
                 yield result
                 continue
-            failed += 1
-            log.warning("no demonstration of task %d: %s: %s", index, type(result).__name__, result)
-            if failed > len(indices) // 2:
-                raise DemonstrationError(
-                    f"{failed} of {len(indices)} demonstrations failed, the last one (task {index}) with "
-                    f"{type(result).__name__}: {result}; run envs-check on this environment, or set "
-                    "coldstart.enabled=false"
-                ) from result
+            left_out.add(*result)
+            if result[0] == FAILED:
+                log.warning("no demonstration of %s", result[1])
+                left_out.check(len(indices))
 
 
-def tokenise(renderer: Renderer, messages: Sequence[Message], *, thinking: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int32 [T] and loss mask bool [T] (True on what the assistant wrote) of one demonstrated episode.
+def thought(message: Message) -> Message:
+    """A demonstrator's message as a policy would write it in thinking mode: without reasoning it thinks nothing, which
+    is an empty thinking block."""
+    return replace(message, reasoning="") if message.role == "assistant" and message.reasoning is None else message
 
-    Built as a rollout builds it: the prompt ends with the generation prefix, each assistant message is the span that a
-    policy would have sampled, tool results are appended with mask False. Raises ValueError when the rendering is
-    not append-only, since then no single token stream holds the episode.
+
+def tokenise(
+    renderer: Renderer, messages: Sequence[Message], *, thinking: bool, turns: int | None = None
+) -> list[TokenStream]:
+    """Tokens int32 [T] and loss mask bool [T] (True on what the demonstrator wrote) of one demonstrated episode.
+
+    Built as a ``Session`` builds a rollout: the prompt ends with the generation prefix, each assistant message is the
+    span that a policy would have sampled, up to its stop token, and what the environment says is appended with mask
+    False. Where the new messages change the text before them (a user message drops the reasoning before it) another
+    stream begins. ``turns``: how many of the assistant messages, from the end, were demonstrated; None: all.
+
+    Raises:
+        ValueError: the chat format cannot write a message, or not behind what stands before it.
     """
+    said = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    said = said if turns is None else said[len(said) - turns :]
+    if thinking:
+        messages = [thought(message) if i in said else message for i, message in enumerate(messages)]
+    streams: list[TokenStream] = []
     tokens: list[int] = []
     mask: list[bool] = []
-    for i, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
+    for i in said:
         before = renderer.render(messages[:i], thinking=thinking)
-        after = renderer.render(messages[: i + 1], thinking=thinking)
-        if before[: len(tokens)] != tokens or after[: len(before)] != before:
-            raise ValueError(
-                f"rendering of message {i} is not append-only: the episode cannot be one token stream; "
-                "coldstart.as_rollouts=true plays demonstrations as rollouts, which may branch"
-            )
-        mask += [False] * (len(before) - len(tokens)) + [True] * (len(after) - len(before))
-        tokens = after
-    return np.asarray(tokens, np.int32), np.asarray(mask, bool)
+        spoken = written(renderer, messages[:i], messages[i], thinking=thinking, before=before)
+        if before[: len(tokens)] != tokens:
+            streams.append(_stream(tokens, mask))
+            tokens, mask = [], []
+        mask += [False] * (len(before) - len(tokens)) + [True] * len(spoken)
+        tokens = before + spoken
+    return [*streams, _stream(tokens, mask)]
 
 
-def save_demos(path: Path, demos: Sequence[Demo], documents: Sequence[Document]) -> None:
-    """The demonstrations as a ``datasets`` directory: readable messages, token truth and outcome of each."""
+def written(
+    renderer: Renderer, context: Sequence[Message], message: Message, *, thinking: bool, before: list[int] | None = None
+) -> list[int]:
+    """The tokens that a policy would sample to say ``message`` behind ``context``, the stop token included.
+
+    ``before``: the tokens of ``context``, if known. Raises ValueError when the renderer cannot write it there.
+    """
+    before = renderer.render(context, thinking=thinking) if before is None else before
+    after = renderer.render([*context, message], thinking=thinking)
+    if after[: len(before)] != before:
+        raise ValueError(f"message {len(context)} cannot be rendered behind its prompt")
+    spoken = after[len(before) :]
+    ends = [i for i, token in enumerate(spoken) if token in renderer.stop_token_ids]
+    return spoken[: ends[-1] + 1] if ends else spoken  # a template may write on behind the stop token
+
+
+def _stream(tokens: list[int], mask: list[bool]) -> TokenStream:
+    return TokenStream(np.asarray(tokens, np.int32), np.asarray(mask, bool))
+
+
+def save_demos(path: Path, demos: Sequence[tuple[Demo, Sequence[Document]]]) -> None:
+    """The demonstrations as a ``datasets`` directory, a row for each of their token streams: readable messages, token
+    truth and outcome."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()  # the run shows its own
@@ -130,6 +231,7 @@ def save_demos(path: Path, demos: Sequence[Demo], documents: Sequence[Document])
                 "tokens": document.tokens,
                 "loss_mask": document.loss_mask,
             }
-            for demo, document in zip(demos, documents, strict=True)
+            for demo, documents in demos
+            for document in documents
         ]
     ).save_to_disk(str(path))

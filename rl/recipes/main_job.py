@@ -67,8 +67,8 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 records = cfg.replay.indexer != "off"
                 pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)
-                start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress)
-                if cfg.coldstart.enabled:
+                start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress, summary)
+                if start != base:
                     ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
                 body(job, start, pool)
                 if judge is not None:  # what it was asked is no trajectory's, so it has its own place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -44,14 +44,16 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
 
 
 def coldstart_stage(
-    cfg: TrainConfig, base: StageResult, taskset: Taskset, rundir: RunDir, progress: Progress
-) -> StageResult:
-    """The cold-started policy, or the base itself when ``coldstart.enabled=false``."""
-    from rl.recipes.cold_start import coldstart
+    cfg: TrainConfig, base: StageResult, taskset: Taskset, rundir: RunDir, progress: Progress,
+    summary: dict[str, Any] | None = None,
+) -> StageResult:  # fmt: skip
+    """The cold-started policy, or the base itself: ``coldstart.enabled=false``, or there is nothing to start from.
+    ``summary`` gets what became of the demonstrations, and what there is to say about them is said."""
+    from rl.recipes.cold_start import FIGURES, coldstart, notices
     from rl.run.assemble import open_renderer, renderer_class
     from rl.run.closure import code_hash
     from rl.run.inputs import without_place
-    from rl.run.job import reporter
+    from rl.run.job import figures_of, reporter
     from rl.run.stage_cache import cached_stage
 
     if not cfg.coldstart.enabled:
@@ -74,4 +76,12 @@ def coldstart_stage(
         report = reporter(stage, "coldstart", rundir)
         coldstart(base.path, cfg.coldstart, taskset, seed, out, report, renderer, cfg.rollout)
 
-    return cached_stage(COLD, "coldstart", inputs, cfg.cache_dir, progress, produce)
+    start = cached_stage(COLD, "coldstart", inputs, cfg.cache_dir, progress, produce)
+    figures = figures_of(start.path, FIGURES)
+    said = notices(figures, cfg.rollout)
+    for sentence in said:
+        progress.say(f"{COLD}: {sentence}")
+    if summary is not None:
+        told = ("asked", "demos", "dropped", "demo_outcome", "needs", "off")
+        summary["cold_start"] = {**{name: figures[name] for name in told if name in figures}, "notices": said}
+    return base if "off" in figures else start

@@ -36,6 +36,7 @@ def pretrain(
     from rl.chat.tokenizer import ChatTokenizer, train_tokenizer
     from rl.chat.v32 import V32Renderer, render_text
     from rl.data.corpus import batches, dialogues, encode
+    from rl.data.demos import thought
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
     from rl.policy.loading import build_policy
@@ -60,7 +61,7 @@ def pretrain(
     )
     # A random choice: every n-th document would beat with the period in which a mixture deals its families.
     chosen = random.Random(config.seed).sample(items, min(corpus.texts_for_tokenizer, len(items)))
-    texts = (render_text(m, thinking=t) for _, t, m in chosen)
+    texts = (render_text([thought(m) for m in d.messages], thinking=d.thinking) for d in chosen)
     tokenizer: ChatTokenizer = train_tokenizer(texts, config.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)

@@ -60,6 +60,8 @@ def supervised(
             indexer_kl_coef=config.indexer_kl_coef,
             indexer_kl_every=config.indexer_kl_every,
             router_bias_gamma=config.router_bias_gamma,
+            # a document is never cut: the longest one has a pass of its own
+            max_tokens_per_microbatch=max([SFTConfig.max_tokens_per_microbatch, *(len(d) for d in documents)]),
         ),
     )
     torch.manual_seed(seed)

@@ -17,6 +17,7 @@ from rl.chat.renderer import Retention
 
 BACKENDS = ("auto", "native", "torch")  # who runs DeepSeek-V3.2 models in the engine
 DTYPES = ("float32", "bfloat16", "float16")
+LEAST_TURNS = 4  # of an episode, where no limit is set
 JUDGE_KINDS = ("none", "worker", "endpoint")
 
 
@@ -52,7 +53,9 @@ class RolloutConfig(EngineConfig):
 
     workers: PositiveInt = 1  # Ray actors, one vLLM engine each
 
-    max_turns: PositiveInt = 4  # assistant messages of an episode
+    # assistant messages of an episode; null: what the environment needs (`Taskset.max_turns`, else twice what its
+    # oracle does), at least 4
+    max_turns: PositiveInt | None = None
     max_tokens: PositiveInt = 160  # sampled tokens of an assistant message
     thinking: bool = True  # the policy writes reasoning before it answers or calls
     max_thinking: PositiveInt | None = (
@@ -88,6 +91,11 @@ class RolloutConfig(EngineConfig):
     def _require(self, name: str, ok: bool, wanted: str) -> None:
         if not ok:
             raise ValueError(f"rollout.{name}={getattr(self, name)!r}: must be {wanted}")
+
+    @property
+    def turn_limit(self) -> int:
+        """``max_turns``; 4 while nobody has asked the environment what it needs."""
+        return LEAST_TURNS if self.max_turns is None else self.max_turns
 
     @property
     def truncates(self) -> bool:

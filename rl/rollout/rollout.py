@@ -110,7 +110,7 @@ async def rollout(
                 stop, failure, detail = StopReason.ABORTED, "aborted", "the engine gave up the request"
             elif context.summarising:
                 context.restart(said.message)
-                stop = StopReason.MAX_TURNS if turns >= config.max_turns else None
+                stop = StopReason.MAX_TURNS if turns >= config.turn_limit else None
             elif said.finish_reason == "length":
                 # a cut of the thinking takes room too: then the window may end before the budget
                 stop = bound if said.sampled_tokens == budget else StopReason.CONTEXT
@@ -118,7 +118,7 @@ async def rollout(
                 result = await env.step(said.message)
                 counts.update(result.info.get("counts", {}))
                 _tell(observe, result.messages)
-                if result.terminated or turns >= config.max_turns:
+                if result.terminated or turns >= config.turn_limit:
                     stop = StopReason.ANSWERED if result.terminated else StopReason.MAX_TURNS
                     last = result.messages
                 else:

@@ -13,6 +13,8 @@ summary.json::
                                          "n_unscored", "tasks": {task id: mean outcome}, "estimates"}},
                      "confidence", "estimates": {name: ...}}         (rl.tracking.evaluation)
      "eval_after": {...the same...},
+     "cold_start": {"asked", "demos", "dropped": {reason: n}, "demo_outcome", "needs", "notices": [sentence],
+                    "off": why there was none}
      "wall_s": {stage: seconds},
      "tokens_sampled", "rollout_tokens_per_s", "learner_tokens_per_s", "mismatch_max",
      "steps", "stop_reason",                      of the (mixed) GRPO stage, as the tokens, speeds and counts are
@@ -167,6 +169,8 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
             facts.add_row(title, ", ".join(f"{k} {v}" for k, v in sorted(summary[title].items())))
     if shares := compute_shares(summary):
         facts.add_row("compute", ", ".join(f"{name} {value}" for name, value in shares))
+    for sentence in (summary.get("cold_start") or {}).get("notices", []):
+        facts.add_row("cold start", sentence)
     if summary.get("stop_reason"):
         facts.add_row("ended", f"after {summary['steps']} steps: {summary['stop_reason']}")
     if report is not None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from shown_lines import composed, shown_commands
 
 from configs.reference import (
     BEGIN,
@@ -27,30 +26,12 @@ from configs.reference import (
     shown,
     updated,
 )
-from configs.schema import TrainConfig, register
+from configs.schema import TrainConfig
 from rewards.schedule import Schedule
 from rl.bounds import NonNegativeFloat, OneOf, PositiveInt, Share
 
 ROOT = Path(__file__).parents[2]
-PAGES = [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))) if p.exists()]
-CONFIG_OF = {
-    "rl-train": "train",
-    "rl-eval": "evaluate",
-    "rl-compare": "compare",
-    "rl-coldstart": "coldstart",
-    "rl-pretrain": "pretrain",
-    "rl-adapt": "adapt",
-    "rl-diagnose": "diagnose",
-    "rl-view": "view",
-    "rl-judge": "agreement",
-}
 OVERLAY_OF = {"needle": "rl-adapt"}  # files of configs/experiment that are not for rl-train
-
-
-def composed(command: str, overrides: list[str]) -> DictConfig:
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        return compose(CONFIG_OF[command], overrides)
 
 
 @dataclass
@@ -157,21 +138,6 @@ def test_the_readme_example_changes_what_it_says() -> None:
     assert isinstance(cfg, TrainConfig)
     assert (cfg.objective.clip, cfg.rollout.workers) == (0.1, 2)
     assert cfg.env == {"_target_": "envs.search.taskset.SearchTaskset"}
-
-
-def shown_commands() -> list[str]:
-    """Command lines in the code blocks of the documentation, ``make train ARGS=...`` as ``rl-train ...``; a line that
-    ends with a backslash goes on in the next one."""
-    lines: list[str] = []
-    for page in PAGES:
-        for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.M | re.S):
-            for line in re.sub(r"\\\n\s*", "", block).splitlines():
-                line = re.sub(r'^make train ARGS="(.*?)"', r"rl-train \1", line.removeprefix("$ "))
-                words = shlex.split(line, comments=True) if line.split(" ")[0] in CONFIG_OF else []
-                # Hydra's own options, and lines with a gap for the reader to fill, do not compose
-                if words and not any(w.startswith("-") or "…" in w or w.startswith("<") for w in words):
-                    lines.append(shlex.join(words))
-    return sorted(set(lines))
 
 
 @pytest.mark.parametrize("line", shown_commands())

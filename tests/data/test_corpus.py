@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from envs.types import Message, Task
 from rl.chat.session import Session
 from rl.chat.tokenizer import train_tokenizer
 from rl.chat.v32 import V32Renderer, render_text
-from rl.data.corpus import Document, batches, dialogues, encode
-from rl.data.demos import Demo, demonstrations, tokenise
+from rl.data.corpus import Dialogue, Document, batches, dialogues, encode
+from rl.data.demos import Demo, demonstrations, tokenise, written
 from rl.data.drills import drill
 from rl.rollout.config import RolloutConfig
 
@@ -32,6 +33,12 @@ def demos() -> list[Demo]:
 @pytest.fixture(scope="module")
 def renderer(demos: list[Demo]) -> V32Renderer:
     return V32Renderer(train_tokenizer([render_text(d.messages, thinking=True) for d in demos], 1024))
+
+
+def streams(
+    renderer: V32Renderer, messages: Sequence[Message], *, thinking: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(s.tokens, s.loss_mask) for s in tokenise(renderer, messages, thinking=thinking)]
 
 
 def as_session(renderer: V32Renderer, messages: Sequence[Message], tokens: np.ndarray, mask: np.ndarray, *, thinking):
@@ -56,7 +63,7 @@ def as_session(renderer: V32Renderer, messages: Sequence[Message], tokens: np.nd
 def test_a_demonstration_is_what_a_session_would_hold(demos: list[Demo], renderer: V32Renderer) -> None:
     assert {d.family for d in demos} == set(FAMILIES)
     for demo in demos:
-        tokens, mask = tokenise(renderer, demo.messages, thinking=True)
+        ((tokens, mask),) = streams(renderer, demo.messages, thinking=True)
         (segment,) = as_session(renderer, demo.messages, tokens, mask, thinking=True).segments()
         assert segment.tokens.tolist() == tokens.tolist(), demo.task_id
         assert segment.loss_mask.tolist() == mask.tolist(), demo.task_id
@@ -66,7 +73,7 @@ def test_a_demonstration_is_what_a_session_would_hold(demos: list[Demo], rendere
 @given(seed=st.integers(0, 5), index=st.integers(0, 10_000))
 def test_a_drill_is_what_a_session_would_hold(renderer: V32Renderer, seed: int, index: int) -> None:
     _, messages = drill(seed, index, 6)
-    tokens, mask = tokenise(renderer, messages, thinking=False)
+    ((tokens, mask),) = streams(renderer, messages, thinking=False)
     (segment,) = as_session(renderer, messages, tokens, mask, thinking=False).segments()
     assert segment.tokens.tolist() == tokens.tolist()
     assert segment.loss_mask.tolist() == mask.tolist()
@@ -80,7 +87,7 @@ def test_the_mask_covers_what_the_assistant_wrote_and_nothing_else(renderer: V32
         Message("user", '"7"'),
         Message("assistant", "7"),
     )
-    tokens, mask = tokenise(renderer, messages, thinking=False)
+    ((tokens, mask),) = streams(renderer, messages, thinking=False)
     runs = [
         renderer.tokenizer.decode([int(t) for t, _ in run])
         for masked, run in itertools.groupby(zip(tokens, mask, strict=True), key=lambda pair: bool(pair[1]))
@@ -90,15 +97,33 @@ def test_the_mask_covers_what_the_assistant_wrote_and_nothing_else(renderer: V32
     assert runs == [f"amber{eos}", f"7{eos}"]
 
 
-def test_an_episode_whose_history_changes_is_no_single_stream(renderer: V32Renderer) -> None:
+def test_an_episode_whose_history_changes_is_several_streams_as_in_a_session(renderer: V32Renderer) -> None:
     messages = [
         Message("user", "one"),
         Message("assistant", "1", reasoning="I count."),
         Message("user", "two"),  # in thinking mode the reasoning before a new user message is dropped
         Message("assistant", "2", reasoning="I count."),
     ]
-    with pytest.raises(ValueError, match="message 3 is not append-only"):
-        tokenise(renderer, messages, thinking=True)
+    session = Session(renderer, messages[:1], thinking=True, max_context=1000)
+    for i in (1, 3):
+        said = written(renderer, messages[:i], messages[i], thinking=True)
+        session.append_sampled(said, [-1.0] * len(said), 0, ended=True)
+        session.append_messages(messages[i + 1 : i + 2])
+    expected = [(s.tokens.tolist(), s.loss_mask.tolist()) for s in session.segments()]
+    assert [(t.tolist(), m.tolist()) for t, m in streams(renderer, messages, thinking=True)] == expected
+    assert len(expected) == 2
+    assert "I count." not in renderer.tokenizer.decode(expected[1][0][: expected[1][1].index(True)])
+
+
+def test_a_demonstrator_without_reasoning_thinks_nothing(renderer: V32Renderer) -> None:
+    silent = [Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2")]
+    empty = [replace(m, reasoning="") if m.role == "assistant" else m for m in silent]
+    made, same = (streams(renderer, messages, thinking=True) for messages in (silent, empty))
+    assert [t.tolist() for t, _ in made] == [t.tolist() for t, _ in same]
+    tokens, mask = made[0]
+    assert renderer.tokenizer.decode(tokens[mask].tolist()) == f"</think>1{renderer.tokenizer.eos}"
+    examples = tokenise(renderer, silent, thinking=True, turns=1)  # the first answer is part of the prompt
+    assert [int(s.loss_mask.sum()) for s in examples] == [int(made[1][1].sum())]
 
 
 def test_demonstrations_are_deterministic_and_in_order(demos: list[Demo]) -> None:
@@ -121,8 +146,8 @@ def test_demonstrations_fit_the_rollouts_of_the_main_job(demos: list[Demo], rend
     config = RolloutConfig()
     for demo in demos:
         turns = sum(m.role == "assistant" for m in demo.messages)
-        tokens, _ = tokenise(renderer, demo.messages, thinking=True)
-        assert turns <= config.max_turns, demo.task_id
+        ((tokens, _),) = streams(renderer, demo.messages, thinking=True)
+        assert turns <= config.turn_limit, demo.task_id
         assert len(tokens) <= config.max_context, demo.task_id
 
 
@@ -139,7 +164,7 @@ def test_nothing_held_out_is_in_the_corpus() -> None:
     assert not {identity(task) for task in tasks} & {identity(train.task(i)) for i in range(3000)}
 
     documents = list(dialogues(train, 96, 0.3, 64, 6, 0))
-    asked = {m.content for _, _, messages in documents for m in messages if m.role == "user"}
+    asked = {m.content for d in documents for m in d.messages if m.role == "user"}
     # "What is the sum of the list data?" is asked of many lists: there the list is the task.
     unlike = {task.prompt[-1].content for task in tasks if "data" not in task.metadata}
     assert not asked & unlike
@@ -153,7 +178,7 @@ def test_dialogues_are_deterministic_and_count_their_progress() -> None:
     two = list(dialogues(MixTaskset("train", 0), 8, 0.3, 8, 6, 0))
     assert one == two
     assert sum(ticks) == len(one) == 16
-    assert {thinking for source, thinking, _ in one if source in FAMILIES} == {True}
+    assert {d.thinking for d in one if d.source in FAMILIES} == {True}
 
 
 def test_drills_are_right() -> None:
@@ -201,7 +226,7 @@ def test_batches_hold_every_document_once_an_epoch(renderer: V32Renderer) -> Non
 
 
 def test_encode_keeps_order_and_source(demos: list[Demo], renderer: V32Renderer) -> None:
-    documents = encode(renderer, [(d.family, True, d.messages) for d in demos[:6]])
+    documents = encode(renderer, [Dialogue(d.family, True, d.messages) for d in demos[:6]])
     assert [d.source for d in documents] == [d.family for d in demos[:6]]
     for document in documents:
         assert (document.tokens.dtype, document.loss_mask.dtype) == (np.int32, bool)

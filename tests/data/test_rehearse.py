@@ -30,9 +30,9 @@ def test_without_management_it_is_the_plain_token_stream() -> None:
     messages = [*environment.reset()]
     while not (result := environment.step(action := environment.oracle(messages))).terminated:
         messages += [action, *result.messages]
-    tokens, mask = tokenise(renderer(), [*messages, action], thinking=True)
-    assert segment.tokens.tolist() == tokens.tolist()
-    assert segment.loss_mask.tolist() == mask.tolist()
+    (plain,) = tokenise(renderer(), [*messages, action], thinking=True)
+    assert segment.tokens.tolist() == plain.tokens.tolist()
+    assert segment.loss_mask.tolist() == plain.loss_mask.tolist()
 
 
 @pytest.mark.parametrize("policy", ["summary", "discard_75"])

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from shown_lines import LEVEL_FILES as FILES
+from shown_lines import LEVELS as PAGE
 
 from configs.schema import register
 from envs import build, check
@@ -18,11 +20,6 @@ from envs.families import taskset_class
 from envs.taskset import Taskset
 from rl.run.assemble import open_taskset
 
-PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
-PAGE = PAGE[PAGE.index("## Three levels of environments") : PAGE.index("## The parts")]
-FILES = {
-    name: text for name, text in re.findall(r"[Ss]ave this as\s+`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-} | dict([re.findall(r"and this as `([\w.]+)`\..*?```python\n(.*?)```", PAGE, re.DOTALL)[0]])
 BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 
