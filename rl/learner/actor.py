@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rl.rollout.pool import RolloutPool
 
 T = TypeVar("T")
+PROBE = 192  # tokens
 
 
 class LearnerHandle:
@@ -43,7 +44,7 @@ class LearnerHandle:
         self._ray = ray
         self._deadline_s = cfg.step_deadline_s
         self._policy_dir = policy_dir
-        self._probe_tokens = probe_tokens(policy_dir, cfg.seed)
+        self._probe_tokens = probe_tokens(policy_dir, cfg.seed, min(PROBE, cfg.rollout.max_context - 1))
         self._actor = start_learner(
             {"path": str(policy_dir)},
             cfg.learner,
@@ -168,8 +169,9 @@ def start_learner(
     return handle
 
 
-def probe_tokens(policy_dir: Path, seed: int, length: int = 192) -> list[int]:
-    """Random token ids: a probe longer than the tiny policy's index_topk, so that the sparse path is compared."""
+def probe_tokens(policy_dir: Path, seed: int, length: int = PROBE) -> list[int]:
+    """Random token ids: a probe longer than the tiny policy's index_topk, so that the sparse path is compared (where
+    the engine's window has room for it)."""
     vocab_size = json.loads((policy_dir / "config.json").read_text())["vocab_size"]
     tokens: list[int] = np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
     return tokens
