@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 TRAIN, HELDOUT = "train", "heldout"
 _RAY_STARTS = 4
+_LONGEST_TMPDIR = 39
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def cluster(config: RayConfig, workers: int) -> Iterator[None]:
     if config.address is not None:
         ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     else:
+        _find_places()
         cpus = config.num_cpus or max(os.cpu_count() or 1, workers + 1)
         _start_ray(
             address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
@@ -49,6 +53,26 @@ def cluster(config: RayConfig, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _find_places() -> None:
+    """Give a local Ray places that work where the machine's own do not, as in batch jobs and containers.
+
+    A path of a Unix socket has 107 bytes at most, of which Ray's folders below ``TMPDIR`` take up to 68; and its token
+    is a file in the home folder, which may not be writable. Raises OSError when there is no short temporary folder.
+    """
+    temporary = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    if len(os.fsencode(temporary)) > _LONGEST_TMPDIR:
+        if not os.access("/tmp", os.W_OK | os.X_OK):
+            raise OSError(
+                f"TMPDIR={temporary}: too long for the sockets of Ray, which allow {_LONGEST_TMPDIR} bytes; set "
+                "RAY_TMPDIR to a folder with a short name"
+            )
+        os.environ["RAY_TMPDIR"] = "/tmp"
+    home = Path(os.path.expanduser("~"))
+    there = next((place for place in (home / ".ray", home) if place.is_dir()), None)
+    if there is None or not os.access(there, os.W_OK | os.X_OK):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _start_ray(**settings: Any) -> None:
