@@ -72,7 +72,8 @@ def test_all_of_it_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         command("rl-train", "num_generations=4", cwd=tmp_path)
 
 
-def test_python_says_the_same() -> None:
+def test_python_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.commands.python._check_ray", lambda: None)  # other tests of this process may hold one
     with pytest.raises(rl.ConfigurationError, match=r"^num_generations: unknown key; did you mean group_size\? \(TRL"):
         rl.train(num_generations=4)
     with pytest.raises(rl.ConfigurationError, match=r"^rollout.temprature: unknown key; did you mean rollout.temperat"):

@@ -99,6 +99,7 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     call: Callable[[], Run], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rl.commands.python._check_ray", lambda: None)  # other tests of this process may hold one
     (tmp_path / "file").write_text("")
     with pytest.raises(rl.ConfigurationError) as refused:
         call()
