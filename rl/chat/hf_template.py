@@ -49,7 +49,12 @@ ToolStyle = Literal["template", "prompt", "unreadable"]
 
 
 class HFTemplateRenderer:
-    """Renders with ``tokenizer.apply_chat_template``; ``stop_token_ids`` default to the tokenizer's EOS."""
+    """Renders with ``tokenizer.apply_chat_template``.
+
+    ``stop_token_ids`` default to the tokenizer's EOS. The token with which the template ends an assistant's turn
+    comes first in any case: base models with ChatML have another EOS. Raises ValueError for a template without
+    such a token.
+    """
 
     def __init__(
         self,
@@ -65,8 +70,8 @@ class HFTemplateRenderer:
         if not isinstance(tokenizer.eos_token_id, int):
             raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")
         self.tokenizer = tokenizer
-        self._eos_id: int = tokenizer.eos_token_id
-        self.stop_token_ids = tuple(stop_token_ids) if stop_token_ids else (self._eos_id,)
+        self._end_id, self._end_text, self._tail = self._turn_end()
+        self.stop_token_ids = tuple(dict.fromkeys([self._end_id, *(stop_token_ids or (tokenizer.eos_token_id,))]))
         self._opens: dict[bool, bool] = {}
         self.retention = retention
         if retention == "keep" and self._keeps is None:
@@ -77,7 +82,10 @@ class HFTemplateRenderer:
 
     @classmethod
     def load(cls, directory: str | Path, retention: Retention = "cycle") -> HFTemplateRenderer:
-        """Tokenizer and template of a model's directory; stop tokens also from generation_config.json."""
+        """Tokenizer and template of a model's directory; stop tokens also from generation_config.json.
+
+        Raises ValueError for a tokenizer or a template that does not do, OSError where there is none.
+        """
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(directory))
@@ -108,9 +116,8 @@ class HFTemplateRenderer:
             return None  # also where the template never showed it: the token stream has it
         before = self._text(messages_before, thinking)
         after = self._text([*messages_before, *new], thinking)
-        if messages_before[-1].role == "assistant":
-            ends = [before.rfind(stop) + len(stop) for stop in self._stop_texts if stop in before]
-            before = before[: max(ends, default=len(before))]
+        if last.role == "assistant":
+            before = self._until_stop(before)
         return self._encode(after[len(before) :]) if after.startswith(before) else None
 
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
@@ -121,8 +128,8 @@ class HFTemplateRenderer:
         return self._encode(f"\n{END_THINK}\n\n") if inside else []
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """The end of the reasoning if it is still open, then EOS."""
-        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._eos_id]
+        """The end of the reasoning if it is still open, then the token that ends a turn."""
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._end_id]
 
     # -- tokens to a message -----------------------------------------------------------------
 
@@ -253,9 +260,27 @@ class HFTemplateRenderer:
             self._opens[thinking] = text.rstrip().endswith(THINK)
         return self._opens[thinking]
 
-    @cached_property
-    def _stop_texts(self) -> list[str]:
-        return [self._decode([token]) for token in self.stop_token_ids]
+    def _turn_end(self) -> tuple[int, str, str]:
+        """The token right behind an assistant's content, its text, and all that the template writes there."""
+        probe = "probe_answer"
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": probe}]
+        tail = self._apply(turns, tools=[], generate=False, thinking=False).rpartition(probe)[2]
+        first = self._encode(tail.lstrip())[:1]
+        known = {self.tokenizer.eos_token_id, *self.tokenizer.added_tokens_decoder}
+        if not first or first[0] not in known:
+            raise ValueError(
+                f"the chat template of '{self.tokenizer.name_or_path}' ends an assistant's turn with {tail[:40]!r}, "
+                "which does not begin with a token of its own (like <|im_end|>), so sampling would not stop there; "
+                "let the template write such a token of the tokenizer behind the content"
+            )
+        return first[0], self._decode(first), tail
+
+    def _until_stop(self, text: str) -> str:
+        """``text``, which ends with an assistant's turn, without what stands behind the token that ends it."""
+        if text.endswith(self._tail):
+            return text[: len(text) - len(self._tail) + self._tail.index(self._end_text) + len(self._end_text)]
+        head, found, _ = text.rpartition(self._end_text)
+        return head + found if found else text
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -52,6 +52,16 @@ def chat_renderer(template: str) -> HFTemplateRenderer:
     return HFTemplateRenderer(tokenizer)
 
 
+def with_eos(template: str, eos: str) -> HFTemplateRenderer:
+    """The same tokenizer with another EOS, as base models have it."""
+    from copy import deepcopy
+
+    tokenizer = deepcopy(chat_renderer(CHATML).tokenizer)
+    tokenizer.add_special_tokens({"eos_token": eos})
+    tokenizer.chat_template = template
+    return HFTemplateRenderer(tokenizer)
+
+
 def text_of(chat: HFTemplateRenderer, tokens: list[int]) -> str:
     return chat.tokenizer.decode(tokens)
 
@@ -152,3 +162,30 @@ def test_reasoning_is_ended_only_where_it_is_open() -> None:
 
     assert ended("<think>\nhm") == "\n</think>\n\n"
     assert ended("<think>\nhm\n</think>\n\ntin") == ended("tin") == ""
+
+
+def test_the_turn_ends_where_the_template_ends_it() -> None:
+    chat = with_eos(CHATML, "<|endoftext|>")
+    end, eos = chat.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert chat.stop_token_ids == (end, eos)
+    session = Session(chat, [Message("user", "hi")], thinking=False, max_context=1000)
+    said = [*chat.tokenizer.encode("tin"), end]
+    assert session.append_sampled(said, [-1.0] * len(said), 0, ended=True) == Message("assistant", "tin")
+    session.append_messages([Message("user", "why?")])
+    assert session.prompt_tokens() == chat.render(session.messages, thinking=False)
+    assert len(session.segments()) == 1
+    assert chat.close_tokens(chat.tokenizer.encode("ti"), thinking=False) == [end]
+
+
+def test_eos_behind_the_last_turn_does_not_branch() -> None:
+    chat = with_eos(CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}", "<|endoftext|>")
+    before = [Message("user", "hi"), Message("assistant", "tin <|im_end|>?")]
+    added = chat.render_after(before, [Message("user", "why?")], thinking=False)
+    assert added is not None
+    assert text_of(chat, added) == "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_turn_without_an_end_is_refused() -> None:
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    with pytest.raises(ValueError, match="does not begin with a token of its own"):
+        with_eos(plain, "<|im_end|>")
