@@ -9,8 +9,9 @@ SmolLM and others write::
 
 What a template does is found out by rendering with it, not by the model's name. A template that shows
 tools and writes calls this way is used as it is. One that knows no tools (SmolLM2) gets them described
-in the system message, and reads results as user turns. One with another markup for calls is refused as
-soon as a dialogue has tools.
+in the system message, and reads results as user turns; so does one that refuses tools or their results. One
+with another markup for calls is refused as soon as a dialogue has tools. For templates that refuse a
+system message, user messages in a row or an empty message see ``template_rules``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
+
 from envs.types import Message, ToolCall
 from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
+from rl.chat.template_rules import EMPTY, TemplateRules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,7 +57,7 @@ class HFTemplateRenderer:
 
     ``stop_token_ids`` default to the tokenizer's EOS. The token with which the template ends an assistant's turn
     comes first in any case: base models with ChatML have another EOS. Raises ValueError for a template without
-    such a token.
+    such a token, and for one that refuses an ordinary dialogue.
     """
 
     def __init__(
@@ -70,7 +74,18 @@ class HFTemplateRenderer:
         if not isinstance(tokenizer.eos_token_id, int):
             raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")
         self.tokenizer = tokenizer
-        self._end_id, self._end_text, self._tail = self._turn_end()
+        try:
+            self._end_id, self._end_text, self._tail = self._turn_end()
+            self._rules = TemplateRules.find(
+                lambda turns: self._apply(
+                    turns, tools=[], generate=turns[-1]["role"] != "assistant", thinking=False
+                ).replace(EMPTY, "")
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template of '{tokenizer.name_or_path}' refuses a dialogue of user and assistant: {error}; "
+                "use another chat_template.jinja"
+            ) from error
         self.stop_token_ids = tuple(dict.fromkeys([self._end_id, *(stop_token_ids or (tokenizer.eos_token_id,))]))
         self._opens: dict[bool, bool] = {}
         self.retention = retention
@@ -169,17 +184,24 @@ class HFTemplateRenderer:
     @cached_property
     def tool_style(self) -> ToolStyle:
         """How this template deals with tools (see the module's docstring)."""
-        name = "probe_tool_name"
+        name, found = "probe_tool_name", "probe_result"
         schema = {"name": name, "description": "Probe.", "parameters": {"type": "object", "properties": {}}}
-        user, call = Message("user", "Hi"), ToolCall(name, {"x": 1})
-        if name not in self._apply([_as_dict(user)], tools=[schema], generate=True, thinking=False):
+        call = ToolCall(name, {"x": 1})
+
+        def shown(*messages: Message) -> str:
+            """The text of a dialogue with the tool; empty if the template refuses it."""
+            turns = self._rules.fit([_as_dict(m) for m in messages])
+            try:
+                return self._apply(turns, tools=[schema], generate=messages[-1].role != "assistant", thinking=False)
+            except TemplateError:
+                return ""
+
+        begin = (Message("user", "Hi"), Message("assistant", tool_calls=(call,)))
+        said = shown(*begin)
+        if name not in shown(begin[0]):
             return "prompt"
-        said = self._apply(
-            [_as_dict(user), _as_dict(Message("assistant", tool_calls=(call,)))],
-            tools=[schema],
-            generate=False,
-            thinking=False,
-        )
+        if said and found not in shown(*begin, Message("tool", found), Message("user", "And?")):
+            return "prompt"
         # the last occurrence: some templates show the markup in their instructions as well
         start, end = said.rfind(CALL), said.rfind(END_CALL)
         try:
@@ -232,19 +254,28 @@ class HFTemplateRenderer:
                 f"than {CALL}; use a model with Hermes-style calls, or an environment without tools"
             )
         if uses_tools and self.tool_style == "prompt":
-            return self._apply(_tools_as_prompt(messages), tools=[], generate=generate, thinking=thinking)
-        return self._apply([_as_dict(m) for m in messages], tools=tools, generate=generate, thinking=thinking)
+            raw, tools = _tools_as_prompt(messages), []
+        else:
+            raw = [_as_dict(m) for m in messages]
+        try:
+            text = self._apply(self._rules.fit(raw), tools=tools, generate=generate, thinking=thinking)
+        except TemplateError as error:
+            raise RenderError(
+                f"the chat template of '{self.tokenizer.name_or_path}' refuses the messages "
+                f"{', '.join(m.role for m in messages)}: {error}"
+            ) from error
+        return text.replace(EMPTY, "")
 
     def _apply(
         self,
-        messages: list[dict[str, Any]],
+        messages: Sequence[dict[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]],
         generate: bool,
         thinking: bool,
     ) -> str:
         text = self.tokenizer.apply_chat_template(
-            messages,
+            list(messages),
             tools=[{"type": "function", "function": dict(tool)} for tool in tools] or None,
             add_generation_prompt=generate,
             tokenize=False,
