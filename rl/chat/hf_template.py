@@ -17,6 +17,7 @@ system message, user messages in a row or an empty message see ``template_rules`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THINK, END_THINK = "<think>", "</think>"
+_EMPTY_THINKING = re.compile(rf"{THINK}\s*{END_THINK}\s*")
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 
 _TOOLS_PROMPT = """\
@@ -124,7 +126,9 @@ class HFTemplateRenderer:
     ) -> list[int] | None:
         """Tokens for ``new`` after the stop token of ``messages_before``; None if the text before changes.
 
-        Many templates write a newline after the stop token: it was not sampled, so it comes here.
+        Many templates write a newline after the stop token: it was not sampled, so it comes here. Some write an
+        empty thinking block in the newest message only (Qwen3): that it goes is no change of the text before. What
+        stands in the stream stays there, with or without the block.
         """
         last = messages_before[-1]
         if self.retention == "drop" and thinking and last.role == "assistant" and last.reasoning:
@@ -133,6 +137,8 @@ class HFTemplateRenderer:
         after = self._text([*messages_before, *new], thinking)
         if last.role == "assistant":
             before = self._until_stop(before)
+        if not after.startswith(before) and last.role == "assistant" and not last.reasoning:
+            before = _without_last_empty_thinking(before)
         return self._encode(after[len(before) :]) if after.startswith(before) else None
 
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
@@ -352,6 +358,12 @@ def _hermes_call(body: str) -> ToolCall:
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of '{value['name']}' must be a JSON object")
     return ToolCall(value["name"], arguments)
+
+
+def _without_last_empty_thinking(text: str) -> str:
+    begin = text.rfind(THINK)
+    block = _EMPTY_THINKING.match(text, begin) if begin >= 0 else None
+    return text if block is None else text[:begin] + text[block.end() :]
 
 
 def _with_reasoning(reasoning: str, content: str) -> str:

@@ -32,6 +32,12 @@ HERMES = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 OTHER = HERMES.replace("tool_call>", "function>")
+# Qwen3's way: the newest message has a thinking block also where there was no reasoning
+BLOCK = "<think>\n\n</think>\n\n"
+NEWEST = HERMES.replace(
+    "m.reasoning_content and", "m.role == 'assistant' and (loop.last or m.reasoning_content) and"
+).replace("{{ m.reasoning_content }}", "{{ m.reasoning_content or '' }}")
+NEWEST = NEWEST.removesuffix("{% endif %}") + "{% if not enable_thinking %}" + BLOCK + "{% endif %}{% endif %}"
 
 PROMPT = (Message("system", "S", tools=(SEARCH,)), Message("user", "Which metal?"))
 CALL = ToolCall("search", {"query": "tin"})
@@ -189,3 +195,34 @@ def test_a_turn_without_an_end_is_refused() -> None:
     plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
     with pytest.raises(ValueError, match="does not begin with a token of its own"):
         with_eos(plain, "<|im_end|>")
+
+
+@pytest.mark.parametrize(("thinking", "head"), [(False, ""), (True, ""), (True, BLOCK)])
+def test_an_empty_thinking_block_of_the_newest_message_does_not_branch(thinking: bool, head: str) -> None:
+    chat = chat_renderer(NEWEST)
+    session = Session(chat, PROMPT, thinking=thinking, max_context=10_000)
+    expected = text_of(chat, session.prompt_tokens())
+    said = [*chat.tokenizer.encode(head + CALL_TEXT), *chat.stop_token_ids]
+    for message in (Message("tool", "a metal"), Message("tool", "soft"), Message("user", "Which?")):
+        assert session.append_sampled(said, [-1.0] * len(said), 0, ended=True).tool_calls == (CALL,)
+        session.append_messages([message])
+        expected += f"{head}{CALL_TEXT}<|im_end|>\n<|im_start|>{message.role}\n{message.content}<|im_end|>\n"
+        expected += "<|im_start|>assistant\n" + ("" if thinking else BLOCK)
+    assert text_of(chat, session.prompt_tokens()) == expected
+    assert len(session.segments()) == 1
+
+
+def test_reasoning_before_an_empty_thinking_block_still_branches() -> None:
+    chat = chat_renderer(NEWEST)
+    history = [*PROMPT, Message("assistant", tool_calls=(CALL,), reasoning="hm"), Message("tool", "a metal")]
+    history.append(Message("assistant", "tin", reasoning=""))
+    assert chat.render_after(history, [Message("tool", "soft")], thinking=True) is not None
+    assert chat.render_after(history, [Message("user", "why?")], thinking=True) is None  # "hm" goes
+
+
+def test_an_empty_block_that_was_said_is_kept() -> None:
+    chat = chat_renderer(CHATML)
+    history = [Message("user", "hi"), Message("assistant", f"I write {BLOCK}so")]
+    added = chat.render_after(history, [Message("user", "why?")], thinking=False)
+    assert added is not None
+    assert text_of(chat, added) == "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
