@@ -304,13 +304,14 @@ class HFTemplateRenderer:
         tail = self._apply(turns, tools=[], generate=False, thinking=False).rpartition(probe)[2]
         first = self._encode(tail.lstrip())[:1]
         known = {self.tokenizer.eos_token_id, *self.tokenizer.added_tokens_decoder}
-        if not first or first[0] not in known:
+        end = self._decode(first)
+        if not first or first[0] not in known or not tail.lstrip().startswith(end):
             raise ValueError(
                 f"the chat template of '{self.tokenizer.name_or_path}' ends an assistant's turn with {tail[:40]!r}, "
                 "which does not begin with a token of its own (like <|im_end|>), so sampling would not stop there; "
                 "let the template write such a token of the tokenizer behind the content"
             )
-        return first[0], self._decode(first), tail
+        return first[0], end, tail
 
     def _until_stop(self, text: str) -> str:
         """``text``, which ends with an assistant's turn, without what stands behind the token that ends it."""

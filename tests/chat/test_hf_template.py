@@ -191,6 +191,16 @@ def test_eos_behind_the_last_turn_does_not_branch() -> None:
     assert text_of(chat, added) == "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_space_before_the_end_of_the_turn() -> None:
+    chat = with_eos(CHATML.replace("{{ m.content }}<", "{{ m.content }} <"), "<|im_end|>")
+    assert chat.stop_token_ids == (chat.tokenizer.eos_token_id,)
+    added = chat.render_after(
+        [Message("user", "hi"), Message("assistant", "a")], [Message("user", "b")], thinking=False
+    )
+    assert added is not None
+    assert text_of(chat, added) == "\n<|im_start|>user\nb <|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_a_turn_without_an_end_is_refused() -> None:
     plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
     with pytest.raises(ValueError, match="does not begin with a token of its own"):
