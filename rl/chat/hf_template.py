@@ -9,27 +9,33 @@ SmolLM and others write::
 
 What a template does is found out by rendering with it, not by the model's name. A template that shows
 tools and writes calls this way is used as it is. One that knows no tools (SmolLM2) gets them described
-in the system message, and reads results as user turns. One with another markup for calls is refused as
-soon as a dialogue has tools.
+in the system message, and reads results as user turns; so does one that refuses tools or their results. One
+with another markup for calls is refused as soon as a dialogue has tools. For templates that refuse a
+system message, user messages in a row or an empty message see ``template_rules``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
+
 from envs.types import Message, ToolCall
 from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
+from rl.chat.template_rules import EMPTY, TemplateRules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THINK, END_THINK = "<think>", "</think>"
+_EMPTY_THINKING = re.compile(rf"{THINK}\s*{END_THINK}\s*")
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 
 _TOOLS_PROMPT = """\
@@ -49,7 +55,12 @@ ToolStyle = Literal["template", "prompt", "unreadable"]
 
 
 class HFTemplateRenderer:
-    """Renders with ``tokenizer.apply_chat_template``; ``stop_token_ids`` default to the tokenizer's EOS."""
+    """Renders with ``tokenizer.apply_chat_template``.
+
+    ``stop_token_ids`` default to the tokenizer's EOS. The token with which the template ends an assistant's turn
+    comes first in any case: base models with ChatML have another EOS. Raises ValueError for a template without
+    such a token, and for one that refuses an ordinary dialogue.
+    """
 
     def __init__(
         self,
@@ -65,8 +76,19 @@ class HFTemplateRenderer:
         if not isinstance(tokenizer.eos_token_id, int):
             raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")
         self.tokenizer = tokenizer
-        self._eos_id: int = tokenizer.eos_token_id
-        self.stop_token_ids = tuple(stop_token_ids) if stop_token_ids else (self._eos_id,)
+        try:
+            self._end_id, self._end_text, self._tail = self._turn_end()
+            self._rules = TemplateRules.find(
+                lambda turns: self._apply(
+                    turns, tools=[], generate=turns[-1]["role"] != "assistant", thinking=False
+                ).replace(EMPTY, "")
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template of '{tokenizer.name_or_path}' refuses a dialogue of user and assistant: {error}; "
+                "use another chat_template.jinja"
+            ) from error
+        self.stop_token_ids = tuple(dict.fromkeys([self._end_id, *(stop_token_ids or (tokenizer.eos_token_id,))]))
         self._opens: dict[bool, bool] = {}
         self.retention = retention
         if retention == "keep" and self._keeps is None:
@@ -77,7 +99,10 @@ class HFTemplateRenderer:
 
     @classmethod
     def load(cls, directory: str | Path, retention: Retention = "cycle") -> HFTemplateRenderer:
-        """Tokenizer and template of a model's directory; stop tokens also from generation_config.json."""
+        """Tokenizer and template of a model's directory; stop tokens also from generation_config.json.
+
+        Raises ValueError for a tokenizer or a template that does not do, OSError where there is none.
+        """
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(directory))
@@ -101,16 +126,19 @@ class HFTemplateRenderer:
     ) -> list[int] | None:
         """Tokens for ``new`` after the stop token of ``messages_before``; None if the text before changes.
 
-        Many templates write a newline after the stop token: it was not sampled, so it comes here.
+        Many templates write a newline after the stop token: it was not sampled, so it comes here. Some write an
+        empty thinking block in the newest message only (Qwen3): that it goes is no change of the text before. What
+        stands in the stream stays there, with or without the block.
         """
         last = messages_before[-1]
         if self.retention == "drop" and thinking and last.role == "assistant" and last.reasoning:
             return None  # also where the template never showed it: the token stream has it
         before = self._text(messages_before, thinking)
         after = self._text([*messages_before, *new], thinking)
-        if messages_before[-1].role == "assistant":
-            ends = [before.rfind(stop) + len(stop) for stop in self._stop_texts if stop in before]
-            before = before[: max(ends, default=len(before))]
+        if last.role == "assistant":
+            before = self._until_stop(before)
+        if not after.startswith(before) and last.role == "assistant" and not last.reasoning:
+            before = _without_last_empty_thinking(before)
         return self._encode(after[len(before) :]) if after.startswith(before) else None
 
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
@@ -121,8 +149,8 @@ class HFTemplateRenderer:
         return self._encode(f"\n{END_THINK}\n\n") if inside else []
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """The end of the reasoning if it is still open, then EOS."""
-        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._eos_id]
+        """The end of the reasoning if it is still open, then the token that ends a turn."""
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._end_id]
 
     # -- tokens to a message -----------------------------------------------------------------
 
@@ -162,17 +190,24 @@ class HFTemplateRenderer:
     @cached_property
     def tool_style(self) -> ToolStyle:
         """How this template deals with tools (see the module's docstring)."""
-        name = "probe_tool_name"
+        name, found = "probe_tool_name", "probe_result"
         schema = {"name": name, "description": "Probe.", "parameters": {"type": "object", "properties": {}}}
-        user, call = Message("user", "Hi"), ToolCall(name, {"x": 1})
-        if name not in self._apply([_as_dict(user)], tools=[schema], generate=True, thinking=False):
+        call = ToolCall(name, {"x": 1})
+
+        def shown(*messages: Message) -> str:
+            """The text of a dialogue with the tool; empty if the template refuses it."""
+            turns = self._rules.fit([_as_dict(m) for m in messages])
+            try:
+                return self._apply(turns, tools=[schema], generate=messages[-1].role != "assistant", thinking=False)
+            except TemplateError:
+                return ""
+
+        begin = (Message("user", "Hi"), Message("assistant", tool_calls=(call,)))
+        said = shown(*begin)
+        if name not in shown(begin[0]):
             return "prompt"
-        said = self._apply(
-            [_as_dict(user), _as_dict(Message("assistant", tool_calls=(call,)))],
-            tools=[schema],
-            generate=False,
-            thinking=False,
-        )
+        if said and found not in shown(*begin, Message("tool", found), Message("user", "And?")):
+            return "prompt"
         # the last occurrence: some templates show the markup in their instructions as well
         start, end = said.rfind(CALL), said.rfind(END_CALL)
         try:
@@ -225,19 +260,28 @@ class HFTemplateRenderer:
                 f"than {CALL}; use a model with Hermes-style calls, or an environment without tools"
             )
         if uses_tools and self.tool_style == "prompt":
-            return self._apply(_tools_as_prompt(messages), tools=[], generate=generate, thinking=thinking)
-        return self._apply([_as_dict(m) for m in messages], tools=tools, generate=generate, thinking=thinking)
+            raw, tools = _tools_as_prompt(messages), []
+        else:
+            raw = [_as_dict(m) for m in messages]
+        try:
+            text = self._apply(self._rules.fit(raw), tools=tools, generate=generate, thinking=thinking)
+        except TemplateError as error:
+            raise RenderError(
+                f"the chat template of '{self.tokenizer.name_or_path}' refuses the messages "
+                f"{', '.join(m.role for m in messages)}: {error}"
+            ) from error
+        return text.replace(EMPTY, "")
 
     def _apply(
         self,
-        messages: list[dict[str, Any]],
+        messages: Sequence[dict[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]],
         generate: bool,
         thinking: bool,
     ) -> str:
         text = self.tokenizer.apply_chat_template(
-            messages,
+            list(messages),
             tools=[{"type": "function", "function": dict(tool)} for tool in tools] or None,
             add_generation_prompt=generate,
             tokenize=False,
@@ -253,9 +297,28 @@ class HFTemplateRenderer:
             self._opens[thinking] = text.rstrip().endswith(THINK)
         return self._opens[thinking]
 
-    @cached_property
-    def _stop_texts(self) -> list[str]:
-        return [self._decode([token]) for token in self.stop_token_ids]
+    def _turn_end(self) -> tuple[int, str, str]:
+        """The token right behind an assistant's content, its text, and all that the template writes there."""
+        probe = "probe_answer"
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": probe}]
+        tail = self._apply(turns, tools=[], generate=False, thinking=False).rpartition(probe)[2]
+        first = self._encode(tail.lstrip())[:1]
+        known = {self.tokenizer.eos_token_id, *self.tokenizer.added_tokens_decoder}
+        end = self._decode(first)
+        if not first or first[0] not in known or not tail.lstrip().startswith(end):
+            raise ValueError(
+                f"the chat template of '{self.tokenizer.name_or_path}' ends an assistant's turn with {tail[:40]!r}, "
+                "which does not begin with a token of its own (like <|im_end|>), so sampling would not stop there; "
+                "let the template write such a token of the tokenizer behind the content"
+            )
+        return first[0], end, tail
+
+    def _until_stop(self, text: str) -> str:
+        """``text``, which ends with an assistant's turn, without what stands behind the token that ends it."""
+        if text.endswith(self._tail):
+            return text[: len(text) - len(self._tail) + self._tail.index(self._end_text) + len(self._end_text)]
+        head, found, _ = text.rpartition(self._end_text)
+        return head + found if found else text
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -296,6 +359,12 @@ def _hermes_call(body: str) -> ToolCall:
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of '{value['name']}' must be a JSON object")
     return ToolCall(value["name"], arguments)
+
+
+def _without_last_empty_thinking(text: str) -> str:
+    begin = text.rfind(THINK)
+    block = _EMPTY_THINKING.match(text, begin) if begin >= 0 else None
+    return text if block is None else text[:begin] + text[block.end() :]
 
 
 def _with_reasoning(reasoning: str, content: str) -> str:

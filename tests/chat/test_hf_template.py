@@ -32,6 +32,12 @@ HERMES = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 OTHER = HERMES.replace("tool_call>", "function>")
+# Qwen3's way: the newest message has a thinking block also where there was no reasoning
+BLOCK = "<think>\n\n</think>\n\n"
+NEWEST = HERMES.replace(
+    "m.reasoning_content and", "m.role == 'assistant' and (loop.last or m.reasoning_content) and"
+).replace("{{ m.reasoning_content }}", "{{ m.reasoning_content or '' }}")
+NEWEST = NEWEST.removesuffix("{% endif %}") + "{% if not enable_thinking %}" + BLOCK + "{% endif %}{% endif %}"
 
 PROMPT = (Message("system", "S", tools=(SEARCH,)), Message("user", "Which metal?"))
 CALL = ToolCall("search", {"query": "tin"})
@@ -49,6 +55,16 @@ def chat_renderer(template: str) -> HFTemplateRenderer:
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", chat_template=template)
+    return HFTemplateRenderer(tokenizer)
+
+
+def with_eos(template: str, eos: str) -> HFTemplateRenderer:
+    """The same tokenizer with another EOS, as base models have it."""
+    from copy import deepcopy
+
+    tokenizer = deepcopy(chat_renderer(CHATML).tokenizer)
+    tokenizer.add_special_tokens({"eos_token": eos})
+    tokenizer.chat_template = template
     return HFTemplateRenderer(tokenizer)
 
 
@@ -152,3 +168,71 @@ def test_reasoning_is_ended_only_where_it_is_open() -> None:
 
     assert ended("<think>\nhm") == "\n</think>\n\n"
     assert ended("<think>\nhm\n</think>\n\ntin") == ended("tin") == ""
+
+
+def test_the_turn_ends_where_the_template_ends_it() -> None:
+    chat = with_eos(CHATML, "<|endoftext|>")
+    end, eos = chat.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert chat.stop_token_ids == (end, eos)
+    session = Session(chat, [Message("user", "hi")], thinking=False, max_context=1000)
+    said = [*chat.tokenizer.encode("tin"), end]
+    assert session.append_sampled(said, [-1.0] * len(said), 0, ended=True) == Message("assistant", "tin")
+    session.append_messages([Message("user", "why?")])
+    assert session.prompt_tokens() == chat.render(session.messages, thinking=False)
+    assert len(session.segments()) == 1
+    assert chat.close_tokens(chat.tokenizer.encode("ti"), thinking=False) == [end]
+
+
+def test_eos_behind_the_last_turn_does_not_branch() -> None:
+    chat = with_eos(CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}", "<|endoftext|>")
+    before = [Message("user", "hi"), Message("assistant", "tin <|im_end|>?")]
+    added = chat.render_after(before, [Message("user", "why?")], thinking=False)
+    assert added is not None
+    assert text_of(chat, added) == "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_space_before_the_end_of_the_turn() -> None:
+    chat = with_eos(CHATML.replace("{{ m.content }}<", "{{ m.content }} <"), "<|im_end|>")
+    assert chat.stop_token_ids == (chat.tokenizer.eos_token_id,)
+    added = chat.render_after(
+        [Message("user", "hi"), Message("assistant", "a")], [Message("user", "b")], thinking=False
+    )
+    assert added is not None
+    assert text_of(chat, added) == "\n<|im_start|>user\nb <|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_turn_without_an_end_is_refused() -> None:
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    with pytest.raises(ValueError, match="does not begin with a token of its own"):
+        with_eos(plain, "<|im_end|>")
+
+
+@pytest.mark.parametrize(("thinking", "head"), [(False, ""), (True, ""), (True, BLOCK)])
+def test_an_empty_thinking_block_of_the_newest_message_does_not_branch(thinking: bool, head: str) -> None:
+    chat = chat_renderer(NEWEST)
+    session = Session(chat, PROMPT, thinking=thinking, max_context=10_000)
+    expected = text_of(chat, session.prompt_tokens())
+    said = [*chat.tokenizer.encode(head + CALL_TEXT), *chat.stop_token_ids]
+    for message in (Message("tool", "a metal"), Message("tool", "soft"), Message("user", "Which?")):
+        assert session.append_sampled(said, [-1.0] * len(said), 0, ended=True).tool_calls == (CALL,)
+        session.append_messages([message])
+        expected += f"{head}{CALL_TEXT}<|im_end|>\n<|im_start|>{message.role}\n{message.content}<|im_end|>\n"
+        expected += "<|im_start|>assistant\n" + ("" if thinking else BLOCK)
+    assert text_of(chat, session.prompt_tokens()) == expected
+    assert len(session.segments()) == 1
+
+
+def test_reasoning_before_an_empty_thinking_block_still_branches() -> None:
+    chat = chat_renderer(NEWEST)
+    history = [*PROMPT, Message("assistant", tool_calls=(CALL,), reasoning="hm"), Message("tool", "a metal")]
+    history.append(Message("assistant", "tin", reasoning=""))
+    assert chat.render_after(history, [Message("tool", "soft")], thinking=True) is not None
+    assert chat.render_after(history, [Message("user", "why?")], thinking=True) is None  # "hm" goes
+
+
+def test_an_empty_block_that_was_said_is_kept() -> None:
+    chat = chat_renderer(CHATML)
+    history = [Message("user", "hi"), Message("assistant", f"I write {BLOCK}so")]
+    added = chat.render_after(history, [Message("user", "why?")], thinking=False)
+    assert added is not None
+    assert text_of(chat, added) == "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
