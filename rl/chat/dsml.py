@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.types import ToolCall
+from rl.chat.strict_json import read_json
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -170,15 +171,11 @@ def _parse_invoke(block: str, opened: re.Match[str]) -> tuple[ToolCall, int]:
 
 def _json_value(key: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        return read_json(text)
+    except ValueError as error:
         raise DSMLError(
             f"parameter '{key}' has string=\"false\" but '{_short(text)}' is not JSON; write string=\"true\" for text"
         ) from error
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")  # Python would accept NaN and Infinity
 
 
 def _skip_space(text: str, at: int) -> int:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import TemplateError
 
 from envs.types import Message, ToolCall
+from rl.chat.hermes import CALL, END_CALL, parse_hermes
 from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
 from rl.chat.template_rules import EMPTY, TemplateRules
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 THINK, END_THINK = "<think>", "</think>"
 _EMPTY_THINKING = re.compile(rf"{THINK}\s*{END_THINK}\s*")
-CALL, END_CALL = "<tool_call>", "</tool_call>"
 
 _TOOLS_PROMPT = """\
 # Tools
@@ -327,38 +327,6 @@ class HFTemplateRenderer:
         text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
-
-
-def parse_hermes(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Content and calls of an answer. Raises ValueError, in words for the policy, when a call is wrong."""
-    content, opened, rest = text.partition(CALL)
-    if not opened:
-        if END_CALL in content:
-            raise ValueError(f"{END_CALL} without {CALL} before it")
-        return content, ()
-    calls: list[ToolCall] = []
-    while opened:
-        body, closed, rest = rest.partition(END_CALL)
-        if not closed or CALL in body:
-            raise ValueError(f"a tool call is not closed by {END_CALL}")
-        calls.append(_hermes_call(body.strip()))
-        between, opened, rest = rest.partition(CALL)
-        if between.strip():
-            raise ValueError(f"text after {END_CALL}: '{between.strip()[:40]}'; end the message there")
-    return content.rstrip("\n"), tuple(calls)
-
-
-def _hermes_call(body: str) -> ToolCall:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the text between {CALL} and {END_CALL} is not JSON: {error}") from error
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError('a tool call must be a JSON object with "name" and "arguments"')
-    arguments = value.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of '{value['name']}' must be a JSON object")
-    return ToolCall(value["name"], arguments)
 
 
 def _without_last_empty_thinking(text: str) -> str:
