@@ -143,7 +143,9 @@ def test_reference_rounds_as_the_policy_does(policy: Policy, make_groups: Groups
     assert trainer.step(make_groups())["loss/kl"] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_what_is_published_is_what_computes(policy: Policy, make_groups: Groups, tmp_path: Path) -> None:
+def test_what_is_published_is_what_computes(
+    policy: Policy, policy_config: dict, make_groups: Groups, tmp_path: Path
+) -> None:
     trainer = learner(policy, tmp_path, compute_dtype="bfloat16", lr=1e-3)
     trainer.step(make_groups())
     for name, value in trainer.weights().items():
@@ -151,18 +153,12 @@ def test_what_is_published_is_what_computes(policy: Policy, make_groups: Groups,
         sent = torch.as_tensor(value)
         assert torch.equal(sent.float(), master if sent.dtype == torch.float32 else master.bfloat16().float()), name
     save_checkpoint(tmp_path / "checkpoints", trainer, 1)
-    other = learner(build_policy({**_config(policy), "seed": 5}), tmp_path, compute_dtype="bfloat16", lr=1e-3)
+    other = learner(build_policy({**policy_config, "seed": 5}), tmp_path, compute_dtype="bfloat16", lr=1e-3)
     load_checkpoint(tmp_path / "checkpoints" / "step_000001", other)
     groups = make_groups(version=1, seed=1)
     first, second = trainer.step(groups), other.step(groups)
     assert first["learner/grad_norm"] == second["learner/grad_norm"]
     assert torch.equal(flat(policy), flat(other.policy))
-
-
-def _config(policy: Policy) -> dict:
-    from conftest import tiny_config
-
-    return tiny_config()
 
 
 def test_masters_must_be_float32(policy: Policy) -> None:
