@@ -28,7 +28,7 @@ from rl.bounds import (
     Share,
 )
 from rl.data.needles import NeedleTask
-from rl.learner.config import SCHEDULES, LearnerConfig, ReplayConfig
+from rl.learner.config import COMPUTE_DTYPES, SCHEDULES, LearnerConfig, ReplayConfig
 from rl.objective.config import ObjectiveConfig
 from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
@@ -93,6 +93,8 @@ class SupervisedConfig(Bounded):
     """Supervised training on token streams: what cold start and distillation share."""
 
     epochs: PositiveFloat = 2.0  # passes over the documents
+    # forward and backward: float32 | bfloat16; the weights that learn are float32 always
+    compute_dtype: Annotated[str, OneOf(COMPUTE_DTYPES)] = "float32"
     lr: PositiveFloat = 1e-3  # peak, warm-up then linear decay to zero
     tokens_per_step: PositiveInt = 8192  # packed tokens per optimiser step
     indexer_kl_coef: NonNegativeFloat = 1.0  # weight of the DSA indexer's own KL loss; it learns alongside

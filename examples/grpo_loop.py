@@ -124,7 +124,7 @@ def main() -> None:
     learner = Learner(load_policy(BASE), LearnerConfig(lr=2e-4, threads=1), ObjectiveConfig(), "runs/grpo_loop")
     config = RolloutConfig(seed=args.seed, max_concurrency=PROMPTS * GROUP_SIZE, max_tokens=64, max_context=512)
     renderer = partial(open_renderer, "v32", str(BASE))  # messages <-> tokens, V3.2's chat format
-    probe = probe_tokens(BASE, args.seed)
+    probe = probe_tokens(BASE, args.seed, config.max_context - 1)
     rewards: list[float] = []
     print("starting Ray and a rollout worker with vLLM", flush=True)
     with (
@@ -137,7 +137,7 @@ def main() -> None:
             groups = pool.run([GroupSpec(i, t, i, GROUP_SIZE, learner.version) for i, t in tasks], deadline_s=300)
             mismatch = update(learner, groups)
             # New weights into the engine; raises WeightSyncError unless it then computes what the learner computes.
-            pool.sync(learner.weights(), learner.version, probe, learner.probe_logprobs)
+            pool.sync(learner.weights(), learner.version, probe, learner.probe)
             rewards.append(fmean(t.reward for g in groups for t in g.trajectories))
             left = (time.monotonic() - started) / step * (args.steps - step)
             line = f"step {step}/{args.steps} · reward {rewards[-1]:.2f} · mismatch {mismatch:.0e} · {left:.0f}s left"

@@ -60,7 +60,8 @@ def check(values: Any, kind: type, where: str = "") -> None:
     """Compare all fields of the dataclass ``kind``, and of those inside it, with their bounds.
 
     Args:
-        values: an object of ``kind``, or an OmegaConf node with its fields.
+        values: an object of ``kind``, or an OmegaConf node or a mapping with its fields. Interpolations that are not
+            resolved are left out.
         where: dotted path of ``values``.
 
     Raises:
@@ -103,6 +104,8 @@ def wanted(mark: Any) -> str:
 
 def _check(value: Any, hint: Any, path: str, also: str = "") -> None:
     origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, str) and value.startswith("${"):
+        return  # an interpolation that is not resolved: its value is checked where it stands
     if origin in (Union, UnionType):
         if value is not None:
             (some,) = (one for one in inner if one is not NoneType)

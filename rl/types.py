@@ -44,6 +44,15 @@ class ReplayRecord:
                 )
 
 
+@dataclass(frozen=True)
+class ProbeScores:
+    """What the learner computes on the probe: log-probs of tokens[1:], float32 [T-1], and how far an engine that holds
+    the same weights may be from them (``tolerance``, nats)."""
+
+    logprobs: np.ndarray
+    tolerance: float
+
+
 @dataclass
 class TokenStream:
     """Tokens and which of them are learned: ``tokens`` int32 [T]; ``loss_mask`` bool [T], True at targets."""

@@ -33,7 +33,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
     from rl.run.errors import stopped
-    from rl.run.preflight import check_environments, check_start, configuration
+    from rl.run.preflight import about_dtypes, check_environments, check_start, configuration
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
@@ -45,7 +45,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
         reward = open_composer(cfg.reward).describe()
         check_start(cfg, list(members_of(tasksets["train"])))
         check_environments(tasksets["train"])
-        said = settle_turns(cfg.rollout, tasksets["train"])
+        said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg)
         rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
         if rundir is not None:
             check_resume(rundir, tasksets["train"])

@@ -21,7 +21,7 @@ from rl.chat.tokenizer import copy_tokenizer
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.objective.config import ObjectiveConfig
 from rl.tracking.stall import StallError
-from rl.types import Group, ReplayRecord
+from rl.types import Group, ProbeScores, ReplayRecord
 
 if TYPE_CHECKING:
     import ray
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rl.rollout.pool import RolloutPool
 
 T = TypeVar("T")
-PROBE = 192  # tokens
+PROBE = 192  # tokens of the sync probe, at least
 
 
 class LearnerHandle:
@@ -44,7 +44,8 @@ class LearnerHandle:
         self._ray = ray
         self._deadline_s = cfg.step_deadline_s
         self._policy_dir = policy_dir
-        self._probe_tokens = probe_tokens(policy_dir, cfg.seed, min(PROBE, cfg.rollout.max_context - 1))
+        self._engine_dtype = cfg.rollout.dtype
+        self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._actor = start_learner(
             {"path": str(policy_dir)},
             cfg.learner,
@@ -68,9 +69,9 @@ class LearnerHandle:
         assert mismatch is not None  # a probe was given
         return mismatch
 
-    def probe(self, tokens: list[int], replay: ReplayRecord | None) -> np.ndarray:
-        """The learner's log-probs of ``tokens[1:]``."""
-        return self._get("the learner's probe", self._actor.probe_logprobs.remote(tokens, replay))
+    def probe(self, tokens: list[int], replay: ReplayRecord | None) -> ProbeScores:
+        """The learner's log-probs of ``tokens[1:]``, and how far the engine's may be from them."""
+        return self._get("the learner's probe", self._actor.probe.remote(tokens, replay, self._engine_dtype))
 
     def save(self, root: Path, step: int, extra: dict[str, Any], keep: int) -> None:
         """Full-state checkpoint, ``extra`` included."""
@@ -134,9 +135,13 @@ class LearnerProcess:
         """``Learner.probe_logprobs``: float32 [T-1]."""
         return self.learner.probe_logprobs(tokens, replay)
 
+    def probe(self, tokens: Sequence[int], replay: ReplayRecord | None, engine_dtype: str) -> ProbeScores:
+        """``Learner.probe``."""
+        return self.learner.probe(tokens, replay, engine_dtype)
+
     def save_policy(self, directory: str) -> None:
-        """The policy alone, in the hub's layout (what an engine or transformers loads)."""
-        self.learner.policy.save(directory)
+        """The policy alone, in the hub's layout (what an engine or transformers loads) and the dtype it computes in."""
+        self.learner.compute.policy.save(directory)
 
     def save_checkpoint(self, root: str, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2) -> Path:
         """``rl.learner.checkpoint.save_checkpoint``."""
@@ -169,9 +174,10 @@ def start_learner(
     return handle
 
 
-def probe_tokens(policy_dir: Path, seed: int, length: int = PROBE) -> list[int]:
-    """Random token ids: a probe longer than the tiny policy's index_topk, so that the sparse path is compared (where
-    the engine's window has room for it)."""
-    vocab_size = json.loads((policy_dir / "config.json").read_text())["vocab_size"]
-    tokens: list[int] = np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
+def probe_tokens(policy_dir: Path, seed: int, longest: int) -> list[int]:
+    """Random token ids, ``PROBE`` or so many more than the DSA indexer keeps that the sparse path is compared; at most
+    ``longest``, what the engine's window has room for (then no rollout is long enough for it either)."""
+    config = json.loads((policy_dir / "config.json").read_text())
+    length = min(longest, max(PROBE, config.get("index_topk", 0) + PROBE // 2))
+    tokens: list[int] = np.random.default_rng(seed).integers(0, config["vocab_size"], length).tolist()
     return tokens

@@ -10,6 +10,7 @@ from annotated_types import Interval
 from rl.bounds import Bounded, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Seed, Share
 
 SCHEDULES = ("constant", "cosine", "linear")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass
@@ -18,6 +19,9 @@ class LearnerConfig(Bounded):
 
     section: ClassVar[str] = "learner"
 
+    # Forward and backward: float32 | bfloat16. Weights that learn, their gradients' sums and AdamW's state are float32
+    # always; the engine computes in this dtype too (rollout.dtype).
+    compute_dtype: Annotated[str, OneOf(COMPUTE_DTYPES)] = "float32"
     # AdamW.
     lr: PositiveFloat = 2e-4
     beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.9
@@ -91,6 +95,8 @@ class SFTConfig(Bounded):
 
     section: ClassVar[str] = "sft"
 
+    # Forward and backward: float32 | bfloat16, as in the learner's section.
+    compute_dtype: Annotated[str, OneOf(COMPUTE_DTYPES)] = "float32"
     lr: PositiveFloat = 3e-3
     beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Interval(ge=0, lt=1)] = 0.95

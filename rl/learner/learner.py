@@ -9,7 +9,6 @@ not finite changes nothing, is counted, and is kept on disk with everything need
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import pickle
@@ -25,6 +24,7 @@ from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.learner.precision import ComputeWeights, coarser, sync_tolerance
 from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
 from rl.objective.advantage import group_advantages, token_weights
 from rl.objective.config import ObjectiveConfig
@@ -33,8 +33,9 @@ from rl.objective.drift import DriftWindow
 from rl.objective.logprobs import TokenScores, check_sampler_logprobs
 from rl.objective.loss import LossInputs, grpo_loss
 from rl.policy.api import Policy
+from rl.policy.dtypes import cast_copy
 from rl.policy.replay import Record, Replay
-from rl.types import Group, ReplayRecord, Trajectory
+from rl.types import Group, ProbeScores, ReplayRecord, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,6 @@ class Learner:
         self.version = 0
         self.skipped = 0
         self.rng = np.random.default_rng(config.seed)
-        self.reference: Policy | None = None
-        if objective.uses_reference:
-            self.reference = reference if reference is not None else copy.deepcopy(policy)
-            for _, parameter in self.reference.named_parameters():
-                parameter.requires_grad_(False)
         named = list(policy.named_parameters())
         self.train_indexer = config.train_indexer == "kl"
         has_indexer = any(is_indexer(name) for name, _ in named)
@@ -77,6 +73,12 @@ class Learner:
             raise ValueError(f"replay.indexer={self.replay.indexer!r}, but this policy has no DSA indexer; use 'off'")
         for name, parameter in named:
             parameter.requires_grad_(self.train_indexer or not is_indexer(name))
+        self.compute = ComputeWeights(policy, config.compute_dtype)
+        self.reference: Policy | None = None
+        if objective.uses_reference:  # it rounds as the policy does: their KL is 0 while the weights are equal
+            self.reference = cast_copy(reference or policy, self.compute.dtype)
+            for _, parameter in self.reference.named_parameters():
+                parameter.requires_grad_(False)
         self.optimizer = Optimizer(
             named,
             lr=config.lr,
@@ -140,12 +142,12 @@ class Learner:
         }
 
     def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
-        """A copy of everything an engine needs, by name, on the host.
+        """A copy of everything an engine needs, by name, on the host, in the dtype that the learner computes in.
 
         numpy arrays (zero-copy in Ray's object store), but tensors for bfloat16, which numpy lacks.
         """
         out: dict[str, np.ndarray | torch.Tensor] = {}
-        for name, value in self.policy.weights().items():
+        for name, value in self.compute.policy.weights().items():
             host = value.detach().to("cpu", copy=True)
             out[name] = host if host.dtype == torch.bfloat16 else host.numpy()
         return out
@@ -157,12 +159,21 @@ class Learner:
         ``replay`` forces the engine's experts and, when recorded, its indexer's choice, so that a near-tie
         that flips is not taken for a failed sync. Rows the engine did not run are live.
         """
-        ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=self.device)
-        forced: Replay | None = None
-        if replay is not None:
-            forced = Replay(self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer))
-        logits_TV = self.policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
-        return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1).cpu().numpy()
+        return self._sequence_logprobs(self.compute.policy, tokens, replay).cpu().numpy()
+
+    @torch.no_grad()
+    def probe(
+        self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None, engine_dtype: str = "float32"
+    ) -> ProbeScores:
+        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
+        ours = self._sequence_logprobs(self.compute.policy, tokens, replay)
+        if self.compute.dtype == torch.bfloat16:
+            other = self.policy
+        else:
+            other = cast_copy(self.policy, torch.bfloat16)
+        noise = (self._sequence_logprobs(other, tokens, replay) - ours).square().mean().sqrt()
+        dtype = coarser(engine_dtype, self.config.compute_dtype)
+        return ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights (and the reference's): optimiser, schedule position, shuffle, drift, counters."""
@@ -179,6 +190,17 @@ class Learner:
         self.rng.bit_generator.state = state["rng"]
         self.version, self.skipped = int(state["version"]), int(state["skipped"])
         self.drift.load_state_dict(state["drift"])
+        self.compute.refresh()
+
+    def _sequence_logprobs(
+        self, policy: Policy, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None
+    ) -> torch.Tensor:
+        ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=self.device)
+        forced: Replay | None = None
+        if replay is not None:
+            forced = Replay(self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer))
+        logits_TV = policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
+        return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
 
     def _choices(self, recorded: np.ndarray | None) -> torch.Tensor | None:
         if recorded is None:
@@ -237,7 +259,7 @@ class Learner:
         """Scores under the policy as it is now, with the sampler's choices repeated as ``replay`` says."""
         replay = replay_of(batch, self.replay)
         scores = packed_scores(
-            self.policy, batch, temperature=self.objective.temperature, replay=replay, record=record,
+            self.compute.policy, batch, temperature=self.objective.temperature, replay=replay, record=record,
             sampling_mask=self.replay.sampling_mask == "auto",
         )  # fmt: skip
         if books is not None:
@@ -291,6 +313,7 @@ class Learner:
             diagnostics.add(terms, scores.logprobs_N, batch.sampler_logprobs_N, scores.entropy_N, exact_N)
             loss.backward()
         outcome = self.optimizer.step(float(total))
+        self.compute.refresh()
         metrics = {
             "loss/total": float(total),
             "loss/policy": float(policy_loss),

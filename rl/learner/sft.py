@@ -18,6 +18,7 @@ from rl.learner.config import SFTConfig
 from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.learner.precision import ComputeWeights
 from rl.policy.api import Policy
 from rl.policy.replay import Record
 from rl.types import TokenStream
@@ -45,6 +46,7 @@ class SFTTrainer:
         self.train_indexer = self.has_indexer and config.indexer_kl_coef > 0
         for name, parameter in named:
             parameter.requires_grad_(self.train_indexer if is_indexer(name) else not config.indexer_only)
+        self.compute = ComputeWeights(policy, config.compute_dtype)
         self.optimizer = Optimizer(
             named,
             lr=config.lr,
@@ -80,7 +82,7 @@ class SFTTrainer:
                 want_experts=config.router_bias_gamma > 0,
                 want_indexer_kl=self.policy.mode if kl_now else "off",
             )
-            scores = packed_scores(self.policy, batch, record=record)
+            scores = packed_scores(self.compute.policy, batch, record=record)
             loss = -(batch.weights_N * scores.logprobs_N).sum()
             totals[0] += loss.detach()
             totals[1] += (batch.weights_N * scores.greedy_N).sum()
@@ -98,6 +100,7 @@ class SFTTrainer:
         self.skipped += outcome["applied"] == 0.0
         if counts is not None and outcome["applied"]:
             self.policy.update_router_bias(counts, config.router_bias_gamma)
+        self.compute.refresh()
         self.tokens += inputs
         metrics = {
             "sft/loss": loss_value,
@@ -120,7 +123,7 @@ class SFTTrainer:
         loss = accuracy = 0.0
         exact = segments = 0
         for batch in self._pack(examples):
-            scores = packed_scores(self.policy, batch)
+            scores = packed_scores(self.compute.policy, batch)
             loss -= float((batch.weights_N * scores.logprobs_N).sum())
             accuracy += float((batch.weights_N * scores.greedy_N).sum())
             wrong_N = (~scores.greedy_N).float()
@@ -136,6 +139,7 @@ class SFTTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.tokens, self.skipped = int(state["tokens"]), int(state["skipped"])
+        self.compute.refresh()
 
     def _pack(self, examples: Sequence[TokenStream]) -> list[MicroBatch]:
         targets = sum(int(e.loss_mask.sum()) for e in examples)

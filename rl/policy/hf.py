@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode
+from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.replay import Record, Replay
 
 # Config fields by which some families change logits after lm_head; those are not supported.
@@ -39,9 +40,16 @@ class HFPolicy:
 
     @classmethod
     def load(cls, directory: str | Path) -> HFPolicy:
+        """The model of ``directory`` in float32, whatever it is stored in."""
         from transformers import AutoModelForCausalLM
 
-        return cls(AutoModelForCausalLM.from_pretrained(str(directory), attn_implementation="sdpa"))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(directory), dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+        model, found = loaded
+        if wrong := sorted(found["missing_keys"]) or sorted(map(str, found["mismatched_keys"])):
+            raise CheckpointError(f"weights in {directory} do not match config.json: {wrong[:3]} ({len(wrong)})")
+        return cls(model)
 
     def packed_logits(
         self,

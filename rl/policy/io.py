@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+
 if TYPE_CHECKING:
     from rl.policy.model import DSAForCausalLM
 
+_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 _PER_EXPERT = re.compile(r"^(.*\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight$")
 
 
@@ -64,20 +67,8 @@ def stack_experts(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Te
 
 
 def read_tensors(directory: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every safetensors file in ``directory``, names as in memory."""
-    from safetensors import safe_open
-
-    files = sorted(Path(directory).glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"no *.safetensors in {directory}; expected a checkpoint written by save()")
-
-    def raw() -> Iterator[tuple[str, Tensor]]:
-        for file in files:
-            with safe_open(str(file), framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 (safe_open is no dict)
-                    yield name, handle.get_tensor(name)
-
-    return stack_experts(raw())
+    """(name, tensor) of a checkpoint, names as in memory. Raises CheckpointError (``rl.policy.checkpoint_files``)."""
+    return stack_experts(CheckpointFiles(directory).stream())
 
 
 def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
@@ -97,21 +88,78 @@ def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
 
 
 def load_dsa(directory: str | Path) -> DSAForCausalLM:
-    """The model of ``directory``, in its stored dtype. Raises ValueError on missing or unknown weights."""
+    """The model of ``directory`` in float32, whatever it is stored in.
+
+    Weights are copied tensor by tensor into their place: memory is the model's plus one tensor. Multi-token prediction
+    layers are left out. Raises CheckpointError on missing, unknown or misshapen weights, NaN and infinity.
+    """
     from transformers import DeepseekV32Config
 
+    from rl.policy.layers import Rotary
     from rl.policy.model import DSAForCausalLM
 
-    model = DSAForCausalLM(DeepseekV32Config.from_pretrained(str(directory)))
-    state = dict(read_tensors(directory))
-    if model.config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    model.to(state["model.embed_tokens.weight"].dtype)
-    mtp = f"model.layers.{model.config.num_hidden_layers}."  # multi-token prediction: not used
-    result = model.load_state_dict({k: v for k, v in state.items() if not k.startswith(mtp)}, strict=False)
-    if result.missing_keys or result.unexpected_keys:
-        raise ValueError(
-            f"weights in {directory} do not match config.json: missing {result.missing_keys[:3]}, "
-            f"unexpected {result.unexpected_keys[:3]}"
-        )
+    config = DeepseekV32Config.from_pretrained(str(directory))
+    with torch.device("meta"):
+        model = DSAForCausalLM(config)
+    check_names(directory, model)
+    model.to_empty(device="cpu")
+    model.model.rotary = Rotary(config)  # its frequencies are computed, not stored
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    own = model.state_dict()
+    files = CheckpointFiles(directory)
+    for name in _used(files, config.num_hidden_layers):
+        value = files.tensor(name)
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{name} holds NaN or infinite values; use another checkpoint")
+        _place(own, name).copy_(value)
     return model
+
+
+def check_names(directory: str | Path, model: DSAForCausalLM) -> None:
+    """Raise CheckpointError unless the checkpoint holds ``model``'s weights, all of them, in their shapes.
+
+    Reads headers only; ``model`` may be on the meta device.
+    """
+    files = CheckpointFiles(directory)
+    files.check_scales()
+    own = model.state_dict()
+    wanted = {name: value.shape for name, value in unstack_experts(own).items()}
+    stacked = {name: value.shape for name, value in own.items() if name not in wanted}
+    if model.config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    found = {name: files.shapes[name] for name in _used(files, model.config.num_hidden_layers)}
+    for name in stacked.keys() & found.keys():  # this toolkit's earlier files and transformers' own
+        for part in unstack_experts({name: own[name]}):
+            wanted.pop(part)
+        wanted[name] = stacked[name]
+    if model.config.tie_word_embeddings:
+        found.pop("lm_head.weight", None)  # some store the copy too
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"weights in {directory} do not match config.json: missing {missing[:3]} ({len(missing)}), unexpected "
+            f"{unknown[:3]} ({len(unknown)})"
+        )
+    for name, shape in found.items():
+        if tuple(wanted[name]) != shape:
+            raise CheckpointError(
+                f"{name} has shape {shape} in {directory}; config.json asks for {tuple(wanted[name])}"
+            )
+
+
+def _used(files: CheckpointFiles, layers: int) -> list[str]:
+    """Names of the model's own tensors: those of multi-token prediction (layers after the last) are left out."""
+    return [name for name in files.names if not ((m := _LAYER.match(name)) and int(m.group(1)) >= layers)]
+
+
+def _place(own: Mapping[str, Tensor], name: str) -> Tensor:
+    """Where the tensor ``name`` of a file belongs in a state dict with stacked experts: a view."""
+    match = _PER_EXPERT.match(name)
+    if match is None:
+        return own[name]
+    stem, expert, part = match.group(1), int(match.group(2)), match.group(3)
+    if part == "down_proj":
+        return own[f"{stem}.down_proj"][expert]
+    gate, up = own[f"{stem}.gate_up_proj"][expert].chunk(2, dim=0)
+    return gate if part == "gate_proj" else up

@@ -6,7 +6,6 @@ policy.save(directory); policy = load_policy(directory)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ import torch
 
 from rl.policy.api import Policy
 from rl.policy.attention_context import AttentionMode
+from rl.policy.checkpoint_checks import DSA_TYPES, read_config
 from rl.policy.dsa import DSAPolicy
 from rl.policy.io import load_dsa
 from rl.policy.model import DSAForCausalLM
@@ -46,11 +46,11 @@ def build_policy(cfg: Mapping[str, Any]) -> Policy:
 
 
 def load_policy(directory: str | Path, mode: AttentionMode = "sparse") -> Policy:
-    """The policy stored in ``directory``: DSA if config.json says deepseek_v32, else a Hugging Face model."""
-    config_file = Path(directory) / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(f"{config_file} does not exist; expected a checkpoint directory")
-    if json.loads(config_file.read_text())["model_type"] == "deepseek_v32":
+    """The policy stored in ``directory``, in float32: DSA if config.json says so, else a Hugging Face model.
+
+    Raises CheckpointError (a ValueError) when there is none, or its weights do not fit its configuration.
+    """
+    if read_config(Path(directory))["model_type"] in DSA_TYPES:
         return DSAPolicy(load_dsa(directory), mode)
     from rl.policy.hf import HFPolicy
 

@@ -49,6 +49,10 @@ class Backbone(nn.Module):
 class DSAForCausalLM(nn.Module):
     """The DSA/MoE policy. Tokens are flat [T]; ``ctx`` knows the sequences."""
 
+    # Float32 in every dtype of the rest: a rounded router chooses other experts; V3.2's code keeps the indexer's head
+    # weights so.
+    _keep_in_fp32_modules_strict = ("mlp.gate", "indexer.weights_proj")
+
     def __init__(self, config: DeepseekV32Config) -> None:
         super().__init__()
         if config.hidden_act != "silu":

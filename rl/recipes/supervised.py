@@ -52,6 +52,7 @@ def supervised(
     trainer = SFTTrainer(
         policy,
         SFTConfig(
+            compute_dtype=config.compute_dtype,
             lr=config.lr,
             schedule="linear",
             warmup_steps=min(10, steps // 4),

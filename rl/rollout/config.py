@@ -75,7 +75,9 @@ class RolloutConfig(EngineConfig):
     score_s: PositiveFloat = 60.0  # Environment.score; reward parts have their own timeout_s
     close_s: PositiveFloat = 10.0  # Environment.close
     episode_s: PositiveFloat = 300.0  # a whole episode, generation included
-    probe_tolerance: PositiveFloat = 1e-4  # largest log-prob difference after a sync; bfloat16 engines need about 1
+    # largest log-prob difference (nats) between engine and learner after a sync; null: what rounding in their dtypes
+    # explains, measured on the policy itself
+    probe_tolerance: PositiveFloat | None = None
     sync_s: PositiveFloat = 120.0  # a weight update plus its probe, per worker
     group_s: PositiveFloat = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
     max_restarts: NonNegativeInt = 5  # workers replaced in one run before it stops

@@ -24,14 +24,14 @@ from rl.rollout.engine_thread import EngineDied
 from rl.rollout.weights import pack, probe_mismatch
 from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
 from rl.tracking.stall import StallError
-from rl.types import Group, ReplayRecord
+from rl.types import Group, ProbeScores, ReplayRecord
 
 if TYPE_CHECKING:
     import torch
 
     from rewards.compose import RewardComposer
 
-LearnerLogprobs = Callable[[list[int], ReplayRecord | None], np.ndarray]  # float [T-1], of tokens[1:]
+LearnerScores = Callable[[list[int], ReplayRecord | None], ProbeScores]
 
 
 class WorkerLost(RuntimeError):
@@ -96,7 +96,7 @@ class RolloutPool:
         import ray
 
         self._ray = ray
-        self.config, self.tolerance = config, config.probe_tolerance
+        self.config = config
         self._tasksets = sorted(tasksets)
         setup = WorkerSetup(config, str(model_dir), open_renderer, dict(tasksets), composer, record_indexer)
         self._setup = ray.cloudpickle.dumps(setup)
@@ -209,13 +209,14 @@ class RolloutPool:
         named: Mapping[str, torch.Tensor | np.ndarray],
         version: int,
         probe_tokens: list[int] | None = None,
-        learner_logprobs: LearnerLogprobs | None = None,
+        learner_scores: LearnerScores | None = None,
     ) -> SyncReport:
         """Bring ``named`` (the learner's state dict) to every engine as policy version ``version``, then
-        compare each engine's log-probs of ``probe_tokens`` with ``learner_logprobs(probe_tokens, choices)``.
+        compare each engine's log-probs of ``probe_tokens`` with ``learner_scores(probe_tokens, choices)``.
 
         Raises:
-            WeightSyncError: an engine differs from the learner by more than ``config.probe_tolerance``.
+            WeightSyncError: an engine differs from the learner by more than ``config.probe_tolerance`` or, where that
+                is None, than the learner says that rounding explains.
             StallError: a worker took longer than ``config.sync_s``.
         """
         started = time.monotonic()
@@ -227,17 +228,18 @@ class RolloutPool:
             self.config.sync_s,
         )
         seconds = time.monotonic() - started
-        if probe_tokens is None or learner_logprobs is None:
+        if probe_tokens is None or learner_scores is None:
             return SyncReport(seconds)
         probes = self._ask_all(
             f"probe version {version}", lambda actor: actor.probe.remote(probe_tokens), self.config.sync_s
         )
         worst = 0.0
         for index, (engine_logprobs, replay, engine_version) in enumerate(probes):
-            expected = np.asarray(learner_logprobs(probe_tokens, replay))
+            expected = learner_scores(probe_tokens, replay)
+            tolerance = self.config.probe_tolerance or expected.tolerance
             where = f"worker {index} (which says it is at version {engine_version})"
-            worst = max(worst, probe_mismatch(where, version, engine_logprobs, expected, self.tolerance))
-            self._reference = Reference(probe_tokens, expected, self.tolerance)
+            worst = max(worst, probe_mismatch(where, version, engine_logprobs, expected.logprobs, tolerance))
+            self._reference = Reference(probe_tokens, expected.logprobs, tolerance)
         return SyncReport(seconds, worst)
 
     # -- the rest ----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.kv_cache_interface import KVCacheSpec, MLAAttentionSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from rl.policy.dtypes import keep_float32
 from rl.policy.io import stack_experts
 from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import Record
@@ -150,6 +151,7 @@ class DSAForVLLM(nn.Module):
                 "on one rank; add rollout workers instead, or use the native backend"
             )
         self.dsa = DSAForCausalLM(self.config).requires_grad_(False)
+        keep_float32(self.dsa)  # vLLM makes it under the engine's dtype
         self.layers = [
             PagedLayer(f"model.layers.{i}.self_attn", self.config, vllm_config)
             for i in range(self.config.num_hidden_layers)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import nn
 
 
@@ -29,12 +28,18 @@ def keep_weights_plain() -> None:
 
 
 def checkpoint_names(model_dir: str | Path) -> set[str]:
-    """Names of the tensors in a directory's safetensors files: what a full update has to bring."""
-    names: set[str] = set()
-    for file in sorted(Path(model_dir).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            names.update(tensors.keys())
-    return names
+    """Names of the checkpoint's tensors that its model uses: what a full update has to bring.
+
+    Files hold more than that: rotary buffers of old versions, heads for multi-token prediction.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rl.policy.checkpoint_files import CheckpointFiles
+    from rl.policy.io import unstack_experts
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(model_dir)))
+    return set(CheckpointFiles(model_dir).names) & unstack_experts(model.state_dict()).keys()
 
 
 @torch.no_grad()

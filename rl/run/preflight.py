@@ -51,7 +51,8 @@ def typed(cfg: DictConfig) -> Any:
         raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
     schema = OmegaConf.get_type(cfg)
     assert schema is not None  # every command's configuration has one
-    check(cfg, schema)
+    check(OmegaConf.to_container(cfg, resolve=False), schema)  # a wrong value is named where it stands
+    check(cfg, schema)  # and then wherever an interpolation takes it
     return OmegaConf.to_object(cfg)
 
 
@@ -143,6 +144,31 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     return renderer
 
 
+def check_policy(directory: Path) -> None:
+    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say."""
+    from tokenizers import Tokenizer
+
+    from rl.policy.checkpoint_checks import check_checkpoint
+
+    file = directory / "tokenizer.json"
+    try:
+        tokens = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) if file.is_file() else {}
+        check_checkpoint(directory, max(tokens.values(), default=None))
+    except ValueError as error:
+        raise ValueError(f"policy in '{directory}': {error}") from error
+
+
+def about_dtypes(cfg: TrainConfig) -> list[str]:
+    """What is to be said when engine and learner round differently; empty when they do not."""
+    if cfg.rollout.dtype == cfg.learner.compute_dtype:
+        return []
+    return [
+        f"warning: rollout.dtype={cfg.rollout.dtype}, but learner.compute_dtype={cfg.learner.compute_dtype}: every "
+        "ratio holds the difference of their rounding, and the check after a weight sync allows for it; leave "
+        "rollout.dtype out"
+    ]
+
+
 def check_judge(judge: JudgeConfig) -> None:
     """Raise ValueError when ``judge.path`` is set and no policy lies there."""
     if judge.is_worker and judge.path is not None:
@@ -158,6 +184,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         start_renderer(cfg.policy, directory, cfg.rollout.retention)
+        check_policy(directory)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)

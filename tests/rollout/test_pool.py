@@ -26,7 +26,7 @@ from rl.rollout.pool import RolloutPool, WorkerLost
 from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack
 from rl.rollout.worker import GroupSpec
 from rl.tracking.stall import StallError
-from rl.types import ReplayRecord
+from rl.types import ProbeScores, ReplayRecord
 
 CONFIG = RolloutConfig(threads=1, max_concurrency=8, max_tokens=24, max_context=512, kv_cache_gib=0.05, max_turns=2)
 
@@ -78,6 +78,10 @@ def learner_logprobs(policy: Policy, tokens: list[int], replay: ReplayRecord | N
     return logits.log_softmax(-1)[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].numpy()
 
 
+def learner_scores(policy: Policy, tokens: list[int], replay: ReplayRecord | None) -> ProbeScores:
+    return ProbeScores(learner_logprobs(policy, tokens, replay), tolerance=1e-4)
+
+
 def probe_tokens() -> list[int]:
     return np.random.default_rng(0).integers(8, tokenizer().vocab_size, 200).tolist()
 
@@ -117,7 +121,7 @@ def test_sync_is_proved_by_the_probe(pool: RolloutPool, policy: Policy) -> None:
     with torch.no_grad():
         for parameter in policy.module.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
-    report = pool.sync(policy.weights(), 1, probe_tokens(), partial(learner_logprobs, policy))
+    report = pool.sync(policy.weights(), 1, probe_tokens(), partial(learner_scores, policy))
     assert report.mismatch is not None
     assert report.mismatch < 1e-4
     pool.submit(spec(7, version=1))
@@ -134,8 +138,8 @@ def test_an_engine_that_differs_stops_the_run(pool: RolloutPool, policy: Policy)
     stale = {name: value.clone() for name, value in policy.weights().items()}
     stale["lm_head.weight"] += 0.05 * torch.randn_like(stale["lm_head.weight"])
     with pytest.raises(WeightSyncError, match=r"worker 0 .* to version 2"):
-        pool.sync(stale, 2, probe_tokens(), partial(learner_logprobs, policy))
-    pool.sync(policy.weights(), 3, probe_tokens(), partial(learner_logprobs, policy))
+        pool.sync(stale, 2, probe_tokens(), partial(learner_scores, policy))
+    pool.sync(policy.weights(), 3, probe_tokens(), partial(learner_scores, policy))
 
 
 def test_a_stall_names_what_is_pending_and_loses_nothing(pool: RolloutPool) -> None:

@@ -1,0 +1,82 @@
+"""Mixed precision: fp32 master weights, and the copy of them that computes.
+
+    theta_c = cast(theta),   g = sum over micro-batches of float32(d loss / d theta_c),   theta <- AdamW(theta, g)
+
+AdamW at an RL learning rate moves a weight by about 1e-6; bfloat16 has 8 bits of mantissa, so that such a step is
+rounded away (Micikevicius et al. 2018, "Mixed Precision Training"). Masters, gradients that are added up, and the
+optimiser's state are therefore float32, whatever the checkpoint is stored in.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rl.policy.api import Policy
+from rl.policy.dtypes import DTYPES, cast_copy
+
+# Largest log-prob difference of an engine that computes right, in units of ``noise`` (rms effect of rounding to
+# bfloat16) times the dtype's unit roundoff over bfloat16's. Measured maxima (docs/models.md): 4.9 in bfloat16, 38 in
+# float32, where the engine's kernels approximate exp and silu. Three times as much is allowed.
+MARGINS = {"float32": 128.0, "bfloat16": 16.0, "float16": 16.0}
+RESULT_ULPS = 8.0  # of a float32 log-prob itself: softmax and logarithm round too
+
+
+class ComputeWeights:
+    """``policy``: what runs forward and backward, in ``dtype``; its gradients are added to the masters' in float32.
+
+    With float32 it is the masters themselves. Set ``requires_grad`` of the masters before, and call ``refresh`` after
+    every change of them. Raises ValueError for masters that are not float32.
+    """
+
+    def __init__(self, masters: Policy, dtype: str) -> None:
+        self.masters, self.dtype = masters, DTYPES[dtype]
+        if wrong := [name for name, parameter in masters.named_parameters() if parameter.dtype != torch.float32]:
+            raise ValueError(f"master weights must be float32: {wrong[0]} is not ({len(wrong)} of them)")
+        self.policy = masters
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # (master, its cast copy)
+        if self.dtype == torch.float32:
+            return
+        self.policy = cast_copy(masters, self.dtype, share=True)
+        pairs = zip(masters.named_parameters(), self.policy.named_parameters(), strict=True)
+        for (_, master), (_, cast) in pairs:
+            if cast is master:
+                continue
+            self._pairs.append((master, cast))
+            if master.requires_grad:
+                cast.register_post_accumulate_grad_hook(partial(_add_to, master))
+        self._pairs += zip(masters.module.buffers(), self.policy.module.buffers(), strict=True)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the masters as they are now."""
+        for master, cast in self._pairs:
+            cast.copy_(master)
+
+
+def coarser(one: str, other: str) -> str:
+    """The dtype with the larger unit roundoff."""
+    return max(one, other, key=lambda name: torch.finfo(DTYPES[name]).eps)
+
+
+def sync_tolerance(noise: float, logprobs: Tensor, dtype: str) -> float:
+    """Largest |log pi_engine - log pi_learner| that rounding explains, nats.
+
+    ``noise``: root mean square over the probe's tokens of what rounding to bfloat16 changes, so that depth and
+    magnitude of this very model are in it. ``dtype``: the coarser of the two that are compared.
+    """
+    roundoff = torch.finfo(DTYPES[dtype]).eps / torch.finfo(torch.bfloat16).eps
+    result = RESULT_ULPS * torch.finfo(torch.float32).eps * float(logprobs.abs().max())
+    return MARGINS[dtype] * roundoff * noise + result
+
+
+def _add_to(master: nn.Parameter, cast: Tensor) -> None:
+    """Move the gradient of ``cast`` to ``master``, in float32."""
+    assert cast.grad is not None
+    if master.grad is None:
+        master.grad = cast.grad.to(master.dtype)
+    else:
+        master.grad += cast.grad
+    cast.grad = None

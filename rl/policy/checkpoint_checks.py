@@ -1,0 +1,93 @@
+"""Whether a checkpoint directory can be trained from, found out before anything starts.
+
+Names and shapes come from file headers and from the model on the meta device; then every weight is read once, for NaN
+and infinity.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+from rl.policy.io import check_names, unstack_experts
+
+DSA_TYPES = ("deepseek_v32",)  # model types that our own DSA model computes
+
+
+def check_checkpoint(directory: str | Path, largest_token: int | None = None) -> None:
+    """Raise CheckpointError, in one line, when the policy in ``directory`` cannot be loaded as its config.json says.
+
+    ``largest_token``: the largest id of the tokenizer that belongs to it.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    vocab_size = config.get("vocab_size")
+    if largest_token is not None and isinstance(vocab_size, int) and largest_token >= vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has ids up to {largest_token}, the model's vocabulary is {vocab_size} (config.json): it is "
+            "the tokenizer of another model"
+        )
+    files = CheckpointFiles(directory)
+    if config["model_type"] in DSA_TYPES:
+        _check_dsa(directory)
+    else:
+        files.check_scales()
+        _check_hugging_face(directory, config, files)
+    files.check_finite()
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a checkpoint. Raises CheckpointError: not there, no JSON, no model_type."""
+    file = directory / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} does not exist; expected a checkpoint directory") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); fetch it again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{file} has no model_type: it is no configuration of a model")
+    return config
+
+
+def _check_dsa(directory: Path) -> None:
+    from transformers import DeepseekV32Config
+
+    from rl.policy.model import DSAForCausalLM
+
+    with torch.device("meta"):
+        model = DSAForCausalLM(DeepseekV32Config.from_pretrained(str(directory)))
+    check_names(directory, model)
+
+
+def _check_hugging_face(directory: Path, config: dict[str, Any], files: CheckpointFiles) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config["model_type"]
+    if kind not in CONFIG_MAPPING:
+        own = " It brings code of its own (auto_map), which is not run." if config.get("auto_map") else ""
+        raise CheckpointError(f"model_type={kind} is unknown to the installed transformers.{own}")
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
+        except ValueError as error:
+            raise CheckpointError(f"model_type={kind} is no causal language model ({error})") from error
+    wanted = {name: tuple(value.shape) for name, value in unstack_experts(model.state_dict()).items()}
+    for name in wanted.keys() & files.shapes.keys():
+        if wanted[name] != files.shapes[name]:
+            raise CheckpointError(
+                f"{name} has shape {files.shapes[name]} in {directory}; config.json asks for {wanted[name]}"
+            )
+    if get_checkpoint_conversion_mapping(kind):  # the files' names are others than the model's: loading will tell
+        return
+    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    if missing := sorted(wanted.keys() - files.shapes.keys() - tied):
+        raise CheckpointError(
+            f"weights in {directory} do not match config.json: missing {missing[:3]} ({len(missing)})"
+        )

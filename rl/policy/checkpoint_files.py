@@ -1,0 +1,188 @@
+"""The safetensors files of a checkpoint directory, read tensor by tensor, FP8 blocks dequantised on the way.
+
+    files = CheckpointFiles(directory)
+    files.shapes["model.embed_tokens.weight"]        # from the headers: no weights are read
+    for name, tensor in files.stream():              # one tensor in memory at a time
+
+Which files belong to the checkpoint: those of ``model.safetensors.index.json``, else ``model.safetensors``, else every
+``*.safetensors`` but adapters and consolidated copies. Pickles (``*.bin``, ``*.pt``) are never opened.
+
+DeepSeek-V3 stores a linear layer as float8_e4m3fn, with ``<name>_scale_inv`` float32 [ceil(rows/128),
+ceil(columns/128)]: W = W_8 * scale, block by block (DeepSeek-V3, sec. 3.3.2; config.json's
+``quantization_config.weight_block_size``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+SCALE = "_scale_inv"
+BLOCK = (128, 128)
+FP8_MAX = 448.0  # the largest finite float8_e4m3fn
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_FP8_NAMES = ("F8_E4M3", "F8_E5M2")
+_NOT_MODEL = ("adapter", "consolidated")  # what other tools lay beside a model
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used. The message names the file or tensor and what to do."""
+
+
+class CheckpointFiles:
+    """Names, shapes and tensors of a checkpoint.
+
+    Raises CheckpointError: no safetensors, a file that the index names and that is not there, a damaged header.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._handles: dict[Path, Any] = {}
+        self._file_of: dict[str, Path] = {}
+        for file in self._files():
+            for name in self._open(file).keys():  # noqa: SIM118 (safe_open is no dict)
+                self._file_of[name] = file
+        index = self.directory / INDEX
+        if index.is_file() and (gone := sorted(_weight_map(index).keys() - self._file_of.keys())):
+            raise CheckpointError(f"{index.name} lists {gone[0]} ({len(gone)} such), which no file of it holds")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors, scales left out."""
+        return [name for name in self._file_of if not name.endswith(SCALE)]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by name, from the headers."""
+        return {name: tuple(self._slice(name).get_shape()) for name in self.names}
+
+    @cached_property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of an FP8 block."""
+        config = self.directory / "config.json"
+        stored = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        rows, columns = (stored.get("quantization_config") or {}).get("weight_block_size") or BLOCK
+        return int(rows), int(columns)
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor), FP8 ones as float32. Raises CheckpointError for an FP8 tensor without its scale."""
+        for name in self.names:
+            yield name, self.tensor(name)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor. Raises as ``stream`` does."""
+        value: Tensor = self._open(self._file_of[name]).get_tensor(name)
+        if value.dtype not in _FP8:
+            return value
+        scale_name = name + SCALE
+        if scale_name not in self._file_of:
+            raise CheckpointError(
+                f"{name} is FP8 and has no {scale_name}: its values mean nothing without the scales of their blocks; "
+                "fetch the whole checkpoint, or convert it again"
+            )
+        return dequantise(value, self._open(self._file_of[scale_name]).get_tensor(scale_name), self.block)
+
+    @property
+    def dtypes(self) -> set[str]:
+        """Stored dtypes, in safetensors' words."""
+        return {self._slice(name).get_dtype() for name in self.names}
+
+    def check_scales(self) -> None:
+        """Raise CheckpointError for an FP8 tensor without its scales, or with scales of another shape."""
+        for name in self.names:
+            if self._slice(name).get_dtype() not in _FP8_NAMES:
+                continue
+            if name + SCALE not in self._file_of:
+                self.tensor(name)  # says so
+            rows, columns = self.shapes[name]
+            wanted = (math.ceil(rows / self.block[0]), math.ceil(columns / self.block[1]))
+            found = tuple(self._slice(name + SCALE).get_shape())
+            if found != wanted:
+                raise CheckpointError(f"{name}{SCALE} has shape {found}; blocks of {self.block} need {wanted}")
+
+    def check_finite(self) -> None:
+        """Raise CheckpointError for the first tensor that holds NaN or infinity. Reads every weight once."""
+        for name, value in self.stream():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                bad = int((~value.isfinite()).sum())
+                raise CheckpointError(
+                    f"{name} in {self._file_of[name].name} holds {bad} values that are NaN or infinite; the checkpoint "
+                    "is damaged or its training diverged: use another one"
+                )
+
+    def _files(self) -> list[Path]:
+        index, single = self.directory / INDEX, self.directory / SINGLE
+        if index.is_file():
+            files = [self.directory / name for name in sorted(set(_weight_map(index).values()))]
+            if absent := [file.name for file in files if not file.is_file()]:
+                raise CheckpointError(
+                    f"{index.name} names {absent[0]} ({len(absent)} of {len(files)} files are not there): half a "
+                    "download; fetch the rest"
+                )
+            return files
+        if single.is_file():
+            return [single]
+        found = sorted(self.directory.glob("*.safetensors"))
+        files = [file for file in found if not file.name.startswith(_NOT_MODEL)]
+        if not files:
+            pickled = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in self.directory.glob(kind))
+            if pickled:
+                raise CheckpointError(
+                    f"no *.safetensors in {self.directory}, only {pickled[0]}: a pickle can run any code and is not "
+                    "opened; convert it with transformers (from_pretrained, save_pretrained)"
+                )
+            raise CheckpointError(f"no *.safetensors in {self.directory}: no weights are there")
+        return files
+
+    def _open(self, file: Path) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        if file not in self._handles:
+            try:
+                self._handles[file] = safe_open(str(file), framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(
+                    f"{file.name} cannot be read ({error}): half a download, or damaged; fetch it again"
+                ) from error
+        return self._handles[file]
+
+    def _slice(self, name: str) -> Any:
+        return self._open(self._file_of[name]).get_slice(name)
+
+
+def dequantise(value: Tensor, scale: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
+    """float32 [rows, columns] of FP8 ``value`` and its block scales. Raises CheckpointError when the shapes differ."""
+    rows, columns = value.shape
+    wanted = (math.ceil(rows / block[0]), math.ceil(columns / block[1]))
+    if tuple(scale.shape) != wanted:
+        raise CheckpointError(f"FP8 scales have shape {tuple(scale.shape)}; blocks of {block} need {wanted}")
+    return value.float() * _spread(scale.float(), block, rows, columns)
+
+
+def quantise(value: Tensor, block: tuple[int, int] = BLOCK) -> tuple[Tensor, Tensor]:
+    """FP8 [rows, columns] and scales [ceil(rows/128), ceil(columns/128)] of a matrix: the largest of a block is 448."""
+    rows, columns = value.shape
+    padded = torch.nn.functional.pad(value.float(), (0, -columns % block[1], 0, -rows % block[0]))
+    blocks = padded.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0]))  # [R, b0, C, b1]
+    scale = blocks.abs().amax(dim=(1, 3)).clamp_min(1e-12) / FP8_MAX
+    return (value.float() / _spread(scale, block, rows, columns)).to(torch.float8_e4m3fn), scale
+
+
+def _spread(scale: Tensor, block: tuple[int, int], rows: int, columns: int) -> Tensor:
+    return scale.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index.name} is no index of a checkpoint ({error}); fetch it again") from error
+    return found

@@ -1,0 +1,200 @@
+"""Checkpoints as hubs ship them: which files count, FP8 blocks by hand, what is damaged, in one line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rl.policy.checkpoint_checks import check_checkpoint
+from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, dequantise, quantise
+from rl.policy.io import load_dsa
+from rl.policy.loading import build_policy, load_policy
+
+pytestmark = pytest.mark.unit
+
+TINY = {"preset": "tiny_dsa", "vocab_size": 64, "seed": 0}
+
+
+def llama(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    edit(state)
+    save_file(state, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_dequantise_by_hand() -> None:
+    """Blocks of 2 x 2 over a 3 x 3 matrix: the last row and column are blocks of their own."""
+    stored = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [8.0, 8.0, 16.0]]).to(torch.float8_e4m3fn)
+    scale = torch.tensor([[0.5, 2.0], [0.25, 1.0]])
+    assert dequantise(stored, scale, (2, 2)).tolist() == [[0.5, 1.0, 8.0], [0.5, 1.0, 8.0], [2.0, 2.0, 16.0]]
+    with pytest.raises(CheckpointError, match=r"shape \(1, 2\); blocks of \(2, 2\) need \(2, 2\)"):
+        dequantise(stored, scale[:1], (2, 2))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**31))
+def test_quantised_blocks_come_back(rows: int, columns: int, seed: int) -> None:
+    """FP8 e4m3 has 3 bits of mantissa: half a unit in the last place is 1/16 of the value; below 2^-6 of the largest
+    scale step values are subnormal, where the absolute error counts."""
+    value = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    stored, scale = quantise(value)
+    back = dequantise(stored, scale)
+    largest = scale.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+    assert ((back - value).abs() <= value.abs() / 16 + largest * 2**-10 + 1e-12).all()
+    again, same = quantise(back)
+    assert torch.equal(dequantise(again, same), back), "what FP8 can hold is held exactly"
+
+
+def released(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A tiny checkpoint in the layout of DeepSeek's release, and its weights as float32.
+
+    Linear layers FP8 with scales, the rest bfloat16; one tensor an expert; an MTP layer; two shards with an index.
+    """
+    policy = build_policy(TINY)
+    policy.save(folder)
+    state = load_file(folder / "model.safetensors")
+    truth: dict[str, torch.Tensor] = {}
+    stored: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        linear = (value.ndim == 2 and "_proj" in name and "indexer.weights_proj" not in name) or ".wq_b." in name
+        if linear:
+            stored[name], scale = quantise(value)
+            stored[name + "_scale_inv"] = scale
+            truth[name] = dequantise(stored[name], scale)
+        else:
+            stored[name] = value if "e_score" in name else value.to(torch.bfloat16)
+            truth[name] = stored[name].float()
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    stored[f"model.layers.{layers}.eh_proj.weight"] = torch.zeros(4, 4).to(torch.float8_e4m3fn)
+    stored[f"model.layers.{layers}.eh_proj.weight_scale_inv"] = torch.ones(1, 1)
+    (folder / "model.safetensors").unlink()
+    names = sorted(stored)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({n: stored[n].contiguous() for n in part}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {n: file for file, part in shards.items() for n in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
+        "num_nextn_predict_layers": 1,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, truth
+
+
+def test_v32_as_released_is_dequantised(tmp_path: Path) -> None:
+    """A scale may lie in another shard than its tensor; every weight is exact, and float32."""
+    folder, truth = released(tmp_path)
+    check_checkpoint(folder)
+    policy = load_policy(folder)
+    policy.save(tmp_path / "out")
+    back = load_file(tmp_path / "out" / "model.safetensors")
+    assert back.keys() == truth.keys()
+    for name, value in truth.items():
+        assert back[name].dtype == torch.float32
+        assert torch.equal(back[name], value), name
+
+
+def test_fp8_without_scales_is_refused(tmp_path: Path) -> None:
+    folder, _ = released(tmp_path)
+    file = folder / "model-00001-of-00002.safetensors"
+    state = load_file(file)
+    name = next(n for n in state if n.endswith("_scale_inv") and "layers.0" in n)
+    del state[name]
+    save_file(state, file, metadata={"format": "pt"})
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    del index["weight_map"][name]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for load in (check_checkpoint, load_dsa):
+        with pytest.raises(CheckpointError, match=f"is FP8 and has no {name}"):
+            load(folder)
+
+
+def test_half_a_download(tmp_path: Path) -> None:
+    folder, _ = released(tmp_path)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"names model-00002-of-00002.safetensors \(1 of 2 files are not there\)"):
+        check_checkpoint(folder)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    file = llama(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read .*half a download"):
+        check_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_not_finite(tmp_path: Path, bad: float) -> None:
+    def spoil(state: dict[str, torch.Tensor]) -> None:
+        state["model.norm.weight"][3] = bad
+
+    with pytest.raises(CheckpointError, match=r"model.norm.weight in model.safetensors holds 1 values that are NaN"):
+        check_checkpoint(change(llama(tmp_path), spoil))
+
+
+def test_shapes_and_names(tmp_path: Path) -> None:
+    narrow = change(llama(tmp_path / "a"), lambda s: s.update({"lm_head.weight": torch.zeros(60, 32)}))
+    with pytest.raises(CheckpointError, match=r"lm_head.weight has shape \(60, 32\) .* asks for \(64, 32\)"):
+        check_checkpoint(narrow)
+    lacking = change(llama(tmp_path / "b"), lambda s: s.pop("model.norm.weight"))
+    for load in (check_checkpoint, load_policy):
+        with pytest.raises(CheckpointError, match=r"do not match config.json: .*model.norm.weight"):
+            load(lacking)
+    build_policy(TINY).save(tmp_path / "c")
+    own = change(tmp_path / "c", lambda s: s.pop("model.norm.weight"))
+    for load in (check_checkpoint, load_policy):
+        with pytest.raises(CheckpointError, match=r"missing \['model.norm.weight'\] \(1\)"):
+            load(own)
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    llama(tmp_path)
+    check_checkpoint(tmp_path, largest_token=63)
+    with pytest.raises(CheckpointError, match="ids up to 64, the model's vocabulary is 64"):
+        check_checkpoint(tmp_path, largest_token=64)
+
+
+def test_pickles_are_not_opened(tmp_path: Path) -> None:
+    llama(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"only pytorch_model.bin: a pickle can run any code"):
+        check_checkpoint(tmp_path)
+
+
+def test_remote_code_is_not_run(tmp_path: Path) -> None:
+    llama(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "novel", "auto_map": {"AutoModelForCausalLM": "modeling_novel.Novel"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"model_type=novel is unknown .* code of its own .* not run"):
+        check_checkpoint(tmp_path)
+
+
+def test_what_lies_beside_a_model_is_no_part_of_it(tmp_path: Path) -> None:
+    """An index or model.safetensors names the model; adapters and consolidated copies are left alone."""
+    llama(tmp_path)
+    save_file({"lora_A.weight": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    save_file({"layers.0.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    assert not {"lora_A.weight", "layers.0.wq.weight"} & set(CheckpointFiles(tmp_path).names)
+    check_checkpoint(tmp_path)
