@@ -60,6 +60,16 @@ class HFPolicy:
         rows: Tensor | None = None,
     ) -> Tensor:
         """Logits [T, V] (or [N, V] for ``rows``). A dense model has no choices to replay or record."""
+        return self.logits(self.packed_hidden(tokens_T, cu_seqlens, replay, record, rows))
+
+    def packed_hidden(
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: CuSeqlens,
+        replay: Replay | None = None,
+        record: Record | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         if replay is not None or (record is not None and (record.want_indexer or record.want_indexer_kl != "off")):
             raise ValueError(f"{type(self.module).__name__} is dense: it has no expert or indexer choices")
         bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
@@ -78,9 +88,22 @@ class HFPolicy:
             hidden_parts.append(hidden[real])
             index_parts.append(index[real])
         order = torch.cat(index_parts).argsort()
-        hidden = torch.cat(hidden_parts)[order if rows is None else order[rows]]
+        return torch.cat(hidden_parts)[order if rows is None else order[rows]]
+
+    def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
         return logits
+
+    def set_recompute(self, on: bool) -> None:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        if on:
+            self.module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        else:
+            self.module.gradient_checkpointing_disable()  # type: ignore[operator]
+        for layer in self.module.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = on  # it asks this; what is inside stays in evaluation mode, without dropout
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.module.named_parameters()
