@@ -36,6 +36,10 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
         return (
             f"model_type={kind} has experts whose routing is not known; with experts: deepseek_v32, {', '.join(GATES)}"
         )
+    if kind == "deepseek_v3":  # transformers always computes the released router; vLLM reads config.json
+        for name, value in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
+            if config.get(name) != value:
+                return f"model_type={kind} with {name}={config.get(name)}: only {value}, the released router, is known"
     return None
 
 

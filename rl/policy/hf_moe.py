@@ -96,8 +96,8 @@ class Routing:
 
     @torch.no_grad()
     def update_bias(self, counts: Tensor, gamma: float) -> None:
-        """Aux-loss-free balancing (DeepSeek-V3, sec. 2.1.2); ``counts`` [L_moe, E]. Raises ValueError where routers have
-        no such bias."""
+        """Aux-loss-free balancing (DeepSeek-V3, sec. 2.1.2); ``counts`` [L_moe, E]. Raises ValueError where there is no
+        bias."""
         for router, row in zip(self.routers, counts, strict=True):
             bias = getattr(router, "e_score_correction_bias", None)
             if bias is None:

@@ -25,7 +25,8 @@ def config_of(family: str) -> Any:
     if family == "deepseek_v3":
         return DeepseekV3Config(
             **_COMMON, **grouped, num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=32, qk_rope_head_dim=16,
-            qk_nope_head_dim=32, v_head_dim=32, routed_scaling_factor=2.5,
+            qk_nope_head_dim=32, v_head_dim=32, routed_scaling_factor=2.5, topk_method="noaux_tc",
+            scoring_func="sigmoid",
         )  # fmt: skip
     raise ValueError(family)
 
@@ -35,6 +36,8 @@ FAMILIES = ("qwen3_moe", "glm4_moe", "deepseek_v3")
 
 def write(family: str, folder: Path, seed: int = 0) -> Path:
     """A checkpoint with router biases that matter."""
+    # vLLM, which another test of this process may have started on a DeepSeek-V3.2 model, renames the class.
+    DeepseekV3Config.model_type = "deepseek_v3"
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config_of(family))
     for name, buffer in model.named_buffers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def recorded(policy: HFPolicy) -> tuple[torch.Tensor, torch.Tensor]:
 def test_logits_are_transformers_own(folder: Path, policy: HFPolicy) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ours, _ = recorded(policy)
-    for begin, end in zip(BOUNDS, BOUNDS[1:], strict=False):
+    for begin, end in pairwise(BOUNDS):
         with torch.no_grad():
             alone = model(tokens()[None, begin:end]).logits[0]
         assert torch.allclose(ours[begin:end], alone, atol=2e-5)
@@ -120,7 +121,7 @@ def test_a_copy_routes_by_itself(policy: HFPolicy) -> None:
     logits, experts = recorded(policy)
     with torch.no_grad():
         other.routing.routers[0].weight.mul_(-1.0)
-    changed, chosen = recorded(other)
+    _, chosen = recorded(other)
     assert not torch.equal(chosen, experts)
     assert torch.equal(recorded(policy)[0], logits), "the original is as it was"
 
@@ -174,6 +175,7 @@ def test_balancing_bias(folder: Path, policy: HFPolicy) -> None:
             "model_type=mixtral has experts whose routing is not known",
         ),
         ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, "final_logit_softcapping changes logits"),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 8}, "scoring_func=None: only sigmoid"),
         ({"model_type": "cohere", "logit_scale": 0.06}, "logit_scale changes logits"),
     ],
 )
