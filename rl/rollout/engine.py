@@ -187,8 +187,7 @@ class Engine:
         self._sampler = install_sampler(self._runner)
         self._experts: torch.Tensor | None = None  # [slots, L_moe, K] of the token now at that cache slot
         if getattr(getattr(self._model, "dsa", None), "num_moe_layers", 0):
-            self._model.make_experts_table()
-            self._experts = self._model.experts_table
+            self._experts = self._model.make_experts_table()
         elif not self.has_indexer:  # a model of vLLM's own
             cache = self._core.vllm_config.cache_config
             recorder = ExpertsRecorder.watch(self._model, cache.num_gpu_blocks * cache.block_size)
