@@ -23,9 +23,9 @@ from pathlib import Path
 
 from envs.types import Message
 from rl.chat import dsml
+from rl.chat.control_text import ControlText
 from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
-from rl.chat.control_text import ControlText
 from rl.chat.tokenizer import ChatTokenizer
 
 _CONTROL_TOKENS = (dsml.BOS, dsml.EOS, dsml.USER, dsml.ASSISTANT, dsml.THINK, dsml.END_THINK)
