@@ -25,59 +25,13 @@ from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
 from envs.words import ADJECTIVES, CITIES, FIRST_NAMES, LAST_NAMES
 
-NOUNS: tuple[str, ...] = tuple(
-    [
-        "apple",
-        "bread",
-        "chair",
-        "dance",
-        "eagle",
-        "flame",
-        "grape",
-        "house",
-        "juice",
-        "lemon",
-        "mouse",
-        "night",
-        "ocean",
-        "paper",
-        "queen",
-        "river",
-        "stone",
-        "table",
-        "voice",
-        "water",
-        "zebra",
-        "horse",
-        "bridge",
-        "candle",
-        "button",
-        "garden",
-        "hammer",
-        "jacket",
-        "kettle",
-        "ladder",
-        "market",
-        "needle",
-        "orange",
-        "pencil",
-        "rabbit",
-        "saddle",
-        "ticket",
-        "violin",
-        "window",
-        "basket",
-        "carpet",
-        "dragon",
-        "engine",
-        "feather",
-        "guitar",
-        "helmet",
-        "island",
-        "jungle",
-        "magnet",
-    ]
+_NOUNS = (
+    "apple bread chair dance eagle flame grape house juice lemon mouse night ocean paper queen river "
+    "stone table voice water zebra horse bridge candle button garden hammer jacket kettle ladder market "
+    "needle orange pencil rabbit saddle ticket violin window basket carpet dragon engine feather guitar "
+    "helmet island jungle magnet"
 )
+NOUNS: tuple[str, ...] = tuple(_NOUNS.split())
 WORDS: tuple[str, ...] = (*NOUNS, *(word.lower() for word in (*FIRST_NAMES, *LAST_NAMES, *ADJECTIVES)))
 TOOL = "stock"
 SYSTEM = "Answer with the answer alone."

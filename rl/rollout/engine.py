@@ -455,7 +455,7 @@ class Engine:
 
 def _default_block_size(model_dir: Path) -> int | None:
     """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides: on a CPU 32, the
-    smallest that its kernels take (vLLM's own default there is 128, and prompts of a few hundred tokens hit nothing)."""
+    smallest that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
     import torch
 
     architectures = json.loads((model_dir / "config.json").read_text()).get("architectures", [])
