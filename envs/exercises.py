@@ -55,7 +55,7 @@ def _who(r: random.Random) -> tuple[str, str, Sequence[str]]:
 
 
 def _add(r: random.Random) -> tuple[str, str, Sequence[str]]:
-    a, b = r.randint(1, 30), r.randint(1, 9)
+    a, b = r.randint(1, 20), r.randint(1, 9)
     return f"{a} + {b} =", str(a + b), ()
 
 
