@@ -149,6 +149,11 @@ class ChatTokenizer:
         """Number of ids, added tokens included: the least number of embedding rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def added_tokens(self) -> list[str]:
+        """Strings that are one token wherever they stand: control tokens, markup, fixed texts of the protocol."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
     def token_id(self, token: str) -> int:
         """The id of one token. Raises KeyError when the vocabulary has no such token."""
         found = self._tokenizer.token_to_id(token)

@@ -463,6 +463,11 @@ class Engine:
 
 
 def _default_block_size(model_dir: Path) -> int | None:
-    """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides."""
+    """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides: on a CPU 32, the
+    smallest that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
+    import torch
+
     architectures = json.loads((model_dir / "config.json").read_text()).get("architectures", [])
-    return 16 if ARCHITECTURE in architectures and dsa_backend_here() == "torch" else None
+    if ARCHITECTURE in architectures and dsa_backend_here() == "torch":
+        return 16
+    return None if torch.cuda.is_available() else 32
