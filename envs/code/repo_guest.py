@@ -1,10 +1,10 @@
-"""Runs inside the sandbox: imports a package with some of its files replaced, runs doctests and pytest tests.
+"""Runs inside the sandbox: imports a package, some files of which are edited ones, runs doctests and pytest tests.
 
 Given to ``Sandbox.run_python`` as text; never imported by the toolkit. The job comes as JSON on standard input, so
-that no file holds it: ``token``, ``root`` (the package's folder below /mnt), ``overlay`` (path -> text of the
-edited files), ``doctests``, ``pytest`` (node ids or files), ``names`` (what every doctest may use), ``test_s``,
-``cover``, ``stop`` (end at the first test that takes too long); or ``overlay`` and ``script``, a program to run
-as it is. One line per test goes out on a private copy of standard output, with the token in front:
+that no file holds it: ``token``, ``root`` (the package's folder below /mnt), ``edited`` (paths of the files that lie
+over the installed ones), ``doctests``, ``pytest`` (node ids or files), ``names`` (what every doctest may use),
+``test_s``, ``cover``, ``stop`` (end at the first test that takes too long); or ``script``, a program to run as it is.
+One line per test goes out on a private copy of standard output, with the token in front:
 ``["doctest", id, [[got, error], ...], seconds, covered]`` or
 ``["pytest", id, passed, {message, line}, seconds, covered]``; at the end ``["end", CPU seconds]``.
 
@@ -14,11 +14,8 @@ that must fail runs with them, and tells whether somebody has taken pytest apart
 
 import contextlib
 import importlib
-import importlib.abc
-import importlib.util
 import io
 import json
-import linecache
 import os
 import signal
 import sys
@@ -27,7 +24,6 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from importlib.machinery import ModuleSpec
 from typing import Any
 
 # No "from __future__ import annotations" here: compile() would hand it on to the code under test.
@@ -39,45 +35,6 @@ CANARY = (
 
 class TooLong(BaseException):
     """A test used more CPU time than it may. Not an Exception, so that code under test does not swallow it."""
-
-
-class Overlay(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the edited files from memory; everything about them but the text is as on disk."""
-
-    def __init__(self, edited: Mapping[str, str]) -> None:  # absolute path -> text
-        self.edited = edited
-        for path, text in edited.items():  # tracebacks and inspect show the edited lines
-            linecache.cache[path] = (len(text), None, text.splitlines(True), path)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
-    ) -> ModuleSpec | None:
-        stem = "/mnt/" + fullname.replace(".", "/")
-        for candidate in (stem + "/__init__.py", stem + ".py"):
-            if candidate in self.edited:
-                places = [stem] if candidate.endswith("/__init__.py") else None
-                spec = importlib.util.spec_from_file_location(
-                    fullname, candidate, loader=self, submodule_search_locations=places
-                )
-                return spec
-        return None
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        path = origin(module.__spec__)
-        exec(compile(self.edited[path], path, "exec"), module.__dict__)
-
-    def get_filename(self, fullname: str) -> str:
-        return origin(self.find_spec(fullname))
-
-
-def origin(spec: ModuleSpec | None) -> str:
-    """The path of a module that Overlay has found."""
-    assert spec is not None
-    assert spec.origin is not None
-    return spec.origin
 
 
 class Watch:
@@ -221,7 +178,6 @@ def module_of(path: str) -> str:
 def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     sys.path.append("/mnt")
-    sys.meta_path.insert(0, Overlay({"/mnt/" + path: text for path, text in job["overlay"].items()}))
     if "script" in job:  # of the policy, for its own eyes
         exec(compile(job["script"], "<script>", "exec"), {"__name__": "__main__"})
         return
@@ -241,7 +197,7 @@ def main() -> None:
     if job["pytest"]:
         import pytest  # noqa: F401  before an edited file can put another in its place
     # importing counts for no test: the first would pay for all
-    for name in dict.fromkeys([*map(module_of, job["overlay"]), *(test["module"] for test in job["doctests"])]):
+    for name in dict.fromkeys([*map(module_of, job["edited"]), *(test["module"] for test in job["doctests"])]):
         try:
             importlib.import_module(name)
         except BaseException as error:

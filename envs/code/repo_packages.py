@@ -135,6 +135,12 @@ class Repository:
             raise KeyError(path)
         return _read(self.place.parent / path)
 
+    def byte_code(self, path: str) -> list[str]:
+        """The compiled forms of a file that lie in its folder, by path: they hold the installed text."""
+        root, file = self.place.parent, PurePosixPath(path)
+        found = (root / file.parent / "__pycache__").glob(f"{file.stem}.*.pyc")
+        return sorted(p.relative_to(root).as_posix() for p in found)
+
     def is_test(self, path: str) -> bool:
         """Tests and their configuration: shown, never edited."""
         parts = PurePosixPath(path).parts

@@ -95,7 +95,7 @@ def run_tests(
     job = {
         "token": token,
         "root": f"/mnt/{repo.place.name}" if repo.place.is_dir() else "/mnt",
-        "overlay": dict(overlay),
+        "edited": list(overlay),
         "doctests": [
             {"id": d.id, "module": d.module, "examples": [e.source for e in d.examples if not _skipped(e)]}
             for d in examples.values()
@@ -106,7 +106,7 @@ def run_tests(
         "cover": cover,
         "stop": stop,
     }
-    result = Sandbox(limits).run_python(_GUEST.read_text(encoding="utf-8"), json.dumps(job), mounts=repo.mounts)
+    result = _run(repo, overlay, limits, job)
     rows = [json.loads(line.removeprefix(token)) for line in result.stdout.split("\n") if line.startswith(token)]
     verdicts: dict[str, Verdict] = {}
     intact = ended = False
@@ -139,8 +139,17 @@ def run_tests(
 
 def run_script(repo: Repository, overlay: Mapping[str, str], code: str) -> SandboxResult:
     """Run a program of the policy with the package as it has edited it; what it printed."""
-    job = json.dumps({"overlay": dict(overlay), "script": code})
-    return Sandbox(_SCRIPT_LIMITS).run_python(_GUEST.read_text(encoding="utf-8"), job, mounts=repo.mounts)
+    return _run(repo, overlay, _SCRIPT_LIMITS, {"script": code})
+
+
+def _run(repo: Repository, overlay: Mapping[str, str], limits: Limits, job: Mapping[str, Any]) -> SandboxResult:
+    """The guest program, with the edited files in the place of the installed ones, whose text is nowhere inside: the
+    byte code that lies beside them is covered too."""
+    covers = {path: text.encode("utf-8", "surrogatepass") for path, text in overlay.items()}
+    for path in overlay:
+        covers |= dict.fromkeys(repo.byte_code(path), b"")
+    source = _GUEST.read_text(encoding="utf-8")
+    return Sandbox(limits).run_python(source, json.dumps(job), mounts=repo.mounts, covers=covers)
 
 
 def run_remembered(package: str, overlay: tuple[tuple[str, str], ...], tests: tuple[str, ...]) -> Run:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.sandbox.bubblewrap import not_started, python_program, start
-from envs.sandbox.files import ARCHIVE, mount_points, pack
+from envs.sandbox.files import ARCHIVE, cover_points, mount_points, pack
 from envs.sandbox.limits import Limits
 
 GUEST = Path(__file__).with_name("guest_script.py")
@@ -43,7 +43,12 @@ class Sandbox:
         self.limits = limits or Limits()
 
     def run_python(
-        self, code: str, stdin: str = "", files: Mapping[str, bytes] = {}, mounts: Mapping[str, Path] = {}
+        self,
+        code: str,
+        stdin: str = "",
+        files: Mapping[str, bytes] = {},
+        mounts: Mapping[str, Path] = {},
+        covers: Mapping[str, bytes] = {},
     ) -> SandboxResult:
         """Run ``code`` as ``python main.py`` with ``stdin`` on its standard input.
 
@@ -51,7 +56,8 @@ class Sandbox:
         (``/tmp`` without files). A path is relative, with "/" between folders and no "..", "." or empty part.
         ``mounts`` (name -> folder or file of the host) appear read-only at ``/mnt/<name>``; a name is letters,
         digits and ``_ . + -``. All that lies in a mounted folder can be read, and a socket in it can be
-        talked to: mount nothing that the program must not know.
+        talked to: mount nothing that the program must not know. ``covers`` (path below ``/mnt`` -> content) lie,
+        read-only, in the place of files that a mount has there: the originals cannot be reached.
 
         Raises ValueError for a bad path or name, and for files that ``limits.disk_mb`` cannot hold.
         """
@@ -60,7 +66,7 @@ class Sandbox:
         except UnicodeEncodeError as error:
             return SandboxResult("", f"the program is not valid Unicode text: {error}", exit_code=1)
         program = python_program(GUEST.read_text(encoding="utf-8"), self.limits)
-        inside = [("/main.py", source)]
+        inside = [("/main.py", source), *cover_points(mounts, covers)]
         if files:
             inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
         process = start(self.limits, program, inside, mount_points(mounts))

@@ -1,7 +1,8 @@
 """V3.2's chat format as a Jinja template, so that a policy of this toolkit chats in transformers as it does here.
 
 Stored next to the tokenizer as ``chat_template.jinja``. ``thinking`` (or ``enable_thinking``) chooses the mode. It
-writes what ``rl.chat.v32.render_text`` writes with retention ``cycle``; messages have OpenAI's form. What the format cannot
+writes what ``rl.chat.v32.render_text`` writes with retention ``cycle``; messages have OpenAI's form. What the format
+cannot
 express (a developer message, a result without a call) raises there and is not looked for here.
 """
 

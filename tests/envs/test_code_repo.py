@@ -9,7 +9,7 @@ from envs.code.repo import RepoTaskset
 from envs.code.repo_base import base_of
 from envs.code.repo_defects import Defect, _functions, apply, draw_defect, examine
 from envs.code.repo_packages import PACKAGES, Package, Repository, function_name, repository
-from envs.code.repo_run import run_tests
+from envs.code.repo_run import run_script, run_tests
 from envs.environment import ToolError
 from envs.episode import play_episode
 from envs.taskset import split_of
@@ -278,3 +278,43 @@ def test_the_base_run_is_kept_and_covers_functions():
     assert base_of(PACKAGE) == base
     drawn = draw_defect(random.Random(0), PACKAGE, "train")
     assert split_of(function_name(drawn.path, drawn.function)) == "train"
+
+
+# Ways to the text that was installed, from inside: each leaves its last word in `found`, which the function returns.
+ORIGINALS = {
+    "its own file": "found = open(__file__).read()",
+    "byte code beside it": (
+        "import os\nfolder = os.path.join(os.path.dirname(__file__), '__pycache__')\n"
+        "names = [n for n in os.listdir(folder) if n.startswith('itertoolz.')] if os.path.isdir(folder) else []\n"
+        "found = repr([open(os.path.join(folder, n), 'rb').read() for n in names])"
+    ),
+    "the loader": (
+        "import importlib.util as u\nname = 'toolz.itertoolz'\nfound = u.find_spec(name).loader.get_source(name)"
+    ),
+    "another copy": (
+        "import os\nroots = ('/mnt', '/python', '/usr', '/lib', '/packages', '/tmp')\n"
+        "found = repr([os.path.join(d, f) for root in roots for d, _, fs in os.walk(root) for f in fs if f == 'itertoolz.py'])"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ORIGINALS)
+def test_the_installed_text_is_nowhere_in_the_sandbox(way: str):
+    """A defect is put into ``take``; neither its line nor a second file of that name is to be found."""
+    repo = repository("toolz")
+    path = "toolz/itertoolz.py"
+    text = repo.text(path)
+    line = "    return itertools.islice(seq, n)"
+    assert text.count(line) == 1
+    broken = text.replace(line, "    return itertools.islice(seq, n - 1)")
+    edited = broken.replace("def first(seq):", f"{ORIGINALS[way]}\n\ndef first(seq):", 1)
+    shown = run_script(repo, {path: edited}, "import toolz.itertoolz as m; print(m.found)").stdout
+    assert "islice(seq, n)" not in shown.replace("islice(seq, n - 1)", "")
+    if way == "another copy":
+        assert shown.strip() == "['/mnt/toolz/itertoolz.py']"
+    elif way == "byte code beside it":
+        assert set(shown.strip()) <= set("[]b', ")  # nothing in it
+    else:
+        assert "islice(seq, n - 1)" in shown
+    # Without an edit the installed package is what runs.
+    assert run_script(repo, {}, "import toolz; print(list(toolz.take(2, [1, 2, 3])))").stdout == "[1, 2]\n"
