@@ -180,13 +180,18 @@ class Taskset(ABC):
                 raise ValueError(f"taskset state has {key}={state[key]!r}, this taskset has {mine[key]!r}")
         if "inputs" not in state:
             raise ValueError("the taskset's state was written by an earlier version of this package: start a new run")
-        for name, then in state["inputs"].items():
-            if (now := mine["inputs"].get(name)) != then:
-                raise ValueError(
-                    f"{name} has changed since the checkpoint ({_difference(then, now)}): put back what it was, "
-                    "or start a new run"
-                )
+        self.check_inputs(state["inputs"])
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def check_inputs(self, stored: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ValueError when what the tasks are read from is not what ``inputs()`` was at a checkpoint."""
+        mine = self.inputs()
+        for name, then in stored.items():
+            if (now := mine.get(name)) != then:
+                raise ValueError(
+                    f"{name} has changed since the checkpoint (split {self.split}: {_difference(then, now)}): put back "
+                    "what it was, or start a new run"
+                )
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:

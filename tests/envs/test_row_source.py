@@ -296,11 +296,11 @@ def test_without_a_network_it_is_said_at_once(
     with caplog.at_level("DEBUG"), pytest.raises(ValueError) as error:
         list(open_rows("nobody/nothing", "train").scan())
     assert str(error.value) == (
-        "path='nobody/nothing': no such file or folder, and the hub cannot be reached to fetch a data set of that name, "
-        "nor has an earlier run left one here"
+        "path='nobody/nothing': no such file or folder, and the hub cannot be reached to fetch a data set of that "
+        "name, nor has an earlier run left one here"
     )
     assert "Retrying" not in caplog.text
-    assert (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE) == before  # changed for that one call
+    assert before == (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)  # changed for that one call
 
     left = tmp_path / "me___sums" / "default" / "0.0.0" / "abc"
     left.mkdir(parents=True)
