@@ -54,8 +54,8 @@ def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]
 
 
 def check_resume(files: RunDir, tasksets: Mapping[str, Taskset]) -> None:
-    """Raise ValueError when the last checkpoint in ``files`` is of other data than ``tasksets`` (train and heldout) read
-    now; else the first is where it was then, where the stage will put it again."""
+    """Raise ValueError when the last checkpoint in ``files`` is of other data than ``tasksets`` (train and heldout)
+    read now; else the first is where it was then, where the stage will put it again."""
     from rl.learner.checkpoint import latest_checkpoint, stored_extra  # loads torch
 
     checkpoint = latest_checkpoint(files.checkpoints)
