@@ -34,7 +34,7 @@ BEGINS = {
     "rl-judge": "rl.run.assemble.cluster",
 }
 SMALL = {r"\bn=\d+": "n=20", r"share=0\.05": "share=0.0005", r"heldout=256": "heldout=12"}
-BRIDGES = {"mcp": "mcp", "gym": "gymnasium", "textarena": "textarena"}
+BRIDGES = {"gym": "gymnasium", "textarena": "textarena"}
 
 
 class Begun(BaseException):
@@ -94,8 +94,7 @@ def test_to_its_end(text: str, place: Path) -> None:
             pytest.skip(f"{package} is not installed")
     if name == "envs-build":  # the folder that it will fill may be there already, of another size
         shutil.rmtree(place / "data" / "demo", ignore_errors=True)
-    each = 1 if "Mcp" in text else 8  # an episode there is a server that starts
-    small = {"envs-check": [f"tasks={each}"], "envs-build": ["workers=0"]}.get(name, [])
+    small = {"envs-check": ["tasks=8"], "envs-build": ["workers=0"]}.get(name, [])
     for pattern, size in SMALL.items():
         words = [re.sub(pattern, size, word) if name == "envs-build" else word for word in words]
     done = command(name, *words, *small, cwd=place)

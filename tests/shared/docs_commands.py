@@ -43,6 +43,7 @@ RULES = (
     Rule(r"^\S*python examples/grpo_loop", END, "tests/examples/test_grpo_loop.py"),
     Rule(r"^python -c |^cp IN/", OUT, "a model that the reader brings"),
     Rule(r"OpenEnvTaskset|VerifiersTaskset", OUT, "another library in a Python of its own: tests marked bridges"),
+    Rule(r"McpTaskset", END, "tests/envs/test_bridges_mcp.py"),
     Rule(r"^envs-build (family=(search|agent|interpreter|code) n|mix=v32 .*share=0\.01)", OUT,
          "minutes to hours of the hard tiers; tests/envs/test_build.py builds small sets"),
     Rule(r"…|run=ties|runs/speciale", OUT, "a run of minutes that a command above it makes"),

@@ -24,19 +24,6 @@ from rl.run.paths import resolve
 from rl.tracking.rundir import RunDir
 
 BASE = "pkg://rl.bases/tiny_dsa_base"
-SERVER = """from mcp.server.mcpserver import MCPServer
-
-server = MCPServer("fruit", log_level="CRITICAL")
-
-
-@server.tool()
-def count(item: str) -> int:
-    \"\"\"How many of an item there are.\"\"\"
-    return {"pear": 3, "apple": 11}.get(item, 0)
-
-
-server.run()
-"""
 
 
 def snippet(page: str, after: str) -> str:
@@ -46,7 +33,7 @@ def snippet(page: str, after: str) -> str:
 
 
 def make_place(folder: Path) -> None:
-    """What the pages show: modules, data sets, recorded answers; and a model and a server of the reader's."""
+    """What the pages show: modules, data sets, recorded answers."""
     polite = snippet("docs/rewards.md", "## Write your own")
     own = snippet("docs/own_model.md", "## From Python")
     files = LEVEL_FILES | {
@@ -54,15 +41,7 @@ def make_place(folder: Path) -> None:
         "my_module.py": snippet("docs/environments.md", "## A complete one") + polite.replace("Polite", "Brevity"),
         "my_rewards.py": re.search(r"def last_word.*?\n\n", own, re.DOTALL)[0],  # type: ignore[index]
         "answers.jsonl": re.search(r"```json\n(.*?)```", (ROOT / "docs" / "cost.md").read_text(), re.DOTALL)[1],  # type: ignore[index]
-        "server.py": SERVER,
     }
-    calls = [{"name": "count", "arguments": {"item": "pear"}}]
-    rows = [
-        {"prompt": f"{n} How many pears?", "answer": "3", "solution": calls, "split": split}
-        for split in ("train", "heldout")
-        for n in (f"{split} 1.", f"{split} 2.")
-    ]
-    files["tasks.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
     for name, text in files.items():
         (folder / name).write_text(text)
     (folder / "docs").mkdir()
