@@ -93,9 +93,10 @@ def _start_ray(**settings: Any) -> None:
 
 def open_tasksets(env: Mapping[str, Any], seed: int, evaluation: EvalConfig) -> dict[str, Taskset]:
     """The training taskset, and the held-out one large enough for ``evaluation``."""
+    from envs.mixture import families_of
+
     train = open_taskset(env, "train", seed)
-    families = len(getattr(train, "members", ())) or 1
-    heldout = open_taskset(env, "heldout", evaluation.seed, size=evaluation.n_tasks * families)
+    heldout = open_taskset(env, "heldout", evaluation.seed, size=evaluation.n_tasks * len(families_of(train)))
     return {TRAIN: train, HELDOUT: heldout}
 
 
