@@ -293,7 +293,8 @@ ORIGINALS = {
     ),
     "another copy": (
         "import os\nroots = ('/mnt', '/python', '/usr', '/lib', '/packages', '/tmp')\n"
-        "found = repr([os.path.join(d, f) for root in roots for d, _, fs in os.walk(root) for f in fs if f == 'itertoolz.py'])"
+        "found = repr([os.path.join(d, f) for root in roots for d, _, fs in os.walk(root)\n"
+        "              for f in fs if f == 'itertoolz.py'])"
     ),
 }
 
