@@ -157,10 +157,10 @@ def test_the_renderer_is_the_one_that_will_be_used(chatml: Path) -> None:
     assert int(window.replace(",", "")) > 2 * int(short.replace(",", ""))
 
 
-def test_a_message_that_the_format_cannot_hold_is_a_finding(chatml: Path) -> None:
+def test_a_message_that_spells_the_end_of_a_turn_is_written_as_text(chatml: Path) -> None:
     checked = {"policy": str(chatml), "renderer": "hf", "thinking": False}
-    with pytest.raises(CheckFailed, match="the text of message 4 holds a token at which sampling stops"):
-        rendering(checked=checked, said="<|im_end|> and more")["tokens"]()
+    rows = rendering(checked=checked, said="<|im_end|> and more")
+    assert rows["tokens"]() == "6 messages written and read back"
 
 
 def test_a_policy_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,12 @@ def test_a_dialogue_is_one_stream_as_in_a_session(renderer: HFTemplateRenderer) 
 
 
 @pytest.mark.parametrize("inside", ["<|end|>", "<|eot|>"])
-def test_a_text_with_a_stop_token_cannot_be_demonstrated(inside: str, renderer: HFTemplateRenderer) -> None:
-    """Nobody can sample what stands behind it."""
+def test_a_text_that_spells_a_stop_token_stays_text(inside: str, renderer: HFTemplateRenderer) -> None:
+    """It is written with other tokens, at which sampling does not stop. In a message that did not parse it is the token
+    itself, and nobody can sample what stands behind it."""
+    said = written(renderer, DIALOGUE[:1], Message("assistant", f"1{inside}2"), thinking=False)
+    assert renderer.tokenizer.decode(said) == f"1{inside}2<|end|>"
+    assert [token in renderer.stop_token_ids for token in said] == [False] * (len(said) - 1) + [True]
+    raw = Message("assistant", f"1{inside}2", parse_error="cut")
     with pytest.raises(ValueError, match="the text of message 1 holds a token at which sampling stops"):
-        written(renderer, DIALOGUE[:1], Message("assistant", f"1{inside}2"), thinking=False)
+        written(renderer, DIALOGUE[:1], raw, thinking=False)
