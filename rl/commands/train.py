@@ -48,7 +48,9 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
         said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg)
         rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
         if rundir is not None:
-            check_resume(rundir, tasksets)
+            said += [
+                f"warning: {found}; the run goes on from the one before" for found in check_resume(rundir, tasksets)
+            ]
     for sentence in said:
         print(sentence)
     rundir = rundir or new_run(cfg, folder)

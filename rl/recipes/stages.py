@@ -53,17 +53,21 @@ def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]
         learner.close()
 
 
-def check_resume(files: RunDir, tasksets: Mapping[str, Taskset]) -> None:
+def check_resume(files: RunDir, tasksets: Mapping[str, Taskset]) -> list[str]:
     """Raise ValueError when the last checkpoint in ``files`` is of other data than ``tasksets`` (train and heldout)
-    read now; else the first is where it was then, where the stage will put it again."""
-    from rl.learner.checkpoint import latest_checkpoint, stored_extra  # loads torch
+    read now; else the first is where it was then, where the stage will put it again. Returns what is to be said about
+    checkpoints that are damaged."""
+    from rl.learner.checkpoint import newest_whole, stored_extra  # loads torch
 
-    checkpoint = latest_checkpoint(files.checkpoints)
+    checkpoint, said = newest_whole(files.checkpoints)
+    if checkpoint is None and said:
+        raise ValueError(f"no checkpoint in {files.checkpoints} can be used: {'; '.join(said)}; start a new run")
     read = any(taskset.inputs() for taskset in tasksets.values())
     if checkpoint is not None and read and "at" in (stored := stored_extra(checkpoint)):
         at = Position(**stored["at"])
         tasksets[TRAIN].load_state_dict(at.taskset)
         tasksets[HELDOUT].check_inputs(at.heldout)
+    return said
 
 
 def grpo_stage(
@@ -75,12 +79,12 @@ def grpo_stage(
     ``stage`` names the rows in metrics.jsonl; trajectories and checkpoints go to ``files``. The learner starts from its
     own policy; the workers hold what it holds when this returns.
     """
-    from rl.learner.checkpoint import latest_checkpoint  # loads torch
+    from rl.learner.checkpoint import newest_whole  # loads torch
 
     at, totals = Position(), Totals()
     main = files is job.rundir
     with job.progress.stage(title, total=cfg.steps) as progress:
-        checkpoint = latest_checkpoint(files.checkpoints)
+        checkpoint, _ = newest_whole(files.checkpoints)
         if checkpoint is not None:
             stored = learner.load(checkpoint)
             if "at" not in stored:

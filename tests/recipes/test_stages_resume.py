@@ -19,6 +19,7 @@ from envs.dataset import DatasetTaskset
 from envs.search.taskset import SearchTaskset
 from envs.taskset import Taskset
 from rl.commands import train
+from rl.learner.checkpoint import write_manifest
 from rl.recipes.grpo import Position
 from rl.recipes.stages import check_resume
 from rl.run.assemble import open_tasksets
@@ -48,6 +49,7 @@ def checkpoint(files: RunDir, tasksets: dict[str, Taskset]) -> None:
     folder.mkdir(parents=True)
     at = Position(step=3, taskset=tasksets["train"].state_dict(), heldout=tasksets["heldout"].inputs())
     torch.save({"learner": {"weights": torch.ones(9)}, "extra": {"at": asdict(at)}}, folder / "state.pt")
+    write_manifest(folder)
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
@@ -76,10 +78,24 @@ def test_changed_heldout_data_is_refused(tmp_path: Path) -> None:
         check_resume(files, changed)
 
 
+def test_a_damaged_checkpoint_is_said_and_none_whole_is_refused(tmp_path: Path) -> None:
+    files, tasksets = RunDir(tmp_path / "run"), questions(tmp_path / "a.jsonl", 9)
+    checkpoint(files, tasksets)
+    newer = files.checkpoints / "step_000004"
+    newer.mkdir()
+    (newer / "state.pt").write_bytes(b"")
+    (said,) = check_resume(files, tasksets)
+    assert said.startswith("checkpoint step_000004 is damaged (manifest.json cannot be read")
+    (files.checkpoints / "step_000003" / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be used: checkpoint step_000004 is damaged"):
+        check_resume(files, tasksets)
+
+
 def test_tasks_of_a_program_need_no_look(tmp_path: Path) -> None:
     files = RunDir(tmp_path / "run")
     (files.checkpoints / "step_000001").mkdir(parents=True)
     (files.checkpoints / "step_000001" / "state.pt").write_bytes(b"no checkpoint")
+    write_manifest(files.checkpoints / "step_000001")
     check_resume(files, {"train": SearchTaskset(), "heldout": SearchTaskset("heldout")})
 
 
