@@ -87,6 +87,7 @@ def page() -> str:
             f"{ways[START]} are run as printed up to where training or an engine begins: settings, environments, "
             f"rewards, models and data sets are opened. {ways[OUT]} are not run.",
             120,
+            break_on_hyphens=False,
         ),
     ]
     titles = {END: "Run to their end", START: "Run until training or an engine begins", OUT: "Not run"}
