@@ -58,9 +58,7 @@ def test_a_level_is_trained_in(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ON_A_RUN)
 def test_on_a_run(text: str, place: Path) -> None:
     name, *words = words_of(text)
-    output = Command(name, *words, cwd=place).wait()
-    wanted = {
-        "rl-eval": "held-out evaluation", "rl-chat": "outcome", "rl-diagnose": "numerics", "rl-compare": "cost",
-        "rl-train": "all 2 steps are done",
-    }[name]  # fmt: skip
-    assert wanted in output
+    small = ("eval.n_tasks=1", "eval.k=1") if name == "rl-eval" else ()
+    output = Command(name, *words, *small, cwd=place).wait()
+    said = {"rl-eval": "held-out evaluation", "rl-chat": "outcome", "rl-diagnose": "numerics", "rl-compare": "cost"}
+    assert said[name] in output

@@ -39,9 +39,12 @@ def test_from_nothing_to_a_policy_that_one_watches(tmp_path: Path) -> None:
         )  # fmt: skip
         output = done.stdout
         assert done.returncode == 0, f"{line}\n{output}"
+        if name == "envs-init":
+            assert "\n  rl-train env._target_=my_store.MyStoreTaskset\n" in output
         if name == "envs-play":
             assert "outcome 1" in output
     assert output.count("outcome") >= 2  # rl-chat's two tasks
     for run in ("store", "short"):
         summary = RunDir.existing(here / "runs" / run).read_summary()
+        assert summary["tokens_sampled"] > 0
         assert (summary["steps"], list(summary["eval_after"]["families"])) == (2, ["my_store"])

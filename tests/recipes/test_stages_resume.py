@@ -119,4 +119,4 @@ def test_the_command_says_so_and_starts_nothing(tmp_path: Path) -> None:
         ConfigurationError, match=r"a\.jsonl has changed since the checkpoint \(split train: 11 rows as before"
     ):
         train.run(settings("resume=mine"))
-    assert sorted(tmp_path.rglob("*")) == before
+    assert [found for found in sorted(tmp_path.rglob("*")) if found.name != "driver.lock"] == before

@@ -51,7 +51,7 @@ RULES = (
     Rule(r"^rl-compare 'sources=\[docs", END, HERE),
     Rule(r"my_store|MyStore|^cd |^mkdir |^echo |settings env=store|rl-chat run=store", END, TUTORIAL),
     Rule(r"^rl-train env=dataset env\.path=questions|_target_=(warehouse|guess)\.", END, JOBS),
-    Rule(r"^rl-(eval|chat|diagnose) run=demo-0$|^rl-compare|^rl-train resume=demo-0$", END, JOBS),
+    Rule(r"^rl-(eval|chat|diagnose) run=demo-0$|^rl-compare", END, JOBS),
     Rule(r"^rl-train --|^envs-(check|play|init|build)|^cat |^python -m configs\.reference", END, HERE),
     Rule(r"^make train ARGS|^rl-(train|eval|chat|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
 )  # fmt: skip
@@ -82,10 +82,12 @@ def page() -> str:
         *textwrap.wrap(
             f"{len(every)} commands in blocks of shell, on {pages} of {len(PAGES)} pages; one that two pages show "
             f"counts twice. {ways[END]} are run to their end: training at the size of `experiment=smoke` "
-            "(`configs/experiment/smoke.yaml`), `envs-check` with `tasks=8`, `envs-build` with 20 tasks. "
+            "(`configs/experiment/smoke.yaml`), evaluation of one task a family, `envs-check` with `tasks=8`, "
+            "`envs-build` with 20 tasks. "
             f"{ways[START]} are run as printed up to where training or an engine begins: settings, environments, "
             f"rewards, models and data sets are opened. {ways[OUT]} are not run.",
             120,
+            break_on_hyphens=False,
         ),
     ]
     titles = {END: "Run to their end", START: "Run until training or an engine begins", OUT: "Not run"}

@@ -58,8 +58,8 @@ def make_model(folder: Path) -> None:
     example = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(example)  # type: ignore[union-attr]
     example.make_model(folder / "MODEL", 0)
-    for name in ("smollm2", "judge"):
-        shutil.copytree(folder / "MODEL", folder / "models" / name)
+    for name in ("tiny-llama", "models/smollm2", "models/judge"):
+        shutil.copytree(folder / "MODEL", folder / name)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in example.make_rows(0)))
 
 
