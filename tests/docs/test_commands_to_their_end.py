@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("text", LEVELS)
+@pytest.mark.parametrize("text", [LEVELS[0], *(pytest.param(t, marks=pytest.mark.slow) for t in LEVELS[1:])])
 def test_a_level_is_trained_in(text: str, tmp_path: Path) -> None:
     make_place(tmp_path)
     name, *words = words_of(text)

@@ -15,7 +15,7 @@ from train_runs import BIN
 
 from rl.tracking.rundir import RunDir
 
-pytestmark = pytest.mark.run
+pytestmark = [pytest.mark.run, pytest.mark.slow]
 
 ORACLE = ":oracle\n:oracle\n:oracle\n"
 
