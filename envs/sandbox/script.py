@@ -57,18 +57,20 @@ class Sandbox:
         ``mounts`` (name -> folder or file of the host) appear read-only at ``/mnt/<name>``; a name is letters,
         digits and ``_ . + -``. All that lies in a mounted folder can be read, and a socket in it can be
         talked to: mount nothing that the program must not know. ``covers`` (path below ``/mnt`` -> content) lie,
-        read-only, in the place of files that a mount has there: the originals cannot be reached.
+        read-only, over files of the mounts: the program cannot see what is underneath.
 
-        Raises ValueError for a bad path or name, and for files that ``limits.disk_mb`` cannot hold.
+        Raises ValueError for a bad path or name, for a cover over no file, and for files that ``limits.disk_mb`` cannot
+        hold.
         """
         try:
             source, text = code.encode("utf-8"), stdin.encode("utf-8")
         except UnicodeEncodeError as error:
             return SandboxResult("", f"the program is not valid Unicode text: {error}", exit_code=1)
         program = python_program(GUEST.read_text(encoding="utf-8"), self.limits)
-        inside = [("/main.py", source), *cover_points(mounts, covers)]
+        inside = [("/main.py", source)]
         if files:
             inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
+        inside += cover_points(covers, mounts)
         process = start(self.limits, program, inside, mount_points(mounts))
         try:
             await_start(process)
