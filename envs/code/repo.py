@@ -39,7 +39,7 @@ from envs.code.repo_defects import Defect, Examined, apply, draw_defect, examine
 from envs.code.repo_files import Files
 from envs.code.repo_issue import issue
 from envs.code.repo_packages import DEFAULT, PACKAGES, function_name, repository
-from envs.code.repo_run import Run, Verdict, run_script, run_tests
+from envs.code.repo_run import LIMITS, Run, Verdict, run_script, run_tests
 from envs.code.repo_variants import file_of, is_variant
 from envs.environment import Environment, ToolError, tool
 from envs.taskset import Split, Taskset
@@ -58,6 +58,7 @@ class RepoEnvironment(Environment):
     """One repository with a defect in it."""
 
     max_output_chars = 8000
+    call_limit_s = score_limit_s = LIMITS.wall_s
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)

@@ -33,6 +33,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.recipes.main_job import main_job
     from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.deadlines import check_deadlines
     from rl.run.driver_lock import driving
     from rl.run.errors import stopped
     from rl.run.preflight import about_dtypes, check_environments, check_start, configuration
@@ -48,6 +49,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             reward = open_composer(cfg.reward).describe()
             check_start(cfg, list(members_of(tasksets["train"])))
             check_environments(tasksets["train"])
+            check_deadlines(cfg.rollout, tasksets["train"])
             said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
