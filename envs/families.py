@@ -47,6 +47,8 @@ FAMILIES: dict[str, str] = {
     "curriculum": "envs.curriculum.CurriculumTaskset",
     "built": "envs.built.BuiltTaskset",
     "dataset": "envs.dataset.DatasetTaskset",
+    # for a small chat model
+    "exercise": "envs.exercises.ExerciseTaskset",
 }
 
 # DeepSeek-V3.2's four families, and the name of the hard tier of each

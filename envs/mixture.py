@@ -4,10 +4,12 @@
     families={"sums": 2, "facts": 1, "search": 0.5},                       two data sets and a family
     settings={"sums": {"of": "dataset", "path": "sums.jsonl"}, "facts": {"of": "dataset", "path": "facts.csv"}}
 
-Task i belongs to slot i mod ``CYCLE``. The slots are dealt by smooth weighted round robin: each slot adds
+Training task i belongs to slot i mod ``CYCLE``. The slots are dealt by smooth weighted round robin: each slot adds
 every member's weight to its credit, takes the member with the most credit, and takes 1 off it. Hence
 after n tasks member m has had weight_m * n of them, to within one; and task(i) needs no history. A member's tasks
 come in its own endless order (``Taskset.index_at``): a small data set begins again, shuffled anew.
+
+Held-out tasks take turns between the families, whatever the weights: an evaluation looks at each of them alike.
 """
 
 from __future__ import annotations
@@ -66,16 +68,24 @@ class MixTaskset(Taskset):
                     f"put the mixture into it (env=curriculum env.of=mix), not it into the mixture"
                 )
         self._by_family = _families(self.members)
-        total = sum(weights.values())
-        self._slots = _deal({name: weight / total for name, weight in weights.items()})
+        if split == "heldout":
+            self._slots = tuple(self._member_names())
+        else:
+            total = sum(weights.values())
+            self._slots = _deal({name: weight / total for name, weight in weights.items()})
         self._endless = size is None
 
     def task(self, index: int) -> Task:
-        cycle, slot = divmod(index, CYCLE)
+        cycle, slot = divmod(index, len(self._slots))
         name = self._slots[slot]
         position = cycle * self._slots.count(name) + self._slots[:slot].count(name)
         member = self.members[name]
         return member.task(member.index_at(position))
+
+    def _member_names(self) -> list[str]:
+        """The member of each family, so one that holds several families has as many turns."""
+        names = {id(member): name for name, member in self.members.items()}
+        return [names[id(member)] for member in self._by_family.values()]
 
     def index_at(self, turn: int) -> int:
         """Without a ``size`` a mixture never begins again: its members do."""
@@ -114,12 +124,17 @@ def _member(name: str, settings: Mapping[str, Any], split: Split, seed: int, siz
         raise ValueError(f"{name}: {error}") from error
 
 
+def families_of(taskset: Taskset) -> list[str]:
+    """The families of a mixture, of a built data set with several, or of a plain taskset, which has one."""
+    members: Mapping[str, Taskset] = getattr(taskset, "members", None) or {}
+    return [family for member in members.values() for family in families_of(member)] or [taskset.family]
+
+
 def _families(members: Mapping[str, Taskset]) -> dict[str, Taskset]:
     """The member that plays each family; a member may hold several families itself (a built data set)."""
     found: dict[str, Taskset] = {}
     for name, member in members.items():
-        inner = getattr(member, "members", None) or {member.family: member}
-        for family in (taskset.family for taskset in inner.values()):
+        for family in families_of(member):
             if family in found:
                 raise ValueError(f"families.{name}: two of the families have the same Taskset.family {family!r}")
             found[family] = member

@@ -15,6 +15,7 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envs.environment import Environment
@@ -43,6 +44,12 @@ def task_key(task: Task) -> str:
         return str(task.metadata["key"])
     content = [[message.to_json() for message in task.prompt], task.answer, dict(task.metadata)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_input(path: str | Path) -> dict[str, Any]:
+    """What ``Taskset.inputs`` says of a file."""
+    with Path(path).open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 class Taskset(ABC):
@@ -146,12 +153,14 @@ class Taskset(ABC):
         return {}
 
     def fingerprint(self) -> str:
-        """What the tasks depend on besides keywords and source code, say the content of a file; "" for nothing."""
-        return ""
+        """What the tasks depend on besides keywords and source code; "" for nothing. Here: what ``inputs`` lists,
+        whatever its name is."""
+        return " ".join(sorted(about["sha256"] for about in self.inputs().values()))
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         """What the tasks are read from: ``sha256``, and ``rows`` where it has some, by the name of the file or data
-        set. A run resumes with the same alone."""
+        set, as it was when the taskset opened (``file_input``). A run resumes with the same alone, and a cached stage
+        is reused with the same alone: a taskset that reads a file names it here."""
         return {}
 
     # -- iteration and resumption ------------------------------------------------------------
@@ -180,13 +189,18 @@ class Taskset(ABC):
                 raise ValueError(f"taskset state has {key}={state[key]!r}, this taskset has {mine[key]!r}")
         if "inputs" not in state:
             raise ValueError("the taskset's state was written by an earlier version of this package: start a new run")
-        for name, then in state["inputs"].items():
-            if (now := mine["inputs"].get(name)) != then:
-                raise ValueError(
-                    f"{name} has changed since the checkpoint ({_difference(then, now)}): put back what it was, "
-                    "or start a new run"
-                )
+        self.check_inputs(state["inputs"])
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def check_inputs(self, stored: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ValueError when what the tasks are read from is not what ``inputs()`` was at a checkpoint."""
+        mine = self.inputs()
+        for name, then in stored.items():
+            if (now := mine.get(name)) != then:
+                raise ValueError(
+                    f"{name} has changed since the checkpoint (split {self.split}: {_difference(then, now)}): put back "
+                    "what it was, or start a new run"
+                )
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:

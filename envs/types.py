@@ -22,6 +22,7 @@ class StopReason(StrEnum):
     MAX_TOKENS = "max_tokens"  # one response hit its token limit before a stop token
     CONTEXT = "context"  # the next prompt would not fit the context window
     TOTAL_TOKENS = "total_tokens"  # the token budget of the whole episode ran out (rollout.context.max_total_tokens)
+    EPISODE_TIME = "episode_time"  # rollout.episode_s ran out before the policy had ended
     ENV_ERROR = "env_error"  # reset / step / score raised (infrastructure: sample is masked)
     ENV_TIMEOUT = "env_timeout"  # reset / step / score missed its deadline (infrastructure)
     ABORTED = "aborted"  # the worker died or the run was stopped

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from envs.bridges.mcp_session import McpSession
@@ -27,7 +28,7 @@ from envs.bridges.schemas import check_call
 from envs.bridges.settings import load_object, plain
 from envs.bridges.task_rows import rows_of
 from envs.environment import Environment
-from envs.taskset import Split, Taskset
+from envs.taskset import Split, Taskset, file_input
 from envs.tools import Tool
 from envs.types import Episode, InfrastructureError, Message, Task, ToolCall
 
@@ -128,6 +129,11 @@ class McpTaskset(Taskset):
             raise ValueError(f"data: row {lacking[0]!r} has no answer; give one, or score=package.module:function")
         super().__init__(split, seed, len(self._rows) if size is None else size, command=command, **plain(config))
         self._system = system
+        self._inputs = {str(file): file_input(file) for file in _files(data, config.get("args") or ())}
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The file of the rows, and those that the server's command names: its script."""
+        return self._inputs
 
     def task(self, index: int) -> Task:
         row = self._rows[index % len(self._rows)]
@@ -136,3 +142,8 @@ class McpTaskset(Taskset):
             prompt = (Message("system", self._system), *prompt)
         metadata = {key: value for key, value in row.items() if key not in ("prompt", "answer", "split")}
         return Task(self.task_id(index), self.family, prompt, row.get("answer"), metadata, self.seed)
+
+
+def _files(data: str | Sequence[Mapping[str, Any]], args: Sequence[str]) -> list[str]:
+    named = [*([data] if isinstance(data, str) else []), *map(str, args)]
+    return [word for word in named if Path(word).is_file()]

@@ -37,7 +37,7 @@ from envs.bridges.schemas import check_call, function_schema
 from envs.bridges.settings import plain
 from envs.environment import Environment
 from envs.message_forms import message_of
-from envs.taskset import Split, Taskset, split_of
+from envs.taskset import Split, Taskset, file_input, split_of
 from envs.types import Episode, InfrastructureError, Message, StepResult, Task
 
 PIN = "verifiers==0.4.0"
@@ -209,11 +209,23 @@ class VerifiersTaskset(Taskset):
             raise ValueError(f"taskset={taskset!r}: none of its {len(listed['tasks'])} tasks is in split {split!r}")
         size = len(self._rows) if size is None else size
         super().__init__(split, seed, size, python=python, env=whole, path=path, **plain(config))
+        name = str(whole["taskset"].get("id", "")).replace(".", "/")
+        found = [file for folder in path for file in _sources(Path(folder), name)]
+        self._inputs = {str(file): file_input(file) for file in found}
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The sources of the taskset, where ``path`` leads to them."""
+        return self._inputs
 
     def task(self, index: int) -> Task:
         position, key, prompt = self._rows[index % len(self._rows)]
         metadata = {"key": key, "level": 1, "index": position}
         return Task(self.task_id(index), self.family, (Message("user", prompt),), None, metadata, self.seed)
+
+
+def _sources(folder: Path, name: str) -> list[Path]:
+    """A module's file, or those of a package."""
+    return [file for file in (folder / f"{name}.py", *sorted((folder / name).rglob("*.py"))) if name and file.is_file()]
 
 
 def open_runner(python: str, path: Sequence[str]) -> JsonChild:

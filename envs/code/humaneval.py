@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.environment import Environment, ToolError, tool
-from envs.sandbox.asserts import run_asserts
+from envs.sandbox.asserts import LONGEST_S, run_asserts
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
 
@@ -70,6 +70,9 @@ def _passes(number: int, code: str) -> bool:
 class HumanEvalEnvironment(Environment):
     """One problem; the last program that was submitted or given as the answer is judged once, at the end."""
 
+    call_limit_s = 1.0  # nothing runs before the end
+    score_limit_s = LONGEST_S
+
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
         self._number = int(task.metadata["number"])
@@ -80,7 +83,7 @@ class HumanEvalEnvironment(Environment):
         """Hand in the program: the function with its imports."""
         try:
             ast.parse(code)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ToolError(f"this is no valid Python: {error}") from error
         self._code = code
         return "Submitted."

@@ -12,8 +12,10 @@
     assistant  Done.
 
 outcome = 1 when every test that the defect breaks passes again and every test that it leaves alone still
-passes, on the tests and docstrings as they were installed. ``f2p`` and ``p2p`` are those two shares, ``edited``
-is 1 when a file was changed. Files live in memory; everything that runs, runs in the sandbox.
+passes: the examples of the docstrings as they were installed, and variants of them with other values, which the policy
+never sees (``repo_variants``). ``f2p`` and ``p2p`` are those two shares, ``edited`` is 1 when a file was changed. Files
+live in memory; everything that runs, runs in a sandbox that holds the package as the policy has edited it and neither
+the unbroken text nor what the tests expect. Test files of the package can be read and run; no score reads them.
 
     level  repository given               issue names the function   defects
     1      one module and its tests       yes                        1
@@ -32,11 +34,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from envs.code.repo_base import base_of, run_remembered
 from envs.code.repo_defects import Defect, Examined, apply, draw_defect, examine, examined
 from envs.code.repo_files import Files
 from envs.code.repo_issue import issue
 from envs.code.repo_packages import DEFAULT, PACKAGES, function_name, repository
-from envs.code.repo_run import Run, Verdict, run_remembered, run_script, run_tests
+from envs.code.repo_run import LIMITS, Run, Verdict, run_script, run_tests
+from envs.code.repo_variants import file_of, is_variant
 from envs.environment import Environment, ToolError, tool
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
@@ -54,6 +58,7 @@ class RepoEnvironment(Environment):
     """One repository with a defect in it."""
 
     max_output_chars = 8000
+    call_limit_s = score_limit_s = LIMITS.wall_s
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
@@ -133,7 +138,8 @@ class RepoEnvironment(Environment):
         # the last defect that went in comes out first: a passage of it may hold one of the other
         for defect in reversed(self._defects):
             steps.append(("I repair it.", "edit", {"path": defect.path, "old": defect.new, "new": defect.old}))
-        visible = [t for t in self.task.metadata["f2p"] if t.partition("::")[0] in self._files.paths]
+        failing = [t for t in self.task.metadata["f2p"] if not is_variant(t)]
+        visible = [t for t in failing if file_of(t) in self._files.paths]
         steps.append(("I check it.", "run_tests", {"target": visible[0]}))
         if done < len(steps):
             why, name, arguments = steps[done]
@@ -196,16 +202,16 @@ class RepoTaskset(Taskset):
     def verify(self, task: Task) -> str | None:
         """Runs everything again: the defect must break the same tests as before, and the gold patch fix them all."""
         meta = task.metadata
-        repo, defects = repository(meta["package"]), tuple(Defect(**d) for d in meta["defects"])
+        base, defects = base_of(meta["package"]), tuple(Defect(**d) for d in meta["defects"])
         tests = (*meta["f2p"], *meta["p2p"])
-        again = examined(run_tests(repo, apply(meta["package"], defects), tests), tests)
+        again = examined(base.run(apply(meta["package"], defects), tests), tests)
         if again.reason:
             return again.reason
         if set(again.fails) != set(meta["f2p"]):
             return "flaky"
         reason = super().verify(task)
         if reason is not None:
-            return "base_broken" if not all(map(run_tests(repo, {}, tests).passed, tests)) else reason
+            return "base_broken" if not all(map(base.run({}, tests).passed, tests)) else reason
         return None
 
     def _task(
@@ -244,10 +250,10 @@ class RepoTaskset(Taskset):
 def _scope(level: int, path: str, tests: Sequence[str]) -> tuple[str, ...]:
     """What of the repository is shown; see the table of levels."""
     if level == 1:
-        return tuple(sorted({path, *(test.partition("::")[0] for test in tests)}))
+        return tuple(sorted({path, *(file_of(test) for test in tests)}))
     top = f"{path.partition('/')[0]}/" if "/" in path else path
     if level == 2 and path.count("/") > 1:
-        others = {test.partition("::")[0] for test in tests}
+        others = {file_of(test) for test in tests}
         folder = f"{path.rpartition('/')[0]}/"
         return (folder, *sorted(test for test in others if not test.startswith(folder)))
     return (top,)

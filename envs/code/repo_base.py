@@ -3,44 +3,54 @@
     base = base_of("toolz")
     base.covering["toolz/itertoolz.py::take"]     tests that enter take(), the nearest first
 
-All doctests and test files run twice in the sandbox, the second time in another order; a test that fails, is
-skipped or takes over ``SLOW_S`` in either run is left out. The result is kept on disk, under the digest of the
-sources and of the code that ran them: once per machine. It takes seconds for a small package and minutes for networkx
-or sympy. Which test is slow is a measurement: machines that are to draw the very same tasks share the folder, or a
-copy. Folder: ``$SPECIALE_CACHE``, else ``$XDG_CACHE_HOME/speciale-rl``, else ``~/.cache/speciale-rl``.
+All doctests and their variants (``repo_variants``) run twice in the sandbox, the second time in another order; a test
+that fails, or takes over ``SLOW_S`` in either run, is left out, and so is a variant that shows something else the
+second time. What the variants show is kept: nothing else on the machine says it. The result is on disk, under the
+digest of the sources and of the code that ran them: once per machine. It takes seconds for a small package and
+minutes for networkx or sympy. Which test is slow is a measurement: machines that are to draw the very same tasks share
+the folder (``repo_packages.cache_folder``), or a copy.
 """
 
 from __future__ import annotations
 
+import doctest
 import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from envs.code.repo_mutations import functions, mutations
-from envs.code.repo_packages import Repository, repository
-from envs.code.repo_run import Run, Verdict, run_tests
+from envs.code.repo_packages import Repository, cache_folder, repository
+from envs.code.repo_run import Run, Shown, Verdict, run_tests
+from envs.code.repo_variants import file_of, is_variant, original_of, variants
 from envs.sandbox import Limits
 
 SLOW_S = 0.2  # CPU seconds of one test, coverage included
+_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 _LIMITS = Limits(wall_s=900.0, cpu_s=600, memory_mb=1536, processes=8, output_bytes=200_000_000)
-_CHUNK = 40  # files of one sandbox
+_CHUNK = 320  # tests of one sandbox
 
 
 @dataclass(frozen=True)
 class Base:
     """What the base run of one package found. ``tests``: id -> (CPU seconds, functions entered); ``sites``: how many
-    mutations are proposed for each function, entered by a test or not."""
+    mutations are proposed for each function, entered by a test or not; ``expected``: what each variant shows."""
 
     package: str
     tests: dict[str, tuple[float, tuple[str, ...]]]
     sites: dict[str, int]
     dropped: dict[str, int]  # tests left out, by reason
+    expected: dict[str, Shown]
+
+    def run(self, overlay: Mapping[str, str], tests: Sequence[str]) -> Run:
+        """``run_tests`` with what the variants must show."""
+        return run_tests(repository(self.package), overlay, tests, expected=self.expected)
 
     @cached_property
     def covering(self) -> dict[str, tuple[str, ...]]:
@@ -54,8 +64,8 @@ class Base:
     def _rank(self, function: str, test: str) -> tuple[int, str]:
         path = function.partition("::")[0]
         stem, folder = path.removesuffix(".py").rpartition("/")[2], path.rpartition("/")[0]
-        file = test.partition("::")[0]
-        if test == function:
+        file = file_of(test)
+        if original_of(test) == function:
             near = 0
         elif file == path or file.endswith(f"/tests/test_{stem}.py"):
             near = 1
@@ -82,12 +92,30 @@ def base_of(package: str) -> Base:
     raw = json.loads(path.read_text(encoding="utf-8"))
     names = raw["functions"]
     tests = {test: (seconds, tuple(names[n] for n in entered)) for test, (seconds, entered) in raw["tests"].items()}
-    return Base(package, tests, raw["sites"], raw["dropped"])
+    expected = {test: tuple((printed, error) for printed, error in shown) for test, shown in raw["expected"].items()}
+    return Base(package, tests, raw["sites"], raw["dropped"], expected)
 
 
-def cache_folder() -> Path:
-    own = os.environ.get("SPECIALE_CACHE")
-    return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "speciale-rl")) / "repo"
+def run_remembered(package: str, overlay: tuple[tuple[str, str], ...], tests: tuple[str, ...]) -> Run:
+    """``Base.run`` with the answer kept: rollouts of one task often make the same edit. What was stopped for
+    its time is run again, because a busy machine may be to blame."""
+    try:
+        return _remembered(package, overlay, tests)
+    except _Stopped as stopped:
+        return stopped.run
+
+
+class _Stopped(Exception):
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+
+@lru_cache(maxsize=256)
+def _remembered(package: str, overlay: tuple[tuple[str, str], ...], tests: tuple[str, ...]) -> Run:
+    run = base_of(package).run(dict(overlay), tests)
+    if run.timed_out:
+        raise _Stopped(run)
+    return run
 
 
 def record(repo: Repository) -> dict[str, object]:
@@ -95,20 +123,23 @@ def record(repo: Repository) -> dict[str, object]:
     first, second = _run_all(repo, cover=True), _run_all(repo, cover=False)
     known = {f"{path}::{name}" for path in repo.sources() for name in functions(repo.text(path))}
     kept: dict[str, tuple[float, list[str]]] = {}
+    expected: dict[str, Shown] = {}
     dropped = {"failed": 0, "slow": 0, "flaky": 0, "enters_nothing": 0}
     for test in sorted(first.verdicts):
         one, two = first.verdicts[test], second.verdicts.get(test)
         entered = [name for name in one.covered if name in known]
         if one.late or (two is not None and two.late):
             dropped["slow"] += 1
-        elif two is None or one.passed != two.passed:
+        elif two is None or one.passed != two.passed or (is_variant(test) and one.shown != two.shown):
             dropped["flaky"] += 1
-        elif not one.passed:
+        elif not (_usable(repo, test, one.shown) if is_variant(test) else one.passed):
             dropped["failed"] += 1
         elif not entered:
             dropped["enters_nothing"] += 1
         else:
             kept[test] = (one.seconds, entered)
+            if is_variant(test):
+                expected[test] = one.shown
     names = sorted({name for _, entered in kept.values() for name in entered})
     number = {name: n for n, name in enumerate(names)}
     return {
@@ -116,19 +147,36 @@ def record(repo: Repository) -> dict[str, object]:
         "tests": {test: [seconds, [number[n] for n in entered]] for test, (seconds, entered) in kept.items()},
         "sites": {n: len(mutations(repo.text(n.partition("::")[0]), n.partition("::")[2])) for n in sorted(known)},
         "dropped": dropped,
+        "expected": expected,
     }
+
+
+def _usable(repo: Repository, test: str, shown: Shown) -> bool:
+    """A variant that ran as its original does: it raises only where that does, and shows something to compare."""
+    path = file_of(test)
+    examples = [e for e in repo.doctests(path)[original_of(test)].examples if not e.options.get(doctest.SKIP)]
+    if len(shown) != len(examples) or not any(printed for printed, _ in shown):
+        return False
+    pairs = zip(shown, examples, strict=True)
+    return all((error is None) == (example.exc_msg is None) for (_, error), example in pairs) and not any(
+        _ADDRESS.search(printed) for printed, _ in shown
+    )
 
 
 def _run_all(repo: Repository, cover: bool) -> Run:
     verdicts: dict[str, Verdict] = {}
-    sources = [t for path in repo.sources() for t in repo.doctests(path)]
-    for chunk in (*_chunks(sources, 8 * _CHUNK, cover), *_chunks(list(repo.test_files()), _CHUNK, cover)):
-        run = run_tests(repo, {}, chunk, _LIMITS, test_s=SLOW_S, cover=cover, stop=False)
-        if not run.ended and len(chunk) > 1:  # one of them ended the process, and took the others' results along
-            for one in chunk:
-                verdicts.update(run_tests(repo, {}, [one], _LIMITS, SLOW_S, cover, stop=False).verdicts)
-        else:
+    tests = []
+    for path in repo.sources():
+        for name, found in repo.doctests(path).items():
+            tests += [name, *(variant.id for variant in variants(found))]
+    for chunk in _chunks(tests, _CHUNK, cover):
+        while chunk:
+            run = run_tests(repo, {}, chunk, _LIMITS, test_s=SLOW_S, cover=cover, stop=False)
             verdicts.update(run.verdicts)
+            left = [test for test in chunk if test not in verdicts]
+            if left:  # the first of them ended the process; the others have not run
+                verdicts[left[0]] = Verdict(False, late=run.timed_out)
+            chunk = left[1:]
     return Run(verdicts)
 
 
@@ -141,6 +189,6 @@ def _chunks(items: Sequence[str], size: int, forwards: bool) -> Iterator[list[st
 def _digest(repo: Repository) -> str:
     """Of the sources, and of what decides over the result."""
     total = hashlib.sha256(f"{repo.digest} {sys.version_info[:2]} {repo.package!r}".encode())
-    for name in ("repo_guest.py", "repo_base.py", "repo_mutations.py"):
+    for name in ("repo_guest.py", "repo_base.py", "repo_mutations.py", "repo_variants.py"):
         total.update(Path(__file__).with_name(name).read_bytes())
     return total.hexdigest()[:16]

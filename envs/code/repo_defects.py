@@ -19,11 +19,12 @@ from typing import Any
 from envs.code.repo_base import base_of
 from envs.code.repo_mutations import Mutation, mutations, problem
 from envs.code.repo_packages import function_name, repository
-from envs.code.repo_run import Run, Verdict, run_tests
+from envs.code.repo_run import Run, Verdict
+from envs.code.repo_variants import is_variant
 from envs.taskset import Split, split_of
 
-MAX_TESTS = 30  # of one function; the nearest of those that enter it
-MAX_NEIGHBOURS = 8  # doctests of the same file that do not enter the function
+MAX_TESTS = 60  # of one function; the nearest of those that enter it
+MAX_NEIGHBOURS = 16  # doctests of the same file that do not enter the function
 _HEAVIEST = 60  # sites beyond which a function is drawn no more often
 
 
@@ -124,7 +125,7 @@ def examine(package: str, defects: tuple[Defect, ...]) -> Examined:
             if alone.reason:
                 return alone
     tests = selected_tests(package, defects)
-    return examined(run_tests(repository(package), files, tests), tests)
+    return examined(base_of(package).run(files, tests), tests)
 
 
 def examined(run: Run, tests: Sequence[str]) -> Examined:
@@ -138,6 +139,10 @@ def examined(run: Run, tests: Sequence[str]) -> Examined:
     fails = {test: run.verdicts[test] for test in tests if not run.passed(test)}
     if not fails:
         return Examined("no_failing_test")
+    if all(map(is_variant, fails)):
+        return Examined("no_failing_example")  # nothing that the issue could tell
+    if not any(map(is_variant, fails)):
+        return Examined("no_failing_variant")  # nothing that cannot be known by heart
     return Examined("", fails, tuple(test for test in tests if run.passed(test)))
 
 

@@ -4,13 +4,12 @@
     files.edit("toolz/itertoolz.py", "n > 1", "n >= 1")
     files.changed        -> {"toolz/itertoolz.py": "…"}    what differs from the installed package
 
-Only sources can be edited, one passage at a time. Tests, conftests and new files cannot, and neither can words
-that reach for the interpreter or the test machinery be brought in: no repair of a library needs them, a forgery would.
+Only sources can be edited, one passage at a time; tests, conftests and new files cannot. What an edit says is free:
+what the sandbox does not hold cannot be reached, and the verdict is made outside it.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -19,11 +18,6 @@ from envs.environment import ToolError
 
 MAX_LINES = 200  # of one read
 MAX_HITS = 40  # of one search
-# Ways to the frames, to the result channel and to the machinery that judges.
-_FORBIDDEN = re.compile(
-    r"\b(_getframe|currentframe|f_back|f_locals|f_globals|tb_frame|gi_frame|get_objects|get_referrers|ctypes|_exit"
-    r"|pytest|_pytest|doctest|unittest|settrace|setprofile|meta_path|linecache|setitimer|__main__|__subclasses__)\b"
-)
 
 
 class Files:
@@ -48,7 +42,7 @@ class Files:
     def text(self, path: str) -> str:
         if path not in self.paths:
             raise ToolError(f"there is no file {path!r}; list_files shows what there is")
-        return self._now.get(path) or self.repo.text(path)
+        return self._now[path] if path in self._now else self.repo.text(path)
 
     def listing(self, folder: str) -> str:
         """One level of a folder: files with their number of lines, folders with their number of files."""
@@ -103,12 +97,9 @@ class Files:
         if count != 1:
             raise ToolError(f"old occurs {count} times in {path}; give a passage that occurs once")
         result = text.replace(old, new)
-        allowed = Counter(_FORBIDDEN.findall(self.repo.text(path)))
-        if brought := Counter(_FORBIDDEN.findall(result)) - allowed:
-            raise ToolError(f"the edit brings in {', '.join(sorted(brought))}, which is not allowed here")
         self._now[path] = result
         try:
             compile(result, path, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             return f"Edited {path}, which is no valid Python now: {error}"
         return f"Edited {path}."

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from envs.code.repo_defects import Defect
 from envs.code.repo_packages import Repository, module_of
 from envs.code.repo_run import Verdict
+from envs.code.repo_variants import file_of, is_variant
 
 _MAX_LINES = 24
 _NAMED = (
@@ -40,38 +41,32 @@ _EXAMPLE = (
     "I ran this:\n\n{call}\n\nThe right answer would be\n\n{expected}\n\nbut what comes is\n\n{got}",
     "{call}\n\nshould give\n\n{expected}\n\nand gives\n\n{got}",
 )
-_ASSERTION = (
-    "The test {test} fails now. It stops at\n\n{call}\n\nwith\n\n{got}",
-    "{test} passed before and does not any more. The line\n\n{call}\n\nends in\n\n{got}",
-)
 
 
 def issue(rng: random.Random, repo: Repository, defect: Defect, fails: Mapping[str, Verdict], named: bool) -> str:
-    """A report of one failure. A failing example of the documentation is preferred to a failing assertion."""
-    test, verdict = min(fails.items(), key=lambda item: _rank(defect, *item))
+    """A report of one failing example of the documentation, of the function's own if there is one."""
+    visible = {test: verdict for test, verdict in fails.items() if not is_variant(test)}
+    test, verdict = min(visible.items(), key=lambda item: _rank(defect, *item))
     head = rng.choice(_NAMED if named else _UNNAMED).format(
         function=defect.function, module=module_of(defect.path), package=repo.package.name
     )
-    got = _indent(verdict.got or "nothing")
-    if repo.is_test(test.partition("::")[0]):
-        body = rng.choice(_ASSERTION).format(test=test, call=_indent(verdict.call or "(no line of the test)"), got=got)
-    else:
-        body = rng.choice(_EXAMPLE).format(
-            call=_indent(_session(repo, test, verdict)), expected=_indent(verdict.expected or "nothing"), got=got
-        )
+    body = rng.choice(_EXAMPLE).format(
+        call=_indent(_session(repo, test, verdict)),
+        expected=_indent(verdict.expected or "nothing"),
+        got=_indent(verdict.got or "nothing"),
+    )
     return f"{head}\n\n{body}"
 
 
-def _rank(defect: Defect, test: str, verdict: Verdict) -> tuple[bool, bool, int, str]:
-    """The function's own doctest first, then any doctest, then what is short."""
-    own = test == f"{defect.path}::{defect.function}"
-    return not own, not verdict.expected, len(verdict.got) + len(verdict.call), test
+def _rank(defect: Defect, test: str, verdict: Verdict) -> tuple[bool, int, str]:
+    """The function's own doctest first, then what is short."""
+    return test != f"{defect.path}::{defect.function}", len(verdict.got) + len(verdict.call), test
 
 
 def _session(repo: Repository, test: str, verdict: Verdict) -> str:
     """The failing example with the ones before it, as one would type them."""
     lines: list[str] = []
-    for example in repo.doctests(test.partition("::")[0])[test].examples:
+    for example in repo.doctests(file_of(test))[test].examples:
         first, *rest = example.source.rstrip("\n").split("\n")
         lines += [f">>> {first}", *(f"... {line}" for line in rest)]
         if example.source.strip() == verdict.call:

@@ -14,6 +14,9 @@ import doctest
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from envs.code.repo_mutations import functions
 
 _PYTEST = ("pytest", "_pytest", "pluggy", "py", "iniconfig", "packaging", "pygments")
+_CACHES = ("__pycache__", "*.pyc", "*.pyo")
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,30 @@ class Repository:
 
     @cached_property
     def mounts(self) -> dict[str, Path]:
-        """What the sandbox must see to import the package and run its tests."""
-        names = (self.package.name, *self.package.needs, *_PYTEST)
-        return {place.name: place for place in map(_place, names)}
+        """What the sandbox must see to import the package and run its tests. Of the package itself that is a copy
+        without compiled caches: one of a file that is then covered would still hold what is underneath."""
+        others = {place.name: place for place in map(_place, (*self.package.needs, *_PYTEST))}
+        return {self.place.name: self._copy(), **others}
+
+    def _copy(self) -> Path:
+        """The package as installed, without caches; made once per machine and state of the sources."""
+        target = cache_folder() / f"{self.package.name}-{self.package.version}-{self.digest}" / self.place.name
+        if not target.exists():
+            target.parent.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=".copy-", dir=target.parent.parent))
+            try:
+                fresh.chmod(0o755)
+                if self.place.is_file():
+                    shutil.copyfile(self.place, fresh / self.place.name)
+                else:
+                    shutil.copytree(self.place, fresh / self.place.name, ignore=shutil.ignore_patterns(*_CACHES))
+                fresh.rename(target.parent)
+            except OSError:
+                if not target.exists():  # else another process was quicker
+                    raise
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return target
 
     @cached_property
     def digest(self) -> str:
@@ -147,15 +172,15 @@ class Repository:
             if chosen and not self.is_test(path) and not path.startswith(self.package.skip):
                 yield path
 
-    def test_files(self) -> Iterator[str]:
-        for path in self.files:
-            chosen = not self.package.parts or path.startswith(self.package.parts)
-            if chosen and PurePosixPath(path).name.startswith("test_") and not path.startswith(self.package.skip):
-                yield path
-
     def doctests(self, path: str) -> dict[str, Doctest]:
         """The doctests of a file as it was installed: an edit cannot change them."""
         return _doctests(self.package.name, path)
+
+
+def cache_folder() -> Path:
+    """``$SPECIALE_CACHE``, else ``$XDG_CACHE_HOME/speciale-rl``, else ``~/.cache/speciale-rl``; of it, ``repo``."""
+    own = os.environ.get("SPECIALE_CACHE")
+    return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "speciale-rl")) / "repo"
 
 
 @lru_cache(maxsize=32)

@@ -3,15 +3,14 @@
     run_tests(repository("toolz"), {"toolz/itertoolz.py": text}, ["toolz/itertoolz.py::take"])
         -> Run({"toolz/itertoolz.py::take": Verdict(passed=False, expected="[1, 2]", got="[1]", ...)})
 
-A test is a docstring (``path::function``) or a pytest node id (``pkg/tests/test_x.py::TestY::test_z``). What runs
-is the installed package, its tests and docstrings included; only the replaced files come from the policy.
+A test is a docstring (``path::function``), a variant of one (``path::function#2``, see ``repo_variants``) or a pytest
+node id (``pkg/tests/test_x.py::TestY::test_z``). The sandbox holds the package with the replaced files in place of the
+installed ones, which it cannot see, and no word of what is expected.
 
-What a cheating edit cannot do: answer by exit code, by printing or by leaving early (a test without a
-reported result has failed); change a test, a docstring's examples or a conftest (they are taken from the
-installed package); patch pytest so that assertions pass (tests that must fail run along, and all results
-are void when one of them passes); patch doctest (outputs are compared on this side). What it can: find the
-token of the result channel by walking the frames of the interpreter, in whose process it runs, or know the
-examples by heart. ``envs.code.repo_files`` therefore refuses edits that reach for the interpreter's insides.
+Docstrings and variants are judged here, from what their examples printed. So an edit can end the process, print
+what it likes, forge the lines of the guest, patch whatever compares, walk frames: all that makes a test pass is
+to say what the unbroken package says. pytest tests are judged in the sandbox, beside the code under test: they are for
+the policy to read, and decide over no task and no score.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ from __future__ import annotations
 import doctest
 import json
 import re
-import secrets
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from envs.code.repo_packages import Doctest, Repository, repository
+from envs.code.repo_packages import Doctest, Repository, module_of
+from envs.code.repo_variants import file_of, is_variant, original_of, variant_of
 from envs.sandbox import Limits, Sandbox, SandboxResult
 
 _GUEST = Path(__file__).with_name("repo_guest.py")
-# CPU time is what stops a run; wall time is for what sleeps, and generous because machines are busy.
-LIMITS = Limits(wall_s=120.0, cpu_s=20, memory_mb=1024, processes=8, output_bytes=2_000_000)
+# CPU time is what stops a run; wall time is for what sleeps, generous because machines are busy, and below the
+# deadlines of a rollout: an edit that sleeps has failed its tests, and is not masked.
+LIMITS = Limits(wall_s=30.0, cpu_s=20, memory_mb=1024, processes=8, output_bytes=2_000_000)
 _SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=8)
 TEST_S = 1.0  # CPU seconds of one test; those of the base run are far below
 # CPU seconds of the runs of this process that finished, for benchmarks: the kernel does not add them to ours.
@@ -40,9 +40,13 @@ _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
+Shown = tuple[tuple[str, str | None], ...]  # of each example: what it printed, what it raised
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """How one test ended. For a failed one ``call`` is the expression or line that failed."""
+    """How one test ended. For a failed one ``call`` is the expression or line that failed; ``shown`` is what the
+    examples of a docstring printed and raised."""
 
     passed: bool
     call: str = ""
@@ -51,6 +55,7 @@ class Verdict:
     late: bool = False
     seconds: float = 0.0
     covered: tuple[str, ...] = ()
+    shown: Shown = ()
 
 
 @dataclass(frozen=True)
@@ -78,24 +83,23 @@ def run_tests(
     test_s: float = TEST_S,
     cover: bool = False,
     stop: bool = True,
+    expected: Mapping[str, Shown] = {},
 ) -> Run:
     """Run ``tests`` (ids, or test files for pytest) with the files of ``overlay`` replaced.
 
-    ``cover`` records the functions each test enters; ``stop`` ends the run at the first test that takes too long.
+    ``cover`` records the functions each test enters; ``stop`` ends the run at the first test that takes too long;
+    ``expected`` holds what the variants among the tests must show (one without an entry has not passed).
     """
     examples: dict[str, Doctest] = {}
     pytests: list[str] = []
     for test in dict.fromkeys(tests):
-        path = test.partition("::")[0]
-        if repo.is_test(path):
+        if repo.is_test(file_of(test)):
             pytests.append(test)
         else:
-            examples[test] = repo.doctests(path)[test]
-    token = secrets.token_hex(16)
+            examples[test] = _examples(repo, test)
     job = {
-        "token": token,
         "root": f"/mnt/{repo.place.name}" if repo.place.is_dir() else "/mnt",
-        "overlay": dict(overlay),
+        "first": list(dict.fromkeys([*map(module_of, overlay), *(d.module for d in examples.values())])),
         "doctests": [
             {"id": d.id, "module": d.module, "examples": [e.source for e in d.examples if not _skipped(e)]}
             for d in examples.values()
@@ -106,82 +110,89 @@ def run_tests(
         "cover": cover,
         "stop": stop,
     }
-    result = Sandbox(limits).run_python(_GUEST.read_text(encoding="utf-8"), json.dumps(job), mounts=repo.mounts)
-    rows = [json.loads(line.removeprefix(token)) for line in result.stdout.split("\n") if line.startswith(token)]
+    result = _guest(repo, overlay, job, limits)
     verdicts: dict[str, Verdict] = {}
-    intact = ended = False
+    ended = False
     unimportable = ""
-    for row in rows:
-        if row[0] == "doctest":
-            _, name, shown, seconds, covered = row
-            verdicts[name] = _judge(examples[name], shown, seconds, tuple(covered))
-        elif row[0] == "pytest":
-            _, name, passed, info, seconds, covered = row
-            verdicts[name] = _assertion(repo, name, passed, info, seconds, tuple(covered))
-        elif row[0] == "import":
-            unimportable = unimportable or f"import of {row[1]} failed: {row[2]}"
-        else:
-            intact = intact or row == ["intact", True]
-            if row[0] == "end":
-                ended, spent["cpu_s"] = True, spent["cpu_s"] + row[1]
-    if pytests and not intact:  # it ended before, or somebody took pytest apart: no assertion counts
-        verdicts = {n: v if v.late or not repo.is_test(n) else Verdict(False, got=v.got) for n, v in verdicts.items()}
-    late = result.timed_out or any(v.late for v in verdicts.values())
+    for row in filter(None, map(_row, result.stdout.split("\n"))):
+        match row:
+            case ["doctest", str(name), shown, float(seconds), covered] if name in examples:
+                verdicts[name] = _judge(examples[name], shown, seconds, covered, expected.get(name, ()))
+            case ["pytest", str(name), passed, dict(info), float(seconds), _] if pytests:
+                verdicts[name] = _assertion(repo, name, passed, info, seconds)
+            case ["import", str(name), str(error)]:
+                unimportable = unimportable or f"import of {name} failed: {error}"
+            case ["end", float(seconds)]:
+                ended, spent["cpu_s"] = True, spent["cpu_s"] + seconds
+    late = result.timed_out or result.exit_code == -signal.SIGPROF or any(v.late for v in verdicts.values())
     broken = "" if ended or late else "the tests ended the program"
-    return Run(
-        verdicts,
-        timed_out=late,
-        ended=ended and (intact or not pytests),
-        broken=broken,
-        unimportable=_tame(unimportable),
-    )
+    return Run(verdicts, timed_out=late, ended=ended, broken=broken, unimportable=_tame(unimportable))
 
 
 def run_script(repo: Repository, overlay: Mapping[str, str], code: str) -> SandboxResult:
     """Run a program of the policy with the package as it has edited it; what it printed."""
-    job = json.dumps({"overlay": dict(overlay), "script": code})
-    return Sandbox(_SCRIPT_LIMITS).run_python(_GUEST.read_text(encoding="utf-8"), job, mounts=repo.mounts)
+    return _guest(repo, overlay, {"script": code}, _SCRIPT_LIMITS)
 
 
-def run_remembered(package: str, overlay: tuple[tuple[str, str], ...], tests: tuple[str, ...]) -> Run:
-    """``run_tests`` with the answer kept: rollouts of one task often make the same edit. What was stopped for
-    its time is run again, because a busy machine may be to blame."""
+def _guest(repo: Repository, overlay: Mapping[str, str], job: Mapping[str, Any], limits: Limits) -> SandboxResult:
+    covers = {path: text.encode("utf-8", "replace") for path, text in overlay.items()}
+    source = _GUEST.read_text(encoding="utf-8")
+    return Sandbox(limits).run_python(source, json.dumps(job), mounts=repo.mounts, covers=covers)
+
+
+def _examples(repo: Repository, test: str) -> Doctest:
+    """The examples of a docstring as it was installed, or of a variant of them."""
+    found: Doctest | None = repo.doctests(file_of(test))[original_of(test)]
+    if found is not None and is_variant(test):
+        found = variant_of(found, int(test.removeprefix(f"{original_of(test)}#")))
+    if found is None:
+        raise KeyError(test)
+    return found
+
+
+def _row(line: str) -> list[Any] | None:
+    """A line of the guest, or of the code under test, which may write anything."""
     try:
-        return _remembered(package, overlay, tests)
-    except _Stopped as stopped:
-        return stopped.run
-
-
-class _Stopped(Exception):
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-
-@lru_cache(maxsize=256)
-def _remembered(package: str, overlay: tuple[tuple[str, str], ...], tests: tuple[str, ...]) -> Run:
-    run = run_tests(repository(package), dict(overlay), tests)
-    if run.timed_out:
-        raise _Stopped(run)
-    return run
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, list) else None
 
 
 def _skipped(example: doctest.Example) -> bool:
     return bool(example.options.get(doctest.SKIP))
 
 
-def _judge(test: Doctest, shown: Any, seconds: float, covered: tuple[str, ...]) -> Verdict:
-    """Compare what the examples printed with what the docstring says, as the doctest module does."""
+def _judge(test: Doctest, shown: Any, seconds: float, covered: Any, expected: Shown) -> Verdict:
+    """Compare what the examples showed with what the docstring says, as the doctest module does, or with what
+    is expected of a variant."""
+    entered = tuple(name for name in covered if isinstance(name, str)) if isinstance(covered, list) else ()
     if shown is None:
-        return Verdict(False, late=True, seconds=seconds, covered=covered)
+        return Verdict(False, late=True, seconds=seconds, covered=entered)
     examples = [e for e in test.examples if not _skipped(e)]
+    told = _shown(shown)
+    if is_variant(test.id):
+        return Verdict(len(told) == len(examples) and told == expected, "", "", "", False, seconds, entered, told)
     for number, example in enumerate(examples):
-        if number >= len(shown):
-            return Verdict(False, example.source.strip(), example.want.strip(), "nothing", False, seconds, covered)
-        printed, error = str(shown[number][0]), shown[number][1]
+        if number >= len(told):
+            return Verdict(False, example.source.strip(), example.want.strip(), "nothing", False, seconds, entered)
+        printed, error = told[number]
         if not _as_wanted(example, printed, error):
             got = str(error or printed).strip() or "nothing"
-            return Verdict(False, example.source.strip(), example.want.strip(), _tame(got), False, seconds, covered)
-    return Verdict(len(shown) == len(examples), seconds=seconds, covered=covered)
+            return Verdict(False, example.source.strip(), example.want.strip(), _tame(got), False, seconds, entered)
+    return Verdict(len(told) == len(examples), seconds=seconds, covered=entered, shown=told)
+
+
+def _shown(rows: Any) -> Shown:
+    """The rows of a doctest up to the first that is none."""
+    found: list[tuple[str, str | None]] = []
+    for row in rows if isinstance(rows, list) else ():
+        match row:
+            case [str(printed), None | str() as error]:
+                found.append((printed, error))
+            case _:
+                break
+    return tuple(found)
 
 
 def _as_wanted(example: doctest.Example, printed: str, error: str | None) -> bool:
@@ -199,16 +210,14 @@ def _as_wanted(example: doctest.Example, printed: str, error: str | None) -> boo
     return bool(flags & doctest.IGNORE_EXCEPTION_DETAIL) and kinds[0] == kinds[1]
 
 
-def _assertion(
-    repo: Repository, name: str, passed: Any, info: Mapping[str, Any], seconds: float, covered: tuple[str, ...]
-) -> Verdict:
+def _assertion(repo: Repository, name: str, passed: Any, info: Mapping[str, Any], seconds: float) -> Verdict:
     if passed is True:
-        return Verdict(True, seconds=seconds, covered=covered)
-    line = info.get("line")
-    lines = repo.text(name.partition("::")[0]).split("\n")
+        return Verdict(True, seconds=seconds)
+    line, path = info.get("line"), name.partition("::")[0]
+    lines = repo.text(path).split("\n") if path in repo.files else []
     call = lines[line - 1].strip() if isinstance(line, int) and 0 < line <= len(lines) else ""
     got = _tame(str(info.get("message", "")))
-    return Verdict(False, call, "", got, passed is None, seconds, covered)
+    return Verdict(False, call, "", got, passed is None, seconds)
 
 
 def _tame(text: str) -> str:

@@ -31,6 +31,8 @@ _PASSED = f"{_VISIBLE} of {_VISIBLE} tests passed."
 class CodeEnvironment(Environment):
     """One function to write. Tests are in the task's metadata as (inputs, expected) pairs."""
 
+    call_limit_s = _LIMITS.wall_s
+
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
         self._visible: list[tuple[tuple[int, ...], int]] = [(tuple(x), y) for x, y in task.metadata["visible"]]

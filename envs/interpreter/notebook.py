@@ -32,7 +32,8 @@ from envs.types import Episode, Message, Task, ToolCall
 SYSTEM = (
     "You work in a Jupyter notebook. Run cells with python: variables, imports and files stay from one cell to the "
     "next; "
-    "a cell may take 120 seconds. numpy, pandas and sympy are there. Explore, compute, check; then answer."
+    f"a cell may take {KERNEL_LIMITS.wall_s:g} seconds. numpy, pandas and sympy are there. "
+    "Explore, compute, check; then answer."
 )
 _PROBES = 24  # problems of the same kind and level whose most frequent answer a guesser would give
 _BLIND = ("", "0", "1", "2", "3", "-1", "10", "100", "1/2", "yes", "no", "True", "False", "none", "42")
@@ -42,6 +43,7 @@ class NotebookEnvironment(Environment):
     """One problem, in a notebook of its own that starts at the first cell with the problem's files in place."""
 
     max_output_chars = 8000
+    call_limit_s = KERNEL_LIMITS.wall_s + 10.0  # the interrupt and the last output come after it
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)

@@ -28,6 +28,8 @@ _NOVICE_SUCCESS = 0.4  # share of episodes in which every decision of the novice
 class InterpreterEnvironment(Environment):
     """One question, with a session of its own that starts at the first call."""
 
+    call_limit_s = _LIMITS.wall_s
+
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
         data = list(task.metadata["data"])

@@ -8,6 +8,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from envs.row_source.source import BadRowError, Placed, Row, RowSource
@@ -15,6 +16,7 @@ from envs.taskset import Split
 
 # What a data set's own held-out split may be called, when it has several
 HELDOUT_NAMES = ("heldout", "test", "validation")
+_HUB_ANSWERS_IN_S = 5.0
 
 
 class _ArrowRows(RowSource):
@@ -109,20 +111,47 @@ class HubRows(_ArrowRows):
     def _load(self) -> Any:
         import datasets
 
+        reached = _hub_answers()
         try:
-            loaded = datasets.load_dataset(self.name, self.subset, revision=self.revision)
+            with nullcontext() if reached else _offline():
+                loaded = datasets.load_dataset(self.name, self.subset, revision=self.revision)
         except Exception as error:  # the hub's, the network's, a data set's own: there is no type for all of them
             said = " ".join(str(error).split())
-            raise ValueError(
-                f"path={self.name!r}: no such file or folder, and not a data set that could be loaded from the hub: "
-                f"{type(error).__name__}: {said[:300]}"
-            ) from error
+            why = f"not a data set that could be loaded from the hub: {type(error).__name__}: {said[:300]}"
+            if not reached:
+                why = "the hub cannot be reached to fetch a data set of that name, nor has an earlier run left one here"
+            raise ValueError(f"path={self.name!r}: no such file or folder, and {why}") from error
         found = loaded[self._of_split(list(loaded))]
         digest = hashlib.sha256()
         for batch in found.data.table.to_batches():
             digest.update(batch.serialize())
         self.digest = digest.hexdigest()
         return found
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached. Asked once: ``datasets`` itself tries for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_ANSWERS_IN_S)
+    except Exception:  # the HTTP library's, the network's, a proxy's, or HF_HUB_OFFLINE is set
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """What HF_HUB_OFFLINE=1 does, which is read when the libraries are imported: the cache alone, at once."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _dataset(table: Any) -> Any:

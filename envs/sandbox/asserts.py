@@ -23,6 +23,7 @@ from envs.sandbox import Limits, PythonSession
 LIMITS = Limits(wall_s=10.0, cpu_s=5, memory_mb=512, output_bytes=1_000_000)
 JUDGE_S = 10.0  # for the tests between two calls; they are trusted, what they are given is not
 TOTAL_S = 15.0  # of one program with all its calls, so that no program outlasts a reward part's 30 s and is masked
+LONGEST_S = TOTAL_S + LIMITS.wall_s + JUDGE_S  # the last call may begin just before TOTAL_S is over
 MOST_CALLS = 5000
 # Both sides: plain data as JSON. A value is [kind, content] unless it is a number, a text, True, False or None.
 _PLAIN = """

@@ -67,10 +67,9 @@ def _python_mounts() -> tuple[list[tuple[str, str]], list[str]]:
         mounts.append((standard, f"/python/lib/{version}"))
     else:  # shared libraries of the interpreter are next to the standard library (pyenv, conda, uv)
         mounts.append((str(Path(sys.base_prefix) / "lib"), "/python/lib"))
-    hidden = []
-    if Path(standard, "site-packages").is_dir():
-        hidden.append(f"/python/lib/{version}/site-packages")
-    return mounts, hidden
+    # installed packages, and those that ensurepip brings along as wheels (setuptools holds more_itertools)
+    covered = [name for name in ("site-packages", "ensurepip/_bundled") if Path(standard, name).is_dir()]
+    return mounts, [f"/python/lib/{version}/{name}" for name in covered]
 
 
 def _system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -5,7 +5,7 @@
 
 Files are copied: they lie below ``/tmp/work``, belong to the program and die with the sandbox. They travel as
 one archive that the guest program unpacks, because a descriptor for each would run out for a repository.
-Mounts are the host's own folders, read-only, below ``/mnt``.
+Mounts are the host's own folders, read-only, below ``/mnt``; covers are texts laid over files of them.
 """
 
 from __future__ import annotations
@@ -54,4 +54,16 @@ def mount_points(mounts: Mapping[str, Path]) -> list[tuple[str, str]]:
             # Root starts sandboxes that run as another user; everybody else's run as oneself.
             raise ValueError(f"mounts[{name!r}]={source!r} cannot be read by other users; chmod -R o+rX it, or copy it")
         points.append((source, f"/mnt/{name}"))
+    return points
+
+
+def cover_points(covers: Mapping[str, bytes], mounts: Mapping[str, Path]) -> list[tuple[str, bytes]]:
+    """(path inside, content) of each cover; ValueError for one that lies over no file of a mount."""
+    points = []
+    for name in sorted(covers):
+        top, _, below = name.partition("/")
+        plain = not any(step in ("", ".", "..") for step in name.split("/"))
+        if not plain or top not in mounts or not Path(mounts[top], below).is_file():
+            raise ValueError(f"covers: {name!r} is no file of the mounts ({', '.join(sorted(mounts)) or 'none'})")
+        points.append((f"/mnt/{name}", covers[name]))
     return points

@@ -56,7 +56,8 @@ class Limits:
         ]
 
 
+# A cell ends well before a rollout's deadline of one step, or sleeping would mask an episode.
 # With numpy, pandas and sympy loaded a kernel holds 120 MB and reserves 330 MB of addresses, in 8 threads.
 KERNEL_LIMITS = Limits(
-    wall_s=120.0, cpu_s=120, memory_mb=1024, processes=24, disk_mb=64, file_mb=16, open_files=256, output_bytes=20_000
+    wall_s=25.0, cpu_s=25, memory_mb=1024, processes=24, disk_mb=64, file_mb=16, open_files=256, output_bytes=20_000
 )

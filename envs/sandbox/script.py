@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.sandbox.bubblewrap import not_started, python_program, start
-from envs.sandbox.files import ARCHIVE, mount_points, pack
+from envs.sandbox.files import ARCHIVE, cover_points, mount_points, pack
 from envs.sandbox.limits import Limits
 
 GUEST = Path(__file__).with_name("guest_script.py")
@@ -43,7 +43,12 @@ class Sandbox:
         self.limits = limits or Limits()
 
     def run_python(
-        self, code: str, stdin: str = "", files: Mapping[str, bytes] = {}, mounts: Mapping[str, Path] = {}
+        self,
+        code: str,
+        stdin: str = "",
+        files: Mapping[str, bytes] = {},
+        mounts: Mapping[str, Path] = {},
+        covers: Mapping[str, bytes] = {},
     ) -> SandboxResult:
         """Run ``code`` as ``python main.py`` with ``stdin`` on its standard input.
 
@@ -51,9 +56,11 @@ class Sandbox:
         (``/tmp`` without files). A path is relative, with "/" between folders and no "..", "." or empty part.
         ``mounts`` (name -> folder or file of the host) appear read-only at ``/mnt/<name>``; a name is letters,
         digits and ``_ . + -``. All that lies in a mounted folder can be read, and a socket in it can be
-        talked to: mount nothing that the program must not know.
+        talked to: mount nothing that the program must not know. ``covers`` (path below ``/mnt`` -> content) lie,
+        read-only, over files of the mounts: the program cannot see what is underneath.
 
-        Raises ValueError for a bad path or name, and for files that ``limits.disk_mb`` cannot hold.
+        Raises ValueError for a bad path or name, for a cover over no file, and for files that ``limits.disk_mb`` cannot
+        hold.
         """
         try:
             source, text = code.encode("utf-8"), stdin.encode("utf-8")
@@ -63,6 +70,7 @@ class Sandbox:
         inside = [("/main.py", source)]
         if files:
             inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
+        inside += cover_points(covers, mounts)
         process = start(self.limits, program, inside, mount_points(mounts))
         try:
             await_start(process)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import TemplateError
 
 from envs.types import Message, ToolCall
+from rl.chat.control_text import ControlText
 from rl.chat.hermes import CALL, END_CALL, parse_hermes
 from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
@@ -76,6 +77,8 @@ class HFTemplateRenderer:
         if not isinstance(tokenizer.eos_token_id, int):
             raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")
         self.tokenizer = tokenizer
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        self._control = ControlText(added, self._encode_piece, self._decode)
         try:
             self._end_id, self._end_text, self._tail = self._turn_end()
             self._rules = TemplateRules.find(
@@ -247,7 +250,8 @@ class HFTemplateRenderer:
         ]
 
     def _text(self, messages: Sequence[Message], thinking: bool) -> str:
-        messages = self._retained(messages, thinking)
+        """The dialogue as the template writes it, marked (``rl.chat.control_text``)."""
+        messages = self._retained([self._control.mark(message) for message in messages], thinking)
         tools = [tool for message in messages for tool in message.tools]
         uses_tools = bool(tools) or any(m.role == "tool" or m.tool_calls for m in messages)
         generate = messages[-1].role != "assistant"
@@ -321,6 +325,9 @@ class HFTemplateRenderer:
         return head + found if found else text
 
     def _encode(self, text: str) -> list[int]:
+        return self._control.encode(text)
+
+    def _encode_piece(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _decode(self, tokens: list[int]) -> str:

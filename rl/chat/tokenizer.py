@@ -22,6 +22,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rl.chat import dsml
+from rl.chat.v32_template import TEMPLATE
 
 # ids 0, 1, … in this order; BOS 0 and EOS 1 as in V3.2
 SPECIAL_TOKENS: tuple[str, ...] = (
@@ -129,7 +130,7 @@ class ChatTokenizer:
         return cls(Tokenizer.from_file(str(path)))
 
     def save(self, directory: str | Path) -> None:
-        """Write ``tokenizer.json`` and the config that lets transformers and vLLM load it."""
+        """Write ``tokenizer.json``, the config that lets transformers and vLLM load it, and V3.2's chat template."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(directory / "tokenizer.json"))
@@ -141,11 +142,17 @@ class ChatTokenizer:
             "clean_up_tokenization_spaces": False,
         }
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+        (directory / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included: the least number of embedding rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """Strings that are one token wherever they stand: control tokens, markup, fixed texts of the protocol."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def token_id(self, token: str) -> int:
         """The id of one token. Raises KeyError when the vocabulary has no such token."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from envs.types import Message
 from rl.chat import dsml
+from rl.chat.control_text import ControlText
 from rl.chat.renderer import RenderError, Retention, cut_off_error
 from rl.chat.split import Split, split_response
 from rl.chat.tokenizer import ChatTokenizer
@@ -39,6 +40,7 @@ class V32Renderer:
             tokenizer.token_id(token)  # raises KeyError with the token's name
         self.stop_token_ids: tuple[int, ...] = (tokenizer.eos_id,)
         self._end_think_id = tokenizer.token_id(dsml.END_THINK)
+        self._control = ControlText(tokenizer.added_tokens, tokenizer.encode, tokenizer.decode)
 
     @classmethod
     def load(cls, directory: str | Path, retention: Retention = "cycle") -> V32Renderer:
@@ -47,16 +49,17 @@ class V32Renderer:
 
     def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
         """Prompt tokens of a dialogue; see ``render_text``."""
-        text = render_text(messages, thinking=thinking, add_bos=add_bos, retention=self.retention)
-        return self.tokenizer.encode(text)
+        marked = [self._control.mark(message) for message in messages]
+        return self._control.encode(render_text(marked, thinking=thinking, add_bos=add_bos, retention=self.retention))
 
     def render_after(
         self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
     ) -> list[int] | None:
         """Tokens to append for ``new``; None when it would change the text before it (see Renderer)."""
-        before = render_text(messages_before, thinking=thinking, retention=self.retention)
-        after = render_text([*messages_before, *new], thinking=thinking, retention=self.retention)
-        return self.tokenizer.encode(after[len(before) :]) if after.startswith(before) else None
+        marked = [self._control.mark(message) for message in (*messages_before, *new)]
+        before = render_text(marked[: len(messages_before)], thinking=thinking, retention=self.retention)
+        after = render_text(marked, thinking=thinking, retention=self.retention)
+        return self._control.encode(after[len(before) :]) if after.startswith(before) else None
 
     def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
         """The assistant message in sampled ``tokens`` (the stop token included when ``ended``)."""
@@ -195,8 +198,9 @@ def parse_text(text: str, *, thinking: bool, error: str | None = None) -> Messag
                 if dsml.CALLS_OPEN in head
                 else f"the reasoning is not closed by {dsml.END_THINK}"
             )
-    error = error or _stray_token(reasoning or "", "the reasoning") or _stray_token(content, "the answer")
     before, opened, _ = content.partition(dsml.CALLS_OPEN)
+    # In a call's arguments they are text like any other, as in the official parser.
+    error = error or _stray_token(reasoning or "", "the reasoning") or _stray_token(before, "the answer")
     if error is None and opened:
         try:
             calls = dsml.parse_calls(content[len(before) :])

@@ -69,6 +69,7 @@ def check(cfg: EvaluateConfig, directory: Path) -> None:
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT
     from rl.run.assemble import open_composer, open_tasksets
+    from rl.run.deadlines import check_deadlines
     from rl.run.preflight import check_environments, check_judge, start_renderer
     from rl.run.turn_limit import settle_turns
 
@@ -78,6 +79,7 @@ def check(cfg: EvaluateConfig, directory: Path) -> None:
     open_composer(cfg.reward)
     heldout = open_tasksets(cfg.env, cfg.seed, cfg.eval)[HELDOUT]
     check_environments(heldout)
+    check_deadlines(cfg.rollout, heldout)
     for sentence in settle_turns(cfg.rollout, heldout):
         print(sentence)
 

@@ -39,6 +39,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     find_modules_here()
     _register()
@@ -62,7 +63,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     os.environ[FULL] = "1"
     try:
         entry()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if full == "1":
             raise
         from rl.commands.override_errors import explained
@@ -77,6 +78,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> Any:
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from rl.run.preflight import ConfigurationError
 
@@ -85,7 +87,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> Any:
     try:
         with initialize_config_module("configs", version_base="1.3"):
             cfg = compose(config_name, list(overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         from rl.commands.override_errors import explained
 
         raise ConfigurationError(explained(error, config_name, overrides)) from error

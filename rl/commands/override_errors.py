@@ -15,6 +15,8 @@ from dataclasses import is_dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, get_args
 
+from yaml import YAMLError
+
 from configs.schema import SCHEMAS
 from configs.vocabulary import Word, lookup
 from rl.bounds import field_types
@@ -31,6 +33,8 @@ _OPTION = re.compile(r"^\t(\S+)$", re.M)
 def explained(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
     """``error``, raised while ``configs/<config_name>.yaml`` and ``overrides`` were put together, in one line."""
     said = str(error)
+    if isinstance(error, YAMLError):  # in an overlay of the user's; the text names the file and the line
+        return f"no YAML: {' '.join(said.split())}"
     schema = SCHEMAS[config_name]
     if (bad := _unreadable(overrides)) is not None:
         return f"{bad}: give a value, {bad}=<value>" if "=" not in bad else f"{bad}: cannot be read; {GRAMMAR}"

@@ -8,6 +8,7 @@ depend on changes; ``rl-train resume=<run>`` goes on from the last checkpoint of
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,30 +33,38 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.recipes.main_job import main_job
     from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.deadlines import check_deadlines
+    from rl.run.driver_lock import driving
     from rl.run.errors import stopped
     from rl.run.preflight import about_dtypes, check_environments, check_start, configuration
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
     resumed = cfg.resume is not None
-    with configuration():  # before a run folder exists
-        if resumed:
-            cfg = stored_config(cfg)
-        tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
-        reward = open_composer(cfg.reward).describe()
-        check_start(cfg, list(members_of(tasksets["train"])))
-        check_environments(tasksets["train"])
-        said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg)
-        rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
-        if rundir is not None:
-            check_resume(rundir, tasksets["train"])
-    for sentence in said:
-        print(sentence)
-    rundir = rundir or new_run(cfg, folder)
-    try:
-        return main_job(cfg, rundir, tasksets, reward)
-    except Exception as error:
-        raise stopped(rundir, error, resumed=resumed) from error
+    with ExitStack() as held:
+        with configuration():  # before a run folder exists
+            if resumed:
+                cfg = stored_config(cfg)
+            tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+            reward = open_composer(cfg.reward).describe()
+            check_start(cfg, list(members_of(tasksets["train"])))
+            check_environments(tasksets["train"])
+            check_deadlines(cfg.rollout, tasksets["train"])
+            said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg)
+            rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
+            if rundir is not None:
+                held.enter_context(driving(rundir.path))
+                damaged = check_resume(rundir, tasksets)
+                said += [f"warning: {found}; the run goes on from the one before" for found in damaged]
+        for sentence in said:
+            print(sentence)
+        if rundir is None:
+            rundir = new_run(cfg, folder)
+            held.enter_context(driving(rundir.path))
+        try:
+            return main_job(cfg, rundir, tasksets, reward)
+        except Exception as error:
+            raise stopped(rundir, error, resumed=resumed) from error
 
 
 def stored_config(cfg: TrainConfig) -> TrainConfig:

@@ -200,15 +200,25 @@ def written(
 ) -> list[int]:
     """The tokens that a policy would sample to say ``message`` behind ``context``, the stop token included.
 
-    ``before``: the tokens of ``context``, if known. Raises ValueError when the renderer cannot write it there.
+    Sampling ends at the first stop token, so the message ends with the token that ends a turn, the first of
+    ``stop_token_ids``; what a template writes behind it (a line end, the end of the text) is nobody's. ``before``: the
+    tokens of ``context``, if known.
+
+    Raises:
+        ValueError: the renderer cannot write it there, or its text holds a stop token.
     """
     before = renderer.render(context, thinking=thinking) if before is None else before
     after = renderer.render([*context, message], thinking=thinking)
     if after[: len(before)] != before:
         raise ValueError(f"message {len(context)} cannot be rendered behind its prompt")
     spoken = after[len(before) :]
-    ends = [i for i, token in enumerate(spoken) if token in renderer.stop_token_ids]
-    return spoken[: ends[-1] + 1] if ends else spoken  # a template may write on behind the stop token
+    stops = [i for i, token in enumerate(spoken) if token in renderer.stop_token_ids]
+    turn_ends = [i for i in stops if spoken[i] == renderer.stop_token_ids[0]] or stops
+    if not stops:
+        return spoken
+    if stops[0] != turn_ends[-1]:
+        raise ValueError(f"the text of message {len(context)} holds a token at which sampling stops")
+    return spoken[: stops[0] + 1]
 
 
 def _stream(tokens: list[int], mask: list[bool]) -> TokenStream:

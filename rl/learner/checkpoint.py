@@ -3,13 +3,18 @@
     <root>/step_000010/policy/      config.json + model.safetensors, loads in transformers and vLLM as it is
                        reference/   the same for pi_ref, only when the KL term is on
                        state.pt     optimiser, schedule, RNG of torch, numpy and python, counters, extra
+                       manifest.json   size and SHA-256 of every file above
 
-A checkpoint is written under a temporary name and renamed: one that can be seen is complete.
+A checkpoint is written under a temporary name and renamed: one that can be seen was complete. What happens to it
+later (a truncated, emptied or altered file, one too many) is found by the manifest, and the checkpoint before is taken.
 ``state.pt`` is a pickle: load only checkpoints that you trust.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
 import random
 import re
@@ -27,6 +32,7 @@ from rl.policy.loading import load_policy
 
 _NAME = re.compile(r"step_(\d{6,})")
 FORMAT = 1
+MANIFEST = "manifest.json"
 
 
 def save_checkpoint(
@@ -35,17 +41,38 @@ def save_checkpoint(
     """Write ``root/step_<step>`` and remove all but the last ``keep`` checkpoints. Returns its path.
 
     ``extra``: what the caller needs to resume (taskset state, totals); picklable. Raises OSError (disk full,
-    no permission) with the older checkpoints untouched.
+    no permission) with the older checkpoints untouched and nothing of the new one left.
     """
     if keep < 1:
         raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
+    needed = _size_of(learner)
+    _require_space(root, needed)
     target = root / f"step_{step:06d}"
     partial, replaced = root / f".partial_{target.name}", root / f".replaced_{target.name}"
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
+    try:
+        _write(partial, learner, step, extra)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, Exception):  # libraries name a full disk in their own ways
+            _require_space(root, needed)
+        raise
+    if target.exists():
+        target.rename(replaced)
+    partial.rename(target)
+    _sync(root)
+    shutil.rmtree(replaced, ignore_errors=True)
+    whole = [path for path in checkpoints(root) if damage(path, content=False) is None]
+    for old in whole[:-keep]:  # what is damaged does not count among those that are kept
+        shutil.rmtree(old)
+    return target
+
+
+def _write(partial: Path, learner: Learner, step: int, extra: Mapping[str, Any] | None) -> None:
     learner.policy.save(partial / "policy")
     if learner.reference is not None:
         learner.reference.save(partial / "reference")
@@ -57,16 +84,47 @@ def save_checkpoint(
         "extra": dict(extra or {}),
     }
     torch.save(state, partial / "state.pt")
+    write_manifest(partial)
     for path in (*partial.rglob("*"), partial):
         _sync(path)
-    if target.exists():
-        target.rename(replaced)
-    partial.rename(target)
-    _sync(root)
-    shutil.rmtree(replaced, ignore_errors=True)
-    for old in checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
-    return target
+
+
+def write_manifest(path: Path) -> None:
+    """Note size and hash of every file of the checkpoint ``path``."""
+    files = {str(p.relative_to(path)): {"bytes": p.stat().st_size, "sha256": _digest(p)} for p in _files(path)}
+    (path / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def damage(path: str | Path, content: bool = True) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None: nothing. ``content=False`` compares sizes only."""
+    path = Path(path)
+    try:
+        expected = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found = {str(p.relative_to(path)): p for p in _files(path)}
+        for name, entry in expected.items():
+            if name not in found:
+                return f"{name} is not there"
+            if (size := found[name].stat().st_size) != entry["bytes"]:
+                return f"{name} has {size} bytes instead of {entry['bytes']}"
+            if content and _digest(found[name]) != entry["sha256"]:
+                return f"{name} was changed after it was written"
+        if strays := sorted(found.keys() - expected.keys()):
+            return f"{strays[0]} does not belong to it"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    return None
+
+
+def newest_whole(root: str | Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that nothing is wrong with, or None; and a sentence for every newer one that is damaged.
+    Reads all of each that it looks at."""
+    said: list[str] = []
+    for path in reversed(checkpoints(root)):
+        wrong = damage(path)
+        if wrong is None:
+            return path, said
+        said.append(f"checkpoint {path.name} is damaged ({wrong})")
+    return None, said
 
 
 def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
@@ -148,3 +206,33 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size_of(learner: Learner) -> int:
+    """Bytes of the tensors that a checkpoint of ``learner`` holds."""
+    held = list(learner.policy.weights().values())
+    if learner.reference is not None:
+        held += learner.reference.weights().values()
+    for entry in learner.optimizer.adamw.state.values():
+        held += [value for value in entry.values() if isinstance(value, torch.Tensor)]
+    return sum(value.numel() * value.element_size() for value in held)
+
+
+def _require_space(root: Path, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"no space for a checkpoint: it needs {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free; "
+            f"{(needed - free) / 2**20:,.0f} MiB more make room (keep_checkpoints, tracking.save_batch_every)",
+            str(root),
+        )

@@ -1,12 +1,13 @@
 """From a packed micro-batch to the log-probs of its targets: the one forward pass that all training uses.
 
 The output head runs on the rows that predict a target only: logits [N, V] never exist for the (often four
-times as many) prompt and environment tokens.
+times as many) prompt and environment tokens, and with ``head_rows`` never for all targets at once.
 """
 
 from __future__ import annotations
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from rl.learner.packing import MicroBatch
 from rl.objective.logprobs import TokenScores, scores_of_logits, support_mask
@@ -32,13 +33,27 @@ def packed_scores(
     replay: Replay | None = None,
     record: Record | None = None,
     sampling_mask: bool = True,
+    head_rows: int | None = None,
 ) -> TokenScores:
     """Log-probs (with gradient), entropies and greedy hits of the targets of ``batch``.
 
-    ``sampling_mask``: on the support that the sampler kept, where it cut (Keep Sampling Mask).
+    ``sampling_mask``: on the support that the sampler kept, where it cut (Keep Sampling Mask). ``head_rows``: the head
+    runs on so many targets at once, and again in the backward pass: [head_rows, V] is then the largest tensor of it.
     """
-    logits_NV = policy.packed_logits(batch.tokens_T, batch.cu_seqlens, replay, record, rows=batch.predict_N)
-    mask_NV = None
-    if batch.support_N is not None and sampling_mask:
-        mask_NV = support_mask(batch.support_N, batch.targets_N, policy.vocab_size)
-    return scores_of_logits(logits_NV, batch.targets_N, temperature, mask_NV)
+    hidden_ND = policy.packed_hidden(batch.tokens_T, batch.cu_seqlens, replay, record, rows=batch.predict_N)
+    targets = len(batch.targets_N)
+
+    def score(hidden: torch.Tensor, begin: int, end: int) -> TokenScores:
+        mask = None
+        if batch.support_N is not None and sampling_mask:
+            mask = support_mask(batch.support_N[begin:end], batch.targets_N[begin:end], policy.vocab_size)
+        return scores_of_logits(policy.logits(hidden), batch.targets_N[begin:end], temperature, mask)
+
+    if head_rows is None or targets <= head_rows:
+        return score(hidden_ND, 0, targets)
+    parts = []
+    for begin in range(0, targets, head_rows):
+        end = min(begin + head_rows, targets)
+        chunk = (score, hidden_ND[begin:end], begin, end)
+        parts.append(checkpoint(*chunk, use_reentrant=False) if torch.is_grad_enabled() else score(*chunk[1:]))
+    return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -74,6 +74,7 @@ class Learner:
         for name, parameter in named:
             parameter.requires_grad_(self.train_indexer or not is_indexer(name))
         self.compute = ComputeWeights(policy, config.compute_dtype)
+        self.compute.policy.set_recompute(config.recompute)
         self.reference: Policy | None = None
         if objective.uses_reference:  # it rounds as the policy does: their KL is 0 while the weights are equal
             self.reference = cast_copy(reference or policy, self.compute.dtype)
@@ -260,7 +261,7 @@ class Learner:
         replay = replay_of(batch, self.replay)
         scores = packed_scores(
             self.compute.policy, batch, temperature=self.objective.temperature, replay=replay, record=record,
-            sampling_mask=self.replay.sampling_mask == "auto",
+            sampling_mask=self.replay.sampling_mask == "auto", head_rows=self.config.head_rows,
         )  # fmt: skip
         if books is not None:
             books.use(batch, replay)
@@ -331,8 +332,10 @@ class Learner:
         if self.reference is None:
             return None
         keep = self.replay.sampling_mask == "auto"
-        scores = packed_scores(self.reference, batch, temperature=self.objective.temperature, sampling_mask=keep)
-        return scores.logprobs_N
+        return packed_scores(
+            self.reference, batch, temperature=self.objective.temperature, sampling_mask=keep,
+            head_rows=self.config.head_rows,
+        ).logprobs_N  # fmt: skip
 
     def _keep_bad_batch(self, groups: Sequence[Group], minibatch: int, outcome: dict[str, float]) -> None:
         self.skipped += 1

@@ -41,6 +41,25 @@ class Policy(Protocol):
         """Logits [T, V] of int64 tokens [T]; with ``rows`` int64 [N] only those positions, [N, V]."""
         ...
 
+    def packed_hidden(
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: CuSeqlens,
+        replay: Replay | None = None,
+        record: Record | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """What ``logits`` takes: hidden states [T, hidden] behind the final norm, or [N, hidden] for ``rows``."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output head: [N, V] of hidden states [N, hidden]."""
+        ...
+
+    def set_recompute(self, on: bool) -> None:
+        """Keep a layer's input only, and run the layer again in the backward pass (activation recomputation)."""
+        ...
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
     def weights(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+from rl.policy.hf import unsupported
 from rl.policy.io import check_names, unstack_experts
 
 DSA_TYPES = ("deepseek_v32",)  # model types that our own DSA model computes
@@ -73,6 +74,8 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
     if kind not in CONFIG_MAPPING:
         own = " It brings code of its own (auto_map), which is not run." if config.get("auto_map") else ""
         raise CheckpointError(f"model_type={kind} is unknown to the installed transformers.{own}")
+    if why := unsupported(config):
+        raise CheckpointError(why)
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))

@@ -38,11 +38,27 @@ class DSAPolicy:
         record: Record | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
+        return self.logits(self.packed_hidden(tokens_T, cu_seqlens, replay, record, rows))
+
+    def packed_hidden(
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: CuSeqlens,
+        replay: Replay | None = None,
+        record: Record | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         ctx = PackedContext(cu_seqlens, mode=self.mode, device=tokens_T.device)
         if ctx.bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {ctx.bounds[-1]} but there are {len(tokens_T)} tokens")
         hidden = self.module.hidden(tokens_T, ctx, replay, record)
-        return self.module.logits(hidden if rows is None else hidden[rows])
+        return hidden if rows is None else hidden[rows]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.module.logits(hidden)
+
+    def set_recompute(self, on: bool) -> None:
+        self.module.recompute = on
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.module.named_parameters()

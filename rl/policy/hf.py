@@ -1,4 +1,5 @@
-"""Any dense Hugging Face causal LM (Llama, Qwen, SmolLM2 ...) behind the Policy protocol.
+"""Hugging Face causal LMs behind the Policy protocol: dense ones (Llama, Qwen, SmolLM2 ...) and the mixture-of-experts
+families of ``rl.policy.hf_moe``.
 
 Packed sequences become right-padded batches of similar length: under causal attention a real token
 never sees the padding after it, so no mask is needed and positions are a plain range.
@@ -6,7 +7,8 @@ never sees the padding after it, so no mask is needed and positions are a plain 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,46 @@ from torch import Tensor, nn
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode
 from rl.policy.checkpoint_files import CheckpointError
+from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.replay import Record, Replay
 
 # Config fields by which some families change logits after lm_head; those are not supported.
 _LOGIT_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+_EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def unsupported(config: Mapping[str, Any]) -> str | None:
+    """Why a model with this config.json cannot be trained; None: it can."""
+    kind = config["model_type"]
+    if changed := [name for name in _LOGIT_FIELDS if config.get(name) not in (None, 1, 1.0)]:
+        return f"model_type={kind}: {changed[0]} changes logits after lm_head, which is not supported"
+    if any(config.get(name) for name in _EXPERT_FIELDS) and kind not in GATES:
+        return (
+            f"model_type={kind} has experts whose routing is not known; with experts: deepseek_v32, {', '.join(GATES)}"
+        )
+    if kind == "deepseek_v3":  # transformers always computes the released router; vLLM reads config.json
+        for name, value in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
+            if config.get(name) != value:
+                return f"model_type={kind} with {name}={config.get(name)}: only {value}, the released router, is known"
+    return None
 
 
 class HFPolicy:
-    """``module`` is a transformers ``*ForCausalLM``; ``num_experts`` is 0: nothing to replay."""
+    """``module`` is a transformers ``*ForCausalLM``; dense ones have nothing to replay."""
 
     def __init__(self, module: Any) -> None:
         config = module.config
-        changed = [f for f in _LOGIT_FIELDS if getattr(config, f, None) not in (None, 1.0)]
-        if changed:
-            raise ValueError(f"{config.model_type}: {changed} changes logits after lm_head, which is not supported")
-        if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
-            raise ValueError(f"{config.model_type} has experts; only dense Hugging Face models are supported")
+        if why := unsupported(config.to_dict()):
+            raise ValueError(why)
         self.module: nn.Module = module
         self.vocab_size = config.vocab_size
         self.mode: AttentionMode = "dense"
         self.num_experts = self.num_moe_layers = 0
+        self.routing: Routing | None = None
+        if config.model_type in GATES:
+            self.routing = Routing(module, config.model_type)
+            self.num_moe_layers = len(self.routing.routers)
+            self.num_experts = int(getattr(config, "n_routed_experts", None) or config.num_experts)
 
     @classmethod
     def load(cls, directory: str | Path) -> HFPolicy:
@@ -59,13 +81,28 @@ class HFPolicy:
         record: Record | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """Logits [T, V] (or [N, V] for ``rows``). A dense model has no choices to replay or record."""
-        if replay is not None or (record is not None and (record.want_indexer or record.want_indexer_kl != "off")):
-            raise ValueError(f"{type(self.module).__name__} is dense: it has no expert or indexer choices")
+        """Logits [T, V] (or [N, V] for ``rows``). Experts are replayed and recorded where there are any; there is no
+        indexer."""
+        return self.logits(self.packed_hidden(tokens_T, cu_seqlens, replay, record, rows))
+
+    def packed_hidden(
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: CuSeqlens,
+        replay: Replay | None = None,
+        record: Record | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        indexer = (replay is not None and replay.indexer is not None) or (
+            record is not None and (record.want_indexer or record.want_indexer_kl != "off")
+        )
+        if indexer or (replay is not None and self.routing is None):
+            raise ValueError(f"{type(self.module).__name__} has no {'indexer' if indexer else 'expert'} choices")
         bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
         if bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {bounds[-1]} but there are {len(tokens_T)} tokens")
         lengths = [b - a for a, b in pairwise(bounds)]
+        routed = PackedRouting(self.num_moe_layers, replay)
         hidden_parts, index_parts = [], []
         for bucket in length_buckets(lengths):
             width = max(lengths[i] for i in bucket)
@@ -74,13 +111,34 @@ class HFPolicy:
             )
             real = index < torch.tensor([[bounds[i + 1]] for i in bucket], device=tokens_T.device)
             batch = tokens_T[index.clamp_max(len(tokens_T) - 1)]
-            hidden = self.module.base_model(input_ids=batch, use_cache=False).last_hidden_state  # type: ignore[operator]
+            with nullcontext() if self.routing is None else self.routing.run(routed.bucket(index, real)) as done:
+                hidden = self.module.base_model(input_ids=batch, use_cache=False).last_hidden_state  # type: ignore[operator]
+            if done is not None:
+                routed.take(done, real)
             hidden_parts.append(hidden[real])
             index_parts.append(index[real])
         order = torch.cat(index_parts).argsort()
-        hidden = torch.cat(hidden_parts)[order if rows is None else order[rows]]
+        if self.routing is not None:
+            routed.finish(replay, record, order)
+        return torch.cat(hidden_parts)[order if rows is None else order[rows]]
+
+    def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
         return logits
+
+    def set_recompute(self, on: bool) -> None:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        if on:
+            settings: dict[str, Any] = {"use_reentrant": False}
+            if self.routing is not None:
+                settings["context_fn"] = self.routing.contexts
+            self.module.gradient_checkpointing_enable(settings)  # type: ignore[operator]
+        else:
+            self.module.gradient_checkpointing_disable()  # type: ignore[operator]
+        for layer in self.module.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = on  # it asks this; what is inside stays in evaluation mode, without dropout
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.module.named_parameters()
@@ -89,7 +147,9 @@ class HFPolicy:
         return {name: value.detach() for name, value in self.module.state_dict().items()}
 
     def update_router_bias(self, counts: Tensor, gamma: float) -> None:
-        raise ValueError(f"{type(self.module).__name__} is dense: set router_bias_gamma=0")
+        if self.routing is None:
+            raise ValueError(f"{type(self.module).__name__} is dense: set router_bias_gamma=0")
+        self.routing.update_bias(counts, gamma)
 
     def save(self, directory: str | Path) -> None:
         self.module.save_pretrained(str(directory))  # type: ignore[operator]

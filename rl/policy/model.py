@@ -6,17 +6,19 @@ Parameters carry Hugging Face's DeepseekV32ForCausalLM names.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rl.policy.attention import MLAttention
 from rl.policy.attention_context import AttentionContext
 from rl.policy.layers import MLP, RMSNorm, Rotary
 from rl.policy.moe import Experts, MoE, Router
-from rl.policy.replay import Record, Replay
+from rl.policy.replay import ExpertTap, IndexerTap, Record, Replay
 
 if TYPE_CHECKING:
     from transformers import DeepseekV32Config
@@ -33,6 +35,24 @@ class DecoderLayer(nn.Module):
         self.mlp = MoE(config) if sparse else MLP(config.hidden_size, config.intermediate_size)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def run(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        *,
+        ctx: AttentionContext,
+        tap: IndexerTap | None,
+        expert_tap: ExpertTap | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [T, hidden] -> [T, hidden], and the experts chosen [T, K] (None in a dense layer)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, ctx, tap)
+        h = self.post_attention_layernorm(x)
+        if not isinstance(self.mlp, MoE):
+            return x + self.mlp(h), None
+        h, experts = self.mlp(h, expert_tap)
+        return x + h, experts
 
 
 class Backbone(nn.Module):
@@ -62,6 +82,7 @@ class DSAForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.recompute = False  # run every layer again in the backward pass, and keep only its input
         self.num_experts = config.n_routed_experts
         self.moe_layers = [layer.mlp for layer in self.decoder_layers if isinstance(layer.mlp, MoE)]
         self.num_moe_layers = len(self.moe_layers)
@@ -97,16 +118,18 @@ class DSAForCausalLM(nn.Module):
         moe = 0
         for i, layer in enumerate(self.decoder_layers):
             tap = replay.indexer_tap(i, record if taps_indexer else None)
-            x = x + layer.self_attn(layer.input_layernorm(x), cos, sin, ctx, tap)
-            h = layer.post_attention_layernorm(x)
+            expert_tap = None
             if isinstance(layer.mlp, MoE):
-                h, experts = layer.mlp(h, replay.expert_tap(moe))
-                if record is not None and record.want_experts:
-                    record.expert_rows.append(experts)
+                expert_tap = replay.expert_tap(moe)
                 moe += 1
+            run = partial(layer.run, ctx=ctx, tap=tap, expert_tap=expert_tap)
+            # What the indexer learns from or is compared by is noted in the pass, once: such a layer is not run again.
+            if self.recompute and torch.is_grad_enabled() and not (tap is not None and tap.watches):
+                x, experts = checkpoint(run, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
             else:
-                h = layer.mlp(h)
-            x = x + h
+                x, experts = run(x, cos, sin)
+            if experts is not None and record is not None and record.want_experts:
+                record.expert_rows.append(experts)
         replay.finish()
         normed: Tensor = self.model.norm(x)
         return normed

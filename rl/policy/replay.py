@@ -132,12 +132,15 @@ class ExpertTap:
     valid: torch.Tensor
     force: bool
     overlaps: list[torch.Tensor]
+    _noted: bool = False  # a layer that is run again in the backward pass chooses again, and notes nothing
 
     def choose(self, live: torch.Tensor) -> torch.Tensor:
-        """The experts to use, given the live choice int64 [T, K]; notes how far the two agree."""
+        """The experts to use, given the live choice int64 [T, K]; notes how far the two agree, once."""
         recorded = self.recorded.to(live.dtype)
         same = (recorded.unsqueeze(-1) == live.unsqueeze(-2)).any(-1).float().mean(-1)
-        self.overlaps.append(same[self.valid])
+        if not self._noted:
+            self.overlaps.append(same[self.valid])
+        self._noted = True
         return torch.where(self.valid.unsqueeze(-1), recorded, live) if self.force else live
 
 

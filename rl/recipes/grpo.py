@@ -35,6 +35,7 @@ class Position:
     next_group: int = 0  # id of the next admitted group
     taskset: dict[str, Any] = field(default_factory=dict)  # its state_dict
     waiting: list[int] = field(default_factory=list)  # task indices admitted but not trained: run again on resume
+    heldout: dict[str, Any] = field(default_factory=dict)  # what the held-out tasks are read from (Taskset.inputs)
 
 
 def grpo(

@@ -6,13 +6,14 @@ weights of whoever is training by a weight sync.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.recipes.grpo import Position, grpo
+from rl.run.assemble import HELDOUT, TRAIN
 from rl.run.ledger import StageMeter
 from rl.run.preflight import configuration
 from rl.run.stage_log import StageLog, Totals
@@ -52,14 +53,21 @@ def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]
         learner.close()
 
 
-def check_resume(files: RunDir, taskset: Taskset) -> None:
-    """Raise ValueError when the last checkpoint in ``files`` is of other data than ``taskset`` reads now; else the
-    taskset is where it was then, where the stage will put it again."""
-    from rl.learner.checkpoint import latest_checkpoint, stored_extra  # loads torch
+def check_resume(files: RunDir, tasksets: Mapping[str, Taskset]) -> list[str]:
+    """Raise ValueError when the last checkpoint in ``files`` is of other data than ``tasksets`` (train and heldout)
+    read now; else the first is where it was then, where the stage will put it again. Returns what is to be said about
+    checkpoints that are damaged."""
+    from rl.learner.checkpoint import newest_whole, stored_extra  # loads torch
 
-    checkpoint = latest_checkpoint(files.checkpoints)
-    if checkpoint is not None and taskset.inputs() and "at" in (stored := stored_extra(checkpoint)):
-        taskset.load_state_dict(stored["at"]["taskset"])
+    checkpoint, said = newest_whole(files.checkpoints)
+    if checkpoint is None and said:
+        raise ValueError(f"no checkpoint in {files.checkpoints} can be used: {'; '.join(said)}; start a new run")
+    read = any(taskset.inputs() for taskset in tasksets.values())
+    if checkpoint is not None and read and "at" in (stored := stored_extra(checkpoint)):
+        at = Position(**stored["at"])
+        tasksets[TRAIN].load_state_dict(at.taskset)
+        tasksets[HELDOUT].check_inputs(at.heldout)
+    return said
 
 
 def grpo_stage(
@@ -71,12 +79,12 @@ def grpo_stage(
     ``stage`` names the rows in metrics.jsonl; trajectories and checkpoints go to ``files``. The learner starts from its
     own policy; the workers hold what it holds when this returns.
     """
-    from rl.learner.checkpoint import latest_checkpoint  # loads torch
+    from rl.learner.checkpoint import newest_whole  # loads torch
 
     at, totals = Position(), Totals()
     main = files is job.rundir
     with job.progress.stage(title, total=cfg.steps) as progress:
-        checkpoint = latest_checkpoint(files.checkpoints)
+        checkpoint, _ = newest_whole(files.checkpoints)
         if checkpoint is not None:
             stored = learner.load(checkpoint)
             if "at" not in stored:
@@ -84,6 +92,7 @@ def grpo_stage(
             at, totals = Position(**stored["at"]), Totals(**stored["totals"])
             with configuration():  # data that has changed is no fault of the program
                 taskset.load_state_dict(at.taskset)
+        at.heldout = job.tasksets[HELDOUT].inputs()
         learner.sync(pool, at.step)
         meter = StageMeter(job.ledger, title, pool, cfg.objective, totals.flops)
 

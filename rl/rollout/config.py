@@ -71,10 +71,10 @@ class RolloutConfig(EngineConfig):
     min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # tokens less likely than min_p times the likeliest are dropped
 
     reset_s: PositiveFloat = 60.0  # Environment.__init__ + reset (the first of a process may build an index)
-    step_s: PositiveFloat = 60.0  # one Environment.step; above the environment's own tool deadline
+    step_s: PositiveFloat = 60.0  # one Environment.step; above what its calls may take (Environment.longest_step_s)
     score_s: PositiveFloat = 60.0  # Environment.score; reward parts have their own timeout_s
     close_s: PositiveFloat = 10.0  # Environment.close
-    episode_s: PositiveFloat = 300.0  # a whole episode, generation included
+    episode_s: PositiveFloat = 300.0  # nothing is sampled later in an episode: it is truncated there, and scored
     # largest log-prob difference (nats) between engine and learner after a sync; null: what rounding in their dtypes
     # explains, measured on the policy itself
     probe_tolerance: PositiveFloat | None = None

@@ -140,10 +140,14 @@ class Engine:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        from rl.rollout.vllm_experts import ExpertsRecorder, keep_experts_plain
+        from rl.rollout.vllm_rotary import rotate_heads_right
         from rl.rollout.vllm_sampler import install_sampler
         from rl.rollout.vllm_weights import checkpoint_names, keep_weights_plain
 
         keep_weights_plain()
+        keep_experts_plain()
+        rotate_heads_right()
         args = EngineArgs(
             model=str(model_dir),
             skip_tokenizer_init=not structured,
@@ -181,8 +185,13 @@ class Engine:
         self._schemas: set[str] = set()  # JSON schemas that were found right once
         self._checkpoint_names = checkpoint_names(model_dir)
         self._sampler = install_sampler(self._runner)
-        if self.has_experts:
-            self._model.make_experts_table()
+        self._experts: torch.Tensor | None = None  # [slots, L_moe, K] of the token now at that cache slot
+        if getattr(getattr(self._model, "dsa", None), "num_moe_layers", 0):
+            self._experts = self._model.make_experts_table()
+        elif not self.has_indexer:  # a model of vLLM's own
+            cache = self._core.vllm_config.cache_config
+            recorder = ExpertsRecorder.watch(self._model, cache.num_gpu_blocks * cache.block_size)
+            self._experts = None if recorder is None else recorder.table
         if record_indexer and not self.has_indexer:
             raise ValueError(
                 "record_indexer=True, but this engine's model is not our torch DSA model: its indexer cannot be "
@@ -193,8 +202,8 @@ class Engine:
 
     @property
     def has_experts(self) -> bool:
-        """Whether generations carry a replay record (our torch DSA model with MoE layers)."""
-        return getattr(getattr(self._model, "dsa", None), "num_moe_layers", 0) > 0
+        """Whether generations carry a replay record (models with MoE layers)."""
+        return self._experts is not None
 
     @property
     def has_indexer(self) -> bool:
@@ -436,8 +445,8 @@ class Engine:
         ``support``: of the last tokens, those that were sampled; empty when nothing was truncated.
         """
         tables: dict[str, torch.Tensor] = {}
-        if self.has_experts:
-            tables["experts"] = self._model.experts_table
+        if self._experts is not None:
+            tables["experts"] = self._experts
         if self.has_indexer and self._model.record_indexer:
             tables["indexer"] = self._model.indexer_table
         if not tables and not support:
@@ -454,6 +463,11 @@ class Engine:
 
 
 def _default_block_size(model_dir: Path) -> int | None:
-    """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides."""
+    """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides: on a CPU 32, the
+    smallest that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
+    import torch
+
     architectures = json.loads((model_dir / "config.json").read_text()).get("architectures", [])
-    return 16 if ARCHITECTURE in architectures and dsa_backend_here() == "torch" else None
+    if ARCHITECTURE in architectures and dsa_backend_here() == "torch":
+        return 16
+    return None if torch.cuda.is_available() else 32

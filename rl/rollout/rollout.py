@@ -5,6 +5,11 @@ engine sampled them (``Session`` only appends). The policy's mistakes are part o
 become observations. Failures of the environment are not: such a trajectory carries a
 ``failure_kind``, is masked from loss and advantage, and is never scored 0. Everything that went
 wrong is counted in ``Trajectory.counts``.
+
+What the policy causes is never masked, or it would learn to cause it. So ``episode_s`` ends the sampling and nothing
+else: an episode that is not over by then is truncated and scored, like one that has used up its tokens.
+A step, the scores and the reward have deadlines of their own, above what the environment allows the policy to take
+(``rl.run.deadlines``).
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from envs.types import Episode, Message, StepResult, StopReason, Task
@@ -43,7 +48,7 @@ class Scored:
 
 
 class EpisodeTimeout(Exception):
-    """The whole episode ran out of ``rollout.episode_s``."""
+    """``rollout.episode_s`` ran out while the policy was to speak."""
 
 
 async def rollout(
@@ -70,8 +75,8 @@ async def rollout(
         observe: called with every message of policy and environment, as it comes.
         generate: the engine. What it raises is not caught: without an engine there is no episode.
     Returns:
-        The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``episode_timeout``,
-        ``aborted`` (engine gave the request up), ``reward_error``, ``reward_timeout`` or what a reward part masks for.
+        The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``aborted`` (engine gave the request
+        up), ``reward_error``, ``reward_timeout`` or what a reward part masks for.
     """
     started = time.monotonic()
     counts: Counter[str] = Counter()
@@ -81,14 +86,24 @@ async def rollout(
     turns = sampled_tokens = 0
     reward: Reward | None = None
     failure, detail = None, ""
-    env = _Env(trajectory_id, task, config, started, watch)
+    ends = started
+    env = _Env(trajectory_id, task, config, watch)
 
     async def ask(prompt_tokens: list[int], max_tokens: int) -> Generation:
-        sampled: Generation = await env.within("generate", generate(prompt_tokens, max_tokens))
-        return sampled
+        watch(f"task {task.id}: generate")
+        if (left_s := ends - time.monotonic()) <= 0:
+            raise EpisodeTimeout
+        try:
+            async with asyncio.timeout(left_s) as timer:
+                return await generate(prompt_tokens, max_tokens)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise EpisodeTimeout from None
 
     try:
         session = _checked("reset's prompt", open_session, await env.reset(open_env))
+        ends = time.monotonic() + config.episode_s  # how long reset took is not the policy's doing
         _tell(observe, session.messages)
         context = ContextManager(config.context, session, counts)
         while stop is None:
@@ -102,7 +117,11 @@ async def rollout(
             if (budget := limits[bound]) < 1:
                 stop = bound
                 break
-            said = await sample_message(session, ask, budget, config.max_thinking)
+            try:
+                said = await sample_message(session, ask, budget, config.max_thinking)
+            except EpisodeTimeout:
+                stop = StopReason.EPISODE_TIME
+                break
             turns, sampled_tokens = turns + 1, sampled_tokens + said.sampled_tokens
             counts.update(said.counts)
             _tell(observe, (said.message,))
@@ -129,7 +148,8 @@ async def rollout(
             thinking = session.usage.thinking
             episode = Episode(task, messages, stop, turns, sampled_tokens, dict(counts), thinking)
             scores = await env.score(episode)
-            reward = await env.within("reward", composer.score(episode, scores, version))
+            watch(f"task {task.id}: reward")
+            reward = await composer.score(episode, scores, version)
             failure, detail = reward.masked, reward.detail
             counts.update(reward.counts)
             scored(Scored(episode, scores, reward))
@@ -138,8 +158,6 @@ async def rollout(
         detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
     except EnvTimeout as error:
         failure, stop, detail = "env_timeout", StopReason.ENV_TIMEOUT, str(error)
-    except EpisodeTimeout as error:
-        failure, stop, detail = "episode_timeout", StopReason.ABORTED, str(error)
     finally:
         closed = await env.close()
     counts["env_close_failed"] += not closed
@@ -182,13 +200,10 @@ def _shown(session: Session, last: Sequence[Message]) -> list[dict[str, Any]]:
 class _Env:
     """The environment as the episode loop sees it: typed results, deadlines, one thread."""
 
-    def __init__(
-        self, name: str, task: Task, config: RolloutConfig, started: float, watch: Callable[[str], None]
-    ) -> None:
+    def __init__(self, name: str, task: Task, config: RolloutConfig, watch: Callable[[str], None]) -> None:
         self._runner = EnvRunner(f"{name} ({task.family}, task {task.id})")
-        self._name, self._task, self._config = name, task, config
+        self._task, self._config = task, config
         self._watch = watch
-        self._ends = started + config.episode_s
         self._env: Environment | None = None
 
     async def reset(self, open_env: Callable[[Task], Environment]) -> tuple[Message, ...]:
@@ -211,21 +226,8 @@ class _Env:
         return _checked("score", _scores, scores)
 
     async def run(self, what: str, seconds: float, function: Callable[..., Any], *args: Any) -> Any:
-        return await self.within(what, self._runner.run(what, seconds, function, *args))
-
-    async def within(self, what: str, waiting: Awaitable[Any]) -> Any:
-        """``waiting``, but never beyond the end of the episode."""
         self._watch(f"task {self._task.id}: {what}")
-        try:
-            async with asyncio.timeout(self._ends - time.monotonic()) as timer:
-                return await waiting
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise EpisodeTimeout(
-                f"{self._name}: task {self._task.id} was in {what} when "
-                f"rollout.episode_s={self._config.episode_s:g} ran out"
-            ) from None
+        return await self._runner.run(what, seconds, function, *args)
 
     async def close(self) -> bool:
         """Close the environment; False when it raised or hangs. Never raises."""
@@ -262,7 +264,12 @@ def _step_result(value: Any) -> StepResult:
         raise TypeError(f"info['counts'] must map names to integers, got {counts!r:.200}")
     if not value.terminated and not value.messages:
         raise ValueError("no messages although the episode goes on: return what the policy sees next")
-    return value
+    return replace(value, messages=tuple(replace(m, content=_encodable(m.content)) for m in value.messages))
+
+
+def _encodable(text: str) -> str:
+    """A tool may repeat half a surrogate pair that the policy wrote; no tokenizer takes one."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _scores(value: Any) -> dict[str, float]:

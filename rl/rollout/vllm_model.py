@@ -156,7 +156,7 @@ class DSAForVLLM(nn.Module):
             PagedLayer(f"model.layers.{i}.self_attn", self.config, vllm_config)
             for i in range(self.config.num_hidden_layers)
         ]
-        self.experts_table: torch.Tensor  # set by make_experts_table, before the first step
+        self.experts_table: torch.Tensor | None = None  # made when the cache is there
         self.indexer_table: torch.Tensor | None = None  # set by make_indexer_table
         self.record_indexer = False
 
@@ -182,7 +182,8 @@ class DSAForVLLM(nn.Module):
         record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.record_indexer)
         hidden = self.dsa.hidden(input_ids[:tokens].long(), context, record=record)
         if record.want_experts:
-            self.experts_table[step.slots] = record.experts.to(self.experts_table.dtype)
+            table = self.make_experts_table()
+            table[step.slots] = record.experts.to(table.dtype)
         if self.record_indexer and self.indexer_table is not None:
             self.indexer_table[step.slots] = record.indexer.to(self.indexer_table.dtype)
         if tokens < len(input_ids):
@@ -217,11 +218,13 @@ class DSAForVLLM(nn.Module):
             if name in named:
                 target.copy_(named[name])
 
-    def make_experts_table(self) -> None:
-        """Once the cache is allocated."""
-        dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
-        slots = self.layers[0].cache.num_slots
-        self.experts_table = torch.zeros(slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok, dtype=dtype)
+    def make_experts_table(self) -> torch.Tensor:
+        """The table, made on the first call: the cache must be allocated."""
+        if self.experts_table is None:
+            dtype = torch.uint8 if self.config.n_routed_experts <= 256 else torch.int16
+            shape = self.layers[0].cache.num_slots, self.dsa.num_moe_layers, self.config.num_experts_per_tok
+            self.experts_table = torch.zeros(shape, dtype=dtype)
+        return self.experts_table
 
     def make_indexer_table(self, max_model_len: int) -> None:
         """Once the cache is allocated. Memory that no token's slot uses is never touched."""

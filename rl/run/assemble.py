@@ -93,9 +93,10 @@ def _start_ray(**settings: Any) -> None:
 
 def open_tasksets(env: Mapping[str, Any], seed: int, evaluation: EvalConfig) -> dict[str, Taskset]:
     """The training taskset, and the held-out one large enough for ``evaluation``."""
+    from envs.mixture import families_of
+
     train = open_taskset(env, "train", seed)
-    families = len(getattr(train, "members", ())) or 1
-    heldout = open_taskset(env, "heldout", evaluation.seed, size=evaluation.n_tasks * families)
+    heldout = open_taskset(env, "heldout", evaluation.seed, size=evaluation.n_tasks * len(families_of(train)))
     return {TRAIN: train, HELDOUT: heldout}
 
 
@@ -112,7 +113,7 @@ def open_taskset(env: Mapping[str, Any], split: str, seed: int, **kwargs: Any) -
     try:
         taskset = instantiate(dict(env), split=split, seed=seed, **kwargs)
     except InstantiationException as error:
-        raise ValueError(f"env._target_={env['_target_']}: {error.__cause__ or error}") from error
+        raise ValueError(f"env._target_={env['_target_']}: {_no_class(env) or _cause(error)}") from error
     if not isinstance(taskset, Taskset):
         raise ValueError(f"env._target_={env['_target_']} made a {type(taskset).__name__}; it must be a Taskset")
     return taskset
@@ -134,8 +135,26 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
         try:
             parts += [] if part is None else [instantiate(part, _convert_="all")]
         except InstantiationException as error:
-            raise ValueError(f"reward.{name}: {error.__cause__ or error}") from error
+            raise ValueError(f"reward.{name}: {_cause(error)}") from error
     return RewardComposer(parts)
+
+
+def _no_class(env: Mapping[str, Any]) -> str:
+    """What is wrong with ``env._target_``, in the words of envs-check; "" when it names something."""
+    from envs.families import taskset_class
+
+    try:
+        taskset_class(str(env["_target_"]))
+    except ValueError as error:
+        return str(error)
+    except Exception:  # the module raised: Hydra's account says so
+        return ""
+    return ""
+
+
+def _cause(error: Exception) -> str:
+    """What Hydra could not make an object for, in one line."""
+    return " ".join(str(error.__cause__ or error).split())
 
 
 def renderer_class(kind: str) -> type[V32Renderer] | type[HFTemplateRenderer]:

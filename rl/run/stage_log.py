@@ -6,6 +6,7 @@ FLOPs, and whoever listens (``on_step``: progress, wandb, summary.json).
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rl.run.batches import save_batch
 from rl.tracking.episodes import event_counts
 from rl.tracking.failures import failure
+from rl.tracking.masked import MaskedShare
 from rl.tracking.metrics import rollout_metrics
 from rl.tracking.rundir import RunDir, step_name
 from rl.tracking.usage import add_tally, tally
@@ -89,6 +91,7 @@ class StageLog:
         self._laps: dict[str, float] = {}
         self._lap_began = 0.0
         self._failed_in_a_row = 0
+        self._masked = MaskedShare()
 
     def begin(self) -> None:
         """A step begins: its laps are timed from here."""
@@ -129,6 +132,8 @@ class StageLog:
             self.totals.flops = dict(self._meter.flops)
         self._files.log_trajectories(step_name(step), trajectories, tokens=self._cfg.tracking.save_tokens)
         self._files.log_metrics(self._stage, step, metrics)
+        if rise := self._masked.rise(trajectories):
+            print(f"{self._stage}, step {step}: {rise}", file=sys.stderr)
         self._check_failures(trajectories)
         self._on_step(step, metrics, groups)
 

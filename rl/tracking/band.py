@@ -3,8 +3,11 @@
     python -m rl.tracking.band runs/demo-0 runs/demo-1 runs/demo-2
 
 records the band as ``runs/band-<key>.json``; the report of every run beside it with the same settings then says whether
-its curve is inside. The key is a hash of the settings that shape the curve: all but seed, names, paths and what only
-concerns the machine. Where no band of these settings was recorded, the report says that.
+its curve is inside. What counts are the settings that shape the curve: all but seed, names, paths and what concerns the
+machine only; the key is their hash. A setting that a stored configuration lacks, since an earlier version wrote it, has
+the schema's default, so that runs and bands of several versions are compared by what they have in common. What an
+environment or a reward part takes is no part of the schema and counts as it was stored. Where no band of these settings
+was recorded, the report says that.
 
 With n runs and y_s their smoothed rewards at step s, the band is the interval in which a further run is expected,
 
@@ -22,12 +25,15 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
+from configs.schema import TrainConfig
 from rl.tracking.charts import points
 from rl.tracking.rundir import RunDir, RunDirError, write_atomic
 from rl.tracking.svg import INK, MUTED, Series, line_chart, smooth
@@ -53,6 +59,7 @@ class Band:
     low: list[float]
     high: list[float]
     after: list[float]  # held-out outcome of each run at the end
+    settings: dict[str, Any]  # of the runs: what shapes the curve, as ``shaping`` gives it
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,39 @@ class Verdict:
     curve: Sequence[tuple[float, float]] = ()
 
 
-def settings_key(config: Mapping[str, Any]) -> str:
-    """The hash of what shapes the curve in a run's resolved configuration."""
-    kept = {
+def shaping(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes the curve in a run's resolved configuration, with the schema's default for what it lacks."""
+    return {
         name: {k: v for k, v in value.items() if k not in MACHINE} if isinstance(value, Mapping) else value
-        for name, value in config.items()
+        for name, value in _filled(config, _defaults()).items()
         if name not in LEFT_OUT
     }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def settings_key(config: Mapping[str, Any]) -> str:
+    """The hash of what shapes the curve in a run's resolved configuration."""
+    return hashlib.sha256(json.dumps(shaping(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """The schema's own defaults; fields without one are missing."""
+    found: Any = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
+    return _given(found)
+
+
+def _given(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: _given(v) if isinstance(v, dict) else v for k, v in value.items() if v != "???"}
+
+
+def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with what it lacks of ``defaults``; a mapping that is free-form is empty there, and stays as it is."""
+    inside = {
+        name: _filled(value, default) if isinstance(value, Mapping) and isinstance(default, Mapping) else value
+        for name, value in config.items()
+        for default in (defaults.get(name),)
+    }
+    return {**defaults, **inside}
 
 
 def record(runs: Sequence[RunDir]) -> Band:
@@ -106,18 +138,24 @@ def record(runs: Sequence[RunDir]) -> Band:
     half = WIDTH * sigma * math.sqrt(1 + 1 / len(runs))
     means = [statistics.fmean(at) for at in values]
     low, high = ([round(mean + sign * half, 4) for mean in means] for sign in (-1, 1))
-    return Band(keys[first], [run.name for run in runs], steps, low, high, after)
+    return Band(keys[first], [run.name for run in runs], steps, low, high, after, shaping(configs[first]))
 
 
 def find(run: RunDir) -> Band | None:
-    """The recorded band of the run's settings: beside the run, else one that is shipped; None: there is none."""
+    """The recorded band of the run's settings: beside the run, else one that is shipped; None: there is none.
+
+    A band is looked for by the settings that it holds: what was recorded before the schema got a setting has another
+    key, and is found all the same.
+    """
     try:
-        name = f"band-{settings_key(_config(run))}.json"
+        key = settings_key(_config(run))
     except ValueError:  # the report of a run says what it can, also when its configuration was spoilt
         return None
-    for place in (run.path.resolve().parent / name, Path(str(files("rl.tracking") / "bands" / name))):
-        if place.is_file():
-            return Band(**json.loads(place.read_text(encoding="utf-8")))
+    for place in (run.path.resolve().parent, Path(str(files("rl.tracking") / "bands"))):
+        for file in sorted(place.glob("band-*.json")):
+            recorded = json.loads(file.read_text(encoding="utf-8"))
+            if settings_key(recorded.get("settings", {})) == key:
+                return Band(**recorded)
     return None
 
 

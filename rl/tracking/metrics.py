@@ -59,6 +59,8 @@ METRICS: dict[str, str] = {
     "length/family/{family}": "Sampled tokens per episode of one family, mean.",
     "stop/{reason}": "Share of episodes that ended for this StopReason.",
     "failure/total": "Trajectories masked from training, whatever the reason.",
+    "failure/share": "Share of trajectories that are masked. A rise is said: it may be something that a policy learns.",
+    "failure/share/{kind}": "Share of trajectories that are masked for this failure_kind.",
     "failure/{kind}": "Trajectories masked for this failure_kind.",
     "count/{event}": "Events counted inside episodes: malformed_call, unknown_tool, tool_timeout, …; of context "
     "management `context_<policy>` (discards, summaries), context_summary_unusable, context_summary_cycles_lost. "
@@ -248,8 +250,10 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     valid = [t for t in every if t.failure_kind is None]
     out: dict[str, float] = {"group/count": len(groups), "episode/count": len(every)}
     out["failure/total"] = len(every) - len(valid)
+    out["failure/share"] = (len(every) - len(valid)) / max(1, len(every))
     for kind, n in Counter(t.failure_kind for t in every if t.failure_kind is not None).items():
         out[f"failure/{kind}"] = n
+        out[f"failure/share/{kind}"] = n / len(every)
     events: Counter[str] = Counter()
     for t in every:
         events.update(t.counts)

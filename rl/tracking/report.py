@@ -41,7 +41,7 @@ from rl.tracking.summary import (
     evaluation_rows,
     pipeline_rows,
 )
-from rl.tracking.svg import STYLE, SVG_STYLE, readable
+from rl.tracking.svg import STYLE, SVG_STYLE, written_value
 from rl.tracking.sweep import sweep_charts, sweep_table
 from rl.tracking.usage import USAGE_COLUMNS, price_note, usage_rows
 
@@ -108,7 +108,7 @@ def templates() -> Environment:
         loader=PackageLoader("rl.tracking"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=written_value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -151,11 +151,6 @@ def gather(run_dir: RunDir) -> Page:
         samples=sample_trajectories(run_dir),
         config=run_dir.config.read_text(encoding="utf-8") if run_dir.config.exists() else None,
     )
-
-
-def _shown(value: object) -> object:
-    """What is written for a value of a template: text that is not markup without hidden characters."""
-    return readable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _state(summary: Mapping[str, Any], steps: int) -> str:

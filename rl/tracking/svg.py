@@ -47,6 +47,11 @@ def readable(text: str) -> str:
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def written_value(value: object) -> object:
+    """What a page's template writes for a value: text that is not markup without hidden characters."""
+    return readable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 def smooth(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """Centred moving mean over ``window`` points, with shorter windows at both ends."""
     half = window // 2

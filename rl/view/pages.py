@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rl.tracking.metrics import METRICS
 from rl.tracking.samples import readable_message
-from rl.tracking.svg import readable
+from rl.tracking.svg import readable, written_value
 from rl.tracking.usage import TOKENS
 from rl.view.rollout_query import ALL, NONE, SORTS, BadQuery, Finder, Found, Place, Query, is_step, said
 from rl.view.run_list import RunLine, Runs
@@ -59,7 +59,7 @@ class Pages:
             loader=PackageLoader("rl.view"),
             autoescape=True,
             undefined=StrictUndefined,
-            finalize=_shown,
+            finalize=written_value,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -182,11 +182,6 @@ def ago(changed: float) -> str:
 
 def when(changed: float) -> str:
     return datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _shown(value: object) -> object:
-    """What is written for a value of a template: text that is not markup without hidden characters."""
-    return readable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _list(name: str, query: Query, **changes: Any) -> str:

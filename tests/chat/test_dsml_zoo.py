@@ -50,7 +50,7 @@ ZOO = [
         "parameter 'query' of 'search' is given twice",
     ),
     ("\n\n<｜DSML｜function_calls>\n</｜DSML｜function_calls>", "holds no call"),
-    (GOOD.replace("tin", "tin<｜User｜>"), "<｜User｜> stands inside the answer"),
+    ("tin<｜User｜>" + GOOD, "<｜User｜> stands inside the answer"),
     ("I think <think> again", "<think> stands inside the answer"),
 ]
 
@@ -88,3 +88,11 @@ def test_a_cut_off_response_says_how_long_it_was() -> None:
     message = renderer().parse(tokens, thinking=True, ended=False)
     assert message.parse_error == f"the response was cut off after {len(tokens)} tokens; be shorter"
     assert (message.reasoning, message.content) == ("why", "because of")
+
+
+@pytest.mark.parametrize("word", ["<｜User｜>", "</think>", "<｜end▁of▁sentence｜>"])
+def test_control_words_in_arguments_are_text(word: str) -> None:
+    """The official parser looks for them in content and reasoning only."""
+    message = parse_text(GOOD.replace("tin", f"tin{word}"), thinking=False)
+    assert message.parse_error is None
+    assert message.tool_calls[0].arguments == {"query": f"tin{word}"}

@@ -71,7 +71,13 @@ print([name for name in heavy if name in sys.modules])
             "configuration error: learner.train_indexer='maybe': must be one of frozen, kl",
         ),
         ("env._target_=no_module.Nothing", "env._target_=no_module.Nothing"),
+        (
+            "env._target_=envs.mixture.Nothing",
+            "configuration error: env._target_=envs.mixture.Nothing: no taskset 'envs.mixture.Nothing': module "
+            "'envs.mixture' has no 'Nothing'",
+        ),
         ("env._target_=rewards.outcome.Outcome", "env._target_=rewards.outcome.Outcome"),
+        ("experiment=my_model", "configuration error: policy.path is missing: policy.preset=hf needs"),
         (
             "base.source=no/such/directory",
             "configuration error: base.source=no/such/directory: no such directory;",
@@ -87,6 +93,17 @@ def test_a_wrong_override_is_an_error_that_names_it(override: str, said: str, tm
     assert said in done.output
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overlay_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    place = tmp_path / "settings" / "env"
+    place.mkdir(parents=True)
+    (place / "mine.yaml").write_text("_target_: my_module.Mine\ntop: {a: [1\n")
+    done = command("rl-train", "--config-dir", "settings", "env=mine", cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.output.strip().splitlines()
+    assert line.startswith("configuration error: no YAML: ")
+    assert f'"{place / "mine.yaml"}", line 3' in line
 
 
 def test_settings_of_an_environment_need_no_plus() -> None:

@@ -1,77 +1,119 @@
-"""Every `rl-train` and `rl-eval` line of the documentation gets as far as it can in an empty folder.
+"""Every command of the documentation works as printed, in a folder with the files of the pages.
 
-To the end, at the size of ``experiment=smoke``: a level of docs/environments.md. To the preflight, which is all that
-happens before a run has a folder: settings, environments, rewards, policies, turns. Left out, each with its reason:
-lines that need what the reader brings.
+``docs_commands`` says of each how far it goes: here those that need neither Ray nor an engine go to their end, and
+training, evaluation and the rest up to where one would begin. docs/commands.md is the list.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import re
-import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from shown_lines import LEVEL_FILES, composed, shown_commands
-from train_runs import Command
+from docs_commands import END, HERE, RULES, START, of_way, page, rule
+from docs_place import make_model, make_place, make_run, working_in
+from in_process import command
+from shown_lines import ROOT, shown
 
-from rl.commands import train
-from rl.recipes import main_job
-from rl.run.preflight import typed
+from envs import play
 
-# Part of a line → why nobody can run it here.
-LEFT_OUT = {
-    "policy=hf": "a model that the reader brings",
-    "policy.path=": "a policy that an earlier run made",
-    "judge.path=": "a judge's model that the reader brings",
-    "reward=rubric": "a judge that the reader brings",
-    "env=built": "a data set that envs-build made",
-    "path=problems.jsonl": "a data set that the reader brings",
-    "path=programs.jsonl": "a data set that the reader brings",
-    "resume=": "a run that was stopped (tests/integration/test_resume.py)",
-    "env.path=data": "a data set that envs-build made",
-    "polite": "a reward part of the reader's (tests/docs/test_rewards_page.py)",
-    "my_store": "a module that envs-init writes (tests/integration/test_written_environment.py)",
-    "my_module": "a module of the reader's (README's is run to its end by tests/project/test_wheel.py)",
+# Where a command's own work would begin, by its name.
+BEGINS = {
+    "rl-train": "rl.recipes.main_job.main_job",
+    "rl-eval": "rl.commands.evaluate.evaluate_policy",
+    "rl-chat": "rl.recipes.chat.Voice",
+    "rl-view": "rl.view.server.serve",
+    "rl-pretrain": "rl.recipes.pretrain.pretrain",
+    "rl-coldstart": "rl.recipes.cold_start.coldstart",
+    "rl-adapt": "rl.recipes.sparse_adaptation.dense_stage",
+    "rl-judge": "rl.run.assemble.cluster",
 }
-LINES = [line for line in shown_commands() if shlex.split(line)[0] == "rl-train"]
-WHY = {line: next((why for part, why in LEFT_OUT.items() if part in line), None) for line in LINES}
-TO_THE_PREFLIGHT = [line for line in LINES if WHY[line] is None]
+SMALL = {r"\bn=\d+": "n=20", r"share=0\.05": "share=0.0005", r"heldout=256": "heldout=12"}
+BRIDGES = {"gym": "gymnasium", "textarena": "textarena"}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, text in LEVEL_FILES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+class Begun(BaseException):
+    """The command has come to its own work. No Exception, which commands tell in words."""
 
 
-def test_the_lines_are_counted() -> None:
-    """What is left out is named above; a part that is in no line any more must go."""
-    assert [part for part in LEFT_OUT if not any(part in line for line in LINES)] == []
-    assert len(TO_THE_PREFLIGHT) >= 39
-    assert len(LINES) - len(TO_THE_PREFLIGHT) <= 19
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("reader")
+    make_place(folder)
+    make_model(folder)
+    for name in ("demo-0", "demo-1", "demo-2"):
+        make_run(folder, name)
+    with working_in(folder):
+        # What the pages build before they train in it, at another tier and size.
+        words = ("mix=v32", "tier=easy", "share=0.0005", "heldout=12", "workers=0")
+        assert command("envs-build", *words, "out=data/v32", cwd=folder).returncode == 0
+        for out in ("search", "demo"):
+            shutil.copytree(folder / "data" / "v32", folder / "data" / out)
+        yield folder
 
 
-@pytest.mark.parametrize("line", TO_THE_PREFLIGHT)
-def test_to_the_preflight(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reached: list[Any] = []
-    monkeypatch.setattr(main_job, "main_job", lambda cfg, *rest: reached.append(cfg) or {})
-    train.run(typed(composed("rl-train", shlex.split(line)[1:])))
-    (cfg,) = reached
-    assert cfg.rollout.max_turns is not None
+def test_every_command_has_its_rule_and_the_page_says_it() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text() == page(), (
+        "run: python tests/shared/docs_commands.py docs/commands.md"
+    )
+    used = {rule(one) for one in shown()}
+    assert [known.pattern for known in RULES if known not in used] == []
+    for known in RULES:
+        assert not known.why.startswith("tests/") or (ROOT / known.why.split(" ")[0]).is_file(), known
 
 
-@pytest.mark.run
-def test_a_level_of_the_page_to_its_end(folder: Path) -> None:
-    """The one with its own step: an oracle that a user answers, more than four turns, several token streams."""
-    (line,) = [line for line in LINES if "guess" in line]
-    output = Command("rl-train", *shlex.split(line)[1:], "experiment=smoke", cwd=folder).wait()
-    assert "rollout.max_turns=10: what the family guess needs" in output
-    summary = json.loads((folder / "runs" / "demo-0" / "summary.json").read_text())
-    assert (summary["steps"], summary["cold_start"]["demos"]) == (2, 16)
-    assert re.search(r"cold start: done in .*loss", output)
+def test_the_commands_are_counted() -> None:
+    """As many as were there when they were last counted, so that none is lost unseen by a change of the pages' form."""
+    ends, starts = len(of_way(END)), len(of_way(START))
+    print(f"{len(shown())} commands on the pages: {ends} to their end, {starts} until something begins")
+    assert ends >= 50
+    assert starts >= 80
+
+
+@pytest.mark.parametrize("text", sorted({one.text for one in of_way(END, HERE)}))
+def test_to_its_end(text: str, place: Path) -> None:
+    (shown_command, *_) = [one for one in shown() if one.text == text]
+    name, *words = shown_command.words
+    if name in ("python", "cat"):
+        line = text.replace("python", sys.executable, 1)
+        done = subprocess.run(["bash", "-ec", line], cwd=place, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
+    if name == "envs-play":
+        answers = iter([":oracle", ":oracle"])
+        assert play.main(words, lambda prompt: next(answers)) == 0
+        return
+    if bridge := re.search(r"envs\.bridges\.(\w+)", text):
+        package = BRIDGES[bridge[1]]
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if name == "envs-build":  # the folder that it will fill may be there already, of another size
+        shutil.rmtree(place / "data" / "demo", ignore_errors=True)
+    small = {"envs-check": ["tasks=8"], "envs-build": ["workers=0"]}.get(name, [])
+    for pattern, size in SMALL.items():
+        words = [re.sub(pattern, size, word) if name == "envs-build" else word for word in words]
+    done = command(name, *words, *small, cwd=place)
+    assert done.returncode == 0, done.output
+
+
+@pytest.mark.parametrize("text", sorted({one.text for one in of_way(START)}))
+def test_until_something_begins(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown_command, *_) = [one for one in shown() if one.text == text]
+    name, *words = shown_command.words
+    if name == "make":
+        name, words = "rl-train", words[1].removeprefix("ARGS=").split()
+
+    def begin(*arguments: object, **more: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(BEGINS[name], begin)
+    try:
+        done = command(name, *words, cwd=place)
+    except Begun:
+        return
+    pytest.fail(f"it ended with {done.returncode} before:\n{done.output}")

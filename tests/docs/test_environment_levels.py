@@ -1,9 +1,9 @@
-"""The three levels of docs/environments.md work as they stand: every file and every command of the section."""
+"""The three levels of docs/environments.md: their files as a package, with short names, built as a data set. Their
+commands are in test_commands_run.py and test_commands_to_their_end.py."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,6 @@ from envs import build, check
 from envs.families import taskset_class
 from envs.taskset import Taskset
 from rl.run.assemble import open_taskset
-
-BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +50,14 @@ def trained_on(overrides: list[str]) -> Taskset:
 
 def test_the_page_has_the_three_levels() -> None:
     assert list(FILES) == ["questions.jsonl", "warehouse.py", "guess.py", "my_reward.py"]
-    assert [shlex.split(line)[0] for line in COMMANDS].count("envs-check") == 3
+    assert len(re.findall(r"^envs-check ", PAGE, re.M)) == 3
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_works(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, *words = shlex.split(line)
-    if name == "envs-check":
-        assert check.main([*words, "tasks=8"]) == 0, capsys.readouterr().out
-    elif name == "envs-build":
-        assert build.main([*(w.replace("n=200", "n=20") for w in words), "workers=0"]) == 0
-        assert trained_on(["env=built", "env.path=data/warehouse"]).family == "warehouse"
-    else:
-        assert name == "rl-train"
-        taskset = trained_on(words)
-        assert taskset.verify(taskset.task(0)) is None
+def test_an_own_family_is_built_and_trained_in(folder: Path) -> None:
+    assert build.main(["family=warehouse.WarehouseTaskset", "n=20", "out=data/warehouse", "workers=0"]) == 0
+    taskset = trained_on(["env=built", "env.path=data/warehouse"])
+    assert taskset.family == "warehouse"
+    assert taskset.verify(taskset.task(0)) is None
 
 
 def test_a_package_gives_its_tasksets_short_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

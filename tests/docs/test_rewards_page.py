@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from shown_lines import shown
 
 from configs.schema import register
 from envs.answer_checks import math_verify
@@ -22,8 +23,7 @@ from rewards.results import PROBLEMS
 from rl.run.assemble import open_composer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-BLOCKS = [re.sub(r"\\\n\s*", "", block) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+COMMANDS = [one.text for one in shown() if one.page == "docs/rewards.md" and one.words[0] == "rl-train"]
 
 
 @pytest.fixture

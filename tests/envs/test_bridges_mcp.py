@@ -36,6 +36,26 @@ ROWS = [
 SETTINGS: dict[str, Any] = {"command": sys.executable, "args": [SERVER], "data": ROWS}
 
 
+def test_what_it_reads_is_named(tmp_path: Path) -> None:
+    """Rows and server: another content is another key of a cached stage, and no resumption."""
+    data, server = tmp_path / "rows.jsonl", tmp_path / "server.py"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    server.write_text("x = 1\n")
+    settings = {"command": sys.executable, "args": [str(server), "--fast"], "data": str(data)}
+    first = McpTaskset("train", **settings)
+    assert sorted(first.inputs()) == [str(data), str(server)]
+    keys = {first.fingerprint()}
+    server.write_text("x = 2\n")
+    changed = McpTaskset("train", **settings)
+    with pytest.raises(ValueError, match=r"server\.py has changed since the checkpoint"):
+        changed.load_state_dict(first.state_dict())
+    keys.add(changed.fingerprint())
+    data.write_text(data.read_text() + "\n")
+    keys.add(McpTaskset("train", **settings).fingerprint())
+    assert len(keys) == 3
+    assert McpTaskset("train", **{**settings, "args": [], "data": ROWS}).fingerprint() == ""
+
+
 def call(tool_name: str, /, **arguments: Any) -> Message:
     return Message("assistant", tool_calls=(ToolCall(tool_name, arguments),))
 

@@ -9,7 +9,8 @@ from envs.code.repo import RepoTaskset
 from envs.code.repo_base import base_of
 from envs.code.repo_defects import Defect, _functions, apply, draw_defect, examine
 from envs.code.repo_packages import PACKAGES, Package, Repository, function_name, repository
-from envs.code.repo_run import run_tests
+from envs.code.repo_run import run_script, run_tests
+from envs.code.repo_variants import is_variant
 from envs.environment import ToolError
 from envs.episode import play_episode
 from envs.taskset import split_of
@@ -89,7 +90,7 @@ def test_the_issue_tells_the_failure_and_not_the_repair(tasks):
         named = [name.rpartition("::")[2] for name in task.metadata["group"]]
         assert (task.metadata["level"] <= 2) <= any(f"{name.rpartition('.')[2]}" in text for name in named)
         for defect in task.metadata["defects"]:
-            assert defect["kind"] not in text.split() or defect["kind"] in ("call", "default")
+            assert defect["kind"] not in text.split() or defect["kind"] in ("call", "default", "variable")
             for old, new in zip(defect["old"].split("\n"), defect["new"].split("\n"), strict=False):
                 if old != new:
                     assert old.strip() not in text or len(old.strip()) < 8
@@ -175,49 +176,69 @@ def test_what_the_policy_reads(tasks):
     assert act(environment, "python", code=f"import {package}\nprint({package}.__name__)") == package
 
 
-def test_edits_that_reach_for_the_judge_are_refused(tasks):
-    environment = taskset().environment(tasks[0])
-    defect = tasks[0].metadata["defects"][0]
-    for word in (
-        "os._exit(0)",
-        "sys._getframe(1)",
-        "import doctest",
-        "import unittest",
-        "import pytest",
-        "import ctypes",
-    ):
-        said = act(environment, "edit", path=defect["path"], old=defect["new"], new=f"{defect['new']}\n{word}\n")
-        assert "not allowed here" in said
-    assert (
-        environment.score(play_episode(tasks[0], taskset().environment(tasks[0]), lambda _: Message("assistant"))[0])[
-            "edited"
-        ]
-        == 0
+def test_the_unbroken_text_is_nowhere_in_the_sandbox():
+    """All Python that the sandbox shows, archives and bytecode included, is searched for what the defect replaced."""
+    repo = repository("more_itertools")
+    path = "more_itertools/recipes.py"
+    old = "    return list(islice(iterable, n))"
+    assert repo.text(path).count(old) == 1
+    code = f"""
+import os, zipfile
+hits, seen, caches = [], 0, []
+for folder, _, names in (found for root in ("/mnt", "/python", "/tmp", "/usr") for found in os.walk(root)):
+    for name in names:
+        place = os.path.join(folder, name)
+        if not name.endswith((".py", ".pyc", ".whl", ".zip")): continue
+        try: data = open(place, "rb").read() if os.path.isfile(place) else b""
+        except OSError: continue
+        seen += 1
+        parts = [data]
+        try:
+            with zipfile.ZipFile(place) as archive: parts += map(archive.read, archive.namelist())
+        except Exception: pass  # most files are none, and the standard library's tests bring broken ones
+        hits += [place for part in parts if {old.encode()!r} in part]
+        caches += [place] if name.endswith(".pyc") and "more_itertools" in place else []
+print(seen > 1000, hits, caches, open("/mnt/{path}").read().count("gone"))
+"""
+    broken = {path: repo.text(path).replace(old, "    return gone")}
+    result = run_script(repo, broken, code)
+    assert result.stdout == "True [] [] 1\n", result.stderr
+    # and the search finds it where nothing covers it
+    assert f"/mnt/{path}" in run_script(repo, {}, code).stdout
+
+
+def test_what_the_examples_print_is_no_secret_and_what_variants_print_is(tasks):
+    """An edit that knows the documentation by heart passes the examples and none of their variants."""
+    repo, base = repository(PACKAGE), base_of(PACKAGE)
+    text = repo.text(PATH)
+    visible = f"{PATH}::ordinal"
+    hidden = [test for test in base.tests if test.startswith(f"{visible}#")]
+    assert len(hidden) >= 2
+    shown = {e.source.strip(): e.want.strip() for e in repo.doctests(PATH)[visible].examples}
+    answer = f"return __import__('ast').literal_eval({shown!r}[f'ordinal({{number}})'])"
+    by_heart = text.replace("def ordinal(number", f"def ordinal(number):\n    {answer}\n\ndef _ordinal(number", 1)
+    run = base.run({PATH: by_heart}, [visible, *hidden])
+    assert run.passed(visible)
+    assert not any(map(run.passed, hidden))
+    assert all(map(base.run({}, [visible, *hidden]).passed, [visible, *hidden]))
+    for task in tasks:
+        assert {is_variant(test) for test in task.metadata["f2p"]} == {True, False}
+        secret = [test for test in task.metadata["f2p"] if is_variant(test)]
+        assert not any(test in message.content for test in secret for message in task.prompt)
+        assert act(taskset().environment(task), "run_tests", target=secret[0]).startswith("Error: there is no doctest")
+
+
+def test_lines_that_the_code_under_test_forges_are_read_without_harm():
+    """Deep nesting, other types, tests that do not exist: nothing raises, nothing passes."""
+    repo = repository(PACKAGE)
+    lines = ["[" * 100_000, '["doctest", 3]', '["pytest", "x", true, {}, 0.1, []]', '["end", 0.1]']
+    lines.append(f'["doctest", "{PATH}::ordinal", [[1, 2], 5], 0.1, 7]')
+    write = "try: _os.write(_d, _line.encode() + b'\\n')\n        except OSError: pass"
+    forged = (
+        f"\nimport os as _os\nfor _line in {lines!r}:\n    for _d in range(3, 64):\n        {write}\n_os._exit(0)\n"
     )
-
-
-CHEATS = {
-    "leaves early": "import os; os._exit(0)",
-    "exits": "raise SystemExit(0)",
-    "prints": "print('[\"end\"]')",
-    "always equal": "import doctest; doctest.OutputChecker.check_output = lambda *a: True",
-    "no assertions": "import _pytest.python as p; p.Function.runtest = lambda self: None",
-    "another pytest": "import sys, types; sys.modules['pytest'] = types.ModuleType('pytest')",
-    "no reports": "import _pytest.runner as r; r.call_and_report = lambda *a, **k: None",
-}
-
-
-@pytest.mark.parametrize("cheat", CHEATS)
-def test_a_cheat_that_gets_past_the_editor_still_makes_no_test_pass(cheat: str):
-    toolz = repository("toolz")
-    text = toolz.text("toolz/itertoolz.py")
-    broken = text.replace(
-        "def first(seq):", f"{CHEATS[cheat]}\ndef first(seq):\n    return None\n\ndef _first(seq):", 1
-    )
-    assert broken != text
-    tests = ["toolz/itertoolz.py::first", "toolz/tests/test_itertoolz.py::test_first"]
-    assert all(map(run_tests(toolz, {}, tests).passed, tests))
-    assert not any(map(run_tests(toolz, {"toolz/itertoolz.py": broken}, tests).passed, tests))
+    run = run_tests(repo, {PATH: repo.text(PATH) + forged}, [f"{PATH}::ordinal"])
+    assert not any(verdict.passed for verdict in run.verdicts.values())
 
 
 def test_a_test_that_never_ends_is_stopped_and_the_others_go_on():
@@ -225,7 +246,7 @@ def test_a_test_that_never_ends_is_stopped_and_the_others_go_on():
     text = toolz.text("toolz/itertoolz.py")
     endless = text.replace("def second(seq):", "def second(seq):\n    while True: pass\n\ndef _second(seq):", 1)
     assert endless != text
-    file = "toolz/tests/test_itertoolz.py"
+    file = "toolz/tests/test_itertoolz.py"  # for the policy to run; no score reads it
     tests = ["toolz/itertoolz.py::second", "toolz/itertoolz.py::last", f"{file}::test_second", f"{file}::test_last"]
     run = run_tests(toolz, {"toolz/itertoolz.py": endless}, tests, test_s=0.2, stop=False)
     assert {test: run.passed(test) for test in tests} == dict(zip(tests, (False, True, False, True), strict=True))

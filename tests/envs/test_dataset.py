@@ -322,8 +322,24 @@ def test_other_data_is_no_resumption(tmp_path: Path, count: int, word: str, why:
         with pytest.raises(ValueError) as error:
             taskset.load_state_dict(stored)
         assert str(error.value) == (
-            f"{path} has changed since the checkpoint ({why}): put back what it was, or start a new run"
+            f"{path} has changed since the checkpoint (split train: {why}): put back what it was, or start a new run"
         )
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ""])
+def test_the_rows_are_in_the_fingerprint(suffix: str, tmp_path: Path) -> None:
+    """A cached stage of the same file with other rows is another stage, whatever the file's form; its place is not."""
+    import datasets
+
+    def made(folder: str, answer: str) -> str:
+        path = tmp_path / folder / f"a{suffix}"
+        path.parent.mkdir()
+        rows = datasets.Dataset.from_list([{"prompt": f"{i}?", "answer": answer, "split": "train"} for i in range(3)])
+        write = {".jsonl": rows.to_json, ".csv": rows.to_csv, ".parquet": rows.to_parquet, "": rows.save_to_disk}
+        write[suffix](str(path))
+        return opened(path).fingerprint()
+
+    assert made("one", "1") == made("same", "1") != made("other", "2")
 
 
 def test_another_reward_is_no_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -163,6 +164,7 @@ def test_a_good_model_makes_an_environment_with_two_levels(serve: Any, tmp_path:
     file = tmp_path / "tasks.jsonl"
     file.write_text("".join(json.dumps(t) + "\n" for t in done.tasks))
     taskset = StoredTaskset(split_of(done.tasks[0]["environment"]), path=str(file))
+    assert taskset.fingerprint() == hashlib.sha256(file.read_bytes()).hexdigest()
     for index in range(2):
         played = taskset.task(index)
         assert taskset.verify(played) is None

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envs.row_source import BadRowError, RowSource, open_rows
+from envs.row_source import BadRowError, RowSource, open_rows, tables
 
 BOM = b"\xef\xbb\xbf"
 texts = st.text(max_size=12)
@@ -270,6 +270,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             train=datasets.Dataset.from_list([{"a": 1}]), test=datasets.Dataset.from_list([{"a": 2}])
         )
 
+    monkeypatch.setattr(tables, "_hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     source = open_rows("openai/gsm8k", "heldout", "main", "v1")
     assert list(source.scan()) == [("row 1", {"a": 2})]
@@ -280,6 +281,40 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "path='openai/gsm8k': no such file or folder, and not a data set that could be loaded from the hub: "
         "ConnectionError: Couldn't reach 'openai/gsm8k' on the Hub"
     )
+
+
+def test_without_a_network_it_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One short question instead of the library's own half minute; what an earlier run left in its cache is used."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # nobody listens there
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    with caplog.at_level("DEBUG"), pytest.raises(ValueError) as error:
+        list(open_rows("nobody/nothing", "train").scan())
+    assert str(error.value) == (
+        "path='nobody/nothing': no such file or folder, and the hub cannot be reached to fetch a data set of that "
+        "name, nor has an earlier run left one here"
+    )
+    assert "Retrying" not in caplog.text
+    assert before == (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)  # changed for that one call
+
+    left = tmp_path / "me___sums" / "default" / "0.0.0" / "abc"
+    left.mkdir(parents=True)
+    rows = datasets.Dataset.from_list([{"a": 1}, {"a": 2}])
+    with datasets.arrow_writer.ArrowWriter(path=str(left / "sums-train.arrow"), features=rows.features) as writer:
+        writer.write_table(rows.data.table)
+        writer.finalize()
+    info = datasets.DatasetInfo(features=rows.features, builder_name="json", dataset_name="sums", config_name="default")
+    info.version = "0.0.0"
+    info.splits = datasets.SplitDict.from_split_dict(
+        [datasets.SplitInfo("train", num_examples=2, dataset_name="sums")], "sums"
+    )
+    info.write_to_directory(str(left))
+    assert list(open_rows("me/sums", "train").scan()) == [("row 1", {"a": 1}), ("row 2", {"a": 2})]
 
 
 def test_a_home_that_cannot_be_written_is_no_hindrance(tmp_path: Path) -> None:

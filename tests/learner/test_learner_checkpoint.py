@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from rl.learner.checkpoint import checkpoints, latest_checkpoint, load_checkpoint, save_checkpoint
+from rl.learner.checkpoint import (
+    checkpoints,
+    damage,
+    latest_checkpoint,
+    load_checkpoint,
+    newest_whole,
+    save_checkpoint,
+)
 from rl.learner.config import LearnerConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
@@ -89,3 +100,91 @@ def test_errors_name_the_cure(policy: Policy, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="kl_coef=0"):
         load_checkpoint(path, learner(policy, tmp_path, kl_coef=0.1))
     assert latest_checkpoint(tmp_path / "nothing") is None
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda c: os.truncate(c / "state.pt", 100), r"state.pt has 100 bytes instead of \d+"),
+    "emptied": (lambda c: os.truncate(c / "policy" / "model.safetensors", 0), "model.safetensors has 0 bytes"),
+    "a flipped bit": (lambda c: _flip(c / "state.pt"), "state.pt was changed after it was written"),
+    "a flipped weight": (lambda c: _flip(c / "policy" / "model.safetensors"), "model.safetensors was changed"),
+    "a stray file": (lambda c: (c / "policy" / "extra.safetensors").write_bytes(b"x"), "does not belong to it"),
+    "a file gone": (lambda c: (c / "policy" / "config.json").unlink(), "policy/config.json is not there"),
+    "no manifest": (lambda c: (c / "manifest.json").unlink(), "manifest.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_newest_falls_back_to_the_one_before(policy: Policy, tmp_path: Path, how: str) -> None:
+    trainer, root = learner(policy, tmp_path), tmp_path / "c"
+    for step in (1, 2):
+        save_checkpoint(root, trainer, step, keep=2)
+    assert newest_whole(root) == (root / "step_000002", [])
+    spoil, says = DAMAGES[how]
+    spoil(root / "step_000002")
+    found, said = newest_whole(root)
+    assert found == root / "step_000001"
+    assert len(said) == 1
+    assert re.search(f"step_000002 is damaged .*{says}", said[0])
+    spoil(root / "step_000001") if how != "no manifest" else (root / "step_000001" / "manifest.json").unlink()
+    assert newest_whole(root)[0] is None
+    assert len(newest_whole(root)[1]) == 2
+
+
+def test_retention_keeps_whole_ones(policy: Policy, tmp_path: Path) -> None:
+    """A damaged checkpoint does not count: with keep=2 the last two that can be resumed from stay."""
+    trainer, root = learner(policy, tmp_path), tmp_path / "c"
+    for step in (1, 2, 3):
+        save_checkpoint(root, trainer, step, keep=3)
+    os.truncate(root / "step_000003" / "state.pt", 10)
+    save_checkpoint(root, trainer, 4, keep=2)
+    assert newest_whole(root)[0] == root / "step_000004"
+    assert damage(root / "step_000002") is None
+    assert not (root / "step_000001").exists()
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, root = learner(policy, tmp_path), tmp_path / "c"
+    save_checkpoint(root, trainer, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match=r"it needs 0 MiB and 0 MiB are free.*c'") as raised:
+        save_checkpoint(root, trainer, 2)
+    assert raised.value.errno == 28
+    assert [p.name for p in root.iterdir()] == ["step_000001"]
+    monkeypatch.undo()
+    assert newest_whole(root)[0] == root / "step_000001"
+    save_checkpoint(root, trainer, 2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk: root only")
+def test_a_disk_that_fills_up_leaves_nothing_half_written(policy: Policy, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        trainer, root = learner(policy, tmp_path), disk / "c"
+        saved, said = 0, ""
+        while shutil.disk_usage(disk).free > 0 and saved < 50:
+            try:
+                save_checkpoint(root, trainer, saved + 1, keep=50)
+            except OSError as error:
+                said = str(error)
+                break
+            saved += 1
+        assert saved >= 1
+        assert "MiB more make room" in said
+        assert sorted(p.name for p in root.iterdir()) == [f"step_{s:06d}" for s in range(1, saved + 1)]
+        assert newest_whole(root) == (root / f"step_{saved:06d}", [])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

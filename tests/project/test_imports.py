@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "rl.evaluation": set(),
     "rl.bases": set(),
     "rl.proof": {"rewards", "rl.evaluation"},
-    "rl.tracking": {"rewards", "rl.evaluation"},
+    "rl.tracking": {"configs", "rewards", "rl.evaluation"},
     "rl.rollout": {"rewards", "rl.chat", "rl.policy", "rl.tracking"},
     "rl.learner": {"rl.chat", "rl.policy", "rl.objective", "rl.tracking"},
     "rl.data": {"rewards", "rl.chat", "rl.rollout"},

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from configs.schema import PipelineConfig, TrainConfig
+from configs.schema import EvalConfig, PipelineConfig, TrainConfig
+from envs.factory.builder import build
+from envs.factory.plan import plan_of
 from envs.interpreter.taskset import InterpreterTaskset
-from envs.mixture import MixTaskset
+from envs.mixture import CYCLE, MixTaskset
 from rl.recipes import v32_pipeline as pipeline
 from rl.recipes.evaluate import heldout_tasks
+from rl.run.assemble import open_tasksets
 from rl.run.flops import CostModel
 from rl.run.job import Job
 from rl.run.ledger import Ledger
@@ -51,6 +55,28 @@ def test_a_mixture_evaluates_no_task_twice(tmp_path: Path) -> None:
     ids = [task.id for _, task in heldout_tasks(mix, 8)]
     assert [i for i in ids if i.startswith("own/")] == ["own/heldout/0", "own/heldout/1", "own/heldout/2"]
     assert len(ids) == len(set(ids)) == 3 + 8
+
+
+def test_every_member_of_a_mixture_has_its_held_out_tasks() -> None:
+    """Whatever its weight in training; a member with several families has them for each."""
+    env = {"_target_": "envs.mixture.MixTaskset", "families": {"search": 10.0, "agent": 0.01, "interpreter": 1.0}}
+    tasksets = open_tasksets(env, 0, EvalConfig(n_tasks=5))
+    taken = Counter(task.family for _, task in heldout_tasks(tasksets["heldout"], 5))
+    assert taken == {"search": 5, "agent": 5, "interpreter": 5}
+    trained = Counter(tasksets["train"].task(i).family for i in range(CYCLE))
+    assert trained["agent"] == 1
+    assert trained["search"] > 100
+
+
+def test_a_member_with_several_families_has_a_turn_for_each(tmp_path: Path) -> None:
+    build(plan_of({"mix": "v32", "tier": "easy", "share": 0.0005, "heldout": 12}), tmp_path / "both", 0, "envs-build …")
+    env = {
+        "_target_": "envs.mixture.MixTaskset", "families": {"built": 1.0, "reasoning": 5.0},
+        "settings": {"built": {"path": str(tmp_path / "both")}},
+    }  # fmt: skip
+    heldout = open_tasksets(env, 0, EvalConfig(n_tasks=2))["heldout"]
+    taken = Counter(task.family for _, task in heldout_tasks(heldout, 2))
+    assert taken == {"search": 2, "agent": 2, "interpreter": 2, "code": 2, "reasoning": 2}
 
 
 @pytest.mark.parametrize("name", ["specialist_steps", "data_tasks", "keep_per_task"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
@@ -17,6 +19,7 @@ from envs.dataset import DatasetTaskset
 from envs.search.taskset import SearchTaskset
 from envs.taskset import Taskset
 from rl.commands import train
+from rl.learner.checkpoint import write_manifest
 from rl.recipes.grpo import Position
 from rl.recipes.stages import check_resume
 from rl.run.assemble import open_tasksets
@@ -24,39 +27,76 @@ from rl.run.preflight import ConfigurationError
 from rl.tracking.rundir import RunDir
 
 
-def questions(path: Path, count: int) -> DatasetTaskset:
+def questions(path: Path, count: int, heldout: int = 1) -> dict[str, Taskset]:
     rows = [{"prompt": f"{i}?", "answer": "1", "split": "train"} for i in range(count)]
+    rows += [{"prompt": f"held {i}?", "answer": "1", "split": "heldout"} for i in range(heldout)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return DatasetTaskset(path=path, split_column="split")
+    return {split: DatasetTaskset(split, path=path, split_column="split") for split in ("train", "heldout")}
 
 
-def checkpoint(files: RunDir, taskset: Taskset) -> None:
+def folder(path: Path, heldout: str) -> dict[str, Taskset]:
+    """A data set with splits of its own, in place of what was there."""
+    shutil.rmtree(path, ignore_errors=True)
+    splits = {"train": ["1?", "2?", "3?"], "test": ["4?", heldout]}
+    made = {name: Dataset.from_list([{"prompt": p, "answer": "1"} for p in rows]) for name, rows in splits.items()}
+    DatasetDict(made).save_to_disk(str(path))
+    return {split: DatasetTaskset(split, path=path) for split in ("train", "heldout")}
+
+
+def checkpoint(files: RunDir, tasksets: dict[str, Taskset]) -> None:
     """What ``save_checkpoint`` writes of the loop, next to a tensor."""
     folder = files.checkpoints / "step_000003"
     folder.mkdir(parents=True)
-    at = Position(step=3, taskset=taskset.state_dict())
+    at = Position(step=3, taskset=tasksets["train"].state_dict(), heldout=tasksets["heldout"].inputs())
     torch.save({"learner": {"weights": torch.ones(9)}, "extra": {"at": asdict(at)}}, folder / "state.pt")
+    write_manifest(folder)
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
     files, path = RunDir(tmp_path / "run"), tmp_path / "a.jsonl"
-    taskset = questions(path, 9)
-    check_resume(files, taskset)  # without a checkpoint there is nothing to go on from
+    tasksets = questions(path, 9)
+    check_resume(files, tasksets)  # without a checkpoint there is nothing to go on from
     for _ in range(4):
-        taskset.next_index()
-    checkpoint(files, taskset)
+        tasksets["train"].next_index()
+    checkpoint(files, tasksets)
     same = questions(path, 9)
     check_resume(files, same)
-    assert same.next_index() == taskset.next_index()
-    with pytest.raises(ValueError, match=r"a\.jsonl has changed since the checkpoint \(it had 9 rows, now it has 8\)"):
+    assert same["train"].next_index() == tasksets["train"].next_index()
+    changed = r"a\.jsonl has changed since the checkpoint \(split train: it had 10 rows, now it has 9\)"
+    with pytest.raises(ValueError, match=changed):
         check_resume(files, questions(path, 8))
+
+
+def test_changed_heldout_data_is_refused(tmp_path: Path) -> None:
+    """The figures before and after a resume would be of other tasks."""
+    files = RunDir(tmp_path / "run")
+    tasksets = folder(tmp_path / "set", "5?")
+    checkpoint(files, tasksets)
+    check_resume(files, tasksets)
+    changed = folder(tmp_path / "set", "6?")
+    with pytest.raises(ValueError, match=r"set has changed since the checkpoint \(split heldout: 2 rows as before"):
+        check_resume(files, changed)
+
+
+def test_a_damaged_checkpoint_is_said_and_none_whole_is_refused(tmp_path: Path) -> None:
+    files, tasksets = RunDir(tmp_path / "run"), questions(tmp_path / "a.jsonl", 9)
+    checkpoint(files, tasksets)
+    newer = files.checkpoints / "step_000004"
+    newer.mkdir()
+    (newer / "state.pt").write_bytes(b"")
+    (said,) = check_resume(files, tasksets)
+    assert said.startswith("checkpoint step_000004 is damaged (manifest.json cannot be read")
+    (files.checkpoints / "step_000003" / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be used: checkpoint step_000004 is damaged"):
+        check_resume(files, tasksets)
 
 
 def test_tasks_of_a_program_need_no_look(tmp_path: Path) -> None:
     files = RunDir(tmp_path / "run")
     (files.checkpoints / "step_000001").mkdir(parents=True)
     (files.checkpoints / "step_000001" / "state.pt").write_bytes(b"no checkpoint")
-    check_resume(files, SearchTaskset())
+    write_manifest(files.checkpoints / "step_000001")
+    check_resume(files, {"train": SearchTaskset(), "heldout": SearchTaskset("heldout")})
 
 
 def test_the_command_says_so_and_starts_nothing(tmp_path: Path) -> None:
@@ -72,11 +112,11 @@ def test_the_command_says_so_and_starts_nothing(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write(json.dumps({"prompt": "held?", "answer": "1", "split": "heldout"}) + "\n")
     files = train.new_run(cfg)
-    checkpoint(files, open_tasksets(cfg.env, cfg.seed, cfg.eval)["train"])
+    checkpoint(files, open_tasksets(cfg.env, cfg.seed, cfg.eval))
     path.write_text(path.read_text().replace("8?", "eight?"))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(
-        ConfigurationError, match=r"a\.jsonl has changed since the checkpoint \(10 rows as before, with"
+        ConfigurationError, match=r"a\.jsonl has changed since the checkpoint \(split train: 11 rows as before"
     ):
         train.run(settings("resume=mine"))
-    assert sorted(tmp_path.rglob("*")) == before
+    assert [found for found in sorted(tmp_path.rglob("*")) if found.name != "driver.lock"] == before

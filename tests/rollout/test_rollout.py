@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -138,14 +139,45 @@ def test_an_engine_that_fails_is_not_swallowed():
         play([], generate=dead)
 
 
-def test_episode_deadline_names_what_it_waited_for():
-    async def slow(prompt_tokens, max_tokens):
-        await asyncio.sleep(30)
+def test_an_episode_out_of_time_is_truncated_and_scored():
+    """Sampling for long is the policy's doing: were it masked, a bad episode had only to be long."""
+    seen: list[Episode] = []
 
-    t = play([], generate=slow, episode_s=0.3)
-    assert (t.stop_reason, t.failure_kind) == (StopReason.ABORTED, "episode_timeout")
-    assert "was in generate when rollout.episode_s=0.3" in t.failure_detail
-    assert t.counts == {"episode_timeout": 1}
+    class Slow(Script):
+        async def __call__(self, prompt_tokens, max_tokens):
+            if self.prompts:
+                await asyncio.sleep(30)
+            return await super().__call__(prompt_tokens, max_tokens)
+
+    t = play([], spy(seen), generate=Slow([call("add", a=1, b=1), answer("5")]), episode_s=1.0)
+    assert (t.stop_reason, t.failure_kind, t.turns) == (StopReason.EPISODE_TIME, None, 1)
+    assert t.counts == {"episode_time": 1}
+    assert (t.reward, t.reward_parts["outcome"]) == (0.0, 0.0)
+    assert seen[0].answer is None
+    assert t.segments[0].loss_mask.any()
+
+
+def test_a_step_is_not_cut_by_the_end_of_the_episode():
+    """It has its own deadline: many slow calls, each within it, end as a truncation and not as a failure."""
+
+    class Slow(AddEnv):
+        def step(self, action):
+            time.sleep(0.4)
+            return super().step(action)
+
+    t = play([call("add", a=1, b=1), answer("5")], Slow, episode_s=0.3)
+    assert (t.stop_reason, t.failure_kind, t.turns) == (StopReason.EPISODE_TIME, None, 1)
+    assert t.messages[-1] == {"role": "tool", "content": "2"}
+
+
+def test_half_a_surrogate_that_a_tool_repeats_is_replaced():
+    class Echo(AddEnv):
+        def step(self, action):
+            return StepResult((Message("tool", "there is no \ud83d"),)) if action.tool_calls else super().step(action)
+
+    t = play([call("add", a=1, b=1), answer("5")], Echo)
+    assert (t.failure_kind, t.reward) == (None, 1.0)
+    assert t.messages[3]["content"] == "there is no ?"
 
 
 def test_async_environments_are_accepted():

@@ -44,7 +44,7 @@ def command(name: str, *overrides: str, cwd: Path) -> Ended:
             contextlib.redirect_stdout(written),
             contextlib.redirect_stderr(written),
         ):
-            main()
+            code = main()
     except SystemExit as end:
         code = end.code
     finally:

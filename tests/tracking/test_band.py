@@ -99,6 +99,36 @@ def test_runs_of_the_main_job_that_differ_in_their_seed_share_a_key(tmp_path: Pa
     assert key("seed=1") != key("seed=1", "rollout.max_turns=5")
 
 
+def test_runs_and_bands_of_an_earlier_version_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration without a setting is one with its default, in runs and in bands; another value is another."""
+    runs = three(tmp_path)  # they lack nearly every setting of the schema
+    whole = "\n".join(("learner: {lr: 0.1, threads: 9}", "steps: 4", "prompts_per_step: 8", "rollout: {top_p: 1.0}"))
+    newer = a_run(tmp_path, "newer", [0.15, 0.3, 0.45, 0.75], seed=7)
+    newer.write_config(f"name: newer\nseed: 7\n{whole}\n")
+    assert band.settings_key(yaml.safe_load(newer.config.read_text())) == band.record(runs).key
+    assert band.record([*runs[:2], newer]).runs == ["r0", "r1", "newer"]
+    other = a_run(tmp_path, "other", [0.1], seed=8, settings="rollout: {top_p: 0.9}\n")
+    assert band.main([str(run.path) for run in runs]) == 0
+    assert band.find(newer) is not None
+    assert band.find(other) is None
+    # the schema gets a setting: its default is what all of them had
+    newer_schema = band._defaults() | {"brand_new": 3}
+    monkeypatch.setattr(band, "_defaults", lambda: newer_schema)
+    again = band.find(newer)
+    assert again is not None
+    assert again.key != band.settings_key(yaml.safe_load(newer.config.read_text()))  # it was recorded before
+    changed = a_run(tmp_path, "changed", [0.1], seed=9, settings="brand_new: 4\n")
+    assert band.find(changed) is None
+
+
+def test_a_band_without_its_settings_is_nobodys(tmp_path: Path) -> None:
+    """Bands that were recorded before they held their settings have to be recorded again."""
+    (run, *_) = three(tmp_path)
+    made = {k: v for k, v in vars(band.record(three(tmp_path))).items() if k != "settings"}
+    (tmp_path / f"band-{made['key']}.json").write_text(json.dumps(made))
+    assert band.find(run) is None
+
+
 def test_a_configuration_that_cannot_be_read_has_no_band(tmp_path: Path) -> None:
     run = a_run(tmp_path, "r", [0.1])
     run.write_config("{ [")

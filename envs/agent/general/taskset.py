@@ -20,7 +20,7 @@ from envs.agent.general.categories import CATEGORIES
 from envs.agent.general.category import MAX_LEVEL, Unsuitable
 from envs.agent.general.checks import reject_reason
 from envs.agent.general.environment import GeneralEnvironment, case_of
-from envs.taskset import MAX_ORACLE_TURNS, Split, Taskset, split_of
+from envs.taskset import MAX_ORACLE_TURNS, Split, Taskset, file_input, split_of
 from envs.types import Message, Task
 
 SYSTEM = "You work for {about}. Use the tools; what they do not tell you, you do not know.{law}"
@@ -124,6 +124,10 @@ class StoredTaskset(Taskset):
             raise ValueError(f"path={path!r} has {len(lines)} tasks, none of them in split {split!r}")
         super().__init__(split, seed, len(self.stored) if size is None else size, **config)
         self.path = path
+        self._inputs = {path: file_input(path) | {"rows": len(lines)}}
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return self._inputs
 
     def task(self, index: int) -> Task:
         metadata = self.stored[index % len(self.stored)]

@@ -1,0 +1,35 @@
+"""Watches the share of masked rollouts, cause by cause: one that rises may be something that the policy learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rl.types import Trajectory
+
+LEAST = 0.1  # share of a step's rollouts below which nothing is said
+RISE = 2.0  # times the mean so far
+MEMORY = 0.9  # of the running mean, a step
+
+
+class MaskedShare:
+    """Told every step's rollouts; a cause is named again only when its share has doubled once more."""
+
+    def __init__(self) -> None:
+        self._mean: dict[str, float] = {}
+
+    def rise(self, trajectories: Sequence[Trajectory]) -> str:
+        """The causes whose share has risen since the steps before, in one sentence; empty when there are none."""
+        kinds = Counter(t.failure_kind for t in trajectories if t.failure_kind is not None)
+        said = []
+        for kind in sorted(self._mean.keys() | kinds.keys()):
+            share = kinds[kind] / max(1, len(trajectories))
+            before = self._mean.get(kind, 0.0)
+            risen = share >= LEAST and share >= RISE * before
+            if risen:
+                families = sorted({t.family for t in trajectories if t.failure_kind == kind})
+                said.append(f"{kind} {share:.0%} (so far {before:.0%}; {', '.join(families)})")
+            self._mean[kind] = share if risen else MEMORY * before + (1 - MEMORY) * share
+        if not said:
+            return ""
+        return f"warning: more rollouts are masked: {'; '.join(said)}. They leave the loss: see failure_detail for why"

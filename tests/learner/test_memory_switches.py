@@ -1,0 +1,111 @@
+"""Recomputed layers and a head in pieces: the same loss and gradient, fewer tensors kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_precision import llama
+
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.learner import Learner
+from rl.objective.config import ObjectiveConfig
+from rl.policy.api import Policy
+from rl.policy.loading import build_policy, load_policy
+from rl.types import Group
+
+Groups = Callable[..., list[Group]]
+SWITCHES: list[dict[str, Any]] = [{"recompute": True}, {"head_rows": 5}, {"recompute": True, "head_rows": 7}]
+
+
+def gradient(policy: Policy, groups: list[Group], folder: Path, **config: Any) -> tuple[torch.Tensor, dict[str, float]]:
+    """The whole gradient of one step, and its metrics."""
+    replay = config.pop("replay", ReplayConfig())
+    objective = config.pop("objective", ObjectiveConfig())
+    trainer = Learner(policy, LearnerConfig(lr=1e-9, threads=1, **config), objective, folder, replay=replay)
+    kept: list[torch.Tensor] = []
+
+    def keep(loss: float) -> dict[str, float]:
+        kept.append(torch.cat([p.grad.flatten() for p in trainer.optimizer.parameters if p.grad is not None]))
+        trainer.optimizer.zero_grad()
+        return {"grad_norm": 1.0, "lr": 0.0, "applied": 1.0}
+
+    trainer.optimizer.step = keep  # type: ignore[method-assign]
+    metrics = trainer.step(groups)
+    return kept[0], metrics
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_the_gradient_is_the_same(
+    policy: Policy, make_groups: Groups, tmp_path: Path, switch: dict[str, Any], dtype: str
+) -> None:
+    """With routing replayed, a KL term and entropies; every record is still used exactly once."""
+    groups = make_groups()
+    objective = ObjectiveConfig(kl_coef=0.1)
+    plain, expected = gradient(policy, groups, tmp_path, compute_dtype=dtype, objective=objective)
+    other, metrics = gradient(policy, groups, tmp_path, compute_dtype=dtype, objective=objective, **switch)
+    # In bfloat16 the pieces' gradients of the head are rounded before they are added.
+    assert float((other - plain).norm() / plain.norm()) < (1e-5 if dtype == "float32" else 0.02)
+    for name in ("loss/total", "policy/entropy", "mismatch/max", "replay/expert_overlap"):
+        assert metrics.get(name) == pytest.approx(expected.get(name), abs=1e-6), name
+
+
+def test_an_indexer_that_learns_is_run_once(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
+    """Its loss is noted in the forward pass: such layers keep their activations, and the gradient is the same."""
+    groups = make_groups()
+    plain, _ = gradient(build_policy(policy_config), groups, tmp_path, train_indexer="kl")
+    other, _ = gradient(build_policy(policy_config), groups, tmp_path, train_indexer="kl", recompute=True)
+    assert torch.allclose(other, plain, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_hugging_face_model(make_groups: Groups, tmp_path: Path, switch: dict[str, Any]) -> None:
+    folder = llama(tmp_path / "llama", torch.float32)
+    groups = make_groups()
+    for group in groups:
+        for trajectory in group.trajectories:
+            trajectory.segments[0].replay = None
+    none = ReplayConfig(routing="off")
+    plain, _ = gradient(load_policy(folder), groups, tmp_path, replay=none)
+    other, _ = gradient(load_policy(folder), groups, tmp_path, replay=none, **switch)
+    assert torch.allclose(other, plain, rtol=1e-5, atol=1e-7)
+
+
+def saved_bytes(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
+    """Bytes that autograd keeps for the backward pass, and the largest tensor among them."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        seen[tensor.data_ptr()] = max(seen.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(seen.values()), max(seen.values())
+
+
+def test_less_is_kept(tmp_path: Path) -> None:
+    """Recomputation keeps the inputs of layers; the head in pieces never keeps [targets, vocabulary]."""
+    import numpy as np
+
+    from rl.learner.forward import packed_scores
+    from rl.learner.packing import PackItem, pack
+
+    policy = load_policy(llama(tmp_path / "llama", torch.float32))
+    tokens = np.arange(600, dtype=np.int32) % 64
+    (batch,) = pack([PackItem(tokens, np.arange(600) > 0, 1.0)], 1024, torch.device("cpu"))
+
+    def kept(recompute: bool, head_rows: int | None) -> tuple[int, int]:
+        policy.set_recompute(recompute)
+        return saved_bytes(lambda: packed_scores(policy, batch, head_rows=head_rows).logprobs_N)
+
+    plain, _ = kept(False, None)
+    recomputed, _ = kept(True, None)
+    pieces, largest = kept(True, 64)
+    assert recomputed < 0.5 * plain
+    assert pieces < recomputed
+    assert largest < 599 * 64 * 4, "no [targets, vocabulary] float32 tensor is kept"
