@@ -135,6 +135,7 @@ ARGUMENTS: tuple[tuple[str, str], ...] = (
     ("pattern that backtracks", "(a+)+$" + "a" * 40),
     ("long text", "a" * 200_000),
 )
+HARMLESS = "nothing"  # in place of these: what the same calls are paid without a cheat
 
 
 def answering(text: str) -> Actor:
