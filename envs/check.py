@@ -7,7 +7,9 @@ Tasks: well formed, the same in another order and in a process with another hash
 is in both splits (same key or same ``metadata["group"]``), they pickle, iteration resumes. Episodes: tool schemas,
 the oracle solves every task twice in the same way and also as it comes back from a data set on disk, the novice
 scores between 0 and the oracle, doing nothing and calling tools at random score about 0, scores are named numbers
-in [0, 1] also for bad behaviour, no call is slow.
+in [0, 1] also for bad behaviour, cheats that need to know nothing of an environment (lists of answers, the question
+copied, SQL and paths in arguments, forged output, texts without end: ``envs.cheats``) are paid like giving up, no call
+is slow.
 Exit code 0 when nothing failed, 1 when something did, 2 for a wrong call.
 """
 
