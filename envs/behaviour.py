@@ -21,7 +21,7 @@ from envs.cheats import ARGUMENTS, HARMLESS, answering, answers_for, calling
 from envs.environment import Environment
 from envs.episode import Actor, NoDemonstratorError, Resolver, close, demonstrator, has_novice, play_episode
 from envs.factory.rows import row_of, task_of
-from envs.promises import Check, CheckFailed, Skip, Subject
+from envs.promises import Check, CheckFailed, Doubt, Skip, Subject
 from envs.scripted import CALLS, USELESS, give_up, random_calls
 from envs.taskset import MAX_ORACLE_TURNS
 from envs.types import Episode, Message, StopReason, Task, ToolCall
@@ -185,8 +185,9 @@ class EpisodePromises:
     @staticmethod
     def _pays(task: Task, name: str, paid: float, honest: float) -> None:
         if paid > honest:
-            raise CheckFailed(
-                f"{task.id}: the cheat {name!r} is paid {paid:g}, an honest failure {honest:g} (see envs.cheats)"
+            raise Doubt(
+                f"{task.id}: the cheat {name!r} is paid {paid:g}, an honest failure {honest:g}: a policy will find it "
+                "(see envs.cheats)"
             )
 
     def no_call_is_slow(self) -> str:

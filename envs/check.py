@@ -24,10 +24,10 @@ from typing import Any, Literal
 
 from envs.behaviour import EpisodePromises
 from envs.families import known, taskset_class
-from envs.promises import Check, CheckFailed, Skip, Subject, TaskPromises
+from envs.promises import Check, CheckFailed, Doubt, Skip, Subject, TaskPromises
 from envs.taskset import Split, Taskset
 
-Status = Literal["ok", "skipped", "FAILED"]
+Status = Literal["ok", "skipped", "WARNING", "FAILED"]
 # Further checks, of the episodes that the others have played: what knows of tokens is no part of this package.
 More = Callable[[EpisodePromises], list[Check]]
 
@@ -58,6 +58,8 @@ def check_taskset(
             findings.append(Finding(name, "ok", check()))
         except Skip as reason:
             findings.append(Finding(name, "skipped", str(reason)))
+        except Doubt as doubt:
+            findings.append(Finding(name, "WARNING", str(doubt)))
         except CheckFailed as problem:
             findings.append(Finding(name, "FAILED", str(problem)))
         except Exception as error:  # the environment's own code raised: that is the finding
@@ -117,7 +119,7 @@ def _print(name: str, findings: Sequence[Finding]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    colors = {"ok": "green", "skipped": "yellow", "FAILED": "bold red"}
+    colors = {"ok": "green", "skipped": "yellow", "WARNING": "bold yellow", "FAILED": "bold red"}
     table = Table("check", "result", "detail", title=f"envs-check {escape(name)}", title_justify="left")
     for finding in findings:
         color = colors[finding.status]
