@@ -14,12 +14,14 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from envs.cheats import ARGUMENTS, HARMLESS, answering, answers_for, calling
 from envs.environment import Environment
 from envs.episode import Actor, NoDemonstratorError, Resolver, close, demonstrator, has_novice, play_episode
 from envs.factory.rows import row_of, task_of
-from envs.promises import Check, CheckFailed, Skip, Subject
+from envs.promises import Check, CheckFailed, Doubt, Skip, Subject
 from envs.scripted import CALLS, USELESS, give_up, random_calls
 from envs.taskset import MAX_ORACLE_TURNS
 from envs.types import Episode, Message, StopReason, Task, ToolCall
@@ -42,6 +44,7 @@ class EpisodePromises:
             ("novice", self.novice_is_between),
             ("chance", self.nothing_is_given_away),
             ("bad behaviour", self.bad_behaviour_is_survived),
+            ("cheats", self.cheats_pay_nothing),
             ("time", self.no_call_is_slow),
         ]
 
@@ -150,6 +153,42 @@ class EpisodePromises:
                 if scores["outcome"] >= 1.0:
                     raise CheckFailed(f"{task.id}: {name}, then giving up, was scored {scores}")
         return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
+
+    def cheats_pay_nothing(self) -> str:
+        """Every cheat of ``envs.cheats`` is paid no more than giving up, or than the same calls with a plain word."""
+        played = 0
+        for task in self.subject.one_per_family():
+            honest = self._cheat(task, "giving up", lambda _: give_up())
+            for name, text in answers_for(task):
+                self._pays(task, name, self._cheat(task, name, lambda _, text=text: answering(text)), honest)  # type: ignore[misc]
+                played += 1
+            honest = self._cheat(task, "calling every tool", lambda environment: calling(environment, HARMLESS))
+            for name, text in ARGUMENTS:
+                paid = self._cheat(task, name, lambda environment, text=text: calling(environment, text))  # type: ignore[misc]
+                self._pays(task, name, paid, honest)
+                played += 1
+        return f"{played} played, none is paid more than an honest failure"
+
+    def _cheat(self, task: Task, name: str, actor: Callable[[Environment], Actor]) -> float:
+        environment = self.subject.taskset.environment(task)
+        late: list[Actor] = []  # some environments learn their tools when they start
+
+        def act(history: Sequence[Message]) -> Message:
+            if not late:
+                late.append(actor(environment))
+            return late[0](history)
+
+        _, scores = self._within(f"the cheat {name!r} in {task.id}", task, environment, act)
+        self._check_scores(task, scores)
+        return float(scores["outcome"])
+
+    @staticmethod
+    def _pays(task: Task, name: str, paid: float, honest: float) -> None:
+        if paid > honest:
+            raise Doubt(
+                f"{task.id}: the cheat {name!r} is paid {paid:g}, an honest failure {honest:g}: a policy will find it "
+                "(see envs.cheats)"
+            )
 
     def no_call_is_slow(self) -> str:
         what, seconds = self.slowest

@@ -7,7 +7,9 @@ Tasks: well formed, the same in another order and in a process with another hash
 is in both splits (same key or same ``metadata["group"]``), they pickle, iteration resumes. Episodes: tool schemas,
 the oracle solves every task twice in the same way and also as it comes back from a data set on disk, the novice
 scores between 0 and the oracle, doing nothing and calling tools at random score about 0, scores are named numbers
-in [0, 1] also for bad behaviour, no call is slow.
+in [0, 1] also for bad behaviour, cheats that need to know nothing of an environment (lists of answers, the question
+copied, SQL and paths in arguments, forged output, texts without end: ``envs.cheats``) are paid like giving up, no call
+is slow.
 Exit code 0 when nothing failed, 1 when something did, 2 for a wrong call.
 """
 
@@ -22,10 +24,10 @@ from typing import Any, Literal
 
 from envs.behaviour import EpisodePromises
 from envs.families import known, taskset_class
-from envs.promises import Check, CheckFailed, Skip, Subject, TaskPromises
+from envs.promises import Check, CheckFailed, Doubt, Skip, Subject, TaskPromises
 from envs.taskset import Split, Taskset
 
-Status = Literal["ok", "skipped", "FAILED"]
+Status = Literal["ok", "skipped", "WARNING", "FAILED"]
 # Further checks, of the episodes that the others have played: what knows of tokens is no part of this package.
 More = Callable[[EpisodePromises], list[Check]]
 
@@ -56,6 +58,8 @@ def check_taskset(
             findings.append(Finding(name, "ok", check()))
         except Skip as reason:
             findings.append(Finding(name, "skipped", str(reason)))
+        except Doubt as doubt:
+            findings.append(Finding(name, "WARNING", str(doubt)))
         except CheckFailed as problem:
             findings.append(Finding(name, "FAILED", str(problem)))
         except Exception as error:  # the environment's own code raised: that is the finding
@@ -115,7 +119,7 @@ def _print(name: str, findings: Sequence[Finding]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    colors = {"ok": "green", "skipped": "yellow", "FAILED": "bold red"}
+    colors = {"ok": "green", "skipped": "yellow", "WARNING": "bold yellow", "FAILED": "bold red"}
     table = Table("check", "result", "detail", title=f"envs-check {escape(name)}", title_justify="left")
     for finding in findings:
         color = colors[finding.status]

@@ -30,8 +30,9 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit|operatorname|textt
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?")
 _FRACTION = re.compile(r"([-+]?\d+)\s*/\s*(\d+)")
 _MINUS = str.maketrans({"−": "-", "–": "-", "﹣": "-", "＋": "+", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
-_UNIT = re.compile(r"(.*\d)\s*((?:[A-Za-z°]+\.?\s*){1,2})")
+_UNIT = re.compile(r"(.*\d)\s*+((?:[A-Za-z°]++\.?\s*+){1,2})")  # possessive: one way to read a word
 _NO_UNITS = {"or", "and", "to", "of", "percent", "hundred", "thousand", "million", "billion", "dozen", "half"}
+_MAX_NESTED = 20  # \text{\text{…}}: each layer is another pass
 _MAX_DIGITS = 400  # of a number that is read: nobody's answer is longer, and int() of a million digits is slow
 
 
@@ -91,8 +92,10 @@ def last_line(text: str) -> str:
 def clean(answer: str) -> str:
     """An answer without typography: LaTeX wrappers and spacing, odd minus signs and spaces, dollar signs, bold."""
     answer = unicodedata.normalize("NFC", answer).translate(_MINUS)
-    while (unwrapped := _WRAPPER.sub(r"\1", answer)) != answer:
-        answer = unwrapped
+    for _ in range(_MAX_NESTED):
+        answer, found = _WRAPPER.subn(r"\1", answer)
+        if not found:
+            break
     answer = re.sub(r"\\(?:[,;:! ()\[\]]|quad|qquad|left|right|displaystyle)(?![A-Za-z])", " ", answer)
     for written, meant in (("\\%", "%"), ("\\$", "$"), ("{,}", ","), ("\\_", "_"), ("\\{", "{"), ("\\}", "}")):
         answer = answer.replace(written, meant)

@@ -5,6 +5,7 @@ ChatEndpoint("http://localhost:8000/v1", "my-model").complete([{"role": "user", 
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -90,7 +91,7 @@ class ChatEndpoint:
             said = error.read(500).decode("utf-8", "replace")
             again = error.code in _AGAIN or error.code >= 500
             raise EndpointError(f"{url} answered {error.code}: {said}", error.code, again) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # the last: no HTTP, or cut short
             raise EndpointError(
                 f"{url} cannot be reached: {error}; is the server up, and base_url right?", again=True
             ) from None
@@ -116,7 +117,7 @@ def _choice(url: str, raw: bytes) -> Choice:
         reasoning = message.get("reasoning_content") or message.get("reasoning")
         if text is None and isinstance(reasoning, str):
             text = ""  # all of it was reasoning: the budget ended before the answer
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = reasoning = None
     if not isinstance(text, str):
         raise EndpointError(f"{url} sent no chat completion but {raw[:200].decode('utf-8', 'replace')!r}")

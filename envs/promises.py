@@ -41,6 +41,10 @@ class Skip(Exception):
     """There is nothing to check, and why."""
 
 
+class Doubt(Exception):
+    """Something that is no fault by itself, but that its author should know before a policy finds it."""
+
+
 class Subject:
     """The taskset under test, and how many of its tasks are looked at. ``origin``: its name and keywords, if known."""
 

@@ -15,6 +15,7 @@ A step, the scores and the reward have deadlines of their own, above what the en
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 import traceback
 from collections import Counter
@@ -208,7 +209,8 @@ class _Env:
 
     async def reset(self, open_env: Callable[[Task], Environment]) -> tuple[Message, ...]:
         def open_and_reset() -> Any:
-            self._env = open_env(self._task)
+            # a copy: the group's other episodes and the scorer have the same task, and must not see what one does to it
+            self._env = open_env(copy.deepcopy(self._task))
             self._runner.closer = self._env.close
             return self._env.reset()
 

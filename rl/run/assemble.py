@@ -141,15 +141,21 @@ def open_composer(reward: Mapping[str, Any]) -> RewardComposer:
 
 def _no_class(env: Mapping[str, Any]) -> str:
     """What is wrong with ``env._target_``, in the words of envs-check; "" when it names something."""
+    from hydra.utils import get_object
+
     from envs.families import taskset_class
 
+    target = str(env["_target_"])
     try:
-        taskset_class(str(env["_target_"]))
-    except ValueError as error:
-        return str(error)
-    except Exception:  # the module raised: Hydra's account says so
-        return ""
-    return ""
+        get_object(target)
+    except Exception:
+        try:
+            taskset_class(target)
+        except ValueError as error:
+            return str(error)
+        except Exception:  # the module raised: Hydra's account says so
+            return ""
+    return ""  # a class, or a function that makes one (env=plugin): what went wrong lies in it
 
 
 def _cause(error: Exception) -> str:

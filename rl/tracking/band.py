@@ -46,7 +46,16 @@ SMOOTHED = 12  # the curve is smoothed over a twelfth of its steps, as in the re
 # What does not shape the curve: who the run is, where it lies, what the machine does, what is written down.
 LEFT_OUT = ("name", "resume", "seed", "runs_dir", "cache_dir", "tracking", "cost", "ray", "eval", "checkpoint_every",
             "keep_checkpoints", "step_deadline_s")  # fmt: skip
-MACHINE = ("threads", "workers", "start_s", "kv_cache_gib", "max_restarts", "sync_s", "group_s")  # inside a group
+MACHINE = (
+    "threads",
+    "workers",
+    "start_s",
+    "kv_cache_gib",
+    "max_restarts",
+    "sync_s",
+    "group_s",
+    "probe_tolerance",
+)  # inside a group
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,15 @@ class RunDirError(RuntimeError):
     """A record of the run could not be written or read; the message names the file and the fix."""
 
 
+_USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^/\s@'\"]{1,500}@")
+_QUERY_KEY = re.compile(r"([?&][\w.-]{0,40}(?:key|token|secret|password|signature)=)[^&\s'\"#]{1,2000}", re.IGNORECASE)
+
+
+def without_credentials(text: str) -> str:
+    """User names, passwords and keys in URLs as ``***``: run folders are shown and copied."""
+    return _QUERY_KEY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
+
+
 class RunDir:
     """The folder of one run.
 
@@ -130,8 +139,8 @@ class RunDir:
     # ------------------------------------------------------------------ writing
 
     def write_config(self, yaml_text: str) -> None:
-        """Keep the resolved config (``OmegaConf.to_yaml(cfg, resolve=True)``)."""
-        write_atomic(self.config, yaml_text)
+        """Keep the resolved config (``OmegaConf.to_yaml(cfg, resolve=True)``), without what URLs in it keep secret."""
+        write_atomic(self.config, without_credentials(yaml_text))
 
     def log_metrics(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line and fsync it. NaN and infinities become null: JSON has no word for them."""

@@ -11,7 +11,7 @@ import pytest
 
 from envs.behaviour import EpisodePromises
 from envs.environment import Environment, tool
-from envs.promises import CheckFailed, Skip, Subject
+from envs.promises import CheckFailed, Doubt, Skip, Subject
 from envs.taskset import Taskset
 from envs.types import Episode, Message, Task, ToolCall
 from rl.commands import envs_check
@@ -64,7 +64,7 @@ def rendering(cls: type[Taskset] = CountTaskset, checked: dict[str, object] | No
     for _, check in episodes.checks():
         try:
             check()
-        except (Skip, CheckFailed):
+        except (Skip, CheckFailed, Doubt):
             continue
     return {name: check for name, check in envs_check.further(dict(checked or {}))(episodes)}
 
@@ -166,3 +166,11 @@ def test_a_message_that_spells_the_end_of_a_turn_is_written_as_text(chatml: Path
 def test_a_policy_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert envs_check.main([f"{__name__}.CountTaskset", "policy=nowhere"]) == 2
     assert "policy.path=nowhere: no such directory" in capsys.readouterr().err
+
+
+def test_a_cheat_that_is_paid_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer may stand anywhere in the text, so a list of answers is right too: said, and no failure."""
+    assert envs_check.main([f"{__name__}.CountTaskset", "tasks=3"]) == 0
+    result, detail = rows(capsys.readouterr().out)["cheats"]
+    assert result == "WARNING"
+    assert "is paid 1, an honest failure 0: a policy will find it" in " ".join(detail.split())

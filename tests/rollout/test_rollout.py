@@ -170,6 +170,23 @@ def test_a_step_is_not_cut_by_the_end_of_the_episode():
     assert t.messages[-1] == {"role": "tool", "content": "2"}
 
 
+def test_an_environment_cannot_change_the_task_of_its_group():
+    seen: list[Episode] = []
+
+    class Writes(AddEnv):
+        def reset(self):
+            self.task.metadata["written"] = 40
+            return super().reset()
+
+        def score(self, episode):
+            seen.append(episode)
+            return super().score(episode)
+
+    t = play([answer("5")], Writes)
+    assert t.failure_kind is None
+    assert "written" not in seen[0].task.metadata
+
+
 def test_half_a_surrogate_that_a_tool_repeats_is_replaced():
     class Echo(AddEnv):
         def step(self, action):

@@ -135,3 +135,19 @@ def test_a_configuration_that_cannot_be_read_has_no_band(tmp_path: Path) -> None
     assert band.find(run) is None
     run.write_config("just text")
     assert band.find(run) is None
+
+
+def test_the_main_job_has_a_shipped_band(tmp_path: Path) -> None:
+    """What ``make train`` writes down finds it, whatever its seed; another learning rate does not."""
+    cfg = train_config("seed=7")
+    cfg.rollout.max_turns = 4  # as settled before a run starts
+    run = RunDir(tmp_path / "demo-7")
+    run.write_config(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    found = band.find(run)
+    assert found is not None
+    assert len(found.runs) >= 3
+    assert len(found.steps) == cfg.steps == 80
+    assert min(found.after) > 0.75
+    cfg.learner.lr *= 2
+    run.write_config(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    assert band.find(run) is None
