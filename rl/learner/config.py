@@ -36,8 +36,8 @@ class LearnerConfig(Bounded):
     minibatches: PositiveInt = 1
     # Tokens of one packed forward/backward pass. Bounds memory; does not change the result.
     max_tokens_per_microbatch: PositiveInt = 8192
-    # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient;
-    # memory of activations falls to about one layer's, a step takes about a third longer.
+    # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
+    # less memory, more time (docs/results.md, "Memory of a learner step").
     recompute: bool = False
     # Targets that the output head scores at once; null: all of a micro-batch. The same gradient; the largest tensor of
     # the head is then [head_rows, vocabulary]: 512 x 150,000 float32 are 0.3 GB.

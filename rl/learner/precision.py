@@ -19,7 +19,7 @@ from rl.policy.dtypes import DTYPES, cast_copy
 
 # Largest log-prob difference of an engine that computes right, in units of ``noise`` (rms effect of rounding to
 # bfloat16) times the dtype's unit roundoff over bfloat16's. Measured maxima (docs/models.md): 4.9 in bfloat16, 38 in
-# float32, where the engine's kernels approximate exp and silu. Three times as much is allowed.
+# float32. Three times as much is allowed.
 MARGINS = {"float32": 128.0, "bfloat16": 16.0, "float16": 16.0}
 RESULT_ULPS = 8.0  # of a float32 log-prob itself: softmax and logarithm round too
 

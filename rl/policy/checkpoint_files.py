@@ -27,7 +27,6 @@ from torch import Tensor
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SCALE = "_scale_inv"
 BLOCK = (128, 128)
-FP8_MAX = 448.0  # the largest finite float8_e4m3fn
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FP8_NAMES = ("F8_E4M3", "F8_E5M2")
 _NOT_MODEL = ("adapter", "consolidated")  # what other tools lay beside a model
@@ -89,11 +88,6 @@ class CheckpointFiles:
                 "fetch the whole checkpoint, or convert it again"
             )
         return dequantise(value, self._open(self._file_of[scale_name]).get_tensor(scale_name), self.block)
-
-    @property
-    def dtypes(self) -> set[str]:
-        """Stored dtypes, in safetensors' words."""
-        return {self._slice(name).get_dtype() for name in self.names}
 
     def check_scales(self) -> None:
         """Raise CheckpointError for an FP8 tensor without its scales, or with scales of another shape."""
@@ -165,15 +159,6 @@ def dequantise(value: Tensor, scale: Tensor, block: tuple[int, int] = BLOCK) -> 
     if tuple(scale.shape) != wanted:
         raise CheckpointError(f"FP8 scales have shape {tuple(scale.shape)}; blocks of {block} need {wanted}")
     return value.float() * _spread(scale.float(), block, rows, columns)
-
-
-def quantise(value: Tensor, block: tuple[int, int] = BLOCK) -> tuple[Tensor, Tensor]:
-    """FP8 [rows, columns] and scales [ceil(rows/128), ceil(columns/128)] of a matrix: the largest of a block is 448."""
-    rows, columns = value.shape
-    padded = torch.nn.functional.pad(value.float(), (0, -columns % block[1], 0, -rows % block[0]))
-    blocks = padded.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0]))  # [R, b0, C, b1]
-    scale = blocks.abs().amax(dim=(1, 3)).clamp_min(1e-12) / FP8_MAX
-    return (value.float() / _spread(scale, block, rows, columns)).to(torch.float8_e4m3fn), scale
 
 
 def _spread(scale: Tensor, block: tuple[int, int], rows: int, columns: int) -> Tensor:

@@ -66,11 +66,6 @@ def stack_experts(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Te
         yield f"{stem}.down_proj", torch.stack([parts["down_proj", e] for e in range(count)])
 
 
-def read_tensors(directory: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of a checkpoint, names as in memory. Raises CheckpointError (``rl.policy.checkpoint_files``)."""
-    return stack_experts(CheckpointFiles(directory).stream())
-
-
 def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
     """Write config.json and model.safetensors into ``directory`` (created)."""
     from safetensors.torch import save_file
@@ -99,6 +94,8 @@ def load_dsa(directory: str | Path) -> DSAForCausalLM:
     from rl.policy.model import DSAForCausalLM
 
     config = DeepseekV32Config.from_pretrained(str(directory))
+    if hasattr(config, "quantization_config"):  # of the file; a policy that is saved is not quantised
+        del config.quantization_config
     with torch.device("meta"):
         model = DSAForCausalLM(config)
     check_names(directory, model)

@@ -148,10 +148,15 @@ def check_policy(directory: Path) -> None:
     """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say."""
     from tokenizers import Tokenizer
 
-    from rl.policy.checkpoint_checks import check_checkpoint
+    from rl.policy.checkpoint_checks import check_checkpoint, read_config
 
     file = directory / "tokenizer.json"
     try:
+        if read_config(directory).get("quantization_config"):
+            raise ValueError(
+                "its weights are quantised (quantization_config in config.json), and an engine is updated with plain "
+                "ones; make a plain copy first (docs/models.md)"
+            )
         tokens = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) if file.is_file() else {}
         check_checkpoint(directory, max(tokens.values(), default=None))
     except ValueError as error:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.types import Message
+from rl.chat.hf_template import _as_dict
 from rl.chat.v32 import render_text
 
 
@@ -25,18 +26,6 @@ def transformers_tokenizer() -> Any:
         tiny_tokenizer().save(folder)
         assert (Path(folder) / "chat_template.jinja").is_file()
         return AutoTokenizer.from_pretrained(folder)
-
-
-def as_openai(message: Message) -> dict[str, Any]:
-    raw: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning is not None:
-        raw["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        raw["tool_calls"] = [
-            {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
-            for c in message.tool_calls
-        ]
-    return raw
 
 
 @st.composite
@@ -60,7 +49,7 @@ def test_it_is_the_renderer_s_text(thinking: bool, data: st.DataObject) -> None:
     messages = data.draw(dialogues(thinking))
     tools = [{"type": "function", "function": tool} for message in messages for tool in message.tools]
     text = transformers_tokenizer().apply_chat_template(
-        [as_openai(m) for m in messages], tools=tools or None, thinking=thinking, tokenize=False
+        [_as_dict(m) for m in messages], tools=tools or None, thinking=thinking, tokenize=False
     )
     assert text == render_text(messages, thinking=thinking)
 

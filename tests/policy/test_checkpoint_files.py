@@ -15,13 +15,24 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.policy.checkpoint_checks import check_checkpoint
-from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, dequantise, quantise
+from rl.policy.checkpoint_files import BLOCK, CheckpointError, CheckpointFiles, dequantise
 from rl.policy.io import load_dsa
 from rl.policy.loading import build_policy, load_policy
 
 pytestmark = pytest.mark.unit
 
+FP8_MAX = 448.0  # the largest finite float8_e4m3fn
 TINY = {"preset": "tiny_dsa", "vocab_size": 64, "seed": 0}
+
+
+def quantise(value: torch.Tensor, block: tuple[int, int] = BLOCK) -> tuple[torch.Tensor, torch.Tensor]:
+    """FP8 [rows, columns] and scales [ceil(rows/128), ceil(columns/128)] of a matrix: the largest of a block is 448."""
+    rows, columns = value.shape
+    padded = torch.nn.functional.pad(value.float(), (0, -columns % block[1], 0, -rows % block[0]))
+    blocks = padded.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0]))  # [R, b0, C, b1]
+    scale = blocks.abs().amax(dim=(1, 3)).clamp_min(1e-12) / FP8_MAX
+    spread = scale.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
+    return (value.float() / spread).to(torch.float8_e4m3fn), scale
 
 
 def llama(folder: Path) -> Path:
@@ -108,6 +119,7 @@ def test_v32_as_released_is_dequantised(tmp_path: Path) -> None:
     check_checkpoint(folder)
     policy = load_policy(folder)
     policy.save(tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     back = load_file(tmp_path / "out" / "model.safetensors")
     assert back.keys() == truth.keys()
     for name, value in truth.items():
@@ -198,3 +210,14 @@ def test_what_lies_beside_a_model_is_no_part_of_it(tmp_path: Path) -> None:
     save_file({"layers.0.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
     assert not {"lora_A.weight", "layers.0.wq.weight"} & set(CheckpointFiles(tmp_path).names)
     check_checkpoint(tmp_path)
+
+
+def test_a_run_does_not_start_from_quantised_weights(tmp_path: Path) -> None:
+    """The learner could read them; an engine that holds FP8 cannot take the learner's weights. A copy is plain."""
+    from rl.run.preflight import check_policy
+
+    folder, _ = released(tmp_path / "in")
+    with pytest.raises(ValueError, match=r"quantised \(quantization_config in config.json\).*make a plain copy"):
+        check_policy(folder)
+    load_policy(folder).save(tmp_path / "out")
+    check_policy(tmp_path / "out")

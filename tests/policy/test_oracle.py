@@ -10,9 +10,10 @@ import torch
 from transformers import DeepseekV32ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rl.policy.attention_context import PackedContext
+from rl.policy.checkpoint_files import CheckpointFiles
 from rl.policy.dsa import DSAPolicy
 from rl.policy.hf import HFPolicy, length_buckets
-from rl.policy.io import read_tensors, stack_experts
+from rl.policy.io import stack_experts
 from rl.policy.loading import build_policy, load_policy
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import deepseek_v32, tiny_dsa
@@ -87,7 +88,7 @@ def test_checkpoints_load_both_ways(tmp_path: Path) -> None:
         again = load_policy(tmp_path / name)
         assert isinstance(again, DSAPolicy)
         assert torch.equal(again.packed_logits(ids, [0, 30]), expected)
-    names = {n for n, _ in read_tensors(tmp_path / "ours")}
+    names = {n for n, _ in stack_experts(CheckpointFiles(tmp_path / "ours").stream())}
     assert names == set(policy.weights())
 
 
