@@ -61,7 +61,7 @@ from rewards.rubric import Rubric
 from rl.bounds import OneOf, field_types, marks, wanted
 from rl.chat.context_manager import ContextConfig
 from rl.data.needles import NeedleTask
-from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.config import LearnerConfig, LoraConfig, ReplayConfig
 from rl.objective.config import ObjectiveConfig
 from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
@@ -100,6 +100,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("rollout.context", ContextConfig),
     ("objective", ObjectiveConfig),
     ("learner", LearnerConfig),
+    ("learner.lora", LoraConfig),
     ("replay", ReplayConfig),
     ("pipeline", PipelineConfig),
     ("pipeline.distill", DistillConfig),

@@ -279,6 +279,11 @@ class TrainConfig(Bounded):
                 f"learner.max_tokens_per_microbatch={self.learner.max_tokens_per_microbatch}: must be at least "
                 f"rollout.max_context={self.rollout.max_context}, or a long trajectory could not be trained on"
             )
+        if self.learner.lora.rank and self.objective.uses_reference and self.objective.ref_refresh_every:
+            raise ValueError(
+                f"objective.ref_refresh_every={self.objective.ref_refresh_every} with learner.lora.rank="
+                f"{self.learner.lora.rank}: the reference of an adapter is its base, always; use 0"
+            )
         self.replay.check(
             truncates=self.rollout.truncates,
             temperature=self.rollout.temperature,

@@ -45,6 +45,7 @@ class LearnerHandle:
         self._deadline_s = cfg.step_deadline_s
         self._policy_dir = policy_dir
         self._engine_dtype = cfg.rollout.dtype
+        self._adapts = cfg.learner.lora.rank > 0
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._actor = start_learner(
             {"path": str(policy_dir)},
@@ -65,6 +66,9 @@ class LearnerHandle:
         Raises WeightSyncError when an engine does not compute what the learner computes.
         """
         weights: dict[str, np.ndarray | torch.Tensor] = self._get("the learner's weights", self._actor.weights.remote())
+        if self._adapts and pool.base != str(self._policy_dir):
+            base = self._get("the weights below the adapter", self._actor.base_weights.remote())
+            pool.take_base(str(self._policy_dir), base)
         mismatch = pool.sync(weights, version, self._probe_tokens, self.probe).mismatch
         assert mismatch is not None  # a probe was given
         return mismatch
@@ -126,6 +130,10 @@ class LearnerProcess:
     def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
         """``Learner.weights``: host copies by name."""
         return self.learner.weights()
+
+    def base_weights(self) -> dict[str, np.ndarray | torch.Tensor]:
+        """``Learner.base_weights``: what an adapter is added to."""
+        return self.learner.base_weights()
 
     def version(self) -> int:
         """Version of the weights that ``weights`` returns."""

@@ -1,6 +1,7 @@
 """Full-state checkpoints: what is needed to resume bit for bit.
 
-    <root>/step_000010/policy/      config.json + model.safetensors, loads in transformers and vLLM as it is
+    <root>/step_000010/policy/      config.json + model.safetensors, loads in transformers and vLLM as it is;
+                                    with learner.lora the adapter alone, as peft writes it
                        reference/   the same for pi_ref, only when the KL term is on
                        state.pt     optimiser, schedule, RNG of torch, numpy and python, counters, extra
                        manifest.json   size and SHA-256 of every file above
@@ -73,7 +74,10 @@ def save_checkpoint(
 
 
 def _write(partial: Path, learner: Learner, step: int, extra: Mapping[str, Any] | None) -> None:
-    learner.policy.save(partial / "policy")
+    if learner.lora is not None:
+        learner.lora.save_adapter(partial / "policy")
+    else:
+        learner.policy.save(partial / "policy")
     if learner.reference is not None:
         learner.reference.save(partial / "reference")
     state = {
@@ -135,7 +139,10 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
     if state["format"] != FORMAT:
         raise ValueError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}")
-    _restore(learner.policy, path / "policy")
+    if learner.lora is not None:
+        learner.lora.load_adapter(path / "policy")
+    else:
+        _restore(learner.policy, path / "policy")
     if learner.reference is not None:
         if not (path / "reference").is_dir():
             raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from annotated_types import Interval
@@ -11,6 +11,21 @@ from rl.bounds import Bounded, NonNegativeFloat, NonNegativeInt, OneOf, Positive
 
 SCHEDULES = ("constant", "cosine", "linear")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass
+class LoraConfig(Bounded):
+    """Low-rank adapters instead of all weights (rl.policy.lora). RL stages only: a cold start trains all weights."""
+
+    section: ClassVar[str] = "learner.lora"
+
+    # Rank of the update of every adapted weight, of every expert's too. 0: no adapter, all weights are trained.
+    rank: NonNegativeInt = 0
+    # The update is scaled by alpha / rank. Usual: a learning rate about ten times that of full training.
+    alpha: PositiveInt = 32
+    # Last parts of the names of modules that get an adapter (q_proj, down_proj, experts, ...); null: all linear layers
+    # and all experts. Never the embedding, the output head, the router and the DSA indexer.
+    modules: list[str] | None = None
 
 
 @dataclass
@@ -42,6 +57,8 @@ class LearnerConfig(Bounded):
     # Targets that the output head scores at once; null: all of a micro-batch. The same gradient; the largest tensor of
     # the head is then [head_rows, vocabulary]: 512 x 150,000 float32 are 0.3 GB.
     head_rows: PositiveInt | None = None
+    # Adapters instead of full training.
+    lora: LoraConfig = field(default_factory=LoraConfig)
     # DSA indexer during RL: "frozen", or "kl": trained alongside, by its own KL loss.
     train_indexer: Annotated[str, OneOf(("frozen", "kl"))] = "frozen"
     # Coefficient of that KL loss (mean over tokens and layers).
@@ -53,6 +70,14 @@ class LearnerConfig(Bounded):
     threads: NonNegativeInt = 0
     # Seed of the minibatch shuffle.
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora.rank and self.train_indexer != "frozen":
+            raise ValueError(
+                f"learner.train_indexer={self.train_indexer} with learner.lora.rank={self.lora.rank}: an adapter has "
+                "no part in the indexer; use frozen"
+            )
 
 
 @dataclass

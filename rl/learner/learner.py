@@ -13,7 +13,8 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from rl.objective.logprobs import TokenScores, check_sampler_logprobs
 from rl.objective.loss import LossInputs, grpo_loss
 from rl.policy.api import Policy
 from rl.policy.dtypes import cast_copy
+from rl.policy.lora import LoraPolicy
 from rl.policy.replay import Record, Replay
 from rl.types import Group, ProbeScores, ReplayRecord, Trajectory
 
@@ -52,10 +54,14 @@ class Learner:
         reference: Policy | None = None,
         replay: ReplayConfig | None = None,
     ) -> None:
-        """``reference``: pi_ref of the KL term; default a copy of ``policy`` as it is now, and only when
-        ``objective.kl_coef`` is above 0. ``run_dir/bad_batches`` receives batches that were skipped.
-        ``replay``: default V3.2's (experts forced, sampling mask kept)."""
+        """``reference``: pi_ref of the KL term, when ``objective.kl_coef`` is above 0; default a copy of ``policy`` as
+        it is now, and with ``config.lora`` the policy without its adapter. ``run_dir/bad_batches`` receives batches
+        that were skipped. ``replay``: default V3.2's (experts forced, sampling mask kept)."""
         torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+        self.lora: LoraPolicy | None = None
+        if config.lora.rank:
+            adapter = config.lora
+            policy = self.lora = LoraPolicy(policy, adapter.rank, adapter.alpha, adapter.modules, config.seed)
         self.policy, self.config, self.objective = policy, config, objective
         self.replay = replay if replay is not None else ReplayConfig()
         self.drift = DriftWindow(objective.opsm_window)
@@ -72,11 +78,16 @@ class Learner:
         if self.replay.indexer != "off" and not has_indexer:
             raise ValueError(f"replay.indexer={self.replay.indexer!r}, but this policy has no DSA indexer; use 'off'")
         for name, parameter in named:
-            parameter.requires_grad_(self.train_indexer or not is_indexer(name))
-        self.compute = ComputeWeights(policy, config.compute_dtype)
+            learns = ".lora_" in name if self.lora is not None else self.train_indexer or not is_indexer(name)
+            parameter.requires_grad_(learns)
+        self.compute = ComputeWeights(policy, config.compute_dtype, share_frozen=self.lora is not None)
         self.compute.policy.set_recompute(config.recompute)
         self.reference: Policy | None = None
-        if objective.uses_reference:  # it rounds as the policy does: their KL is 0 while the weights are equal
+        if self.lora is not None and objective.ref_refresh_every and objective.uses_reference:
+            raise ValueError("objective.ref_refresh_every: with an adapter pi_ref is the base policy; use 0")
+        if (
+            objective.uses_reference and self.lora is None
+        ):  # it rounds as the policy does: their KL is 0 while the weights are equal
             self.reference = cast_copy(reference or policy, self.compute.dtype)
             for _, parameter in self.reference.named_parameters():
                 parameter.requires_grad_(False)
@@ -143,15 +154,17 @@ class Learner:
         }
 
     def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
-        """A copy of everything an engine needs, by name, on the host, in the dtype that the learner computes in.
+        """A copy of everything an engine needs, by name, on the host, in the dtype that the learner computes in; of a
+        policy with an adapter only that (``rl.policy.lora.merge`` adds it to ``base_weights``).
 
         numpy arrays (zero-copy in Ray's object store), but tensors for bfloat16, which numpy lacks.
         """
-        out: dict[str, np.ndarray | torch.Tensor] = {}
-        for name, value in self.compute.policy.weights().items():
-            host = value.detach().to("cpu", copy=True)
-            out[name] = host if host.dtype == torch.bfloat16 else host.numpy()
-        return out
+        return _on_host(self.compute.policy.weights())
+
+    def base_weights(self) -> dict[str, np.ndarray | torch.Tensor]:
+        """What ``weights`` are added to; empty without an adapter."""
+        policy = self.compute.policy
+        return _on_host(policy.base_weights()) if isinstance(policy, LoraPolicy) else {}
 
     @torch.no_grad()
     def probe_logprobs(self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None) -> np.ndarray:
@@ -168,8 +181,8 @@ class Learner:
     ) -> ProbeScores:
         """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
         ours = self._sequence_logprobs(self.compute.policy, tokens, replay)
-        if self.compute.dtype == torch.bfloat16:
-            other = self.policy
+        if self.compute.dtype == torch.bfloat16:  # the base of an adapter exists in bfloat16 only
+            other = self.policy if self.lora is None else cast_copy(self.compute.policy, torch.float32)
         else:
             other = cast_copy(self.policy, torch.bfloat16)
         noise = (self._sequence_logprobs(other, tokens, replay) - ours).square().mean().sqrt()
@@ -329,13 +342,15 @@ class Learner:
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor | None:
         # Routed live: the recorded experts are the sampler's choice, not pi_ref's. On the sampler's support.
-        if self.reference is None:
+        if not self.objective.uses_reference:
             return None
         keep = self.replay.sampling_mask == "auto"
-        return packed_scores(
-            self.reference, batch, temperature=self.objective.temperature, sampling_mask=keep,
-            head_rows=self.config.head_rows,
-        ).logprobs_N  # fmt: skip
+        policy = self.compute.policy
+        with policy.off() if isinstance(policy, LoraPolicy) else nullcontext():
+            return packed_scores(
+                self.reference or policy, batch, temperature=self.objective.temperature, sampling_mask=keep,
+                head_rows=self.config.head_rows,
+            ).logprobs_N  # fmt: skip
 
     def _keep_bad_batch(self, groups: Sequence[Group], minibatch: int, outcome: dict[str, float]) -> None:
         self.skipped += 1
@@ -349,6 +364,14 @@ class Learner:
             outcome["learner/grad_norm"],
             path,
         )
+
+
+def _on_host(named: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray | torch.Tensor]:
+    out: dict[str, np.ndarray | torch.Tensor] = {}
+    for name, value in named.items():
+        host = value.detach().to("cpu", copy=True)
+        out[name] = host if host.dtype == torch.bfloat16 else host.numpy()
+    return out
 
 
 def _trainable_tokens(trajectory: Trajectory) -> int:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionContext, AttentionSpec, MLAQuery, MLARow
-from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, softmax_scale
+from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, softmax_scale, weight_of
 from rl.policy.replay import IndexerTap
 
 
@@ -78,7 +78,7 @@ class MLAttention(nn.Module):
         q = self.q_b_proj(qr).view(tokens, self.heads, self.nope + self.rope)
         q_nope, q_rope = q.split([self.nope, self.rope], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_lora, self.rope], dim=-1)
-        up = self.kv_b_proj.weight.view(self.heads, self.nope + self.v_dim, self.kv_lora)
+        up = weight_of(self.kv_b_proj).view(self.heads, self.nope + self.v_dim, self.kv_lora)
         w_uk, w_uv = up.split([self.nope, self.v_dim], dim=1)
         q_abs = (q_nope.transpose(0, 1) @ w_uk).transpose(0, 1)  # [T, H, C]
 

@@ -7,22 +7,28 @@ and infinity.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
 from rl.policy.hf import unsupported
 from rl.policy.io import check_names, unstack_experts
+from rl.policy.lora import adapter_modules
 
 DSA_TYPES = ("deepseek_v32",)  # model types that our own DSA model computes
 
 
-def check_checkpoint(directory: str | Path, largest_token: int | None = None) -> None:
+def check_checkpoint(
+    directory: str | Path, largest_token: int | None = None, adapted: Sequence[str] | None = None
+) -> None:
     """Raise CheckpointError, in one line, when the policy in ``directory`` cannot be loaded as its config.json says.
 
-    ``largest_token``: the largest id of the tokenizer that belongs to it.
+    ``largest_token``: the largest id of the tokenizer that belongs to it. ``adapted``: modules that are to get a LoRA
+    adapter.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -34,10 +40,11 @@ def check_checkpoint(directory: str | Path, largest_token: int | None = None) ->
         )
     files = CheckpointFiles(directory)
     if config["model_type"] in DSA_TYPES:
-        _check_dsa(directory)
+        model: nn.Module = _check_dsa(directory)
     else:
         files.check_scales()
-        _check_hugging_face(directory, config, files)
+        model = _check_hugging_face(directory, config, files)
+    adapter_modules(model, adapted)
     files.check_finite()
 
 
@@ -47,6 +54,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (directory / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{directory} holds a LoRA adapter alone; use the policy that its run left, where it is merged"
+            ) from error
         raise CheckpointError(f"{file} does not exist; expected a checkpoint directory") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); fetch it again") from error
@@ -55,7 +66,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _check_dsa(directory: Path) -> None:
+def _check_dsa(directory: Path) -> nn.Module:
     from transformers import DeepseekV32Config
 
     from rl.policy.model import DSAForCausalLM
@@ -63,9 +74,10 @@ def _check_dsa(directory: Path) -> None:
     with torch.device("meta"):
         model = DSAForCausalLM(DeepseekV32Config.from_pretrained(str(directory)))
     check_names(directory, model)
+    return model
 
 
-def _check_hugging_face(directory: Path, config: dict[str, Any], files: CheckpointFiles) -> None:
+def _check_hugging_face(directory: Path, config: dict[str, Any], files: CheckpointFiles) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -78,7 +90,7 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
         raise CheckpointError(why)
     with torch.device("meta"):
         try:
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
+            model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
         except ValueError as error:
             raise CheckpointError(f"model_type={kind} is no causal language model ({error})") from error
     wanted = {name: tuple(value.shape) for name, value in unstack_experts(model.state_dict()).items()}
@@ -88,9 +100,10 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
                 f"{name} has shape {files.shapes[name]} in {directory}; config.json asks for {wanted[name]}"
             )
     if get_checkpoint_conversion_mapping(kind):  # the files' names are others than the model's: loading will tell
-        return
+        return model  # type: ignore[no-any-return]
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     if missing := sorted(wanted.keys() - files.shapes.keys() - tied):
         raise CheckpointError(
             f"weights in {directory} do not match config.json: missing {missing[:3]} ({len(missing)})"
         )
+    return model  # type: ignore[no-any-return]

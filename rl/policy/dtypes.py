@@ -23,13 +23,14 @@ def stays_float32(module: nn.Module, name: str) -> bool:
 
 
 def cast_copy(policy: Policy, dtype: torch.dtype, share: bool = False) -> Policy:
-    """A copy of ``policy`` that computes in ``dtype``; ``share``: parameters that stay float32 are not copied.
+    """A copy of ``policy`` that computes in ``dtype``; ``share``: parameters that are as they should be are not copied.
 
     Buffers keep their dtype: RoPE's frequencies and the router's bias are float32 in transformers and in DeepSeek's
     code (rounded to bfloat16, a frequency turns by a wrong angle at position 1,000).
     """
     kept = {name: p for name, p in policy.named_parameters() if stays_float32(policy.module, name)}
-    memo: dict[int, Any] = {id(p): p for p in kept.values()} if share else {}
+    shared = [p for name, p in policy.named_parameters() if name in kept or p.dtype == dtype] if share else []
+    memo: dict[int, Any] = {id(p): p for p in shared}
     copied = copy.deepcopy(policy, memo)  # deepcopy takes what its memo holds instead of copying it
     for name, parameter in copied.named_parameters():
         if name not in kept:

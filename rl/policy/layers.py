@@ -45,6 +45,20 @@ class _RMSNormFunction(torch.autograd.Function):
 _rms_norm: Callable[[Tensor, Tensor, float], Tensor] = _RMSNormFunction.apply
 
 
+def weight_of(linear: nn.Module) -> Tensor:
+    """The weight [out, in] that ``linear`` multiplies by, for code that uses it in another way than by calling it.
+
+    Where a LoRA adapter of peft is in the place of a layer, its ``weight`` is the base's alone.
+    """
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    layer: Any = linear
+    if hasattr(layer, "get_delta_weight") and not layer.disable_adapters:
+        for adapter in layer.active_adapters:
+            weight = weight + layer.get_delta_weight(adapter)
+    return weight
+
+
 class RMSNorm(nn.Module):
     """y = weight * x / sqrt(mean(x^2) + eps), statistics in fp32."""
 

@@ -75,8 +75,8 @@ class RolloutConfig(EngineConfig):
     score_s: PositiveFloat = 60.0  # Environment.score; reward parts have their own timeout_s
     close_s: PositiveFloat = 10.0  # Environment.close
     episode_s: PositiveFloat = 300.0  # nothing is sampled later in an episode: it is truncated there, and scored
-    # largest log-prob difference (nats) between engine and learner after a sync; null: what rounding in their dtypes
-    # explains, measured on the policy itself
+    # largest log-prob difference (nats) between engine and learner after a sync, and eight times the largest root mean
+    # square; null: what rounding in their dtypes explains, measured on the policy itself
     probe_tolerance: PositiveFloat | None = None
     sync_s: PositiveFloat = 120.0  # a weight update plus its probe, per worker
     group_s: PositiveFloat = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again

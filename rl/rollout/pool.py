@@ -104,6 +104,8 @@ class RolloutPool:
         self._actor_class = ray.remote(RolloutWorker).options(
             num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_concurrency=10_000
         )
+        self.base: str | None = None  # name of what adapters are added to
+        self._base: Any = None  # object reference of its packed weights
         self._weights: Any = None  # object reference of the packed weights of ``version``
         self.version = version
         self._reference: Reference | None = None
@@ -204,6 +206,15 @@ class RolloutPool:
 
     # -- weights -----------------------------------------------------------------------------
 
+    def take_base(self, name: str, named: Mapping[str, torch.Tensor | np.ndarray]) -> None:
+        """What the adapters of the next ``sync``s are added to (``rl.policy.lora``), under a name for it (``base``).
+
+        Engines read it where Ray keeps it, once per machine; they change at the next ``sync``.
+        """
+        self.base, self._base = name, self._ray.put(pack(named))
+        ref = self._base
+        self._ask_all("take the base of the adapter", lambda actor: actor.take_base.remote(ref), self.config.sync_s)
+
     def sync(
         self,
         named: Mapping[str, torch.Tensor | np.ndarray],
@@ -211,7 +222,7 @@ class RolloutPool:
         probe_tokens: list[int] | None = None,
         learner_scores: LearnerScores | None = None,
     ) -> SyncReport:
-        """Bring ``named`` (the learner's state dict) to every engine as policy version ``version``, then
+        """Bring ``named`` (the learner's state dict, or its adapter) to every engine as version ``version``, then
         compare each engine's log-probs of ``probe_tokens`` with ``learner_scores(probe_tokens, choices)``.
 
         Raises:
@@ -270,7 +281,7 @@ class RolloutPool:
 
     def _spawn(self, index: int) -> Any:
         return self._actor_class.remote(
-            index, self._python_path, self._setup, self._weights, self.version, self._reference
+            index, self._python_path, self._setup, self._weights, self.version, self._reference, self._base
         )
 
     def _receive(self, ref: Any) -> None:

@@ -33,6 +33,8 @@ from rl.rollout.weights import Packed, probe_mismatch, unpack
 from rl.types import Group, ReplayRecord, Trajectory
 
 if TYPE_CHECKING:
+    import torch
+
     from rewards.compose import RewardComposer
     from rl.chat.session import Session
     from rl.rollout.engine import Engine, Generation
@@ -91,6 +93,7 @@ class RolloutWorker:
         python_path: the driver's ``sys.path``, so that an environment's module is found here as it is there.
         setup: a pickled ``WorkerSetup``.
         weights: packed weights of policy version ``version``; None keeps those of ``model_dir``.
+        base: what ``weights`` are added to when they are an adapter.
         reference: checked once, right after ``weights`` were applied (a replacement worker in the middle of a run).
     """
 
@@ -102,6 +105,7 @@ class RolloutWorker:
         weights: Packed | None = None,
         version: int = 0,
         reference: Reference | None = None,
+        base: Packed | None = None,
     ) -> None:
         # Before torch is loaded: its threads would otherwise spin at every barrier, and when the cores are shared
         # (with the learner, the environments) two of them made 100 tokens/s instead of 2,300.
@@ -110,6 +114,7 @@ class RolloutWorker:
         self.index, self.setup = index, _unpickled(setup)
         self.config = self.setup.config
         self._initial: tuple[Packed | None, int, Reference | None] = (weights, version, reference)
+        self._base = base
         self._thread: EngineThread | None = None
         self._renderer = self.setup.open_renderer()
         self._slots = asyncio.Semaphore(self.config.max_concurrency)
@@ -135,7 +140,21 @@ class RolloutWorker:
 
     async def update_weights(self, weights: Packed, version: int) -> float:
         """Copy the weights in place between two engine steps; seconds it took. Episodes go on."""
-        return await self._engine.call(lambda engine: engine.update_weights(unpack(weights), version))
+        return await self._engine.call(lambda engine: engine.update_weights(self._whole(weights), version))
+
+    async def take_base(self, base: Packed) -> None:
+        """What adapters are added to from now on."""
+        self._base = base
+
+    def _whole(self, weights: Packed) -> dict[str, torch.Tensor]:
+        from rl.policy.lora import holds_adapter, merge  # loads torch
+
+        named = unpack(weights)
+        if not holds_adapter(named):
+            return named
+        if self._base is None:
+            raise ValueError("an adapter without what it is added to: take_base comes first")
+        return merge(unpack(self._base), named)
 
     async def probe(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None, int]:
         """The engine's log-probs of tokens[1:], the choices it made, and its policy version."""
@@ -179,7 +198,7 @@ class RolloutWorker:
         weights, version, reference = self._initial
         self._initial = (None, 0, None)
         if weights is not None:
-            engine.update_weights(unpack(weights), version)
+            engine.update_weights(self._whole(weights), version)
         if reference is not None:
             logprobs, _ = engine.score(reference.tokens)
             where = f"the new worker {self.index}"

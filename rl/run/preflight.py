@@ -7,7 +7,7 @@ What goes wrong inside ``configuration()`` is the fault of a setting: the comman
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -144,8 +144,9 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     return renderer
 
 
-def check_policy(directory: Path) -> None:
-    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say."""
+def check_policy(directory: Path, adapted: Sequence[str] | None = None) -> None:
+    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, or lack
+    the modules ``adapted`` that are to get an adapter."""
     from tokenizers import Tokenizer
 
     from rl.policy.checkpoint_checks import check_checkpoint, read_config
@@ -158,7 +159,7 @@ def check_policy(directory: Path) -> None:
                 "ones; make a plain copy first (docs/models.md)"
             )
         tokens = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) if file.is_file() else {}
-        check_checkpoint(directory, max(tokens.values(), default=None))
+        check_checkpoint(directory, max(tokens.values(), default=None), adapted)
     except ValueError as error:
         raise ValueError(f"policy in '{directory}': {error}") from error
 
@@ -189,7 +190,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         start_renderer(cfg.policy, directory, cfg.rollout.retention)
-        check_policy(directory)
+        check_policy(directory, cfg.learner.lora.modules if cfg.learner.lora.rank else None)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)

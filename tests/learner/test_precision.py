@@ -168,11 +168,11 @@ def test_masters_must_be_float32(policy: Policy) -> None:
 
 
 def test_sync_tolerance_by_hand() -> None:
-    """bfloat16: 16 x noise + 8 x 2^-23 x |log-prob|; float32: eps is 2^-16 times bfloat16's, the factor 128."""
+    """bfloat16: 32 x noise + 8 x 2^-23 x |log-prob|; float32: eps is 2^-16 times bfloat16's, the factor 1024."""
     logprobs = torch.tensor([-1.0, -16.0])
     result = 8 * 2**-23 * 16
-    assert sync_tolerance(0.25, logprobs, "bfloat16") == pytest.approx(4.0 + result)
-    assert sync_tolerance(0.25, logprobs, "float32") == pytest.approx(128 * 2**-16 * 0.25 + result)
+    assert sync_tolerance(0.25, logprobs, "bfloat16") == pytest.approx(8.0 + result)
+    assert sync_tolerance(0.25, logprobs, "float32") == pytest.approx(1024 * 2**-16 * 0.25 + result)
     assert coarser("float32", "bfloat16") == coarser("bfloat16", "float16") == "bfloat16"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from rl.chat.tokenizer import ChatTokenizer
 from rl.chat.v32 import V32Renderer
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy
+from rl.policy.lora import LoraPolicy
 from rl.rollout.config import RolloutConfig
 from rl.rollout.pool import RolloutPool, WorkerLost
 from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack
@@ -170,6 +172,29 @@ def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy:
     assert np.abs(expected - after.logprobs[1:])[after.loss_mask[1:]].max() < 1e-4
 
 
+def test_an_adapter_is_added_to_its_base_by_a_new_worker_too(pool: RolloutPool, policy: Policy) -> None:
+    adapted = LoraPolicy(copy.deepcopy(policy), 4, 8)
+    with torch.no_grad():
+        for name, value in adapted.named_parameters():
+            if ".lora_B" in name:
+                value.normal_(std=0.05)
+    pool.take_base("base", adapted.base_weights())
+    assert pool.base == "base"
+    report = pool.sync(adapted.weights(), 8, probe_tokens(), partial(learner_scores, adapted))
+    assert report.mismatch is not None
+    with torch.no_grad(), pytest.raises(WeightSyncError), adapted.off():  # it is not the base that the engine holds
+        pool.sync(adapted.weights(), 8, probe_tokens(), partial(learner_scores, adapted))
+    pool.sync(adapted.weights(), 8, probe_tokens(), partial(learner_scores, adapted))
+    (pid,) = pool.pids()
+    os.kill(pid, signal.SIGKILL)
+    pool.submit(spec(60, version=8))
+    (group,) = pool.collect(1, 200)
+    assert pool.pids() != [pid]
+    segment = group.trajectories[0].segments[0]
+    expected = learner_logprobs(adapted, segment.tokens.tolist(), segment.replay)
+    assert np.abs(expected - segment.logprobs[1:])[segment.loss_mask[1:]].max() < 1e-4
+
+
 def test_an_engine_that_cannot_start_says_why(pool: RolloutPool, tmp_path: Path) -> None:
     with pytest.raises(
         WorkerLost,
@@ -193,7 +218,10 @@ def test_weights_travel_bit_by_bit() -> None:
 
 def test_probe_mismatch_by_hand() -> None:
     ours, theirs = np.array([-1.0, -2.0, -3.0]), np.array([-1.0, -2.00005, -3.0])
-    assert probe_mismatch("w", 1, ours, theirs, 1e-4) == pytest.approx(5e-5)
+    assert probe_mismatch("w", 1, ours, theirs, 1e-3) == pytest.approx(5e-5)
+    with pytest.raises(WeightSyncError, match=r"root mean square of all 2\.89e-05, allowed 1e-05"):  # 5e-5 / sqrt(3)
+        probe_mismatch("w", 1, ours, theirs, 1e-4)
+    assert probe_mismatch("w", 1, np.zeros(400), np.eye(400)[0] * 5e-5, 1e-4) == 5e-5  # one token of many
     with pytest.raises(WeightSyncError, match=r"probe token 2 is -2\.000000"):
         probe_mismatch("w", 1, ours, theirs, 1e-5)
     with pytest.raises(WeightSyncError, match="probe token 3"):
