@@ -40,6 +40,7 @@ from configs.schema import (
     DistillConfig,
     EvalConfig,
     EvaluateConfig,
+    ExportConfig,
     PipelineConfig,
     PolicyConfig,
     PretrainConfig,
@@ -85,6 +86,7 @@ COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
     ("`rl-adapt`", AdaptConfig),
+    ("`rl-export`", ExportConfig),
 )
 GROUPS: tuple[tuple[str, type], ...] = (
     ("policy", PolicyConfig),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Interval
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rl.bounds import (
     Bounded,
@@ -519,6 +519,18 @@ class AdaptConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
 
 
+@dataclass
+class ExportConfig(Bounded):
+    """`rl-export`: a policy written again in another form, file by file: to be served, uploaded or trained."""
+
+    path: str = MISSING  # directory of the policy, or owner/name of one on the hub
+    out: str = MISSING  # directory for the new files; must be empty or not there yet
+    dtype: Annotated[str, OneOf(("float32", "bfloat16", "float8"))] = (
+        "bfloat16"  # float32 | bfloat16 | float8 (blocks of 128 x 128, for engines)
+    )
+    shard_gb: PositiveFloat = 5.0  # size of each file, and what is held in memory
+
+
 SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "train": TrainConfig,
     "pretrain": PretrainConfig,
@@ -530,6 +542,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "compare": CompareConfig,
     "agreement": AgreementConfig,
     "diagnose": DiagnoseConfig,
+    "export": ExportConfig,
 }
 
 

@@ -57,6 +57,9 @@ class LearnerConfig(Bounded):
     # Targets that the output head scores at once; null: all of a micro-batch. The same gradient; the largest tensor of
     # the head is then [head_rows, vocabulary]: 512 x 150,000 float32 are 0.3 GB.
     head_rows: PositiveInt | None = None
+    # True: the weights that learn, their gradients' sums and AdamW's state stay in the host's memory, and the step is
+    # made there; the device keeps the copy that computes (in compute_dtype). The same step, for a GPU that is small.
+    offload_optimizer: bool = False
     # Adapters instead of full training.
     lora: LoraConfig = field(default_factory=LoraConfig)
     # DSA indexer during RL: "frozen", or "kl": trained alongside, by its own KL loss.

@@ -80,7 +80,9 @@ class Learner:
         for name, parameter in named:
             learns = ".lora_" in name if self.lora is not None else self.train_indexer or not is_indexer(name)
             parameter.requires_grad_(learns)
-        self.compute = ComputeWeights(policy, config.compute_dtype, share_frozen=self.lora is not None)
+        self.compute = ComputeWeights(
+            policy, config.compute_dtype, share_frozen=self.lora is not None, offload=config.offload_optimizer
+        )
         self.compute.policy.set_recompute(config.recompute)
         self.reference: Policy | None = None
         if self.lora is not None and objective.ref_refresh_every and objective.uses_reference:
@@ -88,7 +90,8 @@ class Learner:
         if (
             objective.uses_reference and self.lora is None
         ):  # it rounds as the policy does: their KL is 0 while the weights are equal
-            self.reference = cast_copy(reference or policy, self.compute.dtype)
+            self.reference = cast_copy(reference or self.compute.policy, self.compute.dtype)
+            self.reference.module.to(self.device)
             for _, parameter in self.reference.named_parameters():
                 parameter.requires_grad_(False)
         self.optimizer = Optimizer(
@@ -181,10 +184,12 @@ class Learner:
     ) -> ProbeScores:
         """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
         ours = self._sequence_logprobs(self.compute.policy, tokens, replay)
-        if self.compute.dtype == torch.bfloat16:  # the base of an adapter exists in bfloat16 only
-            other = self.policy if self.lora is None else cast_copy(self.compute.policy, torch.float32)
-        else:
-            other = cast_copy(self.policy, torch.bfloat16)
+        if self.compute.dtype == torch.float32:
+            other = cast_copy(self.compute.policy, torch.bfloat16)
+        elif self.lora is None and device_of(self.policy) == self.device:
+            other = self.policy
+        else:  # the masters are on the host, or the base of an adapter exists in bfloat16 only
+            other = cast_copy(self.compute.policy, torch.float32)
         noise = (self._sequence_logprobs(other, tokens, replay) - ours).square().mean().sqrt()
         dtype = coarser(engine_dtype, self.config.compute_dtype)
         return ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))

@@ -28,24 +28,30 @@ RESULT_ULPS = 8.0  # of a float32 log-prob itself: softmax and logarithm round t
 class ComputeWeights:
     """``policy``: what runs forward and backward, in ``dtype``; its gradients are added to the masters' in float32.
 
-    With float32 it is the masters themselves. ``share_frozen``: a master that does not learn exists in ``dtype`` only
-    (the base of an adapter: no float32 copy of it). Set ``requires_grad`` of the masters before, and call ``refresh``
-    after every change of them. Raises ValueError for masters that are not float32.
+    With float32 it is the masters themselves, unless ``offload`` is set: the masters move to the host's memory then,
+    where their gradients are summed and the optimiser works, and their device keeps the copy alone (ZeRO-Offload, Ren
+    et al. 2021). ``share_frozen``: a master that does not learn exists in ``dtype`` only (the base of an adapter: no
+    float32 copy of it). Set ``requires_grad`` of the masters before, and call ``refresh`` after every change of them.
+    Raises ValueError for masters that are not float32.
     """
 
-    def __init__(self, masters: Policy, dtype: str, share_frozen: bool = False) -> None:
+    def __init__(self, masters: Policy, dtype: str, share_frozen: bool = False, offload: bool = False) -> None:
         self.masters, self.dtype = masters, DTYPES[dtype]
         if wrong := [name for name, parameter in masters.named_parameters() if parameter.dtype != torch.float32]:
             raise ValueError(f"master weights must be float32: {wrong[0]} is not ({len(wrong)} of them)")
         self.policy = masters
         self._pairs: list[tuple[Tensor, Tensor]] = []  # (master, its cast copy)
-        if self.dtype == torch.float32:
+        if self.dtype == torch.float32 and not offload:
             return
+        device = next(masters.named_parameters())[1].device
+        if offload:
+            masters.module.to("cpu")
         if share_frozen:
             for name, parameter in masters.named_parameters():
                 if not (parameter.requires_grad or stays_float32(masters.module, name)):
                     parameter.data = parameter.data.to(self.dtype)
-        self.policy = cast_copy(masters, self.dtype, share=True)
+        self.policy = cast_copy(masters, self.dtype, share=not offload)
+        self.policy.module.to(device)
         pairs = zip(masters.named_parameters(), self.policy.named_parameters(), strict=True)
         for (_, master), (_, cast) in pairs:
             if cast is master:
@@ -82,7 +88,7 @@ def _add_to(master: nn.Parameter, cast: Tensor) -> None:
     """Move the gradient of ``cast`` to ``master``, in float32."""
     assert cast.grad is not None
     if master.grad is None:
-        master.grad = cast.grad.to(master.dtype)
+        master.grad = cast.grad.to(master.device, master.dtype)
     else:
-        master.grad += cast.grad
+        master.grad += cast.grad.to(master.device)
     cast.grad = None

@@ -27,6 +27,7 @@ from torch import Tensor
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SCALE = "_scale_inv"
 BLOCK = (128, 128)
+OPEN_FILES = 4  # what was read of an open file stays in this process's memory
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FP8_NAMES = ("F8_E4M3", "F8_E5M2")
 _NOT_MODEL = ("adapter", "consolidated")  # what other tools lay beside a model
@@ -64,6 +65,11 @@ class CheckpointFiles:
         return {name: tuple(self._slice(name).get_shape()) for name in self.names}
 
     @cached_property
+    def fp8(self) -> set[str]:
+        """Names of the tensors that are stored in FP8."""
+        return {name for name in self.names if self._slice(name).get_dtype() in _FP8_NAMES}
+
+    @cached_property
     def block(self) -> tuple[int, int]:
         """Rows and columns of an FP8 block."""
         config = self.directory / "config.json"
@@ -91,9 +97,7 @@ class CheckpointFiles:
 
     def check_scales(self) -> None:
         """Raise CheckpointError for an FP8 tensor without its scales, or with scales of another shape."""
-        for name in self.names:
-            if self._slice(name).get_dtype() not in _FP8_NAMES:
-                continue
+        for name in sorted(self.fp8):
             if name + SCALE not in self._file_of:
                 self.tensor(name)  # says so
             rows, columns = self.shapes[name]
@@ -139,14 +143,18 @@ class CheckpointFiles:
     def _open(self, file: Path) -> Any:
         from safetensors import SafetensorError, safe_open
 
-        if file not in self._handles:
+        handle = self._handles.pop(file, None)
+        if handle is None:
             try:
-                self._handles[file] = safe_open(str(file), framework="pt")
+                handle = safe_open(str(file), framework="pt")
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(
                     f"{file.name} cannot be read ({error}): half a download, or damaged; fetch it again"
                 ) from error
-        return self._handles[file]
+        self._handles[file] = handle  # the last that was used
+        while len(self._handles) > OPEN_FILES:
+            del self._handles[next(iter(self._handles))]
+        return handle
 
     def _slice(self, name: str) -> Any:
         return self._open(self._file_of[name]).get_slice(name)

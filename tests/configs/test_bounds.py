@@ -35,7 +35,7 @@ from rl.run.preflight import typed
 CONFIGS = {
     "`rl-train`": "train", "`rl-eval`": "evaluate", "`rl-compare`": "compare", "`rl-judge`": "agreement",
     "`rl-diagnose`": "diagnose", "`rl-coldstart`": "coldstart", "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
-    "`rl-chat`": "chat", "`rl-view`": "view",
+    "`rl-chat`": "chat", "`rl-view`": "view", "`rl-export`": "export",
 }  # fmt: skip
 NEEDS = {"adapt": ["experiment=needle"], "agreement": []}  # what a configuration needs to be whole
 

@@ -60,5 +60,11 @@ def test_on_a_run(text: str, place: Path) -> None:
     name, *words = words_of(text)
     small = ("eval.n_tasks=1", "eval.k=1") if name == "rl-eval" else ()
     output = Command(name, *words, *small, cwd=place).wait()
-    said = {"rl-eval": "held-out evaluation", "rl-chat": "outcome", "rl-diagnose": "numerics", "rl-compare": "cost"}
+    said = {
+        "rl-eval": "held-out evaluation",
+        "rl-chat": "outcome",
+        "rl-diagnose": "numerics",
+        "rl-compare": "cost",
+        "rl-export": "saved",
+    }
     assert said[name] in output

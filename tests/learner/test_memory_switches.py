@@ -18,7 +18,12 @@ from rl.policy.loading import build_policy, load_policy
 from rl.types import Group
 
 Groups = Callable[..., list[Group]]
-SWITCHES: list[dict[str, Any]] = [{"recompute": True}, {"head_rows": 5}, {"recompute": True, "head_rows": 7}]
+SWITCHES: list[dict[str, Any]] = [
+    {"recompute": True},
+    {"head_rows": 5},
+    {"recompute": True, "head_rows": 7},
+    {"offload_optimizer": True},
+]
 
 
 def gradient(policy: Policy, groups: list[Group], folder: Path, **config: Any) -> tuple[torch.Tensor, dict[str, float]]:
@@ -109,3 +114,21 @@ def test_less_is_kept(tmp_path: Path) -> None:
     assert recomputed < 0.5 * plain
     assert pieces < recomputed
     assert largest < 599 * 64 * 4, "no [targets, vocabulary] float32 tensor is kept"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_steps_with_the_optimizer_on_the_host_are_the_same(
+    policy_config: dict, make_groups: Groups, tmp_path: Path, dtype: str
+) -> None:
+    """Two steps with a KL term: equal weights, and what computes shares no memory with what learns."""
+    groups, objective = make_groups(), ObjectiveConfig(kl_coef=0.1)
+    trained = []
+    for offload in (False, True):
+        config = LearnerConfig(lr=1e-3, threads=1, compute_dtype=dtype, offload_optimizer=offload)
+        trainer = Learner(build_policy(policy_config), config, objective, tmp_path)
+        for _ in range(2):
+            trainer.step(groups)
+        trained.append(trainer.weights())
+    assert all(bool((torch.as_tensor(trained[1][n]) == torch.as_tensor(v)).all()) for n, v in trained[0].items())
+    masters = {p.data_ptr() for _, p in trainer.policy.named_parameters()}
+    assert masters.isdisjoint(p.data_ptr() for _, p in trainer.compute.policy.named_parameters())

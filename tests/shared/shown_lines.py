@@ -27,6 +27,7 @@ CONFIG_OF = {
     "rl-adapt": "adapt",
     "rl-diagnose": "diagnose",
     "rl-judge": "agreement",
+    "rl-export": "export",
 }
 LEVELS = (ROOT / "docs" / "environments.md").read_text()
 LEVELS = LEVELS[LEVELS.index("## Three levels of environments") : LEVELS.index("## The parts")]
