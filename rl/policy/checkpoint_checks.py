@@ -13,10 +13,8 @@ from typing import Any
 import torch
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
-from rl.policy.hf import unsupported
 from rl.policy.io import check_names, unstack_experts
-
-DSA_TYPES = ("deepseek_v32",)  # model types that our own DSA model computes
+from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
 
 
 def check_checkpoint(directory: str | Path, largest_token: int | None = None) -> None:
@@ -26,6 +24,8 @@ def check_checkpoint(directory: str | Path, largest_token: int | None = None) ->
     """
     directory = Path(directory)
     config = read_config(directory)
+    if why := unsupported(config):
+        raise CheckpointError(why)
     vocab_size = config.get("vocab_size")
     if largest_token is not None and isinstance(vocab_size, int) and largest_token >= vocab_size:
         raise CheckpointError(
@@ -33,7 +33,7 @@ def check_checkpoint(directory: str | Path, largest_token: int | None = None) ->
             "the tokenizer of another model"
         )
     files = CheckpointFiles(directory)
-    if config["model_type"] in DSA_TYPES:
+    if config["model_type"] in DSA_ARCHITECTURES:
         _check_dsa(directory)
     else:
         files.check_scales()
@@ -56,12 +56,10 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _check_dsa(directory: Path) -> None:
-    from transformers import DeepseekV32Config
-
     from rl.policy.model import DSAForCausalLM
 
     with torch.device("meta"):
-        model = DSAForCausalLM(DeepseekV32Config.from_pretrained(str(directory)))
+        model = DSAForCausalLM(dsa_config(directory))
     check_names(directory, model)
 
 
@@ -74,8 +72,6 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
     if kind not in CONFIG_MAPPING:
         own = " It brings code of its own (auto_map), which is not run." if config.get("auto_map") else ""
         raise CheckpointError(f"model_type={kind} is unknown to the installed transformers.{own}")
-    if why := unsupported(config):
-        raise CheckpointError(why)
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
