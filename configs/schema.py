@@ -43,7 +43,7 @@ class PolicyConfig(Bounded):
     section: ClassVar[str] = "policy"
 
     preset: Annotated[str, OneOf(("tiny_dsa", "deepseek_v32", "hf"))] = (
-        "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (any AutoModelForCausalLM)
+        "tiny_dsa"  # tiny_dsa | deepseek_v32 (our model) | hf (AutoModelForCausalLM, or GLM-5)
     )
     path: str | None = None  # directory in Hugging Face format, or a hub id (owner/name); hf and deepseek_v32 need it
     renderer: Annotated[str, OneOf(("v32", "hf"))] = (

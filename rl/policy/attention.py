@@ -17,15 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionContext, AttentionSpec, MLAQuery, MLARow
-from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, softmax_scale, weight_of
+from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, rope_pairs, softmax_scale, weight_of
 from rl.policy.replay import IndexerTap
 
 
 class Indexer(nn.Module):
-    """Lightning indexer (V3.2 eq. 1 and its released code). Hadamard rotation and FP8 are omitted: no-ops in fp32."""
+    """Lightning indexer (V3.2 eq. 1 and its released code). Hadamard rotation and FP8 are omitted: no-ops in fp32.
+
+    V3.2 rotates halves of the first dims, GLM-5 interleaved pairs.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        self.rope = rope_pairs if config.model_type == "glm_moe_dsa" else rope_half_split
         self.n_heads, self.head_dim = config.index_n_heads, config.index_head_dim
         self.wq_b = nn.Linear(config.q_lora_rank, self.n_heads * self.head_dim, bias=False)
         self.wk = nn.Linear(config.hidden_size, self.head_dim, bias=False)
@@ -35,17 +39,36 @@ class Indexer(nn.Module):
 
     def forward(self, x: Tensor, qr: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """index_q [T, Hi, di], scaled index_w [T, Hi], index_k [T, di]; x [T, hidden], qr [T, q_lora]."""
-        q = rope_half_split(self.wq_b(qr).view(-1, self.n_heads, self.head_dim), cos, sin)
+        q = self.rope(self.wq_b(qr).view(-1, self.n_heads, self.head_dim), cos, sin)
         k = self.wk(x)
         k = F.layer_norm(
             k.float(), (self.head_dim,), self.k_norm.weight.float(), self.k_norm.bias.float(), self.k_norm.eps
         ).to(k.dtype)
         w = F.linear(x.to(self.weights_proj.weight.dtype), self.weights_proj.weight).float() * self.score_scale
-        return q, w, rope_half_split(k, cos, sin)
+        return q, w, self.rope(k, cos, sin)
+
+
+def lenders(config: Any) -> list[int]:
+    """The layer whose choice each layer attends to: itself, or for a "shared" one the last "full" one before it.
+
+    ``indexer_types`` of the configuration, "full" or "shared" per layer (GLM-5.2, arXiv 2603.12201); V3.2 has none: an
+    indexer in every layer. Raises ValueError when it has another length or entry, or begins with "shared".
+    """
+    layers = range(config.num_hidden_layers)
+    kinds = getattr(config, "indexer_types", None) or ["full" for _ in layers]
+    if len(kinds) != len(layers) or kinds[0] != "full" or not {*kinds} <= {"full", "shared"}:
+        raise ValueError(
+            f"indexer_types is {kinds[:4]}... for {len(layers)} layers; expected 'full' or 'shared' for each layer, "
+            "the first one 'full'"
+        )
+    return [max(full for full in layers[: layer + 1] if kinds[full] == "full") for layer in layers]
 
 
 class MLAttention(nn.Module):
-    """One attention layer; parameters carry Hugging Face's DeepseekV32 names."""
+    """One attention layer; parameters carry Hugging Face's DeepseekV32 names.
+
+    ``indexer`` is None in a layer that attends to the choice of an earlier one.
+    """
 
     def __init__(self, config: Any, layer: int) -> None:
         super().__init__()
@@ -60,13 +83,17 @@ class MLAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(self.kv_lora)
         self.kv_b_proj = nn.Linear(self.kv_lora, self.heads * (self.nope + self.v_dim), bias=False)
         self.o_proj = nn.Linear(self.heads * self.v_dim, config.hidden_size, bias=config.attention_bias)
-        self.indexer = Indexer(config)
+        lender = lenders(config)
+        borrows = lender[layer] != layer
+        self.indexer = None if borrows else Indexer(config)
         self.spec = AttentionSpec(
             scale=softmax_scale(config),
             topk=config.index_topk,
             latent_dim=self.kv_lora,
             rope_dim=self.rope,
             index_dim=config.index_head_dim,
+            borrows=lender[layer] if borrows else None,
+            lends=lender.count(layer) > 1,
         )
 
     def forward(
@@ -82,11 +109,14 @@ class MLAttention(nn.Module):
         w_uk, w_uv = up.split([self.nope, self.v_dim], dim=1)
         q_abs = (q_nope.transpose(0, 1) @ w_uk).transpose(0, 1)  # [T, H, C]
 
-        # The indexer learns from L_I only (V3.2 sec. 2.1.1), so its inputs are detached, and without L_I
-        # nothing of it needs a graph.
-        learns = tap is not None and tap.record is not None and tap.record.want_indexer_kl != "off"
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            index_q, index_w, index_k = self.indexer(x.detach(), qr.detach(), cos, sin)
+        if self.indexer is None:
+            index_q, index_w, index_k = x.new_empty(tokens, 0, 0), x.new_empty(tokens, 0), x.new_empty(tokens, 0)
+        else:
+            # The indexer learns from L_I only (V3.2 sec. 2.1.1), so its inputs are detached, and without L_I
+            # nothing of it needs a graph.
+            learns = tap is not None and tap.record is not None and tap.record.want_indexer_kl != "off"
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+                index_q, index_w, index_k = self.indexer(x.detach(), qr.detach(), cos, sin)
 
         query = MLAQuery(q_abs, rope_interleaved(q_rope, cos, sin), index_q, index_w)
         row = MLARow(self.kv_a_layernorm(latent), rope_interleaved(k_rope, cos, sin), index_k)

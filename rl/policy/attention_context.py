@@ -37,13 +37,19 @@ SCORE_TILE = 1 << 20  # floats of per-head index scores at a time (see GATHER_TI
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Constants of one attention layer: softmax scale, index_topk, widths of the cache row's parts."""
+    """Constants of one attention layer: softmax scale, index_topk, widths of the cache row's parts.
+
+    ``borrows``: the layer has no indexer and attends to what that earlier layer chose (GLM-5.2's index sharing).
+    ``lends``: a later layer attends to this one's choice.
+    """
 
     scale: float
     topk: int
     latent_dim: int
     rope_dim: int
     index_dim: int
+    borrows: int | None = None
+    lends: bool = False
 
     @property
     def row_dim(self) -> int:
@@ -54,7 +60,7 @@ class AttentionSpec:
 class MLAQuery:
     """Absorbed queries: q_abs [T, H, C], q_rope [T, H, R], index_q [T, Hi, di], index_w [T, Hi].
 
-    index_w carries Hi^-0.5 * di^-0.5.
+    index_w carries Hi^-0.5 * di^-0.5. A layer that borrows its choice has no index heads (Hi = 0).
     """
 
     q_abs: Tensor
@@ -91,6 +97,10 @@ class Block(NamedTuple):
     kind: BlockKind
 
 
+# What a block attends to: bool [block, end] and/or int64 [block, topk]; see ``PackedContext._choice``.
+Choice = tuple[Tensor | None, Tensor | None]
+
+
 class PackedContext:
     """Several whole sequences concatenated; causal inside each, blind across them.
 
@@ -122,23 +132,32 @@ class PackedContext:
         self.gather_from = gather_from
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
+        self._lent: dict[int, tuple[list[Block], list[Choice]]] = {}  # by the layer that chose
         self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
 
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)  # [T, H, C+R]
         rows = torch.cat([kv.latent, kv.k_rope], dim=-1)  # [T, C+R]
         watched = tap is not None and tap.watches
-        blocks = self._blocks(spec.topk, watched)
+        made: list[Choice] = []
+        if spec.borrows is not None:
+            blocks, made = self._lent[spec.borrows]
+        else:
+            blocks = self._blocks(spec.topk, watched)
         # Split once for all sequences: backward is then one concatenation, not a sum of padded slices.
         rows_of = rows.split(self.lengths)
-        outs, choices = [], []
-        for block, part in zip(blocks, query.split([b.end - b.begin for b in blocks]), strict=True):
+        outs, choices, lent = [], [], []
+        for i, (block, part) in enumerate(zip(blocks, query.split([b.end - b.begin for b in blocks]), strict=True)):
             seen = rows_of[block.seq]
             if block.end < len(seen):
                 seen = seen[: block.end]
             mask = indices = None
-            if watched or block.kind != "causal":  # a record takes L_I of causal blocks too
+            if made:
+                mask, indices = made[i]
+            elif watched or block.kind != "causal":  # a record takes L_I of causal blocks too
                 mask, indices = self._choice(block, part, seen, q, kv, spec, tap)
+            if spec.lends:
+                lent.append((mask, indices))
             if indices is not None:
                 choices.append(indices)
                 if block.kind == "gathered":
@@ -147,6 +166,10 @@ class PackedContext:
             mask = mask[None] if mask is not None and block.kind == "masked" else None
             out = row_attention(part.transpose(0, 1)[None], seen[None], mask, spec.scale)
             outs.append(out[0].transpose(0, 1))
+        if spec.lends:
+            if not torch.is_grad_enabled():
+                self._lent.clear()  # nothing is run again: only the last choice will be asked for
+            self._lent[layer] = blocks, lent
         if tap is not None and tap.record is not None and tap.record.want_indexer:
             if self.mode == "dense":
                 raise ValueError("want_indexer=True needs mode='sparse': a dense context makes no choice")
@@ -215,7 +238,7 @@ class PackedContext:
         kv: MLARow,
         spec: AttentionSpec,
         tap: IndexerTap | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> Choice:
         """The block's choice: bool [block, block.end] if it attends with a mask; int64 [block, topk] if it gathers or
         is recorded. Adds the block's L_I to the record when asked."""
         record = tap.record if tap is not None else None

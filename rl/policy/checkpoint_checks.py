@@ -15,11 +15,9 @@ import torch
 from torch import nn
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
-from rl.policy.hf import unsupported
 from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
-
-DSA_TYPES = ("deepseek_v32",)  # model types that our own DSA model computes
+from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
 
 
 def check_checkpoint(
@@ -32,6 +30,8 @@ def check_checkpoint(
     """
     directory = Path(directory)
     config = read_config(directory)
+    if why := unsupported(config):
+        raise CheckpointError(why)
     vocab_size = config.get("vocab_size")
     if largest_token is not None and isinstance(vocab_size, int) and largest_token >= vocab_size:
         raise CheckpointError(
@@ -39,7 +39,7 @@ def check_checkpoint(
             "the tokenizer of another model"
         )
     files = CheckpointFiles(directory)
-    if config["model_type"] in DSA_TYPES:
+    if config["model_type"] in DSA_ARCHITECTURES:
         model: nn.Module = _check_dsa(directory)
     else:
         files.check_scales()
@@ -67,12 +67,10 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _check_dsa(directory: Path) -> nn.Module:
-    from transformers import DeepseekV32Config
-
     from rl.policy.model import DSAForCausalLM
 
     with torch.device("meta"):
-        model = DSAForCausalLM(DeepseekV32Config.from_pretrained(str(directory)))
+        model = DSAForCausalLM(dsa_config(directory))
     check_names(directory, model)
     return model
 
@@ -86,8 +84,6 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
     if kind not in CONFIG_MAPPING:
         own = " It brings code of its own (auto_map), which is not run." if config.get("auto_map") else ""
         raise CheckpointError(f"model_type={kind} is unknown to the installed transformers.{own}")
-    if why := unsupported(config):
-        raise CheckpointError(why)
     with torch.device("meta"):
         try:
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))

@@ -81,8 +81,9 @@ class DSAPolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in self.module.decoder_layers:
-                layer.self_attn.indexer.apply(self.module._init_weights)
-                layer.self_attn.indexer.k_norm.reset_parameters()
+                if (indexer := layer.self_attn.indexer) is not None:
+                    indexer.apply(self.module._init_weights)
+                    indexer.k_norm.reset_parameters()
 
     def save(self, directory: str | Path) -> None:
         save_dsa(self.module, directory)

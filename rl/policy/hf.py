@@ -7,7 +7,7 @@ never sees the padding after it, so no mask is needed and positions are a plain 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -21,26 +21,7 @@ from rl.policy.attention_context import AttentionMode
 from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.replay import Record, Replay
-
-# Config fields by which some families change logits after lm_head; those are not supported.
-_LOGIT_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-_EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-
-
-def unsupported(config: Mapping[str, Any]) -> str | None:
-    """Why a model with this config.json cannot be trained; None: it can."""
-    kind = config["model_type"]
-    if changed := [name for name in _LOGIT_FIELDS if config.get(name) not in (None, 1, 1.0)]:
-        return f"model_type={kind}: {changed[0]} changes logits after lm_head, which is not supported"
-    if any(config.get(name) for name in _EXPERT_FIELDS) and kind not in GATES:
-        return (
-            f"model_type={kind} has experts whose routing is not known; with experts: deepseek_v32, {', '.join(GATES)}"
-        )
-    if kind == "deepseek_v3":  # transformers always computes the released router; vLLM reads config.json
-        for name, value in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
-            if config.get(name) != value:
-                return f"model_type={kind} with {name}={config.get(name)}: only {value}, the released router, is known"
-    return None
+from rl.policy.supported import unsupported
 
 
 class HFPolicy:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+from rl.policy.supported import DSA_ARCHITECTURES, dsa_config
 
 if TYPE_CHECKING:
     from rl.policy.model import DSAForCausalLM
@@ -72,7 +73,10 @@ def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
 
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
-    model.config.architectures = ["DeepseekV32ForCausalLM"]
+    model.config.architectures = [DSA_ARCHITECTURES[model.config.model_type]]
+    if model.config.model_type == "glm_moe_dsa":  # what transformers does by itself, vLLM's own model only when told
+        model.config.indexer_rope_interleave = True
+        model.config.index_topk_pattern = "".join(kind[0].upper() for kind in model.config.indexer_types)
     model.config.dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
     model.config.save_pretrained(path)
     state = model.state_dict()
@@ -88,12 +92,10 @@ def load_dsa(directory: str | Path) -> DSAForCausalLM:
     Weights are copied tensor by tensor into their place: memory is the model's plus one tensor. Multi-token prediction
     layers are left out. Raises CheckpointError on missing, unknown or misshapen weights, NaN and infinity.
     """
-    from transformers import DeepseekV32Config
-
     from rl.policy.layers import Rotary
     from rl.policy.model import DSAForCausalLM
 
-    config = DeepseekV32Config.from_pretrained(str(directory))
+    config = dsa_config(directory)
     if hasattr(config, "quantization_config"):  # of the file; a policy that is saved is not quantised
         del config.quantization_config
     with torch.device("meta"):

@@ -1,7 +1,8 @@
 """Small shared layers: RMSNorm, rotary embeddings in both layouts, the gated MLP.
 
-RoPE (V3.2's released code): MLA rotates INTERLEAVED pairs (x0,x1),(x2,x3)...; the indexer rotates HALF-SPLIT
-pairs (x0,x_{d/2})... Mixing them up keeps outputs coherent and silently ruins long-context retrieval.
+RoPE (V3.2's released code): MLA rotates INTERLEAVED pairs (x0,x1),(x2,x3)...; V3.2's indexer rotates HALF-SPLIT
+pairs (x0,x_{d/2})..., GLM-5's interleaved ones. Mixing them up keeps outputs coherent and silently ruins long-context
+retrieval.
 """
 
 from __future__ import annotations
@@ -117,6 +118,12 @@ def rope_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = cos.shape[-1]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+
+
+def rope_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``rope_interleaved`` on the FIRST 2*len(cos) dims of x [T, ..., d]; the rest passes through."""
+    turned = 2 * cos.shape[-1]
+    return torch.cat([rope_interleaved(x[..., :turned], cos, sin), x[..., turned:]], dim=-1)
 
 
 def _align(x: Tensor, table: Tensor) -> Tensor:

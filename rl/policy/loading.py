@@ -14,11 +14,13 @@ import torch
 
 from rl.policy.api import Policy
 from rl.policy.attention_context import AttentionMode
-from rl.policy.checkpoint_checks import DSA_TYPES, read_config
+from rl.policy.checkpoint_checks import read_config
+from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.dsa import DSAPolicy
 from rl.policy.io import load_dsa
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import PRESETS
+from rl.policy.supported import DSA_ARCHITECTURES, unsupported
 
 
 def build_policy(cfg: Mapping[str, Any]) -> Policy:
@@ -48,9 +50,13 @@ def build_policy(cfg: Mapping[str, Any]) -> Policy:
 def load_policy(directory: str | Path, mode: AttentionMode = "sparse") -> Policy:
     """The policy stored in ``directory``, in float32: DSA if config.json says so, else a Hugging Face model.
 
-    Raises CheckpointError (a ValueError) when there is none, or its weights do not fit its configuration.
+    Raises CheckpointError (a ValueError) when there is none, when it is of a kind that cannot be trained, or when its
+    weights do not fit its configuration.
     """
-    if read_config(Path(directory))["model_type"] in DSA_TYPES:
+    config = read_config(Path(directory))
+    if why := unsupported(config):
+        raise CheckpointError(why)
+    if config["model_type"] in DSA_ARCHITECTURES:
         return DSAPolicy(load_dsa(directory), mode)
     from rl.policy.hf import HFPolicy
 

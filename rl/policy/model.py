@@ -1,7 +1,7 @@
-"""DeepSeek-V3.2's transformer on flat tokens: x += MLA(norm(x)); x += FFN(norm(x)), FFN dense or MoE.
+"""DeepSeek-V3.2's and GLM-5's transformer on flat tokens: x += MLA(norm(x)); x += FFN(norm(x)), FFN dense or MoE.
 
 One definition for learner and engine: the attention context decides which rows a query sees.
-Parameters carry Hugging Face's DeepseekV32ForCausalLM names.
+Parameters carry Hugging Face's names (DeepseekV32ForCausalLM, GlmMoeDsaForCausalLM).
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class DSAForCausalLM(nn.Module):
         self.num_experts = config.n_routed_experts
         self.moe_layers = [layer.mlp for layer in self.decoder_layers if isinstance(layer.mlp, MoE)]
         self.num_moe_layers = len(self.moe_layers)
+        self.num_indexers = sum(layer.self_attn.indexer is not None for layer in self.decoder_layers)
         self.apply(self._init_weights)
 
     @property
@@ -115,10 +116,12 @@ class DSAForCausalLM(nn.Module):
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         replay = replay or Replay()
         taps_indexer = record is not None and (record.want_indexer or record.want_indexer_kl != "off")
-        moe = 0
-        for i, layer in enumerate(self.decoder_layers):
-            tap = replay.indexer_tap(i, record if taps_indexer else None)
-            expert_tap = None
+        moe = indexers = 0
+        for layer in self.decoder_layers:
+            tap = expert_tap = None
+            if layer.self_attn.indexer is not None:  # a layer that borrows a choice follows what is forced there
+                tap = replay.indexer_tap(indexers, record if taps_indexer else None)
+                indexers += 1
             if isinstance(layer.mlp, MoE):
                 expert_tap = replay.expert_tap(moe)
                 moe += 1

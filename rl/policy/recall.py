@@ -32,18 +32,22 @@ class RecallContext:
         self.inner, self.topk = inner, topk
         self.positions = inner.positions
         self.mass: dict[str, list[Tensor]] = {choice: [] for choice in CHOICES}
+        self._index: tuple[Tensor, Tensor, Tensor]  # of the last layer with an indexer: its choice is lent to others
 
     @torch.no_grad()
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)
         rows = torch.cat([kv.latent, kv.k_rope], dim=-1)
         k = self.topk or spec.topk
+        if spec.borrows is None:
+            self._index = q.index_q, q.index_w, kv.index_k
+        index_q, index_w, index_k = self._index
         measured = {choice: torch.full((len(rows),), float("nan"), device=rows.device) for choice in CHOICES}
         for start, length in zip(self.inner.bounds, self.inner.lengths, strict=False):
             for begin in range(min(k, length), length, self.inner.chunk):
                 end = min(begin + self.inner.chunk, length)
                 asks, seen = slice(start + begin, start + end), slice(start, start + end)
-                scores = index_scores(q.index_q[asks], q.index_w[asks], kv.index_k[seen])
+                scores = index_scores(index_q[asks], index_w[asks], index_k[seen])
                 shares = recalled(query[asks].transpose(0, 1), rows[seen], scores, spec.scale, k)
                 for choice, values in shares.items():
                     measured[choice][asks] = values

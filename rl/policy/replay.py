@@ -23,7 +23,7 @@ class ReplayError(RuntimeError):
 class Replay:
     """Recorded choices of one packed forward pass; pass a fresh one to each pass.
 
-    ``experts`` int64 [T, L_moe, K]; ``valid`` bool [T]; ``indexer`` int64 [T, L, k], positions
+    ``experts`` int64 [T, L_moe, K]; ``valid`` bool [T]; ``indexer`` int64 [T, L, k] of the L indexers, positions
     inside the row's own sequence, -1 where unused. Rows where ``valid`` is False choose live.
     ``force_experts`` / ``force_indexer``: False only compares the live choice with the recorded one.
 
@@ -62,7 +62,7 @@ class Replay:
         return ExpertTap(recorded, self.valid, self.force_experts, self.expert_overlaps)
 
     def indexer_tap(self, layer: int, record: Record | None) -> IndexerTap | None:
-        """The recorded rows of one attention layer, and the record to fill; None when there is neither."""
+        """The recorded rows of one indexer (in the order of the layers), and the record to fill; None: neither."""
         recorded = self._take("indexer", layer)
         if recorded is None:
             return None if record is None else IndexerTap(None, None, record)
@@ -92,7 +92,7 @@ class Replay:
 class Record:
     """What to collect in one forward pass; pass a fresh one to each pass.
 
-    Results: ``experts`` int64 [T, L_moe, K]; ``indexer`` int64 [T, L, k] (-1 = unused);
+    Results: ``experts`` int64 [T, L_moe, K]; ``indexer`` int64 [T, L, k] of the L indexers (-1 = unused);
     ``indexer_kl`` scalar, sum over layers and tokens of L_I (V3.2 sec. 2.1.1), with gradients that reach
     only the indexer; ``indexer_kl_tokens`` the number of (layer, token) terms in that sum.
     """

@@ -94,16 +94,16 @@ def check(cfg: AdaptConfig) -> None:
         check_preset(cfg.policy)
         config = PRESETS[cfg.policy.preset](cfg.data.needles.vocab_size, **cfg.policy.overrides)
     else:
-        from transformers import DeepseekV32Config
+        from rl.policy.supported import DSA_ARCHITECTURES, dsa_config
 
         directory = policy_directory("policy.path", cfg.policy.path)
         kind = json.loads((directory / "config.json").read_text()).get("model_type")
-        if kind != "deepseek_v32":
+        if kind not in DSA_ARCHITECTURES:
             raise ValueError(
                 f"policy.path={cfg.policy.path} is a {kind!r} model without DSA's indexer; give one with "
-                "model_type 'deepseek_v32'"
+                f"model_type {' or '.join(DSA_ARCHITECTURES)}"
             )
-        config = DeepseekV32Config.from_pretrained(directory)
+        config = dsa_config(directory)
     for name, stage in (("warmup", cfg.warmup), ("sparse", cfg.sparse)):
         if cfg.data.source == "text" and stage.length not in (None, cfg.data.length):
             raise ValueError(

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from rl.policy.supported import DSA_ARCHITECTURES
 from rl.rollout.config import EngineConfig
-from rl.rollout.vllm_plugin import ARCHITECTURE, BACKEND_VARIABLE, dsa_backend_here
+from rl.rollout.vllm_plugin import BACKEND_VARIABLE, dsa_backend_here
 from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
@@ -467,7 +468,7 @@ def _default_block_size(model_dir: Path) -> int | None:
     smallest that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
     import torch
 
-    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures", [])
-    if ARCHITECTURE in architectures and dsa_backend_here() == "torch":
+    kind = json.loads((model_dir / "config.json").read_text())["model_type"]
+    if kind in DSA_ARCHITECTURES and dsa_backend_here() == "torch":
         return 16
     return None if torch.cuda.is_available() else 32

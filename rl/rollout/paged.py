@@ -197,6 +197,7 @@ class PagedContext:
         self.slots = slots
         self.buckets = buckets
         self.caches = caches
+        self._lent: list[torch.Tensor] = []  # the last choice that a later layer will ask for, by bucket
 
     def attend(
         self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None
@@ -206,13 +207,19 @@ class PagedContext:
             raise ValueError("a paged context records indexer choices only: replay and L_I belong to the learner")
         cache = self.caches[layer]
         cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1))
-        cache.index.index_copy_(0, self.slots, kv.index_k)
+        if spec.borrows is None:
+            cache.index.index_copy_(0, self.slots, kv.index_k)
+            chosen = [_choose(bucket, cache, q, spec) for bucket in self.buckets]
+        else:
+            chosen = self._lent
+        if spec.lends:
+            self._lent = chosen
         query = torch.cat((q.q_abs, q.q_rope), dim=-1)
         choice = query.new_full((len(query), spec.topk), -1, dtype=torch.long) if tap is not None else None
         whole = len(self.buckets) == 1 and self.buckets[0].put is None
         out = query if whole else torch.empty_like(q.q_abs)
-        for bucket in self.buckets:
-            result, picked = _attend_bucket(bucket, cache, query, q, spec, want_choice=choice is not None)
+        for bucket, seen in zip(self.buckets, chosen, strict=True):
+            result, picked = _attend_bucket(bucket, cache, query, seen, spec, want_choice=choice is not None)
             if choice is not None and picked is not None:
                 choice[bucket.token.flatten()] = picked
             if whole:
@@ -226,28 +233,34 @@ class PagedContext:
         return out
 
 
+def _choose(bucket: Bucket, cache: LayerCache, q: MLAQuery, spec: AttentionSpec) -> torch.Tensor:
+    """What the indexer lets each query see: bool [R, Tq, S], or positions long [R * Tq, k] (-1 = unused) to gather."""
+    if bucket.context <= spec.topk:
+        return ~bucket.future
+    requests, width = bucket.token.shape
+    index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
+    index_w = _rows(q.index_w, bucket).view(requests, width, -1)
+    scores = _paged_scores(bucket, cache, index_q, index_w).masked_fill_(bucket.future, NEG_INF)
+    if width == 1 or bucket.context > GATHER_FROM:
+        return topk_indices(scores.flatten(0, 1), spec.topk)
+    return select_topk(scores, spec.topk)
+
+
 def _attend_bucket(
     bucket: Bucket,
     cache: LayerCache,
     query: torch.Tensor,
-    q: MLAQuery,
+    chosen: torch.Tensor,
     spec: AttentionSpec,
     want_choice: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Latent output [R * Tq, H, C] and, if wanted, chosen positions long [R * Tq, k] (ascending, then -1)."""
+    """Latent output [R * Tq, H, C] over what ``_choose`` gave and, if wanted, those positions, long [R * Tq, k]
+    (ascending, then -1)."""
     requests, width = bucket.token.shape
     heads, dim = query.shape[1:]
     queries = _rows(query, bucket)
-    if bucket.context > spec.topk:
-        index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
-        index_w = _rows(q.index_w, bucket).view(requests, width, -1)
-        scores = _paged_scores(bucket, cache, index_q, index_w).masked_fill_(bucket.future, NEG_INF)
-        if width == 1 or bucket.context > GATHER_FROM:
-            picked = topk_indices(scores.flatten(0, 1), spec.topk)
-            return _attend_picked(bucket, cache, queries, picked, spec, want_choice)
-        chosen = select_topk(scores, spec.topk)
-    else:
-        chosen = ~bucket.future
+    if chosen.dtype != torch.bool:
+        return _attend_picked(bucket, cache, queries, chosen, spec, want_choice)
     choice = mask_to_indices(chosen.flatten(0, 1), spec.topk) if want_choice else None
     rows = cache.latent_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
     if width == 1:

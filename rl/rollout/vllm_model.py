@@ -1,6 +1,6 @@
 """vLLM's side of the DSA policy: the policy's own torch modules, driven over vLLM's paged cache.
 
-``DSAForVLLM`` is what vLLM instantiates for ``DeepseekV32ForCausalLM``. All its weights are plain
+``DSAForVLLM`` is what vLLM instantiates for ``DSA_ARCHITECTURES``. All its weights are plain
 parameters of ``rl.policy.model.DSAForCausalLM`` (embedding and head included), so a weight update is
 ``param.copy_`` and nothing else. Each layer hands vLLM a cache specification (one row of latent + rope key
 + indexer key per token) and an attention backend whose only work is to turn vLLM's batch description into
@@ -18,7 +18,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import DeepseekV32Config
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
@@ -35,6 +34,7 @@ from rl.policy.dtypes import keep_float32
 from rl.policy.io import stack_experts
 from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import Record
+from rl.policy.supported import dsa_config
 from rl.rollout.paged import Bucket, LayerCache, PagedContext, plan_buckets
 
 
@@ -104,9 +104,12 @@ class PagedBackend(AttentionBackend):
 
 
 class PagedLayer(AttentionLayerBase):
-    """One layer as vLLM's cache manager sees it: a name and a cache row size."""
+    """One layer as vLLM's cache manager sees it: a name and a cache row size.
 
-    def __init__(self, name: str, config: DeepseekV32Config, vllm_config: VllmConfig) -> None:
+    The same for all layers, so that they are one group: one that borrows its choice leaves the indexer's part unused.
+    """
+
+    def __init__(self, name: str, config: Any, vllm_config: VllmConfig) -> None:
         self.index_dim = config.index_head_dim
         self.row = config.kv_lora_rank + config.qk_rope_head_dim + config.index_head_dim
         self.cache: LayerCache  # set by bind_kv_cache, before the first step
@@ -135,14 +138,13 @@ class DSAForVLLM(nn.Module):
     """``DSAForCausalLM`` behind vLLM's model interface.
 
     ``experts_table`` [slots, L_moe, K] uint8 (int16 above 256 experts): experts that the forward pass of
-    the token now at that cache slot chose. ``indexer_table`` [slots, L, k] int16 (int32 for contexts above 32,767):
-    positions its indexer chose, -1 = unused, filled while ``record_indexer`` is True.
+    the token now at that cache slot chose. ``indexer_table`` [slots, indexers, k] int16 (int32 for contexts above
+    32,767): positions its indexers chose, -1 = unused, filled while ``record_indexer`` is True.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        # vLLM parses this model type with DeepSeek-V3's config class; ours has the indexer's defaults.
-        self.config = DeepseekV32Config.from_pretrained(vllm_config.model_config.model)
+        self.config = dsa_config(vllm_config.model_config.model)
         parallel = vllm_config.parallel_config
         if parallel.tensor_parallel_size * parallel.pipeline_parallel_size != 1:
             raise ValueError(
@@ -229,5 +231,5 @@ class DSAForVLLM(nn.Module):
     def make_indexer_table(self, max_model_len: int) -> None:
         """Once the cache is allocated. Memory that no token's slot uses is never touched."""
         dtype = torch.int16 if max_model_len <= torch.iinfo(torch.int16).max else torch.int32
-        shape = self.layers[0].cache.num_slots, len(self.layers), self.config.index_topk
+        shape = self.layers[0].cache.num_slots, self.dsa.num_indexers, self.config.index_topk
         self.indexer_table = torch.zeros(shape, dtype=dtype)

@@ -1,21 +1,20 @@
-"""The ``vllm.general_plugins`` entry point: DeepSeek-V3.2 (DSA) on platforms vLLM has no kernels for.
+"""The ``vllm.general_plugins`` entry point: DeepSeek-V3.2 and GLM-5 (DSA) on platforms vLLM has no kernels for.
 
 vLLM loads every general plugin in each of its processes before it resolves a model class, so the
 registration below holds in the driver, in a Ray actor and in vLLM's own worker processes alike.
 
-``SPECIALE_DSA_BACKEND`` says who runs ``DeepseekV32ForCausalLM``: ``torch`` (this package's plain-torch
-model over the paged cache), ``native`` (vLLM's CUDA model) or ``auto`` (the default): native on CUDA, torch
-elsewhere.
+``SPECIALE_DSA_BACKEND`` says who runs them: ``torch`` (this package's plain-torch model over the paged cache),
+``native`` (vLLM's CUDA model) or ``auto`` (the default): native on CUDA, torch elsewhere.
 """
 
 from __future__ import annotations
 
 import os
 
+from rl.policy.supported import DSA_ARCHITECTURES
 from rl.rollout.config import BACKENDS
 
 BACKEND_VARIABLE = "SPECIALE_DSA_BACKEND"
-ARCHITECTURE = "DeepseekV32ForCausalLM"
 
 
 def dsa_backend_here() -> str:
@@ -38,8 +37,14 @@ def register() -> None:
     # size, no prefix caching on CPU); our layers bring their own cache layout instead.
     os.environ["VLLM_MLA_DISABLE"] = "1"
     from vllm import ModelRegistry
+    from vllm.transformers_utils.config import _CONFIG_REGISTRY
+
+    # vLLM reads deepseek_v32 with DeepSeek-V3's configuration class and renames that class for the whole process: what
+    # is then saved of a DeepSeek-V3 calls itself deepseek_v32. transformers has a class of its own for V3.2.
+    _CONFIG_REGISTRY.pop("deepseek_v32", None)
 
     from rl.rollout.vllm_model import DSAForVLLM
 
     # The class itself, not "module:class": vLLM inspects a name in a subprocess, which costs seconds.
-    ModelRegistry.register_model(ARCHITECTURE, DSAForVLLM)
+    for architecture in DSA_ARCHITECTURES.values():
+        ModelRegistry.register_model(architecture, DSAForVLLM)

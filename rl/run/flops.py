@@ -6,7 +6,7 @@ N: parameters that act on one token (routed experts by top-k of all; no embeddin
 of one (query, row) pair over all layers. MLA in its absorbed form reads latent and rope part for the scores and the
 latent again for the values; the lightning indexer has H_I heads of width d_I and sums them (V3.2 eq. 1-2, section 2.3):
 
-    A = layers H (2 C + R)            I = layers H_I (d_I + 1)
+    A = layers H (2 C + R)            I = indexers H_I (d_I + 1)
 
 k = index_topk; a dense pass, or a model without indexer, attends to all c rows (its A = layers H 2 d_head, I = 0).
 2 N and 6 N per token are the usual estimate (Kaplan et al. 2020, arXiv 2001.08361; PaLM, arXiv 2204.02311, app. B,
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rl.policy.supported import DSA_ARCHITECTURES
 
 # Names of the number of routed experts in the configurations of Hugging Face models.
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
@@ -59,7 +61,7 @@ class CostModel:
         import torch
 
         with torch.device("meta"):
-            if config.model_type == "deepseek_v32":
+            if config.model_type in DSA_ARCHITECTURES:
                 from rl.policy.model import DSAForCausalLM
 
                 module: Any = DSAForCausalLM(config)
@@ -69,10 +71,12 @@ class CostModel:
                 module = AutoModelForCausalLM.from_config(config)
         layers, heads = config.num_hidden_layers, config.num_attention_heads
         parameters = active_parameters(module)
-        if config.model_type == "deepseek_v32":
+        if config.model_type in DSA_ARCHITECTURES:
             row = 2 * config.kv_lora_rank + config.qk_rope_head_dim
-            indexer = layers * config.index_n_heads * (config.index_head_dim + 1)
+            indexer = module.num_indexers * config.index_n_heads * (config.index_head_dim + 1)
             return cls(parameters, layers * heads * row, indexer, config.index_topk)
+        if config.model_type == "deepseek_v3":  # MLA, expanded: keys and values of different widths
+            return cls(parameters, layers * heads * (config.qk_head_dim + config.v_head_dim))
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(parameters, layers * heads * 2 * head_dim)
 

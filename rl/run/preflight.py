@@ -104,16 +104,33 @@ def check_environments(taskset: Taskset) -> None:
 def start_directory(policy: PolicyConfig, source: str) -> Path | None:
     """Where the policy lies that a run starts from: ``policy.path``, else ``base.source``; None: pre-trained now.
 
-    Raises ValueError when there is none, and for a preset that only a directory can give.
+    Raises ValueError when there is none, for a model that cannot be trained, and for a preset that only a directory can
+    give.
     """
     if policy.path is not None:
-        return policy_directory("policy.path", policy.path)
+        return _trainable("policy.path", policy.path)
     if source == "scratch":
         check_preset(policy)
         return None
     if policy.preset != "tiny_dsa":
         raise ValueError(f"policy.path is missing: policy.preset={policy.preset} needs policy.path=<directory>")
-    return policy_directory("base.source", source)
+    return _trainable("base.source", source)
+
+
+def _trainable(field: str, setting: str) -> Path:
+    """The directory that ``field`` is set to. Raises ValueError when its config.json is of a model that cannot be
+    trained: that is said first, whatever else is missing there."""
+    from rl.policy.checkpoint_checks import read_config
+    from rl.policy.supported import unsupported
+
+    directory = policy_directory(field, setting)
+    try:
+        why = unsupported(read_config(directory))
+    except ValueError as error:
+        why = str(error)
+    if why is not None:
+        raise ValueError(f"{field}={setting}: {why}")
+    return directory
 
 
 def check_preset(policy: PolicyConfig) -> None:

@@ -69,9 +69,10 @@ def test_the_preset_follows_from_the_model(tmp_path: Path) -> None:
     assert model_overrides(SHIPPED)[0] == "policy=deepseek_v32"
     cfg = composed("train", model_overrides(SHIPPED))
     assert (cfg.policy.path, cfg.policy.renderer) == (SHIPPED, "v32")
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    cfg = composed("train", model_overrides(tmp_path))
-    assert (cfg.policy.preset, cfg.policy.path, cfg.policy.renderer) == ("hf", str(tmp_path), "hf")
+    for kind in ("llama", "glm_moe_dsa"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        cfg = composed("train", model_overrides(tmp_path))
+        assert (cfg.policy.preset, cfg.policy.path, cfg.policy.renderer) == ("hf", str(tmp_path), "hf")
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from moe_families import write
 from test_precision import llama
 
+from envs.types import StopReason
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy, load_policy
-from rl.types import Group
+from rl.policy.replay import Record, Replay
+from rl.types import Group, ReplayRecord, Segment, Trajectory
 
 Groups = Callable[..., list[Group]]
 SWITCHES: list[dict[str, Any]] = [
@@ -68,6 +72,39 @@ def test_an_indexer_that_learns_is_run_once(policy_config: dict, make_groups: Gr
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
+def test_choices_shared_between_layers(tmp_path: Path, switch: dict[str, Any]) -> None:
+    """GLM-5.2: a layer that borrows, run again, finds the choice that was forced in its own pass."""
+    policy = load_policy(write("glm_moe_dsa-5.2", tmp_path / "glm"))
+    random = np.random.default_rng(0)
+    trajectories = []
+    for i in range(4):
+        tokens = random.integers(0, 64, 50 + 9 * i)
+        record, length, mask = Record(want_indexer=True), len(tokens), np.arange(len(tokens)) >= 8
+        with torch.no_grad():  # choices of another text: forced, never chosen live
+            policy.packed_logits(torch.from_numpy((tokens + 5) % 64), [0, length], record=record)
+            replay = Replay(record.experts, torch.ones(length, dtype=torch.bool), record.indexer)
+            logits = policy.packed_logits(torch.from_numpy(tokens), [0, length], replay)
+        found = logits[:-1].log_softmax(-1).gather(1, torch.from_numpy(tokens[1:, None]))[:, 0].numpy()
+        segment = Segment(
+            tokens.astype(np.int32),
+            mask,
+            np.where(mask, np.concatenate([[0.0], found]), 0.0).astype(np.float32),
+            np.where(mask, 0, -1).astype(np.int32),
+            ReplayRecord(np.arange(length) < length - 1, record.experts.numpy(), record.indexer.numpy()),
+        )
+        trajectories.append(Trajectory(str(i), "t", "f", [segment], [], StopReason.ANSWERED, float(i % 2)))
+    groups = [Group(0, 0, "t", "f", 0, trajectories)]
+    forced = ReplayConfig(indexer="force")
+    plain, expected = gradient(policy, groups, tmp_path, replay=forced)
+    live, _ = gradient(policy, groups, tmp_path)
+    other, metrics = gradient(policy, groups, tmp_path, replay=forced, **switch)
+    assert float((live - plain).norm() / plain.norm()) > 0.1
+    assert float((other - plain).norm() / plain.norm()) < 1e-5
+    assert metrics["mismatch/max"] < 1e-4
+    assert expected["mismatch/max"] < 1e-4
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_a_hugging_face_model(make_groups: Groups, tmp_path: Path, switch: dict[str, Any]) -> None:
     folder = llama(tmp_path / "llama", torch.float32)
     groups = make_groups()
@@ -95,8 +132,6 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
 
 def test_less_is_kept(tmp_path: Path) -> None:
     """Recomputation keeps the inputs of layers; the head in pieces never keeps [targets, vocabulary]."""
-    import numpy as np
-
     from rl.learner.forward import packed_scores
     from rl.learner.packing import PackItem, pack
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from moe_families import GLM5, write
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -75,12 +76,12 @@ def test_quantised_blocks_come_back(rows: int, columns: int, seed: int) -> None:
     assert torch.equal(dequantise(again, same), back), "what FP8 can hold is held exactly"
 
 
-def released(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A tiny checkpoint in the layout of DeepSeek's release, and its weights as float32.
+def released(folder: Path, kind: str = "deepseek_v32") -> tuple[Path, dict[str, torch.Tensor]]:
+    """A tiny checkpoint in the layout of DeepSeek's and Z.ai's FP8 releases, and its weights as float32.
 
     Linear layers FP8 with scales, the rest bfloat16; one tensor an expert; an MTP layer; two shards with an index.
     """
-    policy = build_policy(TINY)
+    policy = build_policy(TINY) if kind == "deepseek_v32" else load_policy(write(kind, folder))
     policy.save(folder)
     state = load_file(folder / "model.safetensors")
     truth: dict[str, torch.Tensor] = {}
@@ -113,9 +114,10 @@ def released(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     return folder, truth
 
 
-def test_v32_as_released_is_dequantised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["deepseek_v32", *GLM5])
+def test_dsa_as_released_is_dequantised(kind: str, tmp_path: Path) -> None:
     """A scale may lie in another shard than its tensor; every weight is exact, and float32."""
-    folder, truth = released(tmp_path)
+    folder, truth = released(tmp_path, kind)
     check_checkpoint(folder)
     policy = load_policy(folder)
     policy.save(tmp_path / "out")

@@ -14,7 +14,6 @@ from moe_families import FAMILIES, VOCAB, write
 from transformers import AutoModelForCausalLM
 
 from rl.policy.checkpoint_checks import check_checkpoint
-from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.hf import HFPolicy
 from rl.policy.loading import load_policy
 from rl.policy.replay import Record, Replay, ReplayError
@@ -165,24 +164,3 @@ def test_balancing_bias(folder: Path, policy: HFPolicy) -> None:
     policy.update_router_bias(counts, 0.1)
     moved = policy.routing.routers[0].e_score_correction_bias - before
     assert torch.allclose(moved, torch.tensor([0.1] * 4 + [-0.1] * 4), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (
-            {"model_type": "mixtral", "num_local_experts": 8},
-            "model_type=mixtral has experts whose routing is not known",
-        ),
-        ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, "final_logit_softcapping changes logits"),
-        ({"model_type": "deepseek_v3", "n_routed_experts": 8}, "scoring_func=None: only sigmoid"),
-        ({"model_type": "cohere", "logit_scale": 0.06}, "logit_scale changes logits"),
-    ],
-)
-def test_what_is_not_supported_is_refused_by_its_configuration(
-    folder: Path, tmp_path: Path, change: dict, says: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 64, **change}))
-    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=says):
-        check_checkpoint(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from moe_families import FAMILIES, write
+from moe_families import FAMILIES, GLM5, write
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,7 +31,7 @@ def llama() -> Policy:
     return HFPolicy(LlamaForCausalLM(config))
 
 
-@pytest.fixture(params=["tiny_dsa", "llama", *FAMILIES])
+@pytest.fixture(params=["tiny_dsa", "llama", *FAMILIES, *GLM5])
 def policy(request: pytest.FixtureRequest, tmp_path: Path) -> Policy:
     if request.param == "tiny_dsa":
         return build_policy({"preset": "tiny_dsa", "vocab_size": 64, "overrides": SMALL})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from moe_families import glm5
 from omegaconf import OmegaConf
 
 from configs.schema import AdaptConfig, AdaptDataConfig, register
@@ -21,6 +22,7 @@ from rl.learner.forward import packed_scores
 from rl.learner.sft import SFTTrainer
 from rl.policy.dsa import DSAPolicy
 from rl.policy.loading import build_policy, load_policy
+from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import Record
 from rl.recipes.sparse_adaptation import SPARSE, STATES, WARMUP, adapt, new_rundir, publish
 from rl.recipes.sparse_recall import table
@@ -217,6 +219,20 @@ def test_a_model_without_an_indexer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="is a 'llama' model without DSA's indexer"):
         adapt(adapt_config(tmp_path, f"policy.path={tmp_path}"))
+
+
+def test_glm5_is_adapted(tmp_path: Path) -> None:
+    """A layer that borrows its choice has no indexer to warm up, and its recall is that of the lender's choice."""
+    cfg = adapt_config(tmp_path)
+    config = glm5(sharing=True, vocab_size=cfg.data.needles.vocab_size)
+    DSAPolicy(DSAForCausalLM(config)).save(tmp_path / "glm")
+    cfg.data.needles.save_tokenizer(tmp_path / "glm")
+    result = adapt(adapt_config(tmp_path, f"policy.path={tmp_path}/glm"))
+    assert result["training"][WARMUP]["last_indexer_kl"] < result["training"][WARMUP]["first_indexer_kl"]
+    before, warmed = load_policy(tmp_path / "glm").weights(), weights(tmp_path, "warmup")
+    assert changed(before, warmed) == {name for name in before if ".indexer." in name}
+    assert {name.split(".")[2] for name in changed(before, warmed)} == {"0", "2", "4"}
+    assert load_policy(tmp_path / "runs/needle/policy").module.config.index_topk == 16
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])

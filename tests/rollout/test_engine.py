@@ -220,6 +220,15 @@ def test_abort_returns_what_there_is(engine: Engine) -> None:
         engine.abort("a")
 
 
+def test_other_configurations_keep_their_names(engine: Engine) -> None:
+    """vLLM reads deepseek_v32 with DeepSeek-V3's class and renames it; a V3 then saved would be a V3.2."""
+    from transformers import DeepseekV3Config
+
+    assert engine.has_indexer, "a deepseek_v32 model is loaded"
+    assert DeepseekV3Config.model_type == "deepseek_v3"
+    assert DeepseekV3Config().to_dict()["model_type"] == "deepseek_v3"
+
+
 def test_context_end_is_length(engine: Engine) -> None:
     engine.add(GenerateRequest("edge", tokens(310, 10), max_tokens=50))
     g = run(engine)["edge"]

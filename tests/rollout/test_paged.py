@@ -17,7 +17,8 @@ from rl.policy.replay import IndexerTap, Record
 from rl.rollout import paged
 from rl.rollout.paged import LayerCache, PagedContext, plan_buckets
 
-SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6)
+SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6, lends=True)
+BORROWS = replace(SPEC, borrows=0, lends=False)
 HEADS, INDEX_HEADS, BLOCK = 3, 2, 4
 
 
@@ -62,7 +63,10 @@ def check_any_split(lengths: list[int], seed: int) -> None:
     q, kv = random_rows(sum(lengths), seed)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     record = Record(want_indexer=True)
-    expected = PackedContext(bounds).attend(0, q, kv, SPEC, IndexerTap(None, None, record))
+    packed = PackedContext(bounds)
+    expected = packed.attend(0, q, kv, SPEC, IndexerTap(None, None, record))
+    q_next, kv_next = random_rows(sum(lengths), seed + 1)  # a second layer, which attends to the choice of the first
+    expected_next = packed.attend(1, q_next, kv_next, BORROWS)
 
     rng = random.Random(seed)
     per_request = max(-(-n // BLOCK) for n in lengths)
@@ -71,9 +75,10 @@ def check_any_split(lengths: list[int], seed: int) -> None:
         rng.shuffle(free)
     table = torch.tensor([free[i * per_request : (i + 1) * per_request] for i in range(len(lengths))])
     storage = torch.randn(1 + len(free), 1, BLOCK, SPEC.row_dim)  # garbage, as a used cache holds
-    cache = LayerCache(storage, SPEC.index_dim)
+    caches = [LayerCache(storage.clone(), SPEC.index_dim) for _ in range(2)]
     done = [0] * len(lengths)
     actual, choice = torch.zeros_like(expected), torch.zeros(sum(lengths), SPEC.topk, dtype=torch.long)
+    actual_next = torch.zeros_like(expected)
     while any(d < n for d, n in zip(done, lengths, strict=True)):
         order = [i for i, n in enumerate(lengths) if done[i] < n and rng.random() < 0.8]
         counts = [rng.choice([1, rng.randint(1, lengths[i] - done[i])]) for i in order]
@@ -85,13 +90,15 @@ def check_any_split(lengths: list[int], seed: int) -> None:
         slots = table[request, positions // BLOCK] * BLOCK + positions % BLOCK
         start = [sum(counts[:j]) for j in range(len(counts) + 1)]
         seq_lens = [done[i] + c for i, c in zip(order, counts, strict=True)]
-        context = PagedContext(positions, slots, plan_buckets(start, seq_lens, table[order], BLOCK, HEADS), [cache])
+        context = PagedContext(positions, slots, plan_buckets(start, seq_lens, table[order], BLOCK, HEADS), caches)
         step_record = Record(want_indexer=True)
         actual[flat] = context.attend(0, *rows_of(q, kv, flat), SPEC, IndexerTap(None, None, step_record))
+        actual_next[flat] = context.attend(1, *rows_of(q_next, kv_next, flat), BORROWS)
         choice[flat] = step_record.indexer_rows[0]
         for i, c in zip(order, counts, strict=True):
             done[i] += c
     assert torch.allclose(actual, expected, atol=2e-6)
+    assert torch.allclose(actual_next, expected_next, atol=2e-6)
     assert torch.equal(choice, record.indexer_rows[0])
 
 

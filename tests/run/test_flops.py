@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import DeepseekV3Config, GlmMoeDsaConfig, LlamaConfig
 
 from rl.policy.presets import deepseek_v32, tiny_dsa
 from rl.run.flops import CostModel, Work
@@ -39,6 +39,16 @@ def test_the_released_model_has_37b_active_parameters_and_the_published_pair_cos
     assert cost.parameters == pytest.approx(37e9, rel=0.03)  # "671B in total, 37B active"
     assert cost.attention == 61 * 139_264  # V3.2 sec. 2.3: 128 (576 + 512) multiply-adds in MQA mode
     assert cost.indexer == 61 * 64 * 129  # V3.2 sec. 2.3: 64 x 128 for the dots, and the weighted sum over heads
+
+
+def test_released_mixtures_have_the_published_active_parameters() -> None:
+    v3, glm5 = CostModel.of(DeepseekV3Config()), CostModel.of(GlmMoeDsaConfig())
+    assert v3.parameters == pytest.approx(37e9, rel=0.03)  # "671B in total, 37B active"
+    assert v3.attention == 61 * 128 * (128 + 64 + 128)  # expanded: keys of 192, values of 128
+    assert glm5.parameters == pytest.approx(40e9, rel=0.03)  # "744B-A40B"
+    assert glm5.indexer == 78 * 32 * (128 + 1)
+    shared = CostModel.of(GlmMoeDsaConfig(num_hidden_layers=6, index_topk_freq=4))
+    assert shared.indexer == 3 * 32 * (128 + 1)  # layers 0, 1 and 5 have an indexer
 
 
 def test_a_dense_model() -> None:

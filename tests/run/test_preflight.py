@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text((resolve(SHIPPED) / "config.json").read_text())
+    (tmp_path / "hybrid").mkdir()
+    (tmp_path / "hybrid" / "config.json").write_text(json.dumps({"model_type": "bamba"}))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "rows.jsonl").write_text("{}\n[]\n")
@@ -55,7 +58,9 @@ def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("train", ["base.source=pkg://rl.bases/other"], "base.source=pkg://rl.bases/other: no such directory"),
         ("train", ["policy.path=nowhere"], "policy.path=nowhere: no such directory"),
         ("train", ["policy.path=bare"], "policy.renderer=v32 with the tokenizer of 'bare': no tokenizer.json"),
+        ("train", ["policy=hf", "policy.path=hybrid"], "policy.path=hybrid: model_type=bamba: has layers that keep"),
         ("train", ["policy=hf"], "policy.path is missing: policy.preset=hf needs policy.path=<directory>"),
+        ("coldstart", ["policy=hf", "policy.path=hybrid"], "policy.path=hybrid: model_type=bamba: has layers that"),
         ("train", ["policy=deepseek_v32"], "policy.path is missing: policy.preset=deepseek_v32 needs"),
         ("train", ["policy=hf", "base=scratch"], "policy.preset=hf: cannot be built from nothing"),
         ("train", ["base=scratch", "policy.renderer=hf"], "policy.renderer=hf: a policy built from nothing"),
@@ -142,7 +147,7 @@ def test_a_value_that_is_none_of_the_choices(override: str, said: str) -> None:
 
 
 def test_where_a_run_starts(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     path = str(tmp_path)
     assert start_directory(PolicyConfig(), SHIPPED) == resolve(SHIPPED)
     assert start_directory(PolicyConfig(), path) == tmp_path

@@ -1,0 +1,110 @@
+"""Which models can be trained here, told by name from config.json alone: before any weight is read.
+
+DSA models (``DSA_ARCHITECTURES``) are ours (``rl.policy.model``); the rest are transformers' own, dense or of the MoE
+families whose routing ``rl.policy.hf_moe`` replays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# By model_type: the class that transformers and vLLM have for it.
+DSA_ARCHITECTURES = {"deepseek_v32": "DeepseekV32ForCausalLM", "glm_moe_dsa": "GlmMoeDsaForCausalLM"}
+# What a config.json may ask for and transformers (or our model) and vLLM do not do alike: field -> what both do.
+_V3_ROUTER = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
+_ALIKE: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {},
+    "glm4_moe": _V3_ROUTER,
+    "deepseek_v3": {**_V3_ROUTER, "rope_interleave": True, "tie_word_embeddings": False},
+    "deepseek_v32": {**_V3_ROUTER, "rope_interleave": True, "indexer_rope_interleave": False},
+    "glm_moe_dsa": {**_V3_ROUTER, "rope_interleave": True, "indexer_rope_interleave": True},
+}
+MOE_FAMILIES = tuple(kind for kind in _ALIKE if kind not in DSA_ARCHITECTURES)
+_NEEDED = {"deepseek_v3": ("scoring_func", "topk_method")}  # without these vLLM takes another router
+# Fields by which some families change logits after lm_head; None and 1 mean no change.
+_LOGIT_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
+
+def unsupported(config: Mapping[str, Any]) -> str | None:
+    """Why a model with this config.json cannot be trained, in one line; None: it can."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    kind = config["model_type"]
+    try:
+        fields = _complete(config)
+        why = _why(kind, fields)
+    except (StrictDataclassError, ValueError, TypeError) as error:  # transformers checks fields when it reads them
+        why = f"its config.json cannot be read: {' '.join(str(error).split())}"
+    return None if why is None else f"model_type={kind}: {why}"
+
+
+def dsa_config(directory: str | Path) -> Any:
+    """transformers' configuration of the DSA model in ``directory``. Raises ValueError when it cannot be trained."""
+    from transformers import DeepseekV32Config, GlmMoeDsaConfig
+
+    stored = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    if why := unsupported(stored):
+        raise ValueError(why)
+    classes: dict[str, Any] = {"deepseek_v32": DeepseekV32Config, "glm_moe_dsa": GlmMoeDsaConfig}
+    return classes[stored["model_type"]].from_pretrained(str(directory))
+
+
+def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields, defaults included; as stored where transformers does not know the type."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config["model_type"]
+    if kind not in CONFIG_MAPPING:
+        return dict(config)
+    full: dict[str, Any] = CONFIG_MAPPING[kind].from_dict(dict(config)).to_dict()
+    return full
+
+
+def _why(kind: str, fields: Mapping[str, Any]) -> str | None:
+    for part in (fields, fields.get("text_config") or {}):
+        if changed := [name for name in _LOGIT_FIELDS if part.get(name) not in (None, 1, 1.0)]:
+            return f"{changed[0]}={part[changed[0]]} changes logits after lm_head, which is not supported"
+    if kind not in _ALIKE and (found := sorted(set(_expert_fields(fields)))):
+        return f"has experts ({found[0]}) whose routing is not known; with experts: {', '.join(_ALIKE)}"
+    for name, alike in _ALIKE.get(kind, {}).items():
+        if name not in fields and name in _NEEDED.get(kind, ()):
+            return f"{name} is missing, and the engine then takes another router; add {name}={alike}, as released"
+        if fields.get(name, alike) != alike:
+            return f"{name}={fields[name]}: only {alike} is supported; learner and engine differ on others"
+    return _why_cache(kind, fields)
+
+
+def _why_cache(kind: str, fields: Mapping[str, Any]) -> str | None:
+    """Choices are recorded by cache slot, and a token keeps its slot in a plain key-value cache only."""
+    if fields.get("use_sliding_window"):
+        return "use_sliding_window is not supported: the engine gives other layers a window than transformers does"
+    if kind in DSA_ARCHITECTURES:
+        known = {"indexed_attention"}
+    else:
+        known = {"full_attention"} if kind in MOE_FAMILIES else {"full_attention", "sliding_attention"}
+    if other := sorted(set(fields.get("layer_types") or ()) - known):
+        return f"layer_types has {other[0]}; supported: {', '.join(sorted(known))}"
+    if _keeps_state(kind):
+        return "has layers that keep a recurrent state, not only keys and values (a hybrid model): not supported"
+    return None
+
+
+def _keeps_state(kind: str) -> bool:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    return bool(getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])._is_stateful)
+
+
+def _expert_fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that count experts, nested ones too."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _expert_fields(value)
+        elif "expert" in str(name) and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            yield str(name)
