@@ -4,6 +4,8 @@
     {"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "type": "function",
      "function": {"name": "count", "arguments": "{\\"item\\": \\"pear\\"}"}}]}                           OpenAI's
     {"role": "user", "content": [{"type": "text", "text": "How many?"}]}                                 in parts
+    {"role": "system", "response_format": {"type": "json_schema", "json_schema": {"schema": {…}}}}       a schema
+    {"role": "assistant", "content": "The answer is", "prefix": true}                                    to be continued
 
 A key that is null is a key that is not there, and keys that mean nothing here (``name``, ``refusal``) are dropped.
 Results of calls with ids may come in any order; ours are in the order of their calls.
@@ -72,7 +74,7 @@ def message_of(raw: Any, *, absent_nulls: bool = False) -> Message:
         tuple(_call(call, absent_nulls) for call in _list("tool_calls", raw.get("tool_calls"))),
         tuple(_schema(schema) for schema in _list("tools", raw.get("tools"))),
         raw.get("parse_error"),
-        _format(raw.get("response_format")),
+        _format(raw.get("response_format"), absent_nulls),
         bool(raw.get("prefix")),
     )
 
@@ -144,10 +146,11 @@ def _schema(raw: Any) -> dict[str, Any]:
     return dict(schema)
 
 
-def _format(raw: Any) -> dict[str, Any] | None:
+def _format(raw: Any, absent_nulls: bool) -> dict[str, Any] | None:
     """A JSON schema, taken out of OpenAI's wrapper. Raises ValueError for a format without a schema."""
     if raw is None:
         return None
+    raw = _present(raw) if absent_nulls else raw
     schema = raw.get("json_schema", raw) if isinstance(raw, Mapping) else raw
     schema = schema.get("schema", schema) if isinstance(schema, Mapping) else schema
     if not isinstance(schema, Mapping) or schema.get("type") in ("json_object", "text"):
