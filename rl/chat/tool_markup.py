@@ -59,7 +59,11 @@ class ToolMarkup:
         return (self.opens[0], None) if self.whole.match(text) else None
 
 
-HERMES = ToolMarkup("hermes", CALL, END_CALL, lambda text, tools: parse_hermes(text))
+def _read_hermes(text: str, tools: Schemas) -> Read:
+    return parse_hermes(text)
+
+
+HERMES = ToolMarkup("hermes", CALL, END_CALL, _read_hermes)
 MARKUPS = (
     HERMES,
     ToolMarkup("glm", CALL, END_CALL, read_glm),
