@@ -103,7 +103,7 @@ def _loading(directory: Path, cfg: TrainConfig) -> Iterator[str]:
     yield "```python"
     yield "from vllm import LLM"
     yield ""
-    yield f'model = LLM("{where}", dtype="{cfg.rollout.dtype}")'
+    yield f'model = LLM("{where}", dtype="{cfg.rollout.dtype}", max_model_len={cfg.rollout.max_context})'
     yield 'messages = [{"role": "user", "content": "Hi"}]'
     yield f'print(model.chat(messages, chat_template_kwargs={{"{key}": {cfg.rollout.thinking}}})[0].outputs[0].text)'
     yield "```"
