@@ -45,7 +45,8 @@ def test_what_it_says(tmp_path: Path) -> None:
     for part in (
         "# demo-0", "that of the base model", "`pkg://rl.bases/tiny_dsa_base`", "`envs.search.SearchTaskset`",
         "80 steps of 8 prompts × 8 rollouts; learning rate 0.0002; 80 steps were made", "Reward = 1 × outcome",
-        "0.250 ± 0.010 | 0.750 ± 0.010", 'LLM("policy", dtype="float32", max_model_len=1024)', '"thinking": True', "from_pretrained",
+        "0.250 ± 0.010 | 0.750 ± 0.010", 'LLM("policy", dtype="float32", max_model_len=1024)', '"thinking": True',
+        "from_pretrained",
         "vLLM needs the package `speciale-rl`",
     ):  # fmt: skip
         assert part in text, part
