@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from rl.bounds import (
     Bounded,
     FolderName,
+    HubId,
     Matches,
     NonNegativeFloat,
     NonNegativeInt,
@@ -271,6 +272,10 @@ class TrainConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: PositiveInt = 10  # steps between full-state checkpoints
     keep_checkpoints: PositiveInt = 2  # older ones are removed
+    push_to_hub: HubId | None = (
+        None  # owner/name: where on the Hugging Face hub the policy goes at the end; null: nowhere
+    )
+    push_public: bool = False  # a repository that is made for it is public; false: private
 
     def __post_init__(self) -> None:
         super().__post_init__()

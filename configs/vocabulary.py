@@ -86,6 +86,8 @@ TRL = (
     Word("log_completions", "tracking.table_every", "all rollouts are in runs/NAME/trajectories as well", same=False),
     Word("save_steps", "checkpoint_every", "steps between full checkpoints"),
     Word("save_total_limit", "keep_checkpoints", "older ones are removed"),
+    Word("hub_model_id", "push_to_hub", "owner/name; uploaded at the end"),
+    Word("hub_private_repo", "push_public", "private unless it is true", same=False),
     Word("eval_steps", None, "evaluation is before and after training; rl-eval does it at any time"),
     Word("output_dir", "runs_dir", "a run is runs_dir/name", same=False),
     Word("run_name", "name", "numbered when taken"),

@@ -104,6 +104,8 @@ def play_episode(
         stop, turns = StopReason.MAX_TURNS, 0
         while turns < max_turns:
             action = resolve(actor(tuple(history)))
+            if history and history[-1].prefix:  # the action is all of the message that the prompt begins
+                history.pop()
             add((action,))
             turns += 1
             result: StepResult = resolve(environment.step(action))

@@ -4,6 +4,8 @@
     {"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "type": "function",
      "function": {"name": "count", "arguments": "{\\"item\\": \\"pear\\"}"}}]}                           OpenAI's
     {"role": "user", "content": [{"type": "text", "text": "How many?"}]}                                 in parts
+    {"role": "system", "response_format": {"type": "json_schema", "json_schema": {"schema": {…}}}}       a schema
+    {"role": "assistant", "content": "The answer is", "prefix": true}                                    to be continued
 
 A key that is null is a key that is not there, and keys that mean nothing here (``name``, ``refusal``) are dropped.
 Results of calls with ids may come in any order; ours are in the order of their calls.
@@ -72,15 +74,18 @@ def message_of(raw: Any, *, absent_nulls: bool = False) -> Message:
         tuple(_call(call, absent_nulls) for call in _list("tool_calls", raw.get("tool_calls"))),
         tuple(_schema(schema) for schema in _list("tools", raw.get("tools"))),
         raw.get("parse_error"),
+        _format(raw.get("response_format"), absent_nulls),
+        bool(raw.get("prefix")),
     )
 
 
 def checked_prompt(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """``messages`` if a policy can answer them. Raises ValueError: there is none, the last one is the assistant's or
-    the system's, or calls and results do not pair up."""
+    """``messages`` if a policy can answer or continue them. Raises ValueError: there is none, the last one is the
+    system's or a finished one of the assistant's, or calls and results do not pair up."""
     if not messages:
         raise ValueError("has no message")
-    if messages[-1].role not in ("user", "developer", "tool"):
+    last = messages[-1]
+    if last.role not in ("user", "developer", "tool") and not (last.role == "assistant" and last.prefix):
         raise ValueError(f"ends with a message of the role {messages[-1].role!r}, wanted what the policy answers to")
     open_calls = 0
     for number, message in enumerate(messages):
@@ -138,6 +143,18 @@ def _schema(raw: Any) -> dict[str, Any]:
     schema = raw.get("function") or raw if isinstance(raw, Mapping) else raw
     if not isinstance(schema, Mapping):
         raise ValueError(f"has the tool {_shown(raw)}, wanted a function schema")
+    return dict(schema)
+
+
+def _format(raw: Any, absent_nulls: bool) -> dict[str, Any] | None:
+    """A JSON schema, taken out of OpenAI's wrapper. Raises ValueError for a format without a schema."""
+    if raw is None:
+        return None
+    raw = _present(raw) if absent_nulls else raw
+    schema = raw.get("json_schema", raw) if isinstance(raw, Mapping) else raw
+    schema = schema.get("schema", schema) if isinstance(schema, Mapping) else schema
+    if not isinstance(schema, Mapping) or schema.get("type") in ("json_object", "text"):
+        raise ValueError(f"has the response_format {_shown(raw)}, wanted a JSON schema")
     return dict(schema)
 
 

@@ -84,8 +84,8 @@ class TaskPromises:
         if twice:
             raise CheckFailed(f"task id {twice[0]!r} is used {ids[twice[0]]} times")
         for task in self.subject.tasks():
-            if not task.prompt or task.prompt[-1].role not in ("user", "developer"):
-                raise CheckFailed(f"{task.id}: the prompt must end with a user message")
+            if not task.prompt or not (task.prompt[-1].role in ("user", "developer") or task.prompt[-1].prefix):
+                raise CheckFailed(f"{task.id}: the prompt must end with a user message, or with a prefix")
             try:
                 json.dumps(task.answer), json.dumps(dict(task.metadata))
             except TypeError as error:

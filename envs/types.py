@@ -38,8 +38,12 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One chat message. ``tools`` (function schemas) may be on a system or developer message.
+    """One chat message. ``tools`` (function schemas) and ``response_format`` (a JSON schema that answers are to keep)
+    may be on a system or developer message.
 
+    ``prefix``: an assistant message at the end of a prompt that is not finished: the policy continues it, and what is
+    given is not trained on. With ``content`` its reasoning is over, without it the policy goes on thinking behind
+    ``reasoning``.
     ``parse_error`` is set on an assistant message whose text could not be parsed (a malformed
     tool call): it says what is wrong, in words meant for the policy.
     """
@@ -50,6 +54,8 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     parse_error: str | None = None
+    response_format: Mapping[str, Any] | None = None
+    prefix: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict without empty fields."""

@@ -43,6 +43,8 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Seed = Annotated[
     int, Interval(ge=0, le=2**31 - 1)
 ]  # what every library takes, with room for one seed a worker above it
+HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+HubId = Annotated[str, Matches(HUB_ID, "owner/name, a repository of the Hugging Face hub")]
 FolderName = Annotated[str, Matches(r"(?!\.{1,2}$)[^/\x00-\x1f]{1,200}", "the name of a folder, not a path")]
 
 

@@ -26,12 +26,15 @@ class HistoryRewrittenError(ValueError):
 
 
 def to_openai(messages: Sequence[Message], first_id: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(messages, tools) as a chat completion request has them. Raises ValueError for a result without its call."""
+    """(messages, tools) as a chat completion request has them. Raises ValueError for a result without its call,
+    and for what a request has no place for."""
     wire: list[dict[str, Any]] = []
     tools: list[dict[str, Any]] = []
     open_ids: list[str] = []
     number = first_id
     for message in messages:
+        if message.prefix or message.response_format is not None:
+            raise ValueError("a prefix or a response format has no form in a chat completion request")
         tools += [{"type": "function", "function": schema} for schema in message.tools]
         if message.role == "tool":
             if not open_ids:

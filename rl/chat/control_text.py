@@ -10,7 +10,7 @@ a space); only what the format itself writes becomes control tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -26,15 +26,20 @@ def is_markup(token: str) -> bool:
 
 
 class ControlText:
-    """``tokens``: the added tokens of a tokenizer; ``encode_piece`` and ``decode`` are its own, special tokens kept."""
+    """``tokens``: the added tokens of a tokenizer; ``encode_piece`` and ``decode`` are its own, special tokens kept.
+
+    ``special``: those of the tokens that the tokenizer itself calls special: control tokens, however they are spelled.
+    """
 
     def __init__(
         self,
         tokens: Iterable[str],
         encode_piece: Callable[[str], list[int]],
         decode: Callable[[list[int]], str],
+        special: Collection[str] = (),
     ) -> None:
-        self._tokens = sorted(filter(is_markup, tokens), key=len, reverse=True)
+        control = {token for token in tokens if is_markup(token)} | {token for token in special if len(token) > 1}
+        self._tokens = sorted(control, key=lambda token: (-len(token), token))
         spelled = "|".join(map(re.escape, self._tokens))
         self._begin = re.compile(f"(?=(?:{spelled}))(.)", re.DOTALL)  # at every place, also where spellings overlap
         self._encode_piece = encode_piece
@@ -53,6 +58,7 @@ class ControlText:
             reasoning=None if message.reasoning is None else self._mark(message.reasoning),
             tool_calls=tuple(ToolCall(self._mark(c.name), self._deep(dict(c.arguments))) for c in message.tool_calls),
             tools=tuple(self._deep(dict(tool)) for tool in message.tools),
+            response_format=self._deep(message.response_format and dict(message.response_format)),
         )
 
     def encode(self, text: str) -> list[int]:

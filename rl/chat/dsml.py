@@ -91,6 +91,13 @@ def tools_block(tools: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def response_format_block(schema: Mapping[str, Any]) -> str:
+    """The text that asks for answers by a JSON schema, as the official encoder writes it."""
+    return (
+        f"## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n{json_text(dict(schema))}"
+    )
+
+
 def write_calls(calls: Sequence[ToolCall]) -> str:
     """The block of calls, without the blank line that sets it off from the text before it."""
     return "\n".join([CALLS_OPEN, *(_write_invoke(call) for call in calls), CALLS_CLOSE])

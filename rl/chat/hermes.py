@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from envs.types import ToolCall
 from rl.chat.strict_json import read_json_prefix
 
@@ -30,6 +32,17 @@ def parse_hermes(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     return content.rstrip("\n"), tuple(calls)
 
 
+def call_of(value: Any, arguments: str = "arguments") -> ToolCall:
+    """The call in a JSON value, whose arguments have the key ``arguments``. Raises ValueError, in words for the
+    policy."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError(f'a tool call must be a JSON object with "name" and "{arguments}"')
+    given = value.get(arguments, {})
+    if not isinstance(given, dict):
+        raise ValueError(f"the {arguments} of '{value['name']}' must be a JSON object")
+    return ToolCall(value["name"], given)
+
+
 def _call(text: str) -> tuple[ToolCall, str]:
     """The call at the beginning of ``text``, and what follows its closing tag."""
     try:
@@ -41,9 +54,4 @@ def _call(text: str) -> tuple[ToolCall, str]:
         if CALL in rest.partition(END_CALL)[0]:
             raise ValueError(f"a tool call is not closed by {END_CALL}")
         raise ValueError(f"the text between {CALL} and {END_CALL} is not JSON: Extra data: '{rest[:20]}'")
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError('a tool call must be a JSON object with "name" and "arguments"')
-    arguments = value.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of '{value['name']}' must be a JSON object")
-    return ToolCall(value["name"], arguments), rest.removeprefix(END_CALL)
+    return call_of(value), rest.removeprefix(END_CALL)

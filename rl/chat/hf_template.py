@@ -1,23 +1,22 @@
-"""Any Hugging Face chat template as a renderer, with the Hermes markup for tool calls.
+"""Any Hugging Face chat template as a renderer.
 
-The template of the model's own tokenizer writes the text. Calls are read in the markup that Qwen,
-SmolLM and others write::
+The template of the model's own tokenizer writes the text. What a template does is found out at the start by rendering
+with it and encoding what it writes, not by the model's name:
 
-    <tool_call>
-    {"name": "search", "arguments": {"query": "…"}}
-    </tool_call>
+- what ends an assistant's turn (``turn_end``): the stop tokens, next to EOS and those of generation_config.json;
+- which roles and orders it takes (``template_rules``), and what it writes before an answer;
+- in which markup it writes tool calls (``tool_markup``). A template that knows no tools (SmolLM2) gets them described
+  in the system message, calls in Hermes' markup, and reads results as user turns; so does one that refuses tools or
+  their results. One with a markup that is not known is refused as soon as a dialogue has tools;
+- where it shows reasoning, of which turns, and whether it opens it;
+- whether a text that is encoded in pieces becomes the tokens of the whole.
 
-What a template does is found out by rendering with it, not by the model's name. A template that shows
-tools and writes calls this way is used as it is. One that knows no tools (SmolLM2) gets them described
-in the system message, and reads results as user turns; so does one that refuses tools or their results. One
-with another markup for calls is refused as soon as a dialogue has tools. For templates that refuse a
-system message, user messages in a row or an empty message see ``template_rules``.
+What cannot be served is a ValueError with the tokenizer's name, when the renderer is made.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,40 +25,37 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
 
-from envs.types import Message, ToolCall
-from rl.chat.control_text import ControlText
-from rl.chat.hermes import CALL, END_CALL, parse_hermes
-from rl.chat.renderer import RenderError, Retention, cut_off_error
+from envs.types import Message
+from rl.chat import tool_markup
+from rl.chat.chat_template import ChatTemplate
+from rl.chat.renderer import RenderError, Retention, begun, cut_off_error
 from rl.chat.split import Split, split_response
-from rl.chat.template_rules import EMPTY, TemplateRules
+from rl.chat.template_messages import (
+    END_THINK,
+    THINK,
+    as_dicts,
+    tools_as_prompt,
+    with_reasoning,
+    with_response_format,
+)
+from rl.chat.template_rules import TemplateRules
+from rl.chat.thinking_block import without_last_empty_thinking
+from rl.chat.tool_markup import HERMES, PROBE, PROBE_SCHEMA, ToolMarkup, tools_in
+from rl.chat.turn_end import TurnEnd
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-THINK, END_THINK = "<think>", "</think>"
-_EMPTY_THINKING = re.compile(rf"{THINK}\s*{END_THINK}\s*")
-
-_TOOLS_PROMPT = """\
-# Tools
-
-You may call one or more functions. Their signatures:
-<tools>
-{schemas}
-</tools>
-
-For each call write one JSON object between tags:
-<tool_call>
-{{"name": <function-name>, "arguments": <object>}}
-</tool_call>"""
-
 ToolStyle = Literal["template", "prompt", "unreadable"]
+_ANSWER = "probe_answer"
+_HI, _SAID, _AND = Message("user", "Hi there."), Message("assistant", "It  is so"), Message("user", "And then?")
 
 
 class HFTemplateRenderer:
     """Renders with ``tokenizer.apply_chat_template``.
 
-    ``stop_token_ids`` default to the tokenizer's EOS. The token with which the template ends an assistant's turn
-    comes first in any case: base models with ChatML have another EOS. Raises ValueError for a template without
+    ``stop_token_ids`` default to the tokenizer's EOS. The tokens with which the template ends an assistant's turn
+    come first in any case: base models with ChatML have another EOS. Raises ValueError for a template without
     such a token, and for one that refuses an ordinary dialogue.
     """
 
@@ -69,34 +65,32 @@ class HFTemplateRenderer:
         stop_token_ids: Sequence[int] | None = None,
         retention: Retention = "cycle",
     ) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(
-                f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an instruct model, "
-                "or put a chat_template.jinja next to tokenizer.json"
-            )
-        if not isinstance(tokenizer.eos_token_id, int):
-            raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token; set one")
         self.tokenizer = tokenizer
-        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
-        self._control = ControlText(added, self._encode_piece, self._decode)
+        self._template = template = ChatTemplate(tokenizer)
+        self.retention = retention
         try:
-            self._end_id, self._end_text, self._tail = self._turn_end()
-            self._rules = TemplateRules.find(
-                lambda turns: self._apply(
-                    turns, tools=[], generate=turns[-1]["role"] != "assistant", thinking=False
-                ).replace(EMPTY, "")
-            )
+            self._rules = TemplateRules.find(template.apply)
+            self._answer_end = self._turn_end()
         except TemplateError as error:
             raise ValueError(
-                f"the chat template of '{tokenizer.name_or_path}' refuses a dialogue of user and assistant: {error}; "
+                f"the chat template of {template.name} refuses a dialogue of user and assistant: {error}; "
                 "use another chat_template.jinja"
             ) from error
-        self.stop_token_ids = tuple(dict.fromkeys([self._end_id, *(stop_token_ids or (tokenizer.eos_token_id,))]))
+        self._call_end = self._answer_end
+        self.tool_style, self._markup = self._tools()
+        ends = (self._answer_end.token, self._call_end.token)
+        self.stop_token_ids = tuple(dict.fromkeys([*ends, *(stop_token_ids or (template.eos,))]))
         self._opens: dict[bool, bool] = {}
-        self.retention = retention
+        self._leads: dict[bool, str] = {}
+        if template.bos and template.apply([{"role": "user", "content": "Hi"}]).startswith(template.bos * 2):
+            raise ValueError(
+                f"the chat template of {template.name} writes {template.bos} twice at the beginning; take one out of "
+                "chat_template.jinja"
+            )
+        self._check_pieces()
         if retention == "keep" and self._keeps is None:
             raise ValueError(
-                f"rollout.retention=keep: the chat template of '{tokenizer.name_or_path}' takes the reasoning before "
+                f"rollout.retention=keep: the chat template of {template.name} takes the reasoning before "
                 "the last user message out; use cycle or drop, or a template that keeps it"
             )
 
@@ -116,16 +110,38 @@ class HFTemplateRenderer:
             stops += ids if isinstance(ids, list) else [ids]
         return cls(tokenizer, [i for i in dict.fromkeys(stops) if i is not None], retention)
 
+    def describe(self) -> str:
+        """What was found out, in one line."""
+        rules, said = self._rules, [f"stops at {' '.join(self._template.decode([i]) for i in self.stop_token_ids)}"]
+        how = {"template": f"in the template ({self._markup.name})", "prompt": "described in the system message"}
+        said.append(f"tools {how.get(self.tool_style, 'in a markup that is not known')}")
+        said += [] if rules.system else ["no system role"]
+        said += [] if rules.user_runs else ["roles alternate"]
+        if self._opens_reasoning(True):
+            said.append("opens the thinking")
+        return f"chat template: {', '.join(said)}"
+
     # -- messages to tokens ------------------------------------------------------------------
 
     def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
         """The whole prompt, with the template's opening of the assistant's turn where it is due."""
+        if (unfinished := begun(messages, thinking=thinking)) is not None:
+            before = self.render(messages[:-1], thinking=thinking, add_bos=add_bos)
+            return before + self.prefix_tokens(unfinished, thinking=thinking)
         text = self._text(messages, thinking)
-        bos = self.tokenizer.bos_token
-        return self._encode(text if add_bos or not isinstance(bos, str) else text.removeprefix(bos))
+        return self._template.encode(text if add_bos else text.removeprefix(self._template.bos))
+
+    def prefix_tokens(self, message: Message, *, thinking: bool) -> list[int]:
+        """What was given of an answer, behind what the template writes before one."""
+        message = self._template.control.mark(message)
+        if message.reasoning is None:
+            return self._encode_inside(self._lead(thinking) + message.content)
+        opened = "" if self._opens_reasoning(thinking) else f"{THINK}\n"
+        closed = f"\n{END_THINK}\n\n{message.content}" if message.content else ""
+        return self._encode_inside(opened + message.reasoning + closed)
 
     def render_after(
-        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
+        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool, stop: int | None = None
     ) -> list[int] | None:
         """Tokens for ``new`` after the stop token of ``messages_before``; None if the text before changes.
 
@@ -138,29 +154,43 @@ class HFTemplateRenderer:
             return None  # also where the template never showed it: the token stream has it
         before = self._text(messages_before, thinking)
         after = self._text([*messages_before, *new], thinking)
+        end: TurnEnd | None = None
         if last.role == "assistant":
-            before = self._until_stop(before)
+            end = self._end_of(last)
+            before = self._until_stop(before, end)
         if not after.startswith(before) and last.role == "assistant" and not last.reasoning:
-            before = _without_last_empty_thinking(before)
-        return self._encode(after[len(before) :]) if after.startswith(before) else None
+            before = without_last_empty_thinking(before)
+        if not after.startswith(before):
+            return None
+        if end is None or end.own:
+            return self._template.encode(after[len(before) :], behind=end.token if end else None)
+        added = self._template.encode(after[len(before) :])
+        return added[1:] if stop is not None and added[:1] == [stop] else added
 
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` on a line of its own, if the response opened its reasoning (or the template did) and not closed
         it."""
-        text = self._decode(tokens)
+        text = self._template.decode(tokens)
         inside = (THINK in text or self._opens_reasoning(thinking)) and END_THINK not in text
-        return self._encode(f"\n{END_THINK}\n\n") if inside else []
+        return self._encode_inside(f"\n{END_THINK}\n\n") if inside else []
 
     def close_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
-        """The end of the reasoning if it is still open, then the token that ends a turn."""
-        return [*self.end_thinking_tokens(tokens, thinking=thinking), self._end_id]
+        """The end of the reasoning if it is still open, then the token that ends a turn, where it has one."""
+        end = [self._answer_end.token] if self._answer_end.own else []
+        return [*self.end_thinking_tokens(tokens, thinking=thinking), *end]
+
+    def stop_of(self, message: Message) -> int:
+        """The token with which a policy ends this message."""
+        return self._end_of(message).token
 
     # -- tokens to a message -----------------------------------------------------------------
 
-    def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
+    def parse(
+        self, tokens: list[int], *, thinking: bool, ended: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Message:
         """The assistant message in sampled ``tokens``; what is malformed sets ``parse_error``."""
         body = tokens[:-1] if tokens and tokens[-1] in self.stop_token_ids else tokens
-        text = self._decode(body)
+        text = self._template.decode(body)
         error = None if ended else cut_off_error(len(tokens))
         reasoning: str | None = None
         if text.lstrip().startswith(THINK) or self._opens_reasoning(thinking):
@@ -168,9 +198,11 @@ class HFTemplateRenderer:
             reasoning, text = head.lstrip().removeprefix(THINK).strip("\n"), tail.lstrip("\n")
             if not closed:
                 error = error or f"the reasoning is not closed by {END_THINK}"
+        elif (lead := self._lead(thinking)).isspace():
+            text = text.removeprefix(lead)
         if error is None:
             try:
-                content, calls = parse_hermes(text)
+                content, calls = self._markup.read(text, tools)
                 return Message("assistant", content, reasoning=reasoning, tool_calls=calls)
             except ValueError as wrong:
                 error = str(wrong)
@@ -178,46 +210,97 @@ class HFTemplateRenderer:
 
     def split(self, tokens: list[int], *, thinking: bool, sampled: Sequence[bool] | None = None) -> Split:
         """Tokens by kind (see Renderer); whether there is thinking is read as ``parse`` reads it."""
-        thinks = self._opens_reasoning(thinking) or self._decode(tokens).lstrip().startswith(THINK)
+        text = self._template.decode(tokens)
+        thinks = self._opens_reasoning(thinking) or text.lstrip().startswith(THINK)
         return split_response(
             tokens,
-            self._decode,
+            self._template.decode,
             stop_token_ids=self.stop_token_ids,
             end_think=END_THINK if thinks else None,
-            calls=(CALL, END_CALL),
+            calls=self._markup.marks(text.partition(END_THINK)[2] if thinks else text),
             sampled=sampled,
         )
 
-    # -- the template ------------------------------------------------------------------------
+    # -- what the template does --------------------------------------------------------------
 
-    @cached_property
-    def tool_style(self) -> ToolStyle:
-        """How this template deals with tools (see the module's docstring)."""
-        name, found = "probe_tool_name", "probe_result"
-        schema = {"name": name, "description": "Probe.", "parameters": {"type": "object", "properties": {}}}
-        call = ToolCall(name, {"x": 1})
+    def _turn_end(self) -> TurnEnd:
+        """How it ends an answer."""
+        user, said = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": _ANSWER}
+        last = self._template.apply([user, said]).rpartition(_ANSWER)[2]
+        followed = self._template.apply([user, said, user]).rpartition(_ANSWER)[2]
+        end = self._end_from(last, followed)
+        if end is None:
+            raise ValueError(
+                f"the chat template of {self._template.name} ends an assistant's turn with {(last or followed)[:40]!r},"
+                " which does not begin with a token of its own (like <|im_end|>), so sampling would not stop there; "
+                "let the template write such a token of the tokenizer behind the content"
+            )
+        return end
+
+    def _end_from(self, last: str, followed: str) -> TurnEnd | None:
+        template = self._template
+        return TurnEnd.find(last, followed, template.encode, template.decode, template.known)
+
+    def _tools(self) -> tuple[ToolStyle, ToolMarkup]:
+        """How it deals with tools (see the module's docstring), and the markup of calls; sets how a call ends."""
+        found = "probe_result"
 
         def shown(*messages: Message) -> str:
             """The text of a dialogue with the tool; empty if the template refuses it."""
-            turns = self._rules.fit([_as_dict(m) for m in messages])
             try:
-                return self._apply(turns, tools=[schema], generate=messages[-1].role != "assistant", thinking=False)
+                return self._template.apply(self._rules.fit(as_dicts(messages)), tools=[PROBE_SCHEMA])
             except TemplateError:
                 return ""
 
-        begin = (Message("user", "Hi"), Message("assistant", tool_calls=(call,)))
-        said = shown(*begin)
-        if name not in shown(begin[0]):
-            return "prompt"
-        if said and found not in shown(*begin, Message("tool", found), Message("user", "And?")):
-            return "prompt"
-        # the last occurrence: some templates show the markup in their instructions as well
-        start, end = said.rfind(CALL), said.rfind(END_CALL)
+        begin = (Message("user", "Hi"), Message("assistant", tool_calls=(PROBE,)))
+        prompt, said = shown(begin[0]), shown(*begin)
+        answered = shown(*begin, Message("tool", found))
+        if PROBE.name not in prompt or (said and found not in answered):
+            return "prompt", HERMES
+        special = set(self._template.special) | {self._template.tokenizer.eos_token, self._answer_end.text}
+        ends = special - tool_markup.MARKS
+        last, followed = tool_markup.find(prompt, said, ends), tool_markup.find(prompt, answered, ends)
+        if last is None or followed is None or last[0] is not followed[0]:
+            return "unreadable", HERMES
+        end = self._end_from(last[1], followed[1])
+        if end is None:
+            return "unreadable", HERMES
+        self._call_end = end
+        return "template", last[0]
+
+    def _check_pieces(self) -> None:
+        """Raise ValueError where what is encoded behind a stop token is not what it is in the whole text."""
+        before, stop = [_HI, _SAID], self._answer_end.token
+        whole = self.render([*before, _AND], thinking=False)
         try:
-            read = parse_hermes(said[start : end + len(END_CALL)])[1] if 0 <= start < end else ()
+            added = self.render_after(before, [_AND], thinking=False, stop=stop)
         except ValueError:
-            read = ()
-        return "template" if read == (call,) else "unreadable"
+            added = whole
+        if added and whole[-len(added) - 1 :] != [stop, *added]:
+            raise ValueError(
+                f"the tokenizer of {self._template.name} encodes a message behind {self._answer_end.text} otherwise "
+                "than inside a whole dialogue, so that a rollout would not have the tokens of its text; use a "
+                "tokenizer.json whose added tokens cut the text"
+            )
+
+    def _opens_reasoning(self, thinking: bool) -> bool:
+        """Whether the template itself writes the opening ``<think>``, so that sampling starts inside."""
+        if thinking not in self._opens:
+            text = self._template.apply([{"role": "user", "content": "Hi"}], thinking=thinking)
+            self._opens[thinking] = text.rstrip().endswith(THINK)
+        return self._opens[thinking]
+
+    def _lead(self, thinking: bool) -> str:
+        """What the template writes between the opening of the assistant's turn and an answer without reasoning: mostly
+        nothing, a space (Mistral), an empty thinking block (Qwen3)."""
+        if self._opens_reasoning(thinking):
+            return f"\n{END_THINK}\n\n"
+        if thinking not in self._leads:
+            turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _ANSWER}]
+            opened = self._template.apply(turns[:1], thinking=thinking)
+            written = self._template.apply(turns, thinking=thinking).rpartition(_ANSWER)[0]
+            self._leads[thinking] = written.removeprefix(opened) if written.startswith(opened) else ""
+        return self._leads[thinking]
 
     @cached_property
     def _keeps(self) -> Literal["reasoning", "content"] | None:
@@ -226,13 +309,15 @@ class HFTemplateRenderer:
         turns = [{"role": "user", "content": "Hi"}, {"role": "assistant"}, {"role": "user", "content": "And?"}]
         ways: tuple[tuple[Literal["reasoning", "content"], dict[str, str]], ...] = (
             ("reasoning", {"content": "Yes.", "reasoning_content": probe}),
-            ("content", {"content": _with_reasoning(probe, "Yes.")}),
+            ("content", {"content": with_reasoning(probe, "Yes.")}),
         )
         for way, fields in ways:
             turns[1] = {"role": "assistant", **fields}
-            if probe in self._apply(turns, tools=[], generate=True, thinking=True):
+            if probe in self._template.apply(turns, thinking=True):
                 return way
         return None
+
+    # -- the text of a dialogue --------------------------------------------------------------
 
     def _retained(self, messages: Sequence[Message], thinking: bool) -> Sequence[Message]:
         """The messages with as much reasoning as the template is to see."""
@@ -243,7 +328,7 @@ class HFTemplateRenderer:
         if self._keeps == "reasoning":
             return messages
         return [
-            replace(m, content=_with_reasoning(m.reasoning, m.content), reasoning=None)
+            replace(m, content=with_reasoning(m.reasoning, m.content), reasoning=None)
             if m.role == "assistant" and m.reasoning
             else m
             for m in messages
@@ -251,141 +336,43 @@ class HFTemplateRenderer:
 
     def _text(self, messages: Sequence[Message], thinking: bool) -> str:
         """The dialogue as the template writes it, marked (``rl.chat.control_text``)."""
-        messages = self._retained([self._control.mark(message) for message in messages], thinking)
-        tools = [tool for message in messages for tool in message.tools]
+        begun(messages, thinking=thinking)
+        marked = [with_response_format(self._template.control.mark(message)) for message in messages]
+        messages = self._retained(marked, thinking)
+        tools: Sequence[Mapping[str, Any]] = tools_in(messages)
         uses_tools = bool(tools) or any(m.role == "tool" or m.tool_calls for m in messages)
-        generate = messages[-1].role != "assistant"
         for index, message in enumerate(messages):
             if message.role == "developer":
                 raise RenderError(f"messages[{index}]: chat templates know no developer role; use system")
         if uses_tools and self.tool_style == "unreadable":
             raise RenderError(
-                f"the chat template of '{self.tokenizer.name_or_path}' writes tool calls in a markup other "
-                f"than {CALL}; use a model with Hermes-style calls, or an environment without tools"
+                f"the chat template of {self._template.name} writes tool calls in a markup that is not known here "
+                f"(known: {', '.join(markup.name for markup in tool_markup.MARKUPS)}); use a model with one of them, "
+                "or an environment without tools"
             )
         if uses_tools and self.tool_style == "prompt":
-            raw, tools = _tools_as_prompt(messages), []
+            raw, tools = tools_as_prompt(messages), ()
         else:
-            raw = [_as_dict(m) for m in messages]
+            raw = as_dicts(messages)
         try:
-            text = self._apply(self._rules.fit(raw), tools=tools, generate=generate, thinking=thinking)
+            generate = messages[-1].role != "assistant"
+            return self._template.apply(self._rules.fit(raw), tools=tools, generate=generate, thinking=thinking)
         except TemplateError as error:
             raise RenderError(
-                f"the chat template of '{self.tokenizer.name_or_path}' refuses the messages "
+                f"the chat template of {self._template.name} refuses the messages "
                 f"{', '.join(m.role for m in messages)}: {error}"
             ) from error
-        return text.replace(EMPTY, "")
 
-    def _apply(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]],
-        generate: bool,
-        thinking: bool,
-    ) -> str:
-        text = self.tokenizer.apply_chat_template(
-            list(messages),
-            tools=[{"type": "function", "function": dict(tool)} for tool in tools] or None,
-            add_generation_prompt=generate,
-            tokenize=False,
-            enable_thinking=thinking,
-        )
-        assert isinstance(text, str)
-        return text
+    def _end_of(self, message: Message) -> TurnEnd:
+        return self._call_end if message.tool_calls and self.tool_style == "template" else self._answer_end
 
-    def _opens_reasoning(self, thinking: bool) -> bool:
-        """Whether the template itself writes the opening ``<think>``, so that sampling starts inside."""
-        if thinking not in self._opens:
-            text = self._apply([{"role": "user", "content": "Hi"}], tools=[], generate=True, thinking=thinking)
-            self._opens[thinking] = text.rstrip().endswith(THINK)
-        return self._opens[thinking]
-
-    def _turn_end(self) -> tuple[int, str, str]:
-        """The token right behind an assistant's content, its text, and all that the template writes there."""
-        probe = "probe_answer"
-        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": probe}]
-        tail = self._apply(turns, tools=[], generate=False, thinking=False).rpartition(probe)[2]
-        first = self._encode(tail.lstrip())[:1]
-        known = {self.tokenizer.eos_token_id, *self.tokenizer.added_tokens_decoder}
-        end = self._decode(first)
-        if not first or first[0] not in known or not tail.lstrip().startswith(end):
-            raise ValueError(
-                f"the chat template of '{self.tokenizer.name_or_path}' ends an assistant's turn with {tail[:40]!r}, "
-                "which does not begin with a token of its own (like <|im_end|>), so sampling would not stop there; "
-                "let the template write such a token of the tokenizer behind the content"
-            )
-        return first[0], end, tail
-
-    def _until_stop(self, text: str) -> str:
+    def _until_stop(self, text: str, end: TurnEnd) -> str:
         """``text``, which ends with an assistant's turn, without what stands behind the token that ends it."""
-        if text.endswith(self._tail):
-            return text[: len(text) - len(self._tail) + self._tail.index(self._end_text) + len(self._end_text)]
-        head, found, _ = text.rpartition(self._end_text)
+        if (cut := end.cut(text)) is not None:
+            return cut
+        head, found, _ = text.rpartition(end.text)
         return head + found if found else text
 
-    def _encode(self, text: str) -> list[int]:
-        return self._control.encode(text)
-
-    def _encode_piece(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _decode(self, tokens: list[int]) -> str:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
-
-def _without_last_empty_thinking(text: str) -> str:
-    begin = text.rfind(THINK)
-    block = _EMPTY_THINKING.match(text, begin) if begin >= 0 else None
-    return text if block is None else text[:begin] + text[block.end() :]
-
-
-def _with_reasoning(reasoning: str, content: str) -> str:
-    return f"{THINK}\n{reasoning}\n{END_THINK}\n\n{content}"
-
-
-def _as_dict(message: Message) -> dict[str, Any]:
-    """A message in the form that chat templates read."""
-    raw: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning is not None:
-        raw["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        raw["tool_calls"] = [
-            {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
-            for c in message.tool_calls
-        ]
-    return raw
-
-
-def _tools_as_prompt(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The dialogue for a template without tools: schemas in the system message, results as user turns."""
-    schemas = [json.dumps(tool, ensure_ascii=False) for m in messages for tool in m.tools]
-    described = _TOOLS_PROMPT.format(schemas="\n".join(schemas)) if schemas else ""
-    result: list[dict[str, Any]] = []
-    previous = ""
-    for message in messages:
-        if message.role == "tool":
-            response = f"<tool_response>\n{message.content}\n</tool_response>"
-            if previous == "tool":  # results of one turn share one user turn
-                result[-1]["content"] += f"\n{response}"
-            else:
-                result.append({"role": "user", "content": response})
-        else:
-            raw = _as_dict(replace(message, tool_calls=()))
-            written = "\n".join(_write_call(call) for call in message.tool_calls)
-            raw["content"] = "\n".join(part for part in (message.content, written) if part)
-            result.append(raw)
-        previous = message.role
-    if described:
-        if result[0]["role"] == "system":
-            result[0]["content"] = f"{result[0]['content']}\n\n{described}".strip()
-        else:
-            result.insert(0, {"role": "system", "content": described})
-    return result
-
-
-def _write_call(call: ToolCall) -> str:
-    body = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
-    return f"{CALL}\n{body}\n{END_CALL}"
+    def _encode_inside(self, text: str) -> list[int]:
+        """Tokens of what stands inside an assistant's turn, behind the template's opening of it."""
+        return self._template.encode(text, behind=self._answer_end.token) if text else []

@@ -14,7 +14,8 @@ segment with its own prompt.
 A response truncated before its stop token stays open: either sampling continues where it stopped
 (``append_sampled`` again), or ``append_messages`` first closes it with tokens that carry no loss. A limit on
 thinking uses the first: ``close_thinking`` puts the end of the reasoning after what was sampled, as context, and
-the response continues from there.
+the response continues from there. A prompt that ends with an unfinished assistant message (``prefix``) opens a
+response in the same way: what is given of it is context, and the policy continues behind it.
 """
 
 from __future__ import annotations
@@ -136,14 +137,18 @@ class Session:
     """One dialogue between an environment and a policy, as messages (a view) and as tokens (the truth).
 
     ``messages`` is all that was ever said; ``context`` is what the policy sees of it now (they differ after
-    ``rewrite``). ``prompt`` ends with a user, developer or tool message. ``max_context`` is in tokens, prompt and
+    ``rewrite``). ``prompt`` ends with a user, developer or tool message, or with an assistant message that the policy
+    continues. ``max_context`` is in tokens, prompt and
     response together.
     """
 
     def __init__(self, renderer: Renderer, prompt: Sequence[Message], *, thinking: bool, max_context: int) -> None:
-        if not prompt or prompt[-1].role in ("assistant", "system"):
+        if not prompt or (prompt[-1].role in ("assistant", "system") and not prompt[-1].prefix):
             last = prompt[-1].role if prompt else "nothing"
-            raise SessionError(f"the prompt ends with {last}; it must end with a user or tool message")
+            raise SessionError(
+                f"the prompt ends with {last}; it must end with a user or tool message, or with an assistant message "
+                "that the policy continues (prefix)"
+            )
         self._renderer = renderer
         self._thinking = thinking
         self.max_context = max_context
@@ -151,6 +156,8 @@ class Session:
         self._context: list[Message] = list(prompt)
         self._streams = [_Stream(renderer.render(self._context, thinking=thinking))]
         self._open_from: int | None = None  # where a response without a stop token begins
+        if prompt[-1].prefix:
+            self._open_from = self.used - len(renderer.prefix_tokens(prompt[-1], thinking=thinking))
         self.marks: dict[int, str] = {}  # position in ``messages`` → what the context policy did there
         self._usage = Usage()  # of everything but the response that is still open
         self._last = Usage()  # of the last response
@@ -182,7 +189,7 @@ class Session:
 
     @property
     def is_cut_off(self) -> bool:
-        """True while the last response has no stop token."""
+        """True while the last response, or what the prompt gives of it, has no stop token."""
         return self._open_from is not None
 
     @property
@@ -224,7 +231,7 @@ class Session:
         if self._open_from is None:
             raise SessionError("the last response was not cut off")
         tokens = self._streams[-1].tokens[self._open_from :]
-        return self._renderer.parse(tokens, thinking=self._thinking, ended=True)
+        return self._parse(tokens, ended=True)
 
     def append_sampled(
         self,
@@ -263,7 +270,7 @@ class Session:
         # what close_thinking put into the response was not sampled
         kinds = self._renderer.split(response, thinking=self._thinking, sampled=stream.mask[begin:])
         self._last = sent + Usage(thinking=kinds.thinking, tool=kinds.tool, answer=kinds.answer)
-        message = self._renderer.parse(response, thinking=self._thinking, ended=ended)
+        message = self._parse(response, ended=ended)
         self._messages.append(message)
         self._context.append(message)
         return message
@@ -281,7 +288,7 @@ class Session:
             return False
         stream.extend_context(closing)
         response = stream.tokens[self._open_from :]
-        self._messages[-1] = self._context[-1] = self._renderer.parse(response, thinking=self._thinking, ended=False)
+        self._messages[-1] = self._context[-1] = self._parse(response, ended=False)
         return True
 
     def append_messages(self, messages: Sequence[Message]) -> None:
@@ -291,7 +298,9 @@ class Session:
         if any(message.role == "assistant" for message in messages):
             raise SessionError("append_messages takes the environment's messages; append_sampled the policy's")
         stream = self._streams[-1]
-        added = self._renderer.render_after(self._context, messages, thinking=self._thinking)
+        ended = self._open_from is None and self._context[-1].role == "assistant"
+        stop = stream.tokens[-1] if ended else None
+        added = self._renderer.render_after(self._context, messages, thinking=self._thinking, stop=stop)
         if added is None:
             prompt = self._renderer.render([*self._context, *messages], thinking=self._thinking)
             self._streams.append(_Stream(prompt))
@@ -307,6 +316,10 @@ class Session:
     def segments(self) -> list[Segment]:
         """The training samples so far, copies; a segment without a sampled token is left out."""
         return [stream.segment() for stream in self._streams if any(stream.mask)]
+
+    def _parse(self, tokens: list[int], *, ended: bool) -> Message:
+        tools = [tool for message in self._context for tool in message.tools]
+        return self._renderer.parse(tokens, thinking=self._thinking, ended=ended, tools=tools)
 
     def _check_sampled(
         self,

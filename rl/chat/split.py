@@ -31,7 +31,7 @@ def split_response(
     *,
     stop_token_ids: Sequence[int],
     end_think: str | None,
-    calls: tuple[str, str],
+    calls: tuple[str, str | None] | None,
     sampled: Sequence[bool] | None = None,
 ) -> Split:
     """Split what was sampled for one assistant message.
@@ -41,7 +41,8 @@ def split_response(
         decode: text of a piece of them, special tokens kept.
         end_think: the mark that ends the thinking in which the response begins; None when it begins in the answer.
             Without the mark everything before the end token is thinking.
-        calls: opening and closing markup of tool calls; a block that is not closed reaches to the end.
+        calls: opening and closing markup of tool calls (closing None: there is none); a block that is not closed
+            reaches to the end. None: the response has no calls.
         sampled: which of the tokens the policy sampled (None: all); the others (an end of thinking that was forced
             on it) divide the response, but are not counted.
     """
@@ -54,9 +55,9 @@ def split_response(
         at = len(body) if found is None else found[1]
     thinking = sum(mask[:at])
     tool = 0
-    while (opened := _find(calls[0], body[at:], decode)) is not None:
+    while calls is not None and (opened := _find(calls[0], body[at:], decode)) is not None:
         start, inside = at + opened[0], at + opened[1]
-        closed = _find(calls[1], body[inside:], decode)
+        closed = None if calls[1] is None else _find(calls[1], body[inside:], decode)
         at = len(body) if closed is None else inside + closed[1]
         tool += sum(mask[start:at])
     return Split(thinking, tool, sum(mask) - thinking - tool)

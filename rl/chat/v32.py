@@ -18,13 +18,14 @@ without losing its reasoning); a developer turn does not delete earlier develope
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from envs.types import Message
 from rl.chat import dsml
 from rl.chat.control_text import ControlText
-from rl.chat.renderer import RenderError, Retention, cut_off_error
+from rl.chat.renderer import RenderError, Retention, begun, cut_off_error
 from rl.chat.split import Split, split_response
 from rl.chat.tokenizer import ChatTokenizer
 
@@ -49,11 +50,18 @@ class V32Renderer:
 
     def render(self, messages: Sequence[Message], *, thinking: bool, add_bos: bool = True) -> list[int]:
         """Prompt tokens of a dialogue; see ``render_text``."""
+        if (unfinished := begun(messages, thinking=thinking)) is not None:
+            before = self.render(messages[:-1], thinking=thinking, add_bos=add_bos)
+            return before + self.prefix_tokens(unfinished, thinking=thinking)
         marked = [self._control.mark(message) for message in messages]
         return self._control.encode(render_text(marked, thinking=thinking, add_bos=add_bos, retention=self.retention))
 
+    def prefix_tokens(self, message: Message, *, thinking: bool) -> list[int]:
+        """What was given of an answer: in thinking mode its reasoning, closed where there is content, then content."""
+        return self._control.encode(_begun(self._control.mark(message), thinking))
+
     def render_after(
-        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool
+        self, messages_before: Sequence[Message], new: Sequence[Message], *, thinking: bool, stop: int | None = None
     ) -> list[int] | None:
         """Tokens to append for ``new``; None when it would change the text before it (see Renderer)."""
         marked = [self._control.mark(message) for message in (*messages_before, *new)]
@@ -61,11 +69,17 @@ class V32Renderer:
         after = render_text(marked, thinking=thinking, retention=self.retention)
         return self._control.encode(after[len(before) :]) if after.startswith(before) else None
 
-    def parse(self, tokens: list[int], *, thinking: bool, ended: bool) -> Message:
+    def parse(
+        self, tokens: list[int], *, thinking: bool, ended: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Message:
         """The assistant message in sampled ``tokens`` (the stop token included when ``ended``)."""
         body = tokens[:-1] if tokens and tokens[-1] in self.stop_token_ids else tokens
         error = None if ended else cut_off_error(len(tokens))
         return parse_text(self.tokenizer.decode(body), thinking=thinking, error=error)
+
+    def stop_of(self, message: Message) -> int:
+        """EOS, whatever the message is."""
+        return self.tokenizer.eos_id
 
     def end_thinking_tokens(self, tokens: list[int], *, thinking: bool) -> list[int]:
         """``</think>`` if the response never left its reasoning."""
@@ -91,6 +105,7 @@ def render_text(
     messages: Sequence[Message], *, thinking: bool, add_bos: bool = True, retention: Retention = "cycle"
 ) -> str:
     """The text of a dialogue in V3.2's format. Raises RenderError for what the format cannot express."""
+    begun(messages, thinking=thinking)
     last_user = max((i for i, m in enumerate(messages) if m.role in ("user", "developer")), default=-1)
     first_kept = _first_kept(messages, last_user, retention)
     text = [dsml.BOS if add_bos else ""]
@@ -103,6 +118,7 @@ def render_text(
                 text.append(message.content)
                 if message.tools:
                     text.append(f"\n\n{dsml.tools_block(message.tools)}")
+                text.append(_response_format(message))
             case "user":
                 _no_tools(index, message)
                 text.append(f"{dsml.USER}{message.content}{dsml.ASSISTANT}{opening}")
@@ -136,15 +152,26 @@ def _no_tools(index: int, message: Message) -> None:
         raise RenderError(f"messages[{index}]: a {message.role} message has tools; put them on the system message")
 
 
+def _response_format(message: Message) -> str:
+    return "" if message.response_format is None else f"\n\n{dsml.response_format_block(message.response_format)}"
+
+
 def _developer(index: int, message: Message) -> str:
     if not message.content:
         raise RenderError(f"messages[{index}]: a developer message needs content")
     tools = f"\n\n{dsml.tools_block(message.tools)}" if message.tools else ""
-    return f"{tools}\n\n# The user's message is: {message.content}"
+    return f"{tools}{_response_format(message)}\n\n# The user's message is: {message.content}"
+
+
+def _begun(message: Message, thinking: bool) -> str:
+    closes = thinking and (message.content or message.reasoning is None)
+    return f"{message.reasoning or ''}{dsml.END_THINK if closes else ''}{message.content}"
 
 
 def _assistant(index: int, message: Message, *, keep_thinking: bool, needed: bool) -> str:
     _no_tools(index, message)
+    if message.prefix:
+        return _begun(message, keep_thinking)
     reasoning = ""
     if keep_thinking:
         if needed and message.reasoning is None and not message.tool_calls and message.parse_error is None:

@@ -35,7 +35,7 @@ def run(cfg: ColdStartRunConfig) -> None:
             raise ValueError("base.source=scratch: there is no policy to start from; make one with rl-pretrain")
         renderer = start_renderer(cfg.policy, base, cfg.rollout.retention)
         taskset = open_taskset(cfg.env, "train", cfg.seed)
-        check_environments(taskset)
+        check_environments(taskset, renderer, thinking=cfg.rollout.thinking)
         said = settle_turns(cfg.rollout, taskset)
     for sentence in said:
         print(sentence)

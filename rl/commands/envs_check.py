@@ -73,7 +73,8 @@ class Rendering:
                     tokens = written(self.renderer, episode.messages[:i], said, thinking=self.rollout.thinking)
                 except ValueError as error:
                     raise CheckFailed(f"{episode.task.id}: {error}") from error
-                read = self.renderer.parse(tokens, thinking=self.rollout.thinking, ended=True)
+                tools = [tool for message in episode.messages for tool in message.tools]
+                read = self.renderer.parse(tokens, thinking=self.rollout.thinking, ended=True, tools=tools)
                 if (read.content, read.tool_calls) != (said.content, said.tool_calls) or read.parse_error:
                     raise CheckFailed(
                         f"{episode.task.id}: message {i} is not read back as it was written: {said.to_json()} became "

@@ -74,11 +74,11 @@ def check(cfg: EvaluateConfig, directory: Path) -> None:
     from rl.run.turn_limit import settle_turns
 
     check_before_start(cfg)
-    start_renderer(cfg.policy, directory, cfg.rollout.retention)
+    renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
     open_composer(cfg.reward)
     heldout = open_tasksets(cfg.env, cfg.seed, cfg.eval)[HELDOUT]
-    check_environments(heldout)
+    check_environments(heldout, renderer, thinking=cfg.rollout.thinking)
     check_deadlines(cfg.rollout, heldout)
     for sentence in settle_turns(cfg.rollout, heldout):
         print(sentence)

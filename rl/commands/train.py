@@ -36,7 +36,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.run.deadlines import check_deadlines
     from rl.run.driver_lock import driving
     from rl.run.errors import stopped
-    from rl.run.preflight import about_dtypes, check_environments, check_start, configuration
+    from rl.run.preflight import about_dtypes, about_renderer, check_environments, check_start, configuration
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
@@ -47,10 +47,10 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
                 cfg = stored_config(cfg)
             tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
             reward = open_composer(cfg.reward).describe()
-            check_start(cfg, list(members_of(tasksets["train"])))
-            check_environments(tasksets["train"])
+            renderer = check_start(cfg, list(members_of(tasksets["train"])))
+            check_environments(tasksets["train"], renderer, thinking=cfg.rollout.thinking)
             check_deadlines(cfg.rollout, tasksets["train"])
-            said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg)
+            said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))

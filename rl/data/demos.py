@@ -40,6 +40,7 @@ FULL = 1.0  # outcome that an oracle's demonstration must have
 # Why there is no demonstration of a task, in the order in which they are told.
 NO_ORACLE, WRONG, CUT = "without an oracle", "by the oracle and not solved", "cut by a turn or token limit"
 UNRENDERED, FAILED = "that the chat format cannot write", "failed"
+BEGUN = "whose prompt begins the answer (coldstart.as_rollouts=true shows them)"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Dropped:
 
     def words(self) -> str:
         """``12 by the oracle and not solved (search/train/0/3: outcome 0.0), …``; "" for none."""
-        order = (NO_ORACLE, WRONG, CUT, UNRENDERED, FAILED)
+        order = (NO_ORACLE, WRONG, CUT, UNRENDERED, BEGUN, FAILED)
         return ", ".join(f"{self.counts[r]:,} {r} ({self.example[r]})" for r in order if self.counts[r])
 
     def check(self, asked: int) -> None:
@@ -132,6 +133,8 @@ def demonstrations(
             return FAILED, f"task {index}: {type(error).__name__}: {error}"
 
     def play(task: Task) -> Demo | tuple[str, str]:
+        if task.prompt and task.prompt[-1].prefix:
+            return BEGUN, task.id
         env = taskset.environment(task)
         rng = random.Random(f"demo/{seed}/{task.id}")
         imperfect = acts_imperfectly(env, rng, novice_share)
@@ -200,23 +203,31 @@ def written(
 ) -> list[int]:
     """The tokens that a policy would sample to say ``message`` behind ``context``, the stop token included.
 
-    Sampling ends at the first stop token, so the message ends with the token that ends a turn, the first of
-    ``stop_token_ids``; what a template writes behind it (a line end, the end of the text) is nobody's. ``before``: the
-    tokens of ``context``, if known.
+    Sampling ends at the first stop token; what a template writes behind it (a line end, the end of the text) is
+    nobody's. Where a template ends a message only by what begins the next one, that token is added. ``before``: the
+    tokens of ``context``, if known. Where the context ends with an unfinished message, ``message`` is all of it, and
+    the tokens are those behind what was given.
 
     Raises:
-        ValueError: the renderer cannot write it there, or its text holds a stop token.
+        ValueError: the renderer cannot write it there, its text holds a stop token, or it does not begin with what was
+            given.
     """
+    if context and context[-1].prefix:
+        given = renderer.prefix_tokens(context[-1], thinking=thinking)
+        whole = written(renderer, context[:-1], message, thinking=thinking)
+        if whole[: len(given)] != given:
+            raise ValueError(f"message {len(context) - 1} does not begin with the tokens of what was given of it")
+        return whole[len(given) :]
     before = renderer.render(context, thinking=thinking) if before is None else before
     after = renderer.render([*context, message], thinking=thinking)
     if after[: len(before)] != before:
         raise ValueError(f"message {len(context)} cannot be rendered behind its prompt")
     spoken = after[len(before) :]
     stops = [i for i, token in enumerate(spoken) if token in renderer.stop_token_ids]
-    turn_ends = [i for i in stops if spoken[i] == renderer.stop_token_ids[0]] or stops
+    end = renderer.stop_of(message)
     if not stops:
-        return spoken
-    if stops[0] != turn_ends[-1]:
+        return [*spoken, end]
+    if stops[0] != max((i for i in stops if spoken[i] == end), default=-1):
         raise ValueError(f"the text of message {len(context)} holds a token at which sampling stops")
     return spoken[: stops[0] + 1]
 

@@ -78,6 +78,8 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
     finally:
         wandb_log.finish()
     console.print(summary_table(summary, str(rundir.report)))
+    if cfg.push_to_hub is not None:
+        console.print(summary.get("push_failed") or f"uploaded: {summary['pushed']}", highlight=False, markup=False)
     return summary
 
 
@@ -97,12 +99,22 @@ def plain(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None:
 
 
 def _finish(job: Job) -> None:
-    """summary.json and report.html."""
+    """summary.json, the model card, report.html; the upload last, when all that is to be kept is kept."""
+    from rl.run.hub import push
+    from rl.run.model_card import write_model_card
     from rl.tracking.report import write_report
 
+    policy, hub_id = job.rundir.path / "policy", job.cfg.push_to_hub
     job.summary |= job.spent()
     job.rundir.write_summary(job.summary)
+    write_model_card(policy, job.cfg, job.summary, describe(job.cfg))
     write_report(job.rundir)
+    if hub_id is not None:
+        try:
+            job.summary["pushed"] = push(policy, hub_id, public=job.cfg.push_public)
+        except ValueError as error:  # the run is whole without it
+            job.summary["push_failed"] = str(error)
+        job.rundir.write_summary(job.summary)
     job.wandb_log.log_summary(job.summary)
 
 

@@ -1,6 +1,7 @@
-"""A model of the Hugging Face hub by its name: ``policy.path=owner/name`` means the files that the hub has for it.
+"""Models of the Hugging Face hub: ``policy.path=owner/name`` is fetched, ``push_to_hub=owner/name`` is uploaded.
 
-They are fetched once into huggingface_hub's cache (``HF_HOME``); later starts need no network.
+What is fetched goes once into huggingface_hub's cache (``HF_HOME``); later starts need no network. The token for an
+upload is huggingface_hub's own (``hf auth login`` or ``HF_TOKEN``): it is never in a setting or in a file of a run.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+from rl.bounds import HUB_ID
+
 # Weights as safetensors, configuration, tokenizer, chat template; no pickles, no code.
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def is_hub_id(setting: str) -> bool:
     """Whether ``setting`` has the form owner/name."""
-    return HUB_ID.fullmatch(setting) is not None
+    return re.fullmatch(HUB_ID, setting) is not None
 
 
 def from_hub(field: str, hub_id: str) -> Path:
@@ -43,3 +45,44 @@ def from_hub(field: str, hub_id: str) -> Path:
             f"{field}={hub_id}: no such directory, and the hub cannot be reached to fetch a model of that name "
             f"({type(error).__name__}); give a directory with a policy in Hugging Face format"
         ) from error
+
+
+def check_push(hub_id: str) -> None:
+    """Raise ValueError when an upload at the end of a run cannot go well: no token, or the hub is switched off."""
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise ValueError(f"push_to_hub={hub_id}: HF_HUB_OFFLINE is set; unset it, or leave push_to_hub out")
+    if not get_token():
+        raise ValueError(
+            f"push_to_hub={hub_id}: there is no token of the Hugging Face hub; run hf auth login (or set HF_TOKEN), or "
+            "leave push_to_hub out"
+        )
+
+
+def push(directory: Path, hub_id: str, *, public: bool) -> str:
+    """Upload the policy in ``directory``; returns the address of the commit. The repository is made where there is
+    none, private unless ``public``; one that is there keeps its visibility.
+
+    Raises ValueError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(hub_id, repo_type="model", private=not public, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=hub_id,
+            repo_type="model",
+            folder_path=directory,
+            allow_patterns=[*FILES, "*.md"],
+            ignore_patterns=["*/*"],
+            commit_message="The policy of a run",
+        )
+    except Exception as error:  # the client hands on whatever its HTTP library raises
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"push_to_hub={hub_id}: the upload failed ({type(error).__name__}: {said}); the run is complete, later: "
+            f"hf upload {hub_id} {directory} --exclude 'eval/*'"
+        ) from error
+    return str(commit.commit_url)

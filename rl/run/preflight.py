@@ -89,16 +89,30 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def check_environments(taskset: Taskset) -> None:
-    """Make the first task of every family and its environment, as a rollout will. Raises ValueError that says which
-    cannot be made: a setting that the environment does not take, data that is not there, a fault of its author."""
+def check_environments(taskset: Taskset, renderer: Renderer | None = None, *, thinking: bool = False) -> None:
+    """Make the first task of every family and its environment, as a rollout will, and write its prompt with
+    ``renderer``.
+
+    Raises ValueError that says which family cannot be had: a setting that the environment does not take, data that is
+    not there, a fault of its author, a prompt that the chat format has no form for (tools in an unknown markup).
+    """
+    from envs.environment import Environment
     from rl.run.assemble import members_of
 
     for family, member in members_of(taskset).items():
         try:
-            member.environment(member.task(0))
+            task = member.task(0)
+            environment = member.environment(task)
         except Exception as error:  # whatever an author's code may raise
             raise ValueError(f"env, family {family}: {explain(error)}") from error
+        if renderer is None or not task.prompt:
+            continue
+        # what the base class's reset gives: it starts nothing
+        prompt = Environment.reset(environment) if isinstance(environment, Environment) else task.prompt
+        try:
+            renderer.render(prompt, thinking=thinking)
+        except ValueError as error:
+            raise ValueError(f"env, family {family}: {error}") from error
 
 
 def start_directory(policy: PolicyConfig, source: str) -> Path | None:
@@ -192,21 +206,33 @@ def about_dtypes(cfg: TrainConfig) -> list[str]:
     ]
 
 
+def about_renderer(renderer: Renderer | None) -> list[str]:
+    """What was found out about the model's own chat template; nothing is said about V3.2's format."""
+    from rl.chat.hf_template import HFTemplateRenderer
+
+    return [renderer.describe()] if isinstance(renderer, HFTemplateRenderer) else []
+
+
 def check_judge(judge: JudgeConfig) -> None:
     """Raise ValueError when ``judge.path`` is set and no policy lies there."""
     if judge.is_worker and judge.path is not None:
         policy_directory("judge.path", judge.path)
 
 
-def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
-    """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks."""
+def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
+    """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks. Returns
+    the renderer; None where the tokenizer is made by the run."""
+    from rl.run.hub import check_push
     from rl.run.ledger import open_ledger
 
+    if cfg.push_to_hub is not None:
+        check_push(cfg.push_to_hub)
     output_directory("runs_dir", cfg.runs_dir)
+    renderer = None
     output_directory("cache_dir", cfg.cache_dir)
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
-        start_renderer(cfg.policy, directory, cfg.rollout.retention)
+        renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
         check_policy(directory, cfg.learner.lora.modules if cfg.learner.lora.rank else None)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
@@ -217,3 +243,4 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
         raise ValueError(
             f"self_verification.enabled with an env without the families {', '.join(missing)}: choose env=proof"
         )
+    return renderer

@@ -22,6 +22,7 @@ summary.json::
      "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
      "usage": tokens and money of every stage  (rl.tracking.usage)
      "counts": {event: n}, "failures": {kind: n},
+     "pushed": address of the uploaded policy, or "push_failed": why there is none   (push_to_hub)
      "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep)
 
 ``rl-eval runs=[…]`` writes a summary of several policies next to their own (rl.tracking.policies).

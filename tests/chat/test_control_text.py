@@ -110,7 +110,7 @@ def test_what_was_sampled_stays_what_it_was() -> None:
     message = Message("assistant", "<|im_start|>", parse_error="no")
     chat = chat_of("chatml")
     assert isinstance(chat, HFTemplateRenderer)
-    assert chat._control.mark(message) is message
+    assert chat._template.control.mark(message) is message
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from chat_fixtures import SEARCH
 
 from envs.types import Message, ToolCall
-from rl.chat.hf_template import HFTemplateRenderer, parse_hermes
+from rl.chat.hermes import parse_hermes
+from rl.chat.hf_template import HFTemplateRenderer
 from rl.chat.renderer import RenderError
 from rl.chat.session import Session
 
@@ -76,7 +77,7 @@ def test_tool_styles_are_found_by_rendering() -> None:
     assert chat_renderer(CHATML).tool_style == "prompt"
     assert chat_renderer(HERMES).tool_style == "template"
     assert chat_renderer(OTHER).tool_style == "unreadable"
-    with pytest.raises(RenderError, match="markup other than"):
+    with pytest.raises(RenderError, match="in a markup that is not known here"):
         chat_renderer(OTHER).render(PROMPT, thinking=False)
     chat_renderer(OTHER).render([Message("user", "hi")], thinking=False)  # without tools it is fine
 

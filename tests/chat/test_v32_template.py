@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.types import Message
-from rl.chat.hf_template import _as_dict
+from rl.chat.template_messages import as_dicts
 from rl.chat.v32 import render_text
 
 
@@ -49,7 +49,7 @@ def test_it_is_the_renderer_s_text(thinking: bool, data: st.DataObject) -> None:
     messages = data.draw(dialogues(thinking))
     tools = [{"type": "function", "function": tool} for message in messages for tool in message.tools]
     text = transformers_tokenizer().apply_chat_template(
-        [_as_dict(m) for m in messages], tools=tools or None, thinking=thinking, tokenize=False
+        as_dicts(messages), tools=tools or None, thinking=thinking, tokenize=False
     )
     assert text == render_text(messages, thinking=thinking)
 

@@ -98,7 +98,7 @@ def outside(mark: Any) -> Any:
         case OneOf():
             return "no such word"
         case Matches():
-            return "no/such"
+            return "no/such/name"
     raise AssertionError(mark)
 
 

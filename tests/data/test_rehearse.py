@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 from rollout_doubles import renderer
 
+from envs.environment import Environment
+from envs.episode import play_episode
 from envs.search.voyage import VoyageTaskset
-from envs.types import Message
+from envs.taskset import Taskset
+from envs.types import Message, Task
 from rl.chat.context_manager import ContextConfig
 from rl.chat.v32 import V32Renderer
-from rl.data.demos import DemonstrationError, tokenise
+from rl.data.demos import BEGUN, DemonstrationError, Dropped, demonstrations, tokenise
 from rl.data.rehearse import rehearse
 from rl.rollout.config import RolloutConfig
 from rl.types import Trajectory
@@ -76,3 +79,44 @@ def test_a_family_without_summaries_says_so() -> None:
     environment = SearchTaskset().environment(SearchTaskset().task(0))
     with pytest.raises(NotImplementedError, match="SearchEnvironment has no summarise"):
         environment.summarise((Message("user", "?"),))
+
+
+class Begun(Environment):
+    """The prompt begins the answer, and the oracle says all of it."""
+
+    def oracle(self, history: list[Message]) -> Message:
+        assert history[-1].prefix
+        return Message("assistant", "The answer is 4.")
+
+    def score(self, episode: object) -> dict[str, float]:
+        return {"outcome": float(getattr(episode, "answer", None) == "The answer is 4.")}
+
+
+class BegunTaskset(Taskset):
+    family = "begun"
+    env_class = Begun
+
+    def task(self, index: int) -> Task:
+        prompt = (Message("user", f"2 + 2? ({index})"), Message("assistant", "The answer is", prefix=True))
+        return Task(self.task_id(index), self.family, prompt)
+
+
+def test_an_answer_that_the_prompt_begins() -> None:
+    """What is given is no target; the episode has one message, with what was given in it."""
+    taskset = BegunTaskset()
+    (t,) = rehearse(taskset, [0], 0.0, 0, renderer(), RolloutConfig(**LONG | {"thinking": False}))
+    (segment,) = t.segments
+    assert renderer().tokenizer.decode(segment.tokens[segment.loss_mask].tolist()) == " 4.<｜end▁of▁sentence｜>"
+    assert [m["role"] for m in t.messages] == ["user", "assistant"]
+    assert (t.messages[1]["content"], t.reward) == ("The answer is 4.", 1.0)
+    task = taskset.task(0)
+    environment = taskset.environment(task)
+    episode, scores = play_episode(task, environment, environment.oracle)
+    assert (scores["outcome"], [m.prefix for m in episode.messages]) == (1.0, [False, False])
+
+
+def test_plain_demonstrations_leave_such_tasks_out_and_say_so() -> None:
+    dropped = Dropped()
+    assert list(demonstrations(BegunTaskset(), [0, 1], 0.0, 0, dropped=dropped)) == []
+    assert dropped.counts == {BEGUN: 2}
+    assert dropped.words().startswith("2 whose prompt begins the answer (coldstart.as_rollouts=true shows them)")

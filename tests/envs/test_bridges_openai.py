@@ -113,6 +113,12 @@ def test_a_result_needs_a_call() -> None:
         to_openai((Message("tool", "3"),))
 
 
+@pytest.mark.parametrize("message", [Message("assistant", "So", prefix=True), Message("system", response_format={})])
+def test_what_a_request_has_no_place_for(message: Message) -> None:
+    with pytest.raises(ValueError, match="a prefix or a response format has no form"):
+        to_openai((message,))
+
+
 def test_parts_of_text_and_tools_without_a_system_message() -> None:
     wire = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     tools = [{"type": "function", "function": SCHEMA}]

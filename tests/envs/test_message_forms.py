@@ -46,11 +46,34 @@ def user(text: str) -> dict[str, Any]:
             {"role": "system", "tools": [{"type": "function", "function": SCHEMA}, SCHEMA]},
             Message("system", tools=(SCHEMA, SCHEMA)),
         ),
+        (
+            {
+                "role": "system",
+                "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}},
+            },
+            Message("system", response_format=SCHEMA),
+        ),
+        (
+            {"role": "system", "response_format": {"type": "object"}},
+            Message("system", response_format={"type": "object"}),
+        ),
+        ({"role": "assistant", "content": "The", "prefix": True}, Message("assistant", "The", prefix=True)),
+        ({"role": "user", "content": "a", "prefix": None, "response_format": None}, Message("user", "a")),
     ],
 )
 def test_forms(raw: dict[str, Any], message: Message) -> None:
     assert message_of(raw) == message
     assert message_of(message.to_json()) == message
+
+
+def test_a_prompt_may_begin_the_answer() -> None:
+    begun = [Message("user", "u"), Message("assistant", "The", prefix=True)]
+    assert checked_prompt(begun) == tuple(begun)
+
+
+def test_a_response_format_without_a_schema() -> None:
+    with pytest.raises(ValueError, match=r"has the response_format .*json_object.*, wanted a JSON schema"):
+        message_of({"role": "system", "response_format": {"type": "json_object"}})
 
 
 def test_a_null_argument_stays_unless_a_table_had_to_write_it() -> None:

@@ -188,6 +188,20 @@ def test_a_fault_of_an_author_is_told_before_the_start() -> None:
         check_environments(Careless())
 
 
+def test_a_prompt_that_the_chat_template_has_no_form_for() -> None:
+    """Tools in a markup that is not known: before there is a run, not as a masked failure of every rollout."""
+    from chat_families import FAMILIES, template_text, tokenizer_of
+
+    from envs.search.taskset import SearchTaskset
+    from rl.chat.hf_template import HFTemplateRenderer
+
+    template = template_text("qwen25").replace("tool_call>", "function>")
+    renderer = HFTemplateRenderer(tokenizer_of(FAMILIES["qwen25"], template))
+    with pytest.raises(ValueError, match=r"^env, family search: the chat template of 'qwen25' writes tool calls in a"):
+        check_environments(SearchTaskset(), renderer)
+    check_environments(SearchTaskset(), HFTemplateRenderer(tokenizer_of(FAMILIES["qwen25"])))
+
+
 def test_where_results_may_go(tmp_path: Path) -> None:
     assert output_directory("out", tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert output_file("out", tmp_path / "a" / "b.json") == tmp_path / "a" / "b.json"
