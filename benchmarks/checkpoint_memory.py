@@ -29,7 +29,7 @@ ROWS = ("read FP8 as float32", "write FP8 as bfloat16", "write float32 as FP8")
 
 def make(folder: Path) -> None:
     """``plain`` (float32, several files) and ``fp8`` in ``folder``."""
-    from rl.policy.export import export
+    from rl.policy.checkpoint_export import export
     from rl.policy.loading import build_policy
 
     build_policy({"preset": "tiny_dsa", "vocab_size": 32_000, "overrides": SHAPE}).save(folder / "whole")
@@ -43,7 +43,7 @@ def measure(row: str, folder: Path) -> int:
     """Peak resident bytes above what was there before."""
     import transformers  # noqa: F401  (counted as there before)
 
-    from rl.policy.export import export
+    from rl.policy.checkpoint_export import export
     from rl.policy.loading import build_policy, load_policy
 
     build_policy({"preset": "tiny_dsa", "vocab_size": 64})

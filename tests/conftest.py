@@ -16,19 +16,32 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes of tests share two cores
 
 import pytest
-from hypothesis import HealthCheck, settings
 from in_process import COMMANDS
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # a GPU machine with torch, transformers, triton and pytest alone: pytest -m gpu
+    settings = None  # type: ignore[assignment,misc]
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("unit", "engine", "run")
+GPU_FILES = ("conftest.py", "devices.py")  # and test_gpu_*.py
 BY_FIXTURE = {"local_ray": "engine", "first_run": "run"}
 MODULES = {target.split(":")[0] for target in COMMANDS.values()}
 
 # A deadline of hypothesis is wall time, which says nothing on a busy machine; nor does slow generation.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+if settings is not None:
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 _now: list[pytest.Item] = []  # the test that runs
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu`` only files that have such tests are imported: what the others need may not be installed."""
+    if config.option.markexpr.strip() != "gpu" or not collection_path.is_file():
+        return None
+    return None if collection_path.name in GPU_FILES or "test_gpu_" in collection_path.name else True
 
 
 def kind_of(item: pytest.Item) -> str:

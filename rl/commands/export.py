@@ -1,4 +1,4 @@
-"""`rl-export`: a policy written again in another form (``rl.policy.export``).
+"""`rl-export`: a policy written again in another form (``rl.policy.checkpoint_export``).
 
 rl-export path=runs/demo-0/policy out=policy_bf16                  bfloat16, to be served or uploaded
 rl-export path=models/DeepSeek-V3.2 out=plain dtype=float32        plain weights of an FP8 checkpoint, to be trained
@@ -22,7 +22,7 @@ def main() -> None:
 
 def run(cfg: ExportConfig) -> None:
     from rl.commands.hydra import line_reporter
-    from rl.policy.export import export
+    from rl.policy.checkpoint_export import export
     from rl.run.paths import output_directory, policy_directory
     from rl.run.preflight import configuration
 

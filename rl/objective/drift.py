@@ -40,7 +40,7 @@ class DriftWindow:
             return None if config.opsm_delta is None else float(config.opsm_delta)
         if len(self.values) < MIN_SEQUENCES:
             return None
-        return percentile(torch.tensor(list(self.values), dtype=torch.float64), config.opsm_share)
+        return percentile(torch.tensor(list(self.values), dtype=torch.float64, device="cpu"), config.opsm_share)
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": list(self.values)}

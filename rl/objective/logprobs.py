@@ -42,7 +42,7 @@ def support_mask(support_N: Sequence[np.ndarray | None], targets_N: torch.Tensor
     """
     if all(kept is None for kept in support_N):
         return None
-    mask = torch.zeros(len(support_N), vocab, dtype=torch.bool)
+    mask = torch.zeros(len(support_N), vocab, dtype=torch.bool, device="cpu")  # a row at a time: then once over
     for row, kept in enumerate(support_N):
         if kept is None:
             mask[row] = True

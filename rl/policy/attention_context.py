@@ -133,7 +133,7 @@ class PackedContext:
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
         self._lent: dict[int, tuple[list[Block], list[Choice]]] = {}  # by the layer that chose
-        self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
+        self.positions = torch.cat([torch.arange(n, device=device) for n in self.lengths])
 
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)  # [T, H, C+R]

@@ -37,7 +37,11 @@ CONFIGS = {
     "`rl-diagnose`": "diagnose", "`rl-coldstart`": "coldstart", "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
     "`rl-chat`": "chat", "`rl-view`": "view", "`rl-export`": "export",
 }  # fmt: skip
-NEEDS = {"adapt": ["experiment=needle"], "agreement": []}  # what a configuration needs to be whole
+NEEDS = {
+    "adapt": ["experiment=needle"],
+    "agreement": [],
+    "export": ["path=x", "out=y"],
+}  # what a configuration needs to be whole
 
 
 @cache

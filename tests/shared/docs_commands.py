@@ -52,7 +52,7 @@ RULES = (
     Rule(r"my_store|MyStore|^cd |^mkdir |^echo |settings env=store|rl-chat run=store", END, TUTORIAL),
     Rule(r"^rl-train env=dataset env\.path=questions|_target_=(warehouse|guess)\.", END, JOBS),
     Rule(r"^rl-(eval|chat|diagnose) run=demo-0$|^rl-compare|^rl-export path=runs/demo-0", END, JOBS),
-    Rule(r"^rl-export path=IN", OUT, "a model that the reader brings; tests/policy/test_export.py makes one"),
+    Rule(r"^rl-export path=IN", OUT, "a model that the reader brings; test_checkpoint_export.py makes one"),
     Rule(r"^rl-train --|^envs-(check|play|init|build)|^cat |^python -m configs\.reference", END, HERE),
     Rule(r"^make train ARGS|^rl-(train|eval|chat|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
 )  # fmt: skip

@@ -18,8 +18,8 @@ from test_checkpoint_files import quantise as other_quantise
 
 from configs.schema import ExportConfig
 from rl.policy.checkpoint_checks import check_checkpoint
+from rl.policy.checkpoint_export import FORMS, export, is_quantised, quantise
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, dequantise
-from rl.policy.export import FORMS, export, is_quantised, quantise
 from rl.policy.loading import build_policy, load_policy
 
 
