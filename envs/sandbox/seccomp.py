@@ -78,7 +78,8 @@ def filter_program() -> bytes:
         of_socket, what = pyseccomp.Arg(1, masked, low, _SOL_SOCKET), pyseccomp.Arg(2, masked, low, option)
         rules.add_rule(deny, "setsockopt", of_socket, what)
     rules.add_rule(deny, "fcntl", pyseccomp.Arg(1, masked, low, _F_SETPIPE_SZ))
-    rules.add_rule(deny, "socket", pyseccomp.Arg(0, pyseccomp.NE, _AF_UNIX))
+    for call in ("socket", "socketpair"):
+        rules.add_rule(deny, call, pyseccomp.Arg(0, pyseccomp.NE, _AF_UNIX))
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "wb") as writer:
         rules.export_bpf(writer)
