@@ -7,6 +7,7 @@ certificate=off        nothing is looked for
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from envs.certificate.identity import command_of, is_ours, parts_of
 from envs.certificate.shelf import Found, find
 from envs.certificate.verdicts import in_words
+from envs.closure import closure
 from envs.mixture import families_of
+from rl.run.inputs import INPUTS
 
 if TYPE_CHECKING:
     from envs.taskset import Taskset
@@ -46,7 +49,13 @@ def standings(taskset: Taskset, mode: str, folder: str) -> tuple[dict[str, dict[
 def _sentence(taskset: Taskset, found: Found) -> str:
     name = f"{', '.join(families_of(taskset))} ({type(taskset).__module__}.{type(taskset).__qualname__})"
     about = f" ({found.said}; {found.path})" if found.said else ""
-    return f"the task set {name} {_WRONG[found.state]}{about}: run {command_of(taskset)}"
+    return f"the task set {name} {_WRONG[found.state]}{about}: run {_with_inputs(taskset)}{command_of(taskset)}"
+
+
+def _with_inputs(taskset: Taskset) -> str:
+    """Where the modules lie that a call of `rl.train` brought along: no other process finds them by itself."""
+    folders = {file.parent for file in closure((taskset,)).values() if file.parent.name == INPUTS}
+    return "".join(f"PYTHONPATH={shlex.quote(str(folder))} " for folder in sorted(folders))
 
 
 def _shown(found: Found) -> Iterator[tuple[str, Any]]:

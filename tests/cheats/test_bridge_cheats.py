@@ -98,7 +98,10 @@ def test_a_cheat_pays_what_giving_up_pays(arena: str, name: str, kind: str, said
     assert outcome(taskset(arena), said) == honest(arena)
 
 
-@pytest.mark.parametrize("arena", ["gym", "gym, a return", "gym, in words", "textarena", "textarena, two"])
+QUICK = ("gym", "gym, a return", "gym, in words", "textarena", "textarena, two")
+
+
+@pytest.mark.parametrize("arena", QUICK)
 def test_texts_and_arguments_pay_nothing_either(arena: str) -> None:
     tasks = taskset(arena)
     cheats = answers_for(tasks.task(0))
@@ -106,6 +109,14 @@ def test_texts_and_arguments_pay_nothing_either(arena: str) -> None:
     assert {name: paid for name, text in cheats if (paid := outcome(tasks, answering(text))) != honest(arena)} == {}
     plain = called(tasks, HARMLESS)
     assert {name: paid for name, text in ARGUMENTS if (paid := called(tasks, text)) != plain} == {}
+
+
+@pytest.mark.slow  # a server for every episode; what a text is worth is no matter of the server
+def test_mcp_arguments_pay_nothing_either() -> None:
+    tasks = taskset("mcp")
+    for name, text in ARGUMENTS:  # not to its tool "die": a server that a policy can end is its author's fault
+        said = [calls("count", item=text), calls("put", item=text, title=text), USELESS]
+        assert outcome(tasks, said) == 0.0, name
 
 
 def test_there_are_enough_and_names_are_unique() -> None:

@@ -9,6 +9,7 @@ import pytest
 from in_process import command
 
 from envs import check
+from envs.dataset import DatasetTaskset
 from envs.environment import Environment
 from envs.families import taskset_class
 from envs.mixture import MixTaskset
@@ -84,6 +85,18 @@ def test_one_of_what_did_not_hold_is_not_enough(monkeypatch: pytest.MonkeyPatch)
     shown, said = standings(EchoTaskset(), "demand", "certificates")
     assert said == []
     assert certificate_notes({"certificates": shown}) == ["echo: cheats waived: a list may hold the answer"]
+
+
+def test_what_a_call_brought_along_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = tmp_path / "runs" / "a" / "inputs"
+    inputs.mkdir(parents=True)
+    (inputs / "brought_to_a_test.py").write_text("def right(answer, row):\n    return answer == row['answer']\n")
+    (inputs / "rows.jsonl").write_text("".join(f'{{"prompt": "{n}?", "answer": "{n}"}}\n' for n in range(20)))
+    monkeypatch.syspath_prepend(inputs)
+    taskset = DatasetTaskset(path="runs/a/inputs/rows.jsonl", reward="brought_to_a_test.right")
+    (line,) = standings(taskset, "warn", "certificates")[1]
+    wanted = "envs-check dataset path=runs/a/inputs/rows.jsonl reward=brought_to_a_test.right"
+    assert line.endswith(f": run PYTHONPATH={inputs} {wanted}")
 
 
 def test_the_command_refuses_before_there_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
