@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from envs.closure import code_hash
 from envs.families import FAMILIES, taskset_class
 from rl.commands import cold_start
 from rl.commands import evaluate as rl_eval
 from rl.evaluation.intervals import Difference, Estimate, estimate, paired_difference
-from rl.run.closure import code_hash
 from rl.run.paths import resolve
 from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 from rl.tracking.progress import Progress, Stage

@@ -268,6 +268,10 @@ class TrainConfig(Bounded):
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    certificate: Annotated[str, OneOf(("demand", "warn", "off"))] = (
+        "warn"  # of task sets of yours (envs-check): demand (no run without a valid one) | warn | off
+    )
+    certificates: str = "certificates"  # folder of those that do not lie beside their data
     runs_dir: str = "runs"  # `runs/<name>/` holds everything of a run
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: PositiveInt = 10  # steps between full-state checkpoints

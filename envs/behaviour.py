@@ -14,7 +14,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from envs.cheats import ARGUMENTS, HARMLESS, answering, answers_for, calling
@@ -35,6 +37,7 @@ class EpisodePromises:
         self.subject = subject
         self.slowest = ("nothing ran", 0.0)
         self.shown: dict[str, list[Episode]] = {"oracle": [], "novice": []}  # of each demonstrator, one a task
+        self.measured: dict[str, dict[str, Any]] = {}  # the figures of a certificate (envs.certificate), by its row
 
     def checks(self) -> list[Check]:
         return [
@@ -43,6 +46,7 @@ class EpisodePromises:
             ("from disk", self.tasks_from_disk_play_the_same),
             ("novice", self.novice_is_between),
             ("chance", self.nothing_is_given_away),
+            ("repeat", self.the_same_again_is_scored_the_same),
             ("bad behaviour", self.bad_behaviour_is_survived),
             ("cheats", self.cheats_pay_nothing),
             ("time", self.no_call_is_slow),
@@ -69,16 +73,17 @@ class EpisodePromises:
 
     def oracle_solves_every_task(self) -> str:
         turns: list[int] = []
+        problems: list[str] = []
         for task in self.subject.tasks():
             episode, scores = self._play(task, "oracle", 0)
-            if scores["outcome"] < 1.0:
-                raise CheckFailed(f"{task.id}: outcome {scores['outcome']}; {_last(episode)}")
-            if episode.stop_reason is not StopReason.ANSWERED:
-                raise CheckFailed(f"{task.id}: solved, but the episode did not end ({episode.stop_reason})")
-            if mistakes := {name: n for name, n in episode.counts.items() if name in MISTAKES}:
-                raise CheckFailed(f"{task.id}: the oracle's calls were counted as mistakes: {mistakes}")
+            if problem := _unsolved(episode, scores):
+                problems.append(f"{task.id}: {problem}")
+                continue
             turns.append(episode.turns)
             self.shown["oracle"].append(episode)
+        self.measured["oracle"] = {"solved": len(turns), "of": self.subject.count}
+        if problems:
+            raise CheckFailed(f"{problems[0]}; solves {len(turns)} of {self.subject.count}")
         for task in self.subject.one_per_family():
             one, two = self._play(task, "oracle", 0), self._play(task, "oracle", 0)
             if one[0].messages != two[0].messages or one[1] != two[1]:
@@ -128,14 +133,33 @@ class EpisodePromises:
                 self._check_scores(task, scores)
                 outcomes.append(scores["outcome"])
             mean = sum(outcomes) / len(outcomes)
-            shown.append(f"{name} {mean:.2f}")
             # few tasks are no statistics: two standard errors above what is allowed
-            if mean > allowed + 2 * math.sqrt(allowed * (1 - allowed) / len(outcomes)):
+            limit = allowed + 2 * math.sqrt(allowed * (1 - allowed) / len(outcomes))
+            self.measured[name] = {"mean": mean, "limit": limit}
+            shown.append(f"{name} {mean:.2f}")
+            if mean > limit:
                 raise CheckFailed(
                     f"{name} scores {mean:.2f} on {len(outcomes)} tasks, allowed are {allowed:g}: "
                     "if that is right for this family, say so with Taskset.chance"
                 )
         return ", ".join(shown)
+
+    def the_same_again_is_scored_the_same(self) -> str:
+        """A task that is played twice in the same way begins with the same prompt and ends with the same scores."""
+        tasks = self.subject.one_per_family()
+        for task in tasks:
+            (one, scored), (two, again) = ((_opening(episode), scores) for episode, scores in self._twice(task))
+            if one != two:
+                raise CheckFailed(f"{task.id}: played twice, it begins with other messages: {one}, then {two}")
+            if scored != again:
+                raise CheckFailed(f"{task.id}: the same calls, played twice, are scored {scored}, then {again}")
+        return f"{len(tasks)} tasks played twice: the same prompt, the same scores"
+
+    def _twice(self, task: Task) -> Iterator[tuple[Episode, dict[str, float]]]:
+        for _ in range(2):
+            environment = self.subject.taskset.environment(task)
+            actor = random_calls(environment, random.Random(f"{task.id}/twice"))
+            yield self._within(f"random tools in {task.id}", task, environment, actor, max_turns=CALLS + 1)
 
     def bad_behaviour_is_survived(self) -> str:
         counts: Counter[str] = Counter()
@@ -156,17 +180,30 @@ class EpisodePromises:
 
     def cheats_pay_nothing(self) -> str:
         """Every cheat of ``envs.cheats`` is paid no more than giving up, or than the same calls with a plain word."""
-        played = 0
+        played, paid, raised = 0, dict[str, str](), dict[str, str]()
         for task in self.subject.one_per_family():
-            honest = self._cheat(task, "giving up", lambda _: give_up())
-            for name, text in answers_for(task):
-                self._pays(task, name, self._cheat(task, name, lambda _, text=text: answering(text)), honest)  # type: ignore[misc]
-                played += 1
-            honest = self._cheat(task, "calling every tool", lambda environment: calling(environment, HARMLESS))
-            for name, text in ARGUMENTS:
-                paid = self._cheat(task, name, lambda environment, text=text: calling(environment, text))  # type: ignore[misc]
-                self._pays(task, name, paid, honest)
-                played += 1
+            said = [(name, partial(_says, text)) for name, text in answers_for(task)]
+            called = [(name, partial(_calls, text)) for name, text in ARGUMENTS]
+            for honestly, cheats in ((partial(_says, USELESS.content), said), (partial(_calls, HARMLESS), called)):
+                honest = self._cheat(task, HARMLESS, honestly)
+                for name, actor in cheats:
+                    played += 1
+                    try:
+                        got = self._cheat(task, name, actor)
+                    except CheckFailed:
+                        raise
+                    except Exception as error:  # the environment's own code
+                        raised.setdefault(name, f"{task.id}: the cheat {name!r} raises {type(error).__name__}: {error}")
+                        continue
+                    if got > honest:
+                        more = f"{task.id}: the cheat {name!r} is paid {got:g}, an honest failure {honest:g}"
+                        paid.setdefault(name, more)
+        self.measured["cheats"] = {"played": played, "paid": list(paid), "raised": list(raised)}
+        if paid:
+            others = f"; paid are {len(paid)}: {', '.join(paid)}" if len(paid) > 1 else ""
+            raise Doubt(f"{next(iter(paid.values()))}: a policy will find it (see envs.cheats){others}")
+        if raised:
+            raise Doubt(f"{next(iter(raised.values()))}: such an episode is masked, which a policy may come to use")
         return f"{played} played, none is paid more than an honest failure"
 
     def _cheat(self, task: Task, name: str, actor: Callable[[Environment], Actor]) -> float:
@@ -181,14 +218,6 @@ class EpisodePromises:
         _, scores = self._within(f"the cheat {name!r} in {task.id}", task, environment, act)
         self._check_scores(task, scores)
         return float(scores["outcome"])
-
-    @staticmethod
-    def _pays(task: Task, name: str, paid: float, honest: float) -> None:
-        if paid > honest:
-            raise Doubt(
-                f"{task.id}: the cheat {name!r} is paid {paid:g}, an honest failure {honest:g}: a policy will find it "
-                "(see envs.cheats)"
-            )
 
     def no_call_is_slow(self) -> str:
         what, seconds = self.slowest
@@ -257,6 +286,29 @@ class EpisodePromises:
                 raise CheckFailed(f"{task.id}: score {name} is {value!r}, must be a finite number")
             if name == "outcome" and not 0.0 <= value <= 1.0:
                 raise CheckFailed(f"{task.id}: outcome is {value}, must be between 0 and 1")
+
+
+def _says(text: str, environment: Environment) -> Actor:
+    return answering(text)
+
+
+def _calls(text: str, environment: Environment) -> Actor:
+    return calling(environment, text)
+
+
+def _opening(episode: Episode) -> list[Message]:
+    """What the policy sees before it says anything."""
+    return list(takewhile(lambda message: message.role != "assistant", episode.messages))
+
+
+def _unsolved(episode: Episode, scores: dict[str, float]) -> str:
+    """What is wrong with an episode of the oracle; "" when it solved its task."""
+    if scores["outcome"] < 1.0:
+        return f"outcome {scores['outcome']}; {_last(episode)}"
+    if episode.stop_reason is not StopReason.ANSWERED:
+        return f"solved, but the episode did not end ({episode.stop_reason})"
+    mistakes = {name: n for name, n in episode.counts.items() if name in MISTAKES}
+    return f"the oracle's calls were counted as mistakes: {mistakes}" if mistakes else ""
 
 
 def _bad_actions(environment: Environment) -> list[tuple[str, Message]]:

@@ -20,14 +20,20 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from envs.check import parse_settings
+from envs.built import BuiltTaskset
+from envs.certificate.shelf import FOLDER, find
+from envs.check import certify, parse_settings, run_checks
 from envs.factory.builder import Report, build
-from envs.factory.plan import MIXES, Plan, plan_of
+from envs.factory.plan import MIXES, SPLITS, Plan, plan_of
 from envs.factory.store import CARD, BuildError, Record, Store
 from envs.families import HARD
+from envs.promises import Subject
+from envs.taskset import Split
 
+STEP_S = 60.0  # seconds that a turn may take, as in rollouts (rollout.step_s)
 PLAIN_EVERY_S = 10.0  # between two lines when the output is no terminal
 
 WORDS = f"""words:
@@ -47,6 +53,8 @@ WORDS = f"""words:
   keep_settings={{}}  its further keywords, as JSON
   verify_s=300    seconds that one task may take to be made or verified
   patience=2000   candidates in a row without a new task, after which the family has run out
+  certify=20      tasks that the checks of envs-check look at, for the certificate beside the data; 0: none is made
+  certificates={FOLDER}  where it is written when it cannot lie beside the data
 Every other word is a keyword of the taskset; of a mix: settings={{"search": {{...}}}}."""
 
 
@@ -64,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("out is missing: say where to write, out=data/search")
         if workers < 0:
             raise ValueError(f"workers={workers}: must be at least 0")
+        certified, folder = int(options.pop("certify", 20)), Path(str(options.pop("certificates", FOLDER)))
+        if certified < 0:
+            raise ValueError(f"certify={certified}: must be at least 0")
         plan = plan_of(options)
     except (ValueError, TypeError) as error:
         print(f"envs-build: {error}", file=sys.stderr)
@@ -79,7 +90,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("envs-build: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     _print(plan, store)
+    if certified:
+        print(_certify(store, folder, certified, command))
     return 0
+
+
+def _certify(store: Store, folder: Path, tasks: int, command: str) -> str:
+    """Look at the finished data set as whoever trains on it will, unless that was done; what became of it."""
+    splits: list[Split] = [split for split in SPLITS["both"] if (store.out / split).is_dir()]
+    path = str(store.out)
+    if (found := find(BuiltTaskset(splits[0], path=path), folder)).state == "valid":
+        return f"certificate, valid: {found.path}"
+    made = partial(BuiltTaskset, path=path)
+    subject = Subject(made, tasks, STEP_S, ("built", {"path": path}), splits)
+    return "\n".join(certify(run_checks(subject), folder, {}, command)[0])
 
 
 def _print(plan: Plan, store: Store) -> None:

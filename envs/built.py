@@ -39,6 +39,7 @@ class BuiltTaskset(Taskset):
 
     family = "built"
     env_class = Environment
+    of_no_account = Taskset.of_no_account | {"balance"}
 
     def __init__(
         self,

@@ -94,6 +94,7 @@ class DatasetTaskset(Taskset):
 
     family = "dataset"
     env_class = DatasetEnvironment
+    of_no_account = Taskset.of_no_account | {"name", "shuffle"}
 
     def __init__(
         self,

@@ -87,6 +87,12 @@ def known() -> list[str]:
     return [*FAMILIES, *(name for name in _plugins() if name not in FAMILIES)]
 
 
+def names_of(cls: type[Taskset]) -> list[str]:
+    """Names by which ``taskset_class`` finds a class: short ones first, its import path last."""
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return [*(name for name, own in {**_plugins(), **FAMILIES}.items() if own.replace(":", ".") == path), path]
+
+
 def open_plugin(name: str, split: Split = "train", seed: int = 0, size: int | None = None, **settings: Any) -> Taskset:
     """The taskset of any name that ``taskset_class`` knows: what ``env=plugin env.name=NAME`` makes."""
     return taskset_class(name)(split=split, seed=seed, size=size, **settings)

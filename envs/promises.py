@@ -19,7 +19,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from envs.episode import NoDemonstratorError
 from envs.factory.rows import row_of
@@ -31,6 +32,16 @@ VERIFIED = 5  # tasks that the taskset's own verify() is tried on: it may be slo
 PROCESS_S = 300.0  # the other process that makes the same tasks must answer in this time
 
 Check = tuple[str, Callable[[], str]]
+Status = Literal["ok", "skipped", "WARNING", "FAILED", "waived"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Outcome of one check; ``detail`` holds the figure that was measured, or what is wrong."""
+
+    check: str
+    status: Status
+    detail: str
 
 
 class CheckFailed(Exception):
@@ -46,15 +57,20 @@ class Doubt(Exception):
 
 
 class Subject:
-    """The taskset under test, and how many of its tasks are looked at. ``origin``: its name and keywords, if known."""
+    """The taskset under test, and how many of its tasks are looked at. ``origin``: its name and keywords, if known.
+    ``splits``: those that it has, of which the first is looked at."""
 
     def __init__(
         self, make: Callable[[Split], Taskset], tasks: int, step_s: float,
-        origin: tuple[str, Mapping[str, Any]] | None = None,
+        origin: tuple[str, Mapping[str, Any]] | None = None, splits: Sequence[Split] = ("train", "heldout"),
     ) -> None:  # fmt: skip
-        self.make, self.step_s, self.origin = make, step_s, origin
-        self.taskset = make("train")
+        self.make, self.step_s, self.origin, self.splits = make, step_s, origin, tuple(splits)
+        self.taskset = self.again()
         self.count = min(tasks, len(self.taskset))
+
+    def again(self) -> Taskset:
+        """The taskset once more, made anew."""
+        return self.make(self.splits[0])
 
     def tasks(self) -> list[Task]:
         return [self.taskset.task(index) for index in range(self.count)]
@@ -94,7 +110,7 @@ class TaskPromises:
         return f"{self.subject.count} tasks, {len(prompts)} different prompts"
 
     def tasks_are_deterministic(self) -> str:
-        again = self.subject.make("train")
+        again = self.subject.again()
         for index in reversed(range(self.subject.count)):  # another order: a task must not depend on earlier ones
             first, second = self.subject.taskset.task(index), again.task(index)
             if first != second:
@@ -105,7 +121,7 @@ class TaskPromises:
         if self.subject.origin is None:
             raise Skip("another process needs the taskset by name")
         name, settings = self.subject.origin
-        told = json.dumps([name, dict(settings), self.subject.count])
+        told = json.dumps([name, self.subject.splits[0], dict(settings), self.subject.count])
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         done = subprocess.run(
             [sys.executable, "-c", "import sys, envs.promises as p; p.print_digest(sys.argv[1])", told],
@@ -135,6 +151,8 @@ class TaskPromises:
         return text
 
     def splits_are_disjoint(self) -> str:
+        if len(self.subject.splits) < 2:
+            raise Skip(f"there is only {self.subject.splits[0]}")
         heldout = self.subject.make("heldout")
         number = min(len(heldout), max(10 * self.subject.count, 200))
         theirs = [heldout.task(i) for i in range(number)]
@@ -161,11 +179,11 @@ class TaskPromises:
         return f"taskset {len(pickle.dumps(self.subject.taskset)):,} bytes, task {len(pickle.dumps(task)):,} bytes"
 
     def iteration_resumes(self) -> str:
-        first = self.subject.make("train")
+        first = self.subject.again()
         steps = min(3, len(first))
         for _, _ in zip(range(steps), first, strict=False):
             pass
-        second = self.subject.make("train")
+        second = self.subject.again()
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         if first.position < len(first) and next(iter(first)) != next(iter(second)):
             raise CheckFailed(f"after {steps} tasks a restored taskset gives another task")
@@ -179,8 +197,8 @@ def digests(tasks: Sequence[Task]) -> list[str]:
 
 def print_digest(told: str) -> None:
     """Run in the other process: the digests of the first tasks of a taskset, one a line."""
-    name, settings, count = json.loads(told)
-    taskset = taskset_class(name)(split="train", **settings)
+    name, split, settings, count = json.loads(told)
+    taskset = taskset_class(name)(split=split, **settings)
     print("\n".join(digests([taskset.task(index) for index in range(count)])))
 
 

@@ -11,12 +11,13 @@ about), and ``split_of(key)`` puts every key into exactly one split by a stable 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from envs.environment import Environment
 from envs.episode import demonstrator, play_episode
@@ -64,10 +65,19 @@ class Taskset(ABC):
     chance: ClassVar[float] = 0.1  # mean outcome that doing nothing, or calling tools at random, may reach (envs-check)
     version: ClassVar[int] = 1  # raise it when the environment can no longer play tasks that were built before
     licence: ClassVar[str] = ""  # of the material in the tasks: shown on the card of a built data set
+    # Keywords that change neither a task nor its score: a certificate (envs.certificate) holds with others too.
+    of_no_account: ClassVar[frozenset[str]] = frozenset({"split", "seed", "size", "max_turns"})
+    given: Mapping[str, Any]  # the keywords it was made with
     packages: ClassVar[tuple[str, ...]] = ()  # distributions the tasks are made from; the card has their versions
     # Assistant messages that an episode needs, mistakes included: what `rollout.max_turns=null` takes. None: twice as
     # many as the oracle needs. `env.max_turns=12` sets it too.
     max_turns: int | None = None
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        made = super().__new__(cls)
+        names = list(inspect.signature(cls.__init__).parameters)[1:]
+        made.given = {**dict(zip(names, args, strict=False)), **keywords}
+        return made
 
     def __init__(
         self, split: Split = "train", seed: int = 0, size: int | None = None, *, max_turns: int | None = None,

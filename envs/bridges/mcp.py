@@ -24,7 +24,7 @@ from typing import Any
 
 from envs.bridges.mcp_session import McpSession
 from envs.bridges.packages import need
-from envs.bridges.schemas import check_call
+from envs.bridges.schemas import check_call, encodable
 from envs.bridges.settings import load_object, plain
 from envs.bridges.task_rows import rows_of
 from envs.environment import Environment
@@ -70,7 +70,7 @@ class McpEnvironment(Environment):
         """The text that a tool of the server answers; for scoring functions."""
         if self._session is None:
             raise InfrastructureError("the MCP server is not running: call reset() first")
-        return self._session.call(name, arguments, self._call_s)
+        return self._session.call(name, encodable(dict(arguments)), self._call_s)
 
     def score(self, episode: Episode) -> dict[str, float]:
         if self._judge is None:

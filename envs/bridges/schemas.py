@@ -6,6 +6,7 @@ checked by the ``jsonschema`` library; what is wrong is said in words meant for 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,3 +51,9 @@ def _slim(schema: Any) -> Any:
         elif key not in ("enum", "const", "default", "examples", "required"):
             kept[key] = _slim(value)
     return kept
+
+
+def encodable(value: Any) -> Any:
+    """A JSON value with ``?`` for half a surrogate pair, which JSON can spell and UTF-8 cannot: a library that encodes
+    it ends with an error, and a policy that writes one would have its episode masked."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))

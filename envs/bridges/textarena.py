@@ -8,9 +8,10 @@
     …                                      -> the game's end ends the episode; its reward becomes the outcome
 
 The reward is mapped from ``bounds`` to [0, 1] and clipped: [0, 1] for one player, [-1, 1] (lost, drawn, won) for two.
-A game that is not played to its end, or lost by invalid moves, has outcome 0. In two-player games the task's seed
-decides who begins and what the opponent draws; ``opponent="my_module:move"`` calls ``move(observation, rng)``, by
-default one of the moves that the game lists is taken at random. Games with words need NLTK's data in ``NLTK_DATA``.
+A game that is not played to its end, or lost by invalid moves, has outcome 0; one that the opponent loses so is no
+win, but a failure of the environment. In two-player games the task's seed decides who begins and what the opponent
+draws; ``opponent="my_module:move"`` calls ``move(observation, rng)``, by default one of the moves that the game lists
+is taken at random. Games with words need NLTK's data in ``NLTK_DATA``.
 
 TextArena draws from Python's (and numpy's) global generators. Each episode therefore keeps their states as its own
 and has them in place, under a lock, while the game runs: episodes played side by side do not disturb one another.
@@ -79,8 +80,8 @@ class Game:
             raise InfrastructureError(f"{self._name}: no reward for player {self.seat}, only {rewards}")
         return float(rewards[self.seat])
 
-    def lost_by_invalid_move(self) -> bool:
-        return bool(self._env.state.game_info[self.seat].get("invalid_move"))
+    def lost_by_invalid_move(self, player: int) -> bool:
+        return bool(self._env.state.game_info[player].get("invalid_move"))
 
     def start(self) -> str:
         """The state at the start as canonical JSON: what the game is about. Raises TypeError when it has none."""
@@ -149,7 +150,7 @@ class TextArenaEnvironment(Environment):
 
     def score(self, episode: Episode) -> dict[str, float]:
         # some games pay for how near a player was, also one who was sent off: GuessTheNumber up to 0.9
-        if self._game is None or not self._game.over or self._game.lost_by_invalid_move():
+        if self._game is None or not self._game.over or self._game.lost_by_invalid_move(self._game.seat):
             return {"outcome": 0.0}
         low, high = self._bounds
         return {"outcome": min(1.0, max(0.0, (self._game.reward() - low) / (high - low)))}
@@ -159,7 +160,10 @@ class TextArenaEnvironment(Environment):
         for _ in range(_MAX_OPPONENT_MOVES):
             if game.over or game.to_play() == game.seat:
                 return game.read(game.seat)
-            game.move(self._opponent(game.read(game.to_play()), self._rng))
+            player, move = game.to_play(), self._opponent(game.read(game.to_play()), self._rng)
+            game.move(move)
+            if game.lost_by_invalid_move(player):  # that would be a win that nobody has played for
+                raise InfrastructureError(f"{self.task.metadata['game']}: the opponent's move {move!r} is invalid")
         raise InfrastructureError(
             f"{self.task.metadata['game']}: the opponent moved {_MAX_OPPONENT_MOVES} times in a row"
         )

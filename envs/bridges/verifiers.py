@@ -33,7 +33,7 @@ from typing import Any
 from envs.bridges.child import JsonChild
 from envs.bridges.openai_chat import HistoryRewrittenError, appended
 from envs.bridges.packages import MissingPackage
-from envs.bridges.schemas import check_call, function_schema
+from envs.bridges.schemas import check_call, encodable, function_schema
 from envs.bridges.settings import plain
 from envs.environment import Environment
 from envs.message_forms import message_of
@@ -91,6 +91,7 @@ class VerifiersEnvironment(Environment):
             raise InfrastructureError(f"{self.task.id}: no rollout is waiting for an answer")
         counts = self._mistakes(action)
         answer = Message("assistant", action.content, action.reasoning, action.tool_calls)
+        answer = message_of(encodable(answer.to_json()))
         try:
             self._child.send({"answer": answer.to_json()})
         except BrokenPipeError:

@@ -199,6 +199,13 @@ _RESOURCES = (
           "for n in range(8): open(f'/dev/shm/{n}', 'wb').write(bytes(1 << 20))", {"ENOSPC"}, limits=_SMALL),
     Probe("one big file", "a file has a limit", "open('big', 'wb').write(bytes(2 << 20))", {"EFBIG"}, ANY, _SMALL),
     Probe("a sparse file", "its length counts", "open('big', 'wb').truncate(1 << 40)", {"EFBIG"}, ANY, _SMALL),
+    Probe("large buffers of sockets, which no limit counts", "they cannot be made larger",
+          "socket.socketpair()[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)", _DENIED, ANY),
+    Probe("the same with high bits, which the kernel ignores", "refused as well",
+          "checked(libc.setsockopt(socket.socketpair()[0].fileno(), ctypes.c_ulong(0x100000001),\n"
+          "    ctypes.c_ulong(0x100000007), ctypes.byref(ctypes.c_int(1 << 20)), 4))", _DENIED, ANY),
+    Probe("large buffers of pipes, which no limit counts", "they cannot be made larger",
+          "import fcntl\nfcntl.fcntl(os.pipe()[1], 1031, 1 << 20)", _DENIED, ANY),
     Probe("descriptors without end", "their number is limited", "held = [os.dup(0) for n in range(500)]",
           {"EMFILE"}, ANY),
     Probe("a flood on standard output", "it is cut and stopped", "while True: print('x' * 999)",

@@ -11,8 +11,10 @@ class Limits:
 
     The kernel bounds the address space of each process, and the size of ``/tmp``; there is no memory cgroup,
     which would have to be delegated to this user. So the worst case of one sandbox is ``processes * memory_mb +
-    disk_mb``, plus what the kernel keeps for empty files: about 1 kB each, and at most as many as half the
-    machine's memory has pages, an eighth of the memory in all. Against many such sandboxes at once there is the
+    disk_mb``, plus what the kernel keeps: for empty files about 1 kB each, and at most as many as half the machine's
+    memory has pages, an eighth of the memory in all; for what is sent through local sockets and pipes and not yet
+    read the system's default buffer of each, 208 KiB (``net.core.wmem_default``) for each of ``processes *
+    open_files`` descriptors, since the filter refuses larger ones. Against many such sandboxes at once there is the
     kernel's choice: when memory runs out, it kills sandboxes before anything else (``killed_first``).
     """
 

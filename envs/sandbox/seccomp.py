@@ -2,9 +2,10 @@
 
 A deny list: Python, threads, subprocess and multiprocessing keep working; what is refused is what has no use
 in a computation and has been a way out of containers before (kernel keyrings, bpf, io_uring, perf, ptrace,
-mounts, new namespaces), what holds memory outside the address-space limit (memfd, System V shared memory),
-and every socket that is not a local one. Network sockets would reach nothing, since the sandbox has an empty
-network namespace; but vsock, for one, does not belong to a network namespace.
+mounts, new namespaces), what holds memory outside the address-space limit (memfd, System V shared memory, larger
+buffers of sockets and pipes than the system's default), and every socket that is not a local one. Network sockets
+would reach nothing, since the sandbox has an empty network namespace; but vsock, for one, does not belong to a
+network namespace.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ _CLONE_NEW_NAMESPACES = (
     0x40000000,  # CLONE_NEWNET
 )
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# What is sent and not yet read is the kernel's memory, charged to the sender: with SO_SNDBUF it is 20 times as much.
+_SOL_SOCKET, _SEND_BUFFERS = 1, (7, 32)  # SO_SNDBUF, SO_SNDBUFFORCE
+_F_SETPIPE_SZ = 1031
 
 # fmt: off
 _DENIED = (
@@ -69,7 +73,13 @@ def filter_program() -> bytes:
     for request in _TERMINAL_INJECTION:
         # The kernel reads 32 bits of the request, so higher bits must not hide it.
         rules.add_rule(deny, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
-    rules.add_rule(deny, "socket", pyseccomp.Arg(0, pyseccomp.NE, _AF_UNIX))
+    low, masked = 0xFFFFFFFF, pyseccomp.MASKED_EQ  # of these arguments too the kernel reads 32 bits
+    for option in _SEND_BUFFERS:
+        of_socket, what = pyseccomp.Arg(1, masked, low, _SOL_SOCKET), pyseccomp.Arg(2, masked, low, option)
+        rules.add_rule(deny, "setsockopt", of_socket, what)
+    rules.add_rule(deny, "fcntl", pyseccomp.Arg(1, masked, low, _F_SETPIPE_SZ))
+    for call in ("socket", "socketpair"):
+        rules.add_rule(deny, call, pyseccomp.Arg(0, pyseccomp.NE, _AF_UNIX))
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "wb") as writer:
         rules.export_bpf(writer)

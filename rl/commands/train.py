@@ -33,6 +33,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.recipes.main_job import main_job
     from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.certified import standings
     from rl.run.deadlines import check_deadlines
     from rl.run.driver_lock import driving
     from rl.run.errors import stopped
@@ -50,7 +51,8 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             renderer = check_start(cfg, list(members_of(tasksets["train"])))
             check_environments(tasksets["train"], renderer, thinking=cfg.rollout.thinking)
             check_deadlines(cfg.rollout, tasksets["train"])
-            said = settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
+            certificates, said = standings(tasksets["train"], cfg.certificate, cfg.certificates)
+            said += settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
@@ -62,7 +64,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             rundir = new_run(cfg, folder)
             held.enter_context(driving(rundir.path))
         try:
-            return main_job(cfg, rundir, tasksets, reward)
+            return main_job(cfg, rundir, tasksets, {"reward": reward, "certificates": certificates})
         except Exception as error:
             raise stopped(rundir, error, resumed=resumed) from error
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.closure import code_hash
 from rl.recipes.evaluate import HELDOUT, evaluate
 from rl.run.assemble import open_composer, renderer_class
-from rl.run.closure import code_hash
 from rl.run.inputs import without_place
 from rl.run.ledger import RolloutMeter
 from rl.run.paths import policy_directory

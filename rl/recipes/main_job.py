@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 BEFORE, GRPO, AFTER, REPORT = "evaluation before", "GRPO", "evaluation after", "report"
 
 
-def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], reward: str) -> dict[str, Any]:
+def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], about: dict[str, Any]) -> dict[str, Any]:
     """All stages of ``cfg`` in ``rundir``; returns the summary that is also in its summary.json.
 
-    ``reward``: what the reward consists of, in words (``RewardComposer.describe``).
+    ``about``: what its summary begins with: ``reward`` (what it consists of, ``RewardComposer.describe``) and
+    ``certificates`` of the families (``rl.run.certified``).
     """
     from rich.console import Console
 
@@ -47,9 +48,9 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], rew
     # A log file has no width: give the tables room instead of rich's 80 columns.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(f"run [bold]{rundir.name}[/bold] · {rundir.path} · {describe(cfg)}", highlight=False)
-    console.print(reward, highlight=False, markup=False)
+    console.print(about["reward"], highlight=False, markup=False)
     wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))
-    summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed, "reward": reward}
+    summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed, **about}
     body, middle = plain, [BEFORE, GRPO, AFTER]
     if cfg.pipeline.enabled:
         body, middle = pipeline, stage_names(list(members_of(tasksets["train"])))

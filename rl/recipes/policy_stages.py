@@ -18,9 +18,9 @@ BASE, COLD = "base policy", "cold start"
 
 def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageResult:
     """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
+    from envs.closure import code_hash
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
-    from rl.run.closure import code_hash
     from rl.run.inputs import without_place
     from rl.run.job import reporter
     from rl.run.preflight import start_directory
@@ -49,9 +49,9 @@ def coldstart_stage(
 ) -> StageResult:  # fmt: skip
     """The cold-started policy, or the base itself: ``coldstart.enabled=false``, or there is nothing to start from.
     ``summary`` gets what became of the demonstrations, and what there is to say about them is said."""
+    from envs.closure import code_hash
     from rl.recipes.cold_start import FIGURES, coldstart, notices
     from rl.run.assemble import open_renderer, renderer_class
-    from rl.run.closure import code_hash
     from rl.run.inputs import without_place
     from rl.run.job import figures_of, reporter
     from rl.run.stage_cache import cached_stage

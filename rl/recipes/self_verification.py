@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from envs.closure import code_hash
 from envs.proof.prompts import ShortPrompts
 from envs.proof.texts import parse_evaluation, parse_generation
 from envs.waiting import result_of
@@ -36,7 +37,6 @@ from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.rollout.judge_actor import WorkerJudge
 from rl.rollout.worker import GroupSpec
 from rl.run.assemble import open_taskset
-from rl.run.closure import code_hash
 from rl.run.job import Job, figures_of, reporter
 from rl.run.ledger import RolloutMeter
 from rl.run.stage_cache import StageResult, cached_stage, tree_hash

@@ -138,10 +138,10 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
     if cfg.policy.path is not None:
         progress.reused(DENSE, cfg.policy.path)
         return policy_directory("policy.path", cfg.policy.path)
+    from envs.closure import code_hash
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
     from rl.policy.loading import build_policy
-    from rl.run.closure import code_hash
     from rl.run.stage_cache import cached_stage
 
     inputs = {
@@ -184,10 +184,10 @@ def adaptation_stage(
     title: str, cfg: AdaptConfig, start: Path, source: SampleSource, rundir: RunDir, progress: Progress
 ) -> StageResult:
     """Stage 1 (``title`` WARMUP) or stage 2 (SPARSE) from the policy in ``start``."""
+    from envs.closure import code_hash
     from rl.chat.tokenizer import copy_tokenizer
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
-    from rl.run.closure import code_hash
     from rl.run.stage_cache import cached_stage, tree_hash
 
     warmup = title == WARMUP

@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.closure import code_hash
 from rl.data.corpus import load_data, save_data
 from rl.recipes.distill import FIGURES, distill, verified
 from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.rollout.worker import GroupSpec
 from rl.run.assemble import members_of
-from rl.run.closure import code_hash
 from rl.run.job import Job, figures_of, reporter
 from rl.run.ledger import RolloutMeter
 from rl.run.stage_cache import StageResult, cached_stage, tree_hash

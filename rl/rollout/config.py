@@ -100,6 +100,12 @@ class RolloutConfig(EngineConfig):
         return LEAST_TURNS if self.max_turns is None else self.max_turns
 
     @property
+    def longest_observation(self) -> int:
+        """Characters of one message of the environment; what is beyond is cut, and counted as ``output_truncated``.
+        16 for each token of the window: no text of words, numbers or code has so many."""
+        return 16 * self.max_context
+
+    @property
     def truncates(self) -> bool:
         """Whether sampling drops part of the vocabulary."""
         return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0)

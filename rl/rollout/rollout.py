@@ -220,7 +220,7 @@ class _Env:
     async def step(self, action: Message) -> StepResult:
         assert self._env is not None
         result = await self.run("step", self._config.step_s, self._env.step, action)
-        return _checked("step", _step_result, result)
+        return _checked("step", _step_result, result, self._config.longest_observation)
 
     async def score(self, episode: Episode) -> dict[str, float]:
         assert self._env is not None
@@ -257,7 +257,7 @@ def _messages(value: Any) -> tuple[Message, ...]:
     return tuple(value)
 
 
-def _step_result(value: Any) -> StepResult:
+def _step_result(value: Any, longest: int) -> StepResult:
     if not isinstance(value, StepResult):
         raise TypeError(f"expected envs.types.StepResult, got {value!r:.200}")
     _messages(value.messages)
@@ -266,7 +266,15 @@ def _step_result(value: Any) -> StepResult:
         raise TypeError(f"info['counts'] must map names to integers, got {counts!r:.200}")
     if not value.terminated and not value.messages:
         raise ValueError("no messages although the episode goes on: return what the policy sees next")
-    return replace(value, messages=tuple(replace(m, content=_encodable(m.content)) for m in value.messages))
+    messages = tuple(replace(m, content=_encodable(_cut(m.content, longest))) for m in value.messages)
+    if cut := sum(len(m.content) > longest for m in value.messages):
+        counts = {**counts, "output_truncated": counts.get("output_truncated", 0) + cut}
+    return replace(value, messages=messages, info={**value.info, "counts": counts})
+
+
+def _cut(text: str, longest: int) -> str:
+    """Megabytes would hold up every episode of the worker while they become tokens, of which none fits the window."""
+    return text if len(text) <= longest else f"{text[:longest]}\n[cut: {longest} of {len(text)} characters shown]"
 
 
 def _encodable(text: str) -> str:

@@ -1,7 +1,7 @@
 """Finished stages are kept and reused: ``cache/<stage>-<key>/`` holds a stage's output.
 
 The key is a SHA-256 over everything the stage depends on: its configuration, the keys of the stages before it,
-and the code that it runs (``rl.run.closure``). Change any of them and the stage runs again; change nothing and it is
+and the code that it runs (``envs.closure``). Change any of them and the stage runs again; change nothing and it is
 reused. ``inputs.json`` in the folder shows what the key was made of.
 
 A stage writes into a temporary folder that is renamed when it is complete. ``manifest.json``, written last, lists every

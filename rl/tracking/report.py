@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rl.tracking.band import Verdict, band_chart, judge
+from rl.tracking.certificates import CERTIFICATE_COLUMNS, certificate_notes, certificate_rows
 from rl.tracking.charts import (
     before_after_chart,
     length_chart,
@@ -64,6 +65,8 @@ class Page:
     evaluation: Table
     baseline: str | None
     estimates: list[TextTable]
+    certificates: Table
+    certificate_notes: list[str]
     policies: Table
     across_sweep: Table
     sweep: Table
@@ -130,6 +133,8 @@ def gather(run_dir: RunDir) -> Page:
         evaluation=Table(EVALUATION_COLUMNS, evaluation_rows(summary)),
         baseline=summary.get("baseline"),
         estimates=_estimates(summary),
+        certificates=Table(CERTIFICATE_COLUMNS, certificate_rows(summary)),
+        certificate_notes=certificate_notes(summary),
         policies=Table(*policies_table(summary)),
         across_sweep=Table(*across_sweep_table(summary)),
         sweep=Table(*sweep_table(points)),

@@ -13,6 +13,7 @@ summary.json::
                                          "n_unscored", "tasks": {task id: mean outcome}, "estimates"}},
                      "confidence", "estimates": {name: ...}}         (rl.tracking.evaluation)
      "eval_after": {...the same...},
+     "certificates": {family: {"state", "said", "path", "date", "tasks", "results"}}       (rl.tracking.certificates)
      "cold_start": {"asked", "demos", "dropped": {reason: n}, "demo_outcome", "needs", "notices": [sentence],
                     "off": why there was none}
      "wall_s": {stage: seconds},
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group as Lines
 from rich.table import Table
 
+from rl.tracking.certificates import certificate_rows
 from rl.tracking.evaluation import (
     difference_text,
     estimate_table,
@@ -170,6 +172,8 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
             facts.add_row(title, ", ".join(f"{k} {v}" for k, v in sorted(summary[title].items())))
     if shares := compute_shares(summary):
         facts.add_row("compute", ", ".join(f"{name} {value}" for name, value in shares))
+    for row in certificate_rows(summary):
+        facts.add_row("certificate", f"{row[0]}: {row[1]}")
     for sentence in (summary.get("cold_start") or {}).get("notices", []):
         facts.add_row("cold start", sentence)
     if summary.get("stop_reason"):

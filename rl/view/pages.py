@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rl.tracking.certificates import CERTIFICATE_COLUMNS, certificate_notes, certificate_rows
 from rl.tracking.metrics import METRICS
 from rl.tracking.samples import readable_message
 from rl.tracking.svg import readable, written_value
@@ -86,6 +87,8 @@ class Pages:
         return self._render(
             "rollouts.html.j2", run=self.runs.line(finder.run), finder=finder, query=query, found=found,
             rows=[_row(finder, query, place) for place in found.places], page_url=lambda **to: _list(name, query, **to),
+            certificates=certificate_rows(self.runs.summary(finder.run)), columns=CERTIFICATE_COLUMNS,
+            certificate_notes=certificate_notes(self.runs.summary(finder.run)),
             charts_url=_charts_url(name), sorts=SORTS, choices=_choices(query, found), ALL=ALL, NONE=NONE,
         )  # fmt: skip
 

@@ -58,6 +58,11 @@ class NobodyTaskset(CountTaskset):
     env_class = Nobody
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for the certificates
+
+
 def rendering(cls: type[Taskset] = CountTaskset, checked: dict[str, object] | None = None, **settings: object):
     """The further checks of a taskset whose oracle has been played."""
     episodes = EpisodePromises(Subject(lambda split: cls(split=split, **settings), 3, 10.0))
@@ -173,4 +178,7 @@ def test_a_cheat_that_is_paid_is_a_warning(capsys: pytest.CaptureFixture[str]) -
     assert envs_check.main([f"{__name__}.CountTaskset", "tasks=3"]) == 0
     result, detail = rows(capsys.readouterr().out)["cheats"]
     assert result == "WARNING"
-    assert "is paid 1, an honest failure 0: a policy will find it" in " ".join(detail.split())
+    said = " ".join(detail.split())
+    assert "is paid 1, an honest failure 0: a policy will find it (see envs.cheats); paid are" in said
+    for name in ("right or wrong", "not the answer", "one line each"):  # all of those that begin with the answer
+        assert name in said

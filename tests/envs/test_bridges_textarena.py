@@ -109,6 +109,17 @@ def test_an_opponent_of_ones_own() -> None:
     assert play(taskset, ["[0]", "[1]", "[3]"], index)[1] == {"outcome": 0.0}  # it has 8, 7, 6
 
 
+def stubborn(observation: str, rng: random.Random) -> str:
+    return "[8]"
+
+
+def test_an_opponent_that_breaks_the_rules_is_no_win() -> None:
+    taskset = TextArenaTaskset(game="TicTacToe-v0", players=2, opponent=f"{__name__}:stubborn")
+    index = next(i for i in range(50) if taskset.task(i).metadata["seat"] == 0)
+    with pytest.raises(InfrastructureError, match=r"TicTacToe-v0: the opponent's move '\[8\]' is invalid"):
+        play(taskset, ["[0]", "[1]", "[3]"], index)
+
+
 def test_poker_is_the_same_game_twice() -> None:
     taskset = TextArenaTaskset(game="KuhnPoker-v0", players=2)
     for i in range(5):

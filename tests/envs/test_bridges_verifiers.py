@@ -19,6 +19,7 @@ import pytest
 import envs
 from envs.bridges.child import JsonChild
 from envs.bridges.packages import MissingPackage
+from envs.bridges.schemas import encodable
 from envs.bridges.verifiers import VerifiersEnvironment, VerifiersTaskset
 from envs.episode import play_episode
 from envs.mixture import MixTaskset
@@ -221,6 +222,12 @@ def test_splits_and_a_mixture(sums: VerifiersTaskset) -> None:
 
 
 # -- without verifiers ----------------------------------------------------------------------
+
+
+def test_half_a_surrogate_pair_is_sent_as_a_question_mark() -> None:
+    said = Message("assistant", "a\ud83d", "b\udc00", (call("act", action=["\ud83d", "ä😀"]),))
+    sent = Message("assistant", "a?", "b?", (call("act", action=["?", "ä😀"]),))
+    assert encodable(said.to_json()) == encodable(sent.to_json()) == sent.to_json()
 
 
 def test_without_its_python_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

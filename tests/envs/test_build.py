@@ -115,7 +115,8 @@ def test_a_killed_build_goes_on_where_it_was(built: Path, tmp_path: Path) -> Non
     assert build.main([*slow[:-1], "workers=0"]) == 0
     assert json.loads((out / "build.json").read_text())["records"][0]["next"] > before
     assert rows(out) == rows(built)
-    assert sorted(p.name for p in out.iterdir()) == ["README.md", "build.json", "dataset_dict.json", "heldout", "train"]
+    files = ["README.md", "build.json", "certificates", "dataset_dict.json", "heldout", "train"]
+    assert sorted(p.name for p in out.iterdir()) == files
 
 
 @pytest.mark.run

@@ -12,9 +12,9 @@ from factory_tasksets import Levels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.closure import code_hash
 from envs.curriculum import CurriculumTaskset
 from envs.mixture import MixTaskset
-from rl.run.closure import code_hash
 from rl.tracking.metrics import undocumented
 
 LEVELS = "factory_tasksets.Levels"

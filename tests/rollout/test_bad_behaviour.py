@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 from rollout_doubles import AddEnv, answer, call, play
 
-from envs.types import StepResult, StopReason
+from envs.types import Message, StepResult, StopReason
 from rewards.compose import RewardComposer
 from rewards.outcome import Outcome
 from rewards.part import RewardPart
@@ -56,6 +56,24 @@ def test_3_wrong_arguments(arguments):
     assert recovered(t)
     assert t.counts == {"bad_arguments": 1}
     assert observation(t).startswith("Error: add")
+
+
+class Talker(AddEnv):
+    """Its own ``step``: nothing caps what it says."""
+
+    def step(self, action):
+        if not action.tool_calls:
+            return super().step(action)
+        return StepResult((Message("tool", "9" * 5_000_000),), info={"counts": {"tool_error": 1}})
+
+
+def test_an_observation_of_megabytes_is_cut_before_it_becomes_tokens():
+    """16 characters a token: more cannot fit into the window, and the conversion alone would take seconds."""
+    t = play([call("add", a=3, b=2), GOOD], Talker, max_context=1024)
+    said = next(m["content"] for m in t.messages if m["role"] == "tool")
+    assert said == "9" * 16_384 + "\n[cut: 16384 of 5000000 characters shown]"
+    assert t.counts == {"tool_error": 1, "output_truncated": 1, "context": 1}
+    assert t.stop_reason is StopReason.CONTEXT
 
 
 # -- 4 to 7: a tool misbehaves -------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from envs.closure import closure
 from rl.learner.learner import Learner
-from rl.run.closure import closure
 from rl.run.inputs import find_inputs, without_place
 
 

@@ -122,6 +122,26 @@ def test_time_is_bounded(code: str, limits: dict[str, float]):
     assert result.stdout == ("before\n" if "before" in code else "")
 
 
+def test_what_waits_in_sockets_and_pipes_is_little():
+    """The kernel's memory is in no limit: one process may leave the default buffers full, not 8 MiB in each."""
+    code = (
+        "import os, socket\nheld, sent = [], 0\n"
+        "try:\n    while True:\n"
+        "        pair = socket.socketpair(); held.append(pair)\n"
+        "        for end in pair:\n"
+        "            end.setblocking(False)\n"
+        "            try: end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)\n"
+        "            except PermissionError: pass\n"
+        "            try:\n                while True: sent += end.send(bytes(65536))\n"
+        "            except BlockingIOError: pass\n"
+        "except OSError: print(len(held), sent)\n"
+    )
+    pairs, sent = map(int, run(code, memory_mb=64).stdout.split())
+    default = int(Path("/proc/sys/net/core/wmem_default").read_text())
+    assert pairs == 30  # 64 descriptors, less the standard streams and one pair that found no room
+    assert 0 < sent <= 2 * pairs * 2 * default
+
+
 def test_input_larger_than_a_pipe_and_input_not_read():
     assert run("import sys; print(len(sys.stdin.read()))", stdin="x" * 300_000).stdout == "300000\n"
     assert run("print('done')", stdin="x" * 300_000).stdout == "done\n"

@@ -22,6 +22,7 @@ END, START, OUT = "end", "start", "out"
 HERE = "tests/docs/test_commands_run.py"
 JOBS = "tests/docs/test_commands_to_their_end.py"
 TUTORIAL = "tests/docs/test_tutorial.py"
+CERTIFICATES = "tests/docs/test_certificates_page.py"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ RULES = (
     Rule(r"^python -m envs\.sandbox", END, "tests/sandbox/test_sandbox_selfcheck.py"),
     Rule(r"^rl-compare 'sources=\[docs", END, HERE),
     Rule(r"my_store|MyStore|^cd |^mkdir |^echo |settings env=store|rl-chat run=store", END, TUTORIAL),
+    Rule(r"certificate=demand|waive=", END, CERTIFICATES),
     Rule(r"^rl-train env=dataset env\.path=questions|_target_=(warehouse|guess)\.", END, JOBS),
     Rule(r"^rl-(eval|chat|diagnose) run=demo-0$|^rl-compare|^rl-export path=runs/demo-0", END, JOBS),
     Rule(r"^rl-export path=IN", OUT, "a model that the reader brings; test_checkpoint_export.py makes one"),

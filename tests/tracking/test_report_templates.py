@@ -85,6 +85,10 @@ def full_run(path: Path, mark: Mark, make: Any) -> RunDir:
     kinds = ("sampled", "kept", "not_passed", "failed", "unverified", "duplicate", "over_cap")
     specialist = {"eval": after, "data": dict.fromkeys(kinds, 1), "steps": 2, "stop_reason": mark("specialist ended")}
     summary: dict[str, Any] = {
+        "certificates": {
+            family: {"state": "stale", "said": mark("certificate"), "date": "2030-01-02T03:04", "tasks": 20,
+                     "results": {"oracle": mark("oracle"), "cheats": "0 of 63 paid"}},
+        },
         "reward": mark("reward"), "eval_before": before, "eval_after": after, "baseline": mark("baseline"),
         "sweep": {"thinking": [point]}, "policies": {mark("policy"): {"eval_after": before}},
         "across": {"n": 1, "overall": mean, "families": {family: mean}, "sweep": [swept]}, "confidence": 0.95,
@@ -164,7 +168,8 @@ def test_every_section_is_there_and_needs_its_data(tmp_path: Path, make) -> None
     page = gather(full_run(tmp_path / "full", str, make))
     titles = re.findall(r"<h2>(.*?)</h2>", render(page))
     assert titles == [
-        "Held-out evaluation", "Policies on the same tasks", "Thinking sweep", "Specialists, distillation, mixed RL",
+        "Held-out evaluation", "Certificates of the task sets", "Policies on the same tasks", "Thinking sweep",
+        "Specialists, distillation, mixed RL",
         "Curves", "Is it a normal run?", "The same held-out tasks before and after",
         "Train/inference mismatch by part", "Tokens and money", "Compute", "Time",
         "What went wrong inside episodes", "Sample trajectories", "Config",

@@ -89,6 +89,20 @@ def test_the_rollouts_of_a_run(client: TestClient) -> None:
     assert "No rollout is like that" in page(client, "/run/first?text=nobody+said+this").text
 
 
+def test_the_certificates_of_a_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", steps=1)
+    assert "Certificates" not in page(client_of(tmp_path), "/run/a").text
+    stale = {"state": "stale", "said": f"changed since: code ({HOSTILE})", "date": "2030-01-02T03:04", "tasks": 20}
+    figures = {"oracle": "19 of 20", "cheats": "2 of 63 paid"}
+    certificates = {"search": {"state": "ours", "said": ""}, "code": stale | {"results": figures}}
+    run.write_summary(run.read_summary() | {"certificates": certificates})
+    text = page(client_of(tmp_path), "/run/a").text
+    assert "Certificates of the task sets: code stale, search needs none" in text
+    assert "19 of 20" in text
+    assert "2 of 63 paid" in text
+    assert "changed since: code (<script>window.stolen = 1</script>" in text
+
+
 def test_pages_of_a_long_file(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", steps=1)
     run.log_trajectories("step_000001", [rollout(f"s-0-{k}", reward=k / 119) for k in range(120)])

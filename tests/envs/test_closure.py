@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from envs.answer_checks import exact
+from envs.closure import closure, code_hash
 from envs.dataset import DatasetTaskset
 from envs.mixture import MixTaskset
 from envs.search.taskset import SearchTaskset
@@ -21,7 +22,6 @@ from rl.recipes.distill import distill
 from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.pretrain import pretrain
 from rl.rollout.pool import RolloutPool
-from rl.run.closure import closure, code_hash
 
 COLD = closure([coldstart, SearchTaskset("train", 0), V32Renderer], skip=("rl.data.rehearse",))
 REHEARSED = closure([coldstart, SearchTaskset("train", 0), V32Renderer])

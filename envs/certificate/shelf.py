@@ -1,0 +1,131 @@
+"""Where certificates lie, how they are written, and which of them fits a task set.
+
+Those of a task set from files lie beside its data, ``data/certificates/``; all others in the folder that the
+configuration names. A certificate is found by what it says, whatever its file is called. It is plain JSON: it proves
+nothing against somebody who edits it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from envs.certificate.identity import Identity, data_files, differences, identity_of
+from envs.certificate.verdicts import Result, failed
+from envs.factory.store import write_atomic
+from envs.taskset import Taskset
+
+FORMAT = 1
+FOLDER = "certificates"  # beside the data, and by default in the working directory
+PACKAGE = "speciale-rl"
+_MARK = "certificate"  # the key that says that a file is one, and in which format
+
+State = Literal["valid", "failed", "stale", "none"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The certificate that fits a task set best. ``said``: what is wrong with it, or with what it says."""
+
+    state: State
+    said: str = ""
+    path: Path | None = None
+    certificate: Mapping[str, Any] | None = None
+
+
+def certificate_of(
+    taskset: Taskset, results: Mapping[str, Result], waived: Mapping[str, str], tasks: int, command: str
+) -> dict[str, Any]:
+    """A certificate, as JSON. ``tasks``: how many were looked at. Of ``waived`` what did not hold is kept."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        _MARK: FORMAT,
+        "date": now,
+        "command": command,
+        "package": f"{PACKAGE} {_version()}",
+        "python": platform.python_version(),
+        "tasks": tasks,
+        "results": {row: dict(result) for row, result in results.items()},
+        "waived": {row: reason for row, reason in waived.items() if results[row]["held"] is False},
+        "task_set": identity_of(taskset).to_json(),
+    }
+
+
+def put(certificate: Mapping[str, Any], taskset: Taskset, folder: Path) -> Path:
+    """Write a certificate beside the data, or into ``folder`` where that cannot be. Raises OSError: neither can be."""
+    about = certificate["task_set"]
+    digits = "".join(about[key]["sha256"][:6] for key in ("rows", "code"))
+    family = "".join(c if c.isalnum() or c in "-_" else "-" for c in about["families"][0])
+    text = json.dumps(certificate, indent=1, ensure_ascii=False) + "\n"
+    *first, last = places(taskset, folder)
+    for place in first:
+        try:
+            return _written(place / f"{family}-{digits}.json", text)
+        except OSError:  # data that may only be read
+            continue
+    return _written(last / f"{family}-{digits}.json", text)
+
+
+def find(taskset: Taskset, folder: Path) -> Found:
+    """The certificate for ``taskset``: one that fits, the newest; else the one that fits best, and what has changed."""
+    made_by = f"{type(taskset).__module__}.{type(taskset).__qualname__}"
+    known = [one for one in _all(places(taskset, folder)) if one[1]["task_set"]["made_by"] == made_by]
+    if not known:
+        return Found("none")
+    looked_at: dict[str, Identity] = {}
+    judged = []
+    for path, certificate in known:
+        sampled = certificate["task_set"]["rows"]
+        key = f"{sampled.get('split')} {sampled.get('seed')}"
+        if key not in looked_at:
+            try:
+                looked_at[key] = identity_of(taskset, sampled)
+            except Exception as error:  # what makes its tasks is its author's code
+                return Found("stale", f"its tasks cannot be made as they were: {error}", path, certificate)
+        judged.append((differences(certificate["task_set"], looked_at[key]), path, certificate))
+    fewest = min(len(changed) for changed, _, _ in judged)
+    best = [one for one in judged if len(one[0]) == fewest]
+    changed, path, certificate = max(best, key=lambda one: str(one[2]["date"]))
+    if changed:
+        return Found("stale", f"changed since: {', '.join(changed)}", path, certificate)
+    if wrong := failed(certificate["results"], certificate["waived"]):
+        said = "; ".join(f"{row}: {certificate['results'][row]['said']}" for row in wrong)
+        return Found("failed", said, path, certificate)
+    waived = "; ".join(f"{row} waived: {reason}" for row, reason in certificate["waived"].items())
+    return Found("valid", waived, path, certificate)
+
+
+def places(taskset: Taskset, folder: Path) -> list[Path]:
+    """Folders in which its certificates are looked for, the one to write to first."""
+    files = [Path(name) for name in data_files(taskset) if Path(name).exists()]
+    return [*dict.fromkeys((path if path.is_dir() else path.parent) / FOLDER for path in files), folder]
+
+
+def _all(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):  # whatever it is, it is no certificate
+                continue
+            if isinstance(found, dict) and found.get(_MARK) == FORMAT:
+                yield path, found
+
+
+def _written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text)
+    return path
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
