@@ -15,7 +15,6 @@ It holds on one thread: several cut a loop where the size of the batch says.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,9 +34,3 @@ def make_invariant(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Experts):
             module.invariant = True
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same bits: 0.0 and -0.0 differ, a NaN is itself."""
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return a.dtype == b.dtype and torch.equal(a.contiguous().view(whole), b.contiguous().view(whole))
