@@ -117,7 +117,7 @@ class Engine:
         structured: requests may carry a ``json_schema``; loads the tokenizer of ``model_dir`` for its grammar.
         deterministic: the bits of a generation depend on its request and the weights only: not on what runs beside it,
             on how its prompt was cut or on what the cache held. Our torch DSA model on a CPU, in float32, with one
-            thread; anything else is refused, and a machine on which it does not hold (``rl.rollout.engine_check``).
+            thread; anything else is refused. Whether it holds on this machine: ``rl.rollout.engine_check``.
     """
 
     def __init__(
@@ -326,8 +326,6 @@ class Engine:
         self._llm.engine_core.shutdown()
 
     def _make_deterministic(self, config: EngineConfig) -> None:
-        from rl.rollout.engine_check import check_invariance
-
         wanted = None
         if not self.has_indexer:
             wanted = "our torch DSA model (policy=tiny_dsa or deepseek_v32 with rollout.dsa_backend=torch)"
@@ -341,9 +339,6 @@ class Engine:
             raise ValueError(f"a deterministic engine needs {wanted}; or set deterministic=false")
         groups = [group for per_cache in self._runner.attn_groups for group in per_cache]
         self._model.make_invariant(group.get_metadata_builder() for group in groups)
-        check_invariance(self)
-        self._core.reset_prefix_cache()
-        self._totals = EngineStats()
 
     def _place_of(self, request_id: str) -> tuple[int, int]:
         """The seed of a request, and how many tokens it has sampled."""

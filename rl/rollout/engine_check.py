@@ -1,4 +1,4 @@
-"""Does a deterministic engine keep its promise on this machine? Asked once, when it starts.
+"""Does a deterministic engine keep its promise on this machine? A rollout worker asks once, when it starts.
 
 One request alone, and the same among others of other lengths: tokens and log-probs have the same bits, or the
 engine is refused. Which kernels a processor gets is decided by its libraries, so a promise that holds here may fail
@@ -7,18 +7,15 @@ elsewhere; then a run must not begin.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from rl.rollout.engine import Engine, Generation
+from rl.rollout.engine import Engine, GenerateRequest, Generation
 
 PROMPT, COMPANY, SAMPLED = 90, (7, 33, 61, 128), 12  # tokens
 
 
 def check_invariance(engine: Engine) -> None:
-    """Raise RuntimeError when a request's bits depend on its company."""
+    """Raise RuntimeError when a request's bits depend on its company. No request may be running."""
     room = engine.max_model_len - SAMPLED
     rng = np.random.default_rng(0)
     lengths = [min(n, room) for n in (PROMPT, *COMPANY)]
@@ -33,12 +30,11 @@ def check_invariance(engine: Engine) -> None:
                 "deterministic=true, but on this machine a rollout depends on what else is computed (log-probs by up "
                 f"to {apart:.1e} nats): its kernels are not batch-invariant; set deterministic=false"
             )
+    engine._core.reset_prefix_cache()
 
 
 def _first(engine: Engine, prompts: list[list[int]], at: int = 0) -> Generation:
     """What request ``at`` of ``prompts`` gets when all are asked at once."""
-    from rl.rollout.engine import GenerateRequest
-
     for i, prompt in enumerate(prompts):
         engine.add(GenerateRequest(f"check-{i}", prompt, max_tokens=SAMPLED, seed=0))
     done: dict[str, Generation] = {}

@@ -201,6 +201,7 @@ class RolloutWorker:
 
     def _open_engine(self) -> Engine:
         from rl.rollout.engine import Engine  # vLLM and torch are imported in the engine's thread
+        from rl.rollout.engine_check import check_invariance
 
         own = replace(self.config, seed=self.config.seed + self.index)
         engine = Engine(
@@ -209,6 +210,8 @@ class RolloutWorker:
             record_indexer=self.setup.record_indexer,
             deterministic=own.deterministic,
         )
+        if own.deterministic:
+            check_invariance(engine)
         weights, version, reference = self._initial
         self._initial = (None, 0, None)
         if weights is not None:
