@@ -249,6 +249,9 @@ class TrainConfig(Bounded):
     prompts_per_step: PositiveInt = 8  # groups (tasks) per step
     group_size: Annotated[int, Ge(2)] = 8  # rollouts per task; the advantage is relative to their mean
     max_staleness: NonNegativeInt = 0  # a group is admitted only if it is at most this many versions old when trained
+    # two runs of one configuration are equal bit for bit: trajectories, metrics but times, weights; and a resumed run
+    # equals one that was never stopped (docs/reproducibility.md). Our DSA policy on one machine's CPUs, max_staleness=0
+    deterministic: bool = False
     failed_steps: PositiveInt = 3  # steps in a row without one valid rollout before the run stops and says why
     step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer stops the run and says what it waits for
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -298,6 +301,7 @@ class TrainConfig(Bounded):
             temperature=self.rollout.temperature,
             learner_temperature=self.objective.temperature,
         )
+        self._check_deterministic()
         if self.self_verification.enabled and self.pipeline.enabled:
             raise ValueError("self_verification.enabled and pipeline.enabled: a run follows one of the two")
         if self.self_verification.enabled and not self.judge.is_worker:
@@ -305,6 +309,29 @@ class TrainConfig(Bounded):
                 f"self_verification.enabled with judge.kind={self.judge.kind}: its verifier is the run's own judge, "
                 "choose judge=worker"
             )
+
+    def _check_deterministic(self) -> None:
+        if self.rollout.deterministic != self.deterministic:
+            raise ValueError(
+                f"rollout.deterministic={self.rollout.deterministic} with deterministic={self.deterministic}: leave "
+                "rollout.deterministic out; it follows deterministic"
+            )
+        if not self.deterministic:
+            return
+        gpus = max(self.ray.worker_gpus, self.ray.learner_gpus)
+        refused = (
+            (self.max_staleness, f"max_staleness={self.max_staleness}: when new weights come is then a matter of time; "
+             "set it to 0"),
+            (self.policy.preset == "hf", "policy.preset=hf: vLLM's own models are not batch-invariant on CPUs; use "
+             "policy=tiny_dsa"),
+            (self.judge.kind != "none", f"judge.kind={self.judge.kind}: its answers depend on what else it is asked; "
+             "use judge=none"),
+            (self.ray.address, f"ray.address={self.ray.address}: another machine may round differently; leave it null"),
+            (gpus, f"{gpus:g} GPUs (ray.worker_gpus, ray.learner_gpus): it holds on CPUs only; set both to 0"),
+        )  # fmt: skip
+        for holds, reason in refused:
+            if holds:
+                raise ValueError(f"deterministic=true with {reason}")
 
 
 @dataclass

@@ -134,6 +134,7 @@ class Experts(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.n, self.inner = config.n_routed_experts, config.moe_intermediate_size
+        self.invariant = False  # see rl.policy.batch_invariance
         self.gate_up_proj = nn.Parameter(torch.empty(self.n, 2 * self.inner, config.hidden_size))
         self.down_proj = nn.Parameter(torch.empty(self.n, config.hidden_size, self.inner))
 
@@ -141,6 +142,9 @@ class Experts(nn.Module):
         """x [T, hidden], gates and experts [T, K] -> [T, hidden]."""
         if x.shape[0] <= DENSE_TOKENS:
             return self._dense(x, gates, experts)
+        if self.invariant:  # grouped products have as many rows as tokens chose the expert
+            pieces = zip(x.split(DENSE_TOKENS), gates.split(DENSE_TOKENS), experts.split(DENSE_TOKENS), strict=True)
+            return torch.cat([self._dense(*piece) for piece in pieces])
         return self._grouped(x, gates, experts)
 
     def _dense(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:

@@ -26,16 +26,24 @@ KEY_ROWS = 1024  # up to so many scores one ``topk`` of integer keys is faster t
 GATHER_TILE = 1 << 20  # floats of gathered rows at a time, 4 MiB in fp32: larger tiles fall out of the CPU's caches
 
 
-def index_scores(index_q: Tensor, index_w: Tensor, index_k: Tensor) -> Tensor:
+def index_scores(index_q: Tensor, index_w: Tensor, index_k: Tensor, *, invariant: bool = False) -> Tensor:
     """I [..., Q, S] from index_q [..., Q, Hi, di], index_w [..., Q, Hi] and index_k [..., S, di].
 
     ``index_w`` already carries Hi^-0.5 * di^-0.5 (both are positive: they commute with the ReLU). The heads are summed
-    in its precision (float32, as in the released model), whatever that of the keys is.
+    in its precision (float32, as in the released model), whatever that of the keys is. ``invariant``: the heads
+    are summed one by one, so that the bits of a score do not depend on how many others there are.
     """
     *batch, queries, heads, dim = index_q.shape
     dots = index_q.reshape(*batch, queries * heads, dim) @ index_k.transpose(-1, -2)
     dots = dots.relu() if dots.requires_grad else dots.relu_()
-    return (index_w.unsqueeze(-2) @ dots.to(index_w.dtype).view(*batch, queries, heads, -1)).squeeze(-2)
+    dots = dots.to(index_w.dtype).view(*batch, queries, heads, -1)
+    if not invariant:
+        return (index_w.unsqueeze(-2) @ dots).squeeze(-2)
+    # A product with one row takes other kernels for other widths. Multiplication and addition apart, never fused.
+    total = index_w[..., 0, None] * dots[..., 0, :]
+    for head in range(1, heads):
+        total += index_w[..., head, None] * dots[..., head, :]
+    return total
 
 
 def select_topk(scores: Tensor, k: int) -> Tensor:
@@ -85,6 +93,13 @@ def _topk_by_key(scores: Tensor, k: int) -> Tensor:
     key = (bits.long() << 32) | torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
     keys, picked = key.topk(k, dim=-1, sorted=False)
     return picked.masked_fill_(keys < LOWEST_KEY, -1)
+
+
+def ascending(picked: Tensor) -> Tensor:
+    """The positions int64 [..., k] of each query in ascending order, -1 (unused) after them."""
+    last = torch.iinfo(torch.long).max
+    ordered = picked.masked_fill(picked < 0, last).sort(dim=-1).values
+    return ordered.masked_fill_(ordered == last, -1)
 
 
 def mask_to_indices(mask: Tensor, k: int) -> Tensor:

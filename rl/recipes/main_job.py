@@ -64,7 +64,11 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
             usage = UsageBook(summary.get("usage", {}).get("stages"))
             job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
             engines = cfg.rollout.workers + cfg.judge.is_worker
-            with cluster(cfg.ray, engines), open_judge(cfg, base.path) as judge, ThreadPoolExecutor(1) as background:
+            with (
+                cluster(cfg.ray, engines, cfg.deterministic),
+                open_judge(cfg, base.path) as judge,
+                ThreadPoolExecutor(1) as background,
+            ):
                 # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
                 records = cfg.replay.indexer != "off"
                 pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)

@@ -70,6 +70,10 @@ class RolloutConfig(EngineConfig):
     top_k: NonNegativeInt = 0  # most likely tokens kept, 0 = all
     min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # tokens less likely than min_p times the likeliest are dropped
 
+    # a rollout's bits depend on its task, its place in the run and the weights only, not on what is sampled beside it
+    # (docs/reproducibility.md); our DSA policy on CPUs, float32, one thread. `rl-train` sets it by `deterministic`
+    deterministic: bool = False
+
     reset_s: PositiveFloat = 60.0  # Environment.__init__ + reset (the first of a process may build an index)
     step_s: PositiveFloat = 60.0  # one Environment.step; above what its calls may take (Environment.longest_step_s)
     score_s: PositiveFloat = 60.0  # Environment.score; reward parts have their own timeout_s
@@ -89,6 +93,11 @@ class RolloutConfig(EngineConfig):
             wanted = f"at least 1 and below max_tokens={self.max_tokens} (an answer has to fit), or null"
             self._require("max_thinking", 1 <= self.max_thinking < self.max_tokens, wanted)
             self._require("max_thinking", self.thinking, "null with rollout.thinking=false: there is none to limit")
+        if self.deterministic:
+            why = "with rollout.deterministic=true (docs/reproducibility.md)"
+            self._require("threads", self.threads == 1, f"1 {why}")
+            self._require("dtype", self.dtype == "float32", f"float32 {why}")
+            self._require("dsa_backend", self.dsa_backend != "native", f"torch or auto {why}")
 
     def _require(self, name: str, ok: bool, wanted: str) -> None:
         if not ok:

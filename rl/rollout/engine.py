@@ -43,6 +43,10 @@ class GenerateRequest:
     top_k: int = 0
     min_p: float = 0.0
     json_schema: dict[str, Any] | None = None  # the answer is JSON of this schema; its mask is not recorded
+    # Of a deterministic engine: where the noise of its tokens comes from, and how many of the prompt's tokens the same
+    # caller had computed before (``Generation.cached_tokens``).
+    seed: int = 0
+    known_tokens: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -57,7 +61,8 @@ class Generation:
     ``logprobs`` [n] natural log under the sampling distribution; ``version_per_token`` [n]; ``version`` of
     the last token; ``replay`` rows for all m + n tokens: experts and (engine option) indexer choices, and the
     support (int32 ids, ascending) of truncated sampling. None when there is nothing of the kind. ``cached_tokens``:
-    of the prompt's m tokens, those found in the prefix cache.
+    of the prompt's m tokens, those found in the prefix cache; in a deterministic engine those of the ``known_tokens``
+    that the cache can hold, for what it finds of others depends on who came first.
     """
 
     tokens: list[int]
@@ -111,6 +116,9 @@ class Engine:
             what vLLM's kernels want.
         record_indexer: generations carry the DSA indexer's choices too (layers x index_topk numbers a token).
         structured: requests may carry a ``json_schema``; loads the tokenizer of ``model_dir`` for its grammar.
+        deterministic: the bits of a generation depend on its request and the weights only: not on what runs beside it,
+            on how its prompt was cut or on what the cache held. Our torch DSA model on a CPU, in float32, with one
+            thread; anything else is refused. Whether it holds on this machine: ``rl.rollout.engine_check``.
     """
 
     def __init__(
@@ -121,6 +129,7 @@ class Engine:
         block_size: int | None = None,
         record_indexer: bool = False,
         structured: bool = False,
+        deterministic: bool = False,
     ) -> None:
         started = time.perf_counter()
         if not (Path(model_dir) / "config.json").is_file():
@@ -185,7 +194,8 @@ class Engine:
         self._structured = structured
         self._schemas: set[str] = set()  # JSON schemas that were found right once
         self._checkpoint_names = checkpoint_names(model_dir)
-        self._sampler = install_sampler(self._runner)
+        self.deterministic = deterministic
+        self._sampler = install_sampler(self._runner, self._place_of if deterministic else None)
         self._experts: torch.Tensor | None = None  # [slots, L_moe, K] of the token now at that cache slot
         if getattr(getattr(self._model, "dsa", None), "num_moe_layers", 0):
             self._experts = self._model.make_experts_table()
@@ -199,6 +209,8 @@ class Engine:
                 "recorded; set replay.indexer=off, or rollout.dsa_backend=torch"
             )
         self._record_indexer(record_indexer)
+        if deterministic:
+            self._make_deterministic(config)
         self._totals.start_s = time.perf_counter() - started
 
     @property
@@ -314,6 +326,26 @@ class Engine:
         """Release vLLM's executor. The engine cannot be used afterwards."""
         self._llm.engine_core.shutdown()
 
+    def _make_deterministic(self, config: EngineConfig) -> None:
+        wanted = None
+        if not self.has_indexer:
+            wanted = "our torch DSA model (policy=tiny_dsa or deepseek_v32 with rollout.dsa_backend=torch)"
+        elif next(self._model.parameters()).device.type != "cpu":
+            wanted = "an engine on the CPU"
+        elif config.dtype != "float32":
+            wanted = "rollout.dtype=float32"
+        elif config.threads != 1:
+            wanted = "rollout.threads=1"
+        if wanted is not None:
+            raise ValueError(f"a deterministic engine needs {wanted}; or set deterministic=false")
+        groups = [group for per_cache in self._runner.attn_groups for group in per_cache]
+        self._model.make_invariant(group.get_metadata_builder() for group in groups)
+
+    def _place_of(self, request_id: str) -> tuple[int, int]:
+        """The seed of a request, and how many tokens it has sampled."""
+        state = self._running.get(request_id)
+        return (0, 0) if state is None else (state.request.seed, len(state.tokens))
+
     def _check(self, request: GenerateRequest) -> None:
         prompt = request.prompt_tokens
         if request.request_id in self._running:
@@ -391,6 +423,10 @@ class Engine:
             if output.prefill_stats is not None:
                 totals.prompt_tokens += output.prefill_stats.num_prompt_tokens
                 state.cached_tokens = output.prefill_stats.num_cached_tokens
+                if self.deterministic:
+                    block = self._core.vllm_config.cache_config.block_size
+                    state.cached_tokens = min(state.request.known_tokens, len(state.request.prompt_tokens) - 1)
+                    state.cached_tokens -= state.cached_tokens % block
                 totals.cached_prompt_tokens += state.cached_tokens
             if output.new_token_ids:
                 state.tokens += output.new_token_ids

@@ -16,6 +16,10 @@ latents.
 Queries are answered in buckets: requests with a similar number of new tokens and a similar context form one
 padded batch (a decode step of short requests is one bucket with one query each), so that a step costs a few
 kernels per layer whatever the batch.
+
+``invariant`` (a deterministic engine, ``rl.policy.batch_invariance``): every query, of a decode step or of a prefill,
+reads exactly its k rows, in the order of their positions. The bits of its result then depend on the tokens before it
+and on nothing else: not on what is answered beside it, on how its prompt was cut, or on who filled the cache.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import torch
 from rl.policy.sparse import (
     GATHER_FROM,
     NEG_INF,
+    ascending,
     gathered_attention,
     index_scores,
     mask_to_indices,
@@ -83,7 +88,12 @@ class Bucket:
 
 
 def plan_buckets(
-    query_start: list[int], seq_lens: list[int], block_table: torch.Tensor, block_size: int, heads: int
+    query_start: list[int],
+    seq_lens: list[int],
+    block_table: torch.Tensor,
+    block_size: int,
+    heads: int,
+    invariant: bool = False,
 ) -> list[Bucket]:
     """Groups the queries of one step.
 
@@ -92,6 +102,7 @@ def plan_buckets(
         seq_lens: [R] tokens in each request's cache after this step.
         block_table: int [R, >= blocks in use].
         heads: the larger of attention and indexer heads (bounds the score tensor).
+        invariant: no keys are read in place: how blocks follow each other depends on who had them before.
     """
     # by padded width and context: (request, token row, position, count)
     pieces: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
@@ -112,12 +123,14 @@ def plan_buckets(
             size = len(members)
             while size > 1 and size * width * heads * max(p[2] + p[3] for p in members[:size]) > MAX_SCORES:
                 size = (size + 1) // 2
-            buckets.append(_bucket(members[:size], block_table, block_size))
+            buckets.append(_bucket(members[:size], block_table, block_size, in_place=not invariant))
             members = members[size:]
     return buckets
 
 
-def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor, block_size: int) -> Bucket:
+def _bucket(
+    members: list[tuple[int, int, int, int]], block_table: torch.Tensor, block_size: int, in_place: bool
+) -> Bucket:
     width = max(n for *_, n in members)
     context = max(position + n for _, _, position, n in members)
     blocks_needed = -(-context // block_size)
@@ -134,7 +147,7 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
     blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
     slots = (blocks[:, :, None] * block_size + torch.arange(block_size)).flatten(1)
     future = torch.arange(blocks_needed * block_size)[None, None] > query_pos[:, :, None]
-    runs = _runs(blocks, used.flatten().tolist(), block_size) if context > 1 << SHORT else []
+    runs = _runs(blocks, used.flatten().tolist(), block_size) if in_place and context > 1 << SHORT else []
     full = torch.arange(width)[None] < count
     flat = token.flatten()
     start = int(flat[0])
@@ -187,16 +200,24 @@ class PagedContext:
     """``AttentionContext`` of one engine step (see ``rl.policy.attention_context``); always sparse.
 
     Args:
-        positions: long [T]. slots: long [T], where each token's row goes. caches: one per layer.
+        positions: long [T]. slots: long [<= T], where each token's row goes. caches: one per layer. Tokens without a
+            slot are filling: no row of theirs is kept, and their output is 0.
+        invariant: see the module.
     """
 
     def __init__(
-        self, positions: torch.Tensor, slots: torch.Tensor, buckets: list[Bucket], caches: list[LayerCache]
+        self,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        buckets: list[Bucket],
+        caches: list[LayerCache],
+        invariant: bool = False,
     ) -> None:
         self.positions = positions
         self.slots = slots
         self.buckets = buckets
         self.caches = caches
+        self.invariant = invariant
         self._lent: list[torch.Tensor] = []  # the last choice that a later layer will ask for, by bucket
 
     def attend(
@@ -206,18 +227,21 @@ class PagedContext:
         if tap is not None and (tap.forced is not None or tap.record is None or tap.record.want_indexer_kl != "off"):
             raise ValueError("a paged context records indexer choices only: replay and L_I belong to the learner")
         cache = self.caches[layer]
-        cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1))
+        tokens = len(self.slots)
+        cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1)[:tokens])
         if spec.borrows is None:
-            cache.index.index_copy_(0, self.slots, kv.index_k)
-            chosen = [_choose(bucket, cache, q, spec) for bucket in self.buckets]
+            cache.index.index_copy_(0, self.slots, kv.index_k[:tokens])
+            choose = _choose_invariant if self.invariant else _choose
+            chosen = [choose(bucket, cache, q, spec) for bucket in self.buckets]
         else:
             chosen = self._lent
         if spec.lends:
             self._lent = chosen
         query = torch.cat((q.q_abs, q.q_rope), dim=-1)
         choice = query.new_full((len(query), spec.topk), -1, dtype=torch.long) if tap is not None else None
-        whole = len(self.buckets) == 1 and self.buckets[0].put is None
+        whole = len(self.buckets) == 1 and self.buckets[0].put is None and tokens == len(query)
         out = query if whole else torch.empty_like(q.q_abs)
+        out[tokens:] = 0.0
         for bucket, seen in zip(self.buckets, chosen, strict=True):
             result, picked = _attend_bucket(bucket, cache, query, seen, spec, want_choice=choice is not None)
             if choice is not None and picked is not None:
@@ -246,6 +270,18 @@ def _choose(bucket: Bucket, cache: LayerCache, q: MLAQuery, spec: AttentionSpec)
     return select_topk(scores, spec.topk)
 
 
+def _choose_invariant(bucket: Bucket, cache: LayerCache, q: MLAQuery, spec: AttentionSpec) -> torch.Tensor:
+    """``_choose`` with one way for every query: its k positions, ascending."""
+    if bucket.context <= spec.topk:
+        rows = torch.arange(spec.topk)
+        return torch.where(rows <= bucket.query_pos.flatten()[:, None], rows, -1)
+    requests, width = bucket.token.shape
+    index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
+    index_w = _rows(q.index_w, bucket).view(requests, width, -1)
+    scores = _paged_scores(bucket, cache, index_q, index_w, invariant=True).masked_fill_(bucket.future, NEG_INF)
+    return ascending(topk_indices(scores.flatten(0, 1), spec.topk))
+
+
 def _attend_bucket(
     bucket: Bucket,
     cache: LayerCache,
@@ -271,12 +307,14 @@ def _attend_bucket(
     return out.transpose(1, 2).reshape(requests * width, heads, -1), choice
 
 
-def _paged_scores(bucket: Bucket, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor) -> torch.Tensor:
+def _paged_scores(
+    bucket: Bucket, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor, *, invariant: bool = False
+) -> torch.Tensor:
     """I [R, Tq, S] of index_q [R, Tq, Hi, di] and index_w [R, Tq, Hi]; rows that no query may see are undefined."""
     requests, queries, _, dim = index_q.shape
     if not bucket.runs:
         keys = cache.index_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
-        return index_scores(index_q, index_w, keys)
+        return index_scores(index_q, index_w, keys, invariant=invariant)
     scores = index_q.new_empty(requests, queries, bucket.slots.shape[1], dtype=index_w.dtype)
     for run in bucket.runs:
         if run.first is None:
@@ -300,11 +338,7 @@ def _attend_picked(
     slots = bucket.slots.gather(1, picked.clamp_min(0).view(len(bucket.slots), -1)).view(picked.shape)
     slots.masked_fill_(picked < 0, -1)
     out = gathered_attention(queries, cache.latent, slots, spec.scale)[..., : spec.latent_dim]
-    if not want_choice:
-        return out, None
-    last = torch.iinfo(torch.long).max
-    ordered = picked.masked_fill(picked < 0, last).sort(dim=-1).values
-    return out, ordered.masked_fill(ordered == last, -1)
+    return out, ascending(picked) if want_choice else None
 
 
 def _rows(x: torch.Tensor, bucket: Bucket) -> torch.Tensor:

@@ -30,6 +30,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.kv_cache_interface import KVCacheSpec, MLAAttentionSpec
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from rl.policy.batch_invariance import filled, make_invariant
 from rl.policy.dtypes import keep_float32
 from rl.policy.io import stack_experts
 from rl.policy.model import DSAForCausalLM
@@ -61,6 +62,7 @@ class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         config = vllm_config.model_config.hf_config
         self.heads = max(config.num_attention_heads, config.index_n_heads)
+        self.invariant = False  # see DSAForVLLM.make_invariant
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
@@ -73,6 +75,7 @@ class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
             batch.block_table_tensor[:n],
             self.kv_cache_spec.block_size,
             self.heads,
+            self.invariant,
         )
         return PagedMetadata(batch.slot_mapping[:tokens].long(), buckets)
 
@@ -161,6 +164,15 @@ class DSAForVLLM(nn.Module):
         self.experts_table: torch.Tensor | None = None  # made when the cache is there
         self.indexer_table: torch.Tensor | None = None  # set by make_indexer_table
         self.record_indexer = False
+        self.invariant = False
+
+    def make_invariant(self, builders: Iterable[PagedMetadataBuilder]) -> None:
+        """From now on nothing depends on what else is computed (``rl.policy.batch_invariance``). ``builders``: those of
+        the model's layers."""
+        self.invariant = True
+        make_invariant(self.dsa)
+        for builder in builders:
+            builder.invariant = True
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = self.dsa.model.embed_tokens(input_ids)
@@ -180,20 +192,25 @@ class DSAForVLLM(nn.Module):
             return self.dsa.lm_head.weight.new_zeros(len(input_ids), self.config.hidden_size)
         step = cast(PagedMetadata, next(iter(cast(dict[str, Any], metadata).values())))
         tokens = len(step.slots)
-        context = PagedContext(positions[:tokens].long(), step.slots, step.buckets, [x.cache for x in self.layers])
+        ids, positions = input_ids[:tokens].long(), positions[:tokens].long()
+        if self.invariant:
+            ids, positions = filled(ids), filled(positions)
+        context = PagedContext(positions, step.slots, step.buckets, [x.cache for x in self.layers], self.invariant)
         record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.record_indexer)
-        hidden = self.dsa.hidden(input_ids[:tokens].long(), context, record=record)
+        hidden = self.dsa.hidden(ids, context, record=record)[:tokens]
         if record.want_experts:
             table = self.make_experts_table()
-            table[step.slots] = record.experts.to(table.dtype)
+            table[step.slots] = record.experts[:tokens].to(table.dtype)
         if self.record_indexer and self.indexer_table is not None:
-            self.indexer_table[step.slots] = record.indexer.to(self.indexer_table.dtype)
+            self.indexer_table[step.slots] = record.indexer[:tokens].to(self.indexer_table.dtype)
         if tokens < len(input_ids):
             hidden = torch.cat((hidden, hidden.new_zeros(len(input_ids) - tokens, hidden.shape[1])))
         return hidden
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dsa.logits(hidden_states)
+        if not self.invariant:
+            return self.dsa.logits(hidden_states)
+        return self.dsa.logits(filled(hidden_states))[: len(hidden_states)]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Checkpoint tensors (experts stacked or one by one) -> parameters; returns their names."""

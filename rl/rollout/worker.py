@@ -8,6 +8,7 @@ pending share the next engine step. Threads are set on purpose: Ray starts an ac
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import os
 import pickle
@@ -84,6 +85,33 @@ class Reference:
     tokens: list[int]
     logprobs: np.ndarray
     tolerance: float
+
+
+class Asked:
+    """What one rollout has asked of its engine: a deterministic engine is told who asks, so that nothing of its answer
+    depends on others.
+
+    Args:
+        identity: names the rollout among all that are played with one seed of the run.
+    """
+
+    def __init__(self, identity: str) -> None:
+        self._identity, self._requests = identity, 0
+        self._sequences: list[list[int]] = []  # token sequences whose rows were computed for this rollout
+
+    def next_seed(self) -> int:
+        """The seed of the next request's noise, 63 bits: a hash of the rollout and the request's number."""
+        self._requests += 1
+        digest = hashlib.blake2b(f"{self._identity}/{self._requests}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
+    def known_tokens(self, prompt_tokens: Sequence[int]) -> int:
+        """How many of the first tokens of a prompt were computed for this rollout before."""
+        return max((_common(prompt_tokens, sequence) for sequence in self._sequences), default=0)
+
+    def computed(self, tokens: list[int]) -> None:
+        """The rows of ``tokens`` have been computed."""
+        self._sequences.append(tokens)
 
 
 class RolloutWorker:
@@ -192,9 +220,17 @@ class RolloutWorker:
 
     def _open_engine(self) -> Engine:
         from rl.rollout.engine import Engine  # vLLM and torch are imported in the engine's thread
+        from rl.rollout.engine_check import check_invariance
 
         own = replace(self.config, seed=self.config.seed + self.index)
-        engine = Engine(Path(self.setup.model_dir), own, record_indexer=self.setup.record_indexer)
+        engine = Engine(
+            Path(self.setup.model_dir),
+            own,
+            record_indexer=self.setup.record_indexer,
+            deterministic=own.deterministic,
+        )
+        if own.deterministic:
+            check_invariance(engine)
         weights, version, reference = self._initial
         self._initial = (None, 0, None)
         if weights is not None:
@@ -214,7 +250,7 @@ class RolloutWorker:
                     spec.task,
                     self.setup.tasksets[spec.taskset].environment,
                     partial(self._open_session, config),
-                    partial(self._generate, spec, config),
+                    partial(self._generate, spec, config, Asked(f"{self.config.seed}/{name}/{spec.task.id}")),
                     self.setup.composer,
                     config,
                     name,
@@ -233,11 +269,12 @@ class RolloutWorker:
         return Session(self._renderer, prompt, thinking=config.thinking, max_context=config.max_context)
 
     async def _generate(
-        self, spec: GroupSpec, config: RolloutConfig, prompt_tokens: list[int], max_tokens: int
+        self, spec: GroupSpec, config: RolloutConfig, asked: Asked, prompt_tokens: list[int], max_tokens: int
     ) -> Generation:
         from rl.rollout.engine import GenerateRequest
 
-        return await self._engine.generate(
+        known = asked.known_tokens(prompt_tokens)
+        generation = await self._engine.generate(
             GenerateRequest(
                 request_id=str(next(self._serial)),
                 prompt_tokens=prompt_tokens,
@@ -247,8 +284,12 @@ class RolloutWorker:
                 top_p=config.top_p,
                 top_k=config.top_k,
                 min_p=config.min_p,
+                seed=asked.next_seed(),
+                known_tokens=known,
             )
         )
+        asked.computed(prompt_tokens + generation.tokens[:-1])
+        return generation
 
 
 async def add_group_terms(
@@ -271,6 +312,11 @@ async def add_group_terms(
             trajectory.failure_kind, trajectory.failure_detail = reward.masked, reward.detail
             events = Counter(trajectory.counts) + Counter(reward.counts) + Counter([reward.masked])
             trajectory.counts = dict(events)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _unpickled(setup: bytes) -> WorkerSetup:

@@ -29,8 +29,13 @@ _LONGEST_TMPDIR = 39
 
 
 @contextmanager
-def cluster(config: RayConfig, workers: int) -> Iterator[None]:
-    """A Ray instance for the length of the block: a local one of our own, or a running cluster."""
+def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Iterator[None]:
+    """A Ray instance for the length of the block: a local one of our own, or a running cluster.
+
+    ``deterministic``: sets of strings have one order in all its processes, and in those that they start.
+    """
+    if deterministic:
+        os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

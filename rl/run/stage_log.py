@@ -123,7 +123,7 @@ class StageLog:
         self._add(step, trajectories, metrics)
         metrics |= {
             "tokens/sampled_total": float(self.totals.tokens_sampled),
-            "rollout/prefix_hit_rate": engines["cached_prompt_tokens"] / max(engines["prompt_tokens"], 1.0),
+            "rollout/prefix_hit_rate": metrics["usage/cached"] / max(metrics["usage/prompt"], 1.0),
             "rollout/restarted_workers": float(self._pool.counts["workers_restarted"]),
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }

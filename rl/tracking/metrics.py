@@ -142,7 +142,8 @@ METRICS: dict[str, str] = {
     # rollout engine
     "rollout/tokens_per_s": "Sampled tokens per second in which workers could sample (with staleness: the "
     "whole step), all workers together.",
-    "rollout/prefix_hit_rate": "Share of prompt tokens found in the prefix cache.",
+    "rollout/prefix_hit_rate": "Share of the step's prompt tokens found in the prefix cache: usage/cached of "
+    "usage/prompt.",
     "rollout/restarted_workers": "Rollout workers restarted so far.",
     "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
     # time

@@ -50,16 +50,17 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
     seed=st.integers(0, 10_000),
     gather_from=st.sampled_from([8, 1000]),
     long_context=st.booleans(),
+    invariant=st.booleans(),
 )
 def test_any_split_into_steps_equals_packed(
-    lengths: list[int], seed: int, gather_from: int, long_context: bool
+    lengths: list[int], seed: int, gather_from: int, long_context: bool, invariant: bool
 ) -> None:
     limits = dict(SHORT=3, RUN_ROWS=2 * BLOCK) if long_context else {}
     with patch.multiple(paged, GATHER_FROM=gather_from, **limits), patch.object(sparse, "KEY_ROWS", gather_from):
-        check_any_split(lengths, seed)
+        check_any_split(lengths, seed, invariant)
 
 
-def check_any_split(lengths: list[int], seed: int) -> None:
+def check_any_split(lengths: list[int], seed: int, invariant: bool) -> None:
     q, kv = random_rows(sum(lengths), seed)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     record = Record(want_indexer=True)
@@ -90,11 +91,16 @@ def check_any_split(lengths: list[int], seed: int) -> None:
         slots = table[request, positions // BLOCK] * BLOCK + positions % BLOCK
         start = [sum(counts[:j]) for j in range(len(counts) + 1)]
         seq_lens = [done[i] + c for i, c in zip(order, counts, strict=True)]
-        context = PagedContext(positions, slots, plan_buckets(start, seq_lens, table[order], BLOCK, HEADS), caches)
-        step_record = Record(want_indexer=True)
-        actual[flat] = context.attend(0, *rows_of(q, kv, flat), SPEC, IndexerTap(None, None, step_record))
-        actual_next[flat] = context.attend(1, *rows_of(q_next, kv_next, flat), BORROWS)
-        choice[flat] = step_record.indexer_rows[0]
+        buckets = plan_buckets(start, seq_lens, table[order], BLOCK, HEADS, invariant)
+        filling = torch.zeros(3 if invariant else 0, dtype=torch.long)  # rows without a slot
+        context = PagedContext(torch.cat((positions, filling)), slots, buckets, caches, invariant)
+        step_record, tokens = Record(want_indexer=True), torch.cat((flat, filling))
+        out = context.attend(0, *rows_of(q, kv, tokens), SPEC, IndexerTap(None, None, step_record))
+        out_next = context.attend(1, *rows_of(q_next, kv_next, tokens), BORROWS)
+        assert not out[len(flat) :].any()
+        assert not out_next[len(flat) :].any()
+        actual[flat], choice[flat] = out[: len(flat)], step_record.indexer_rows[0][: len(flat)]
+        actual_next[flat] = out_next[: len(flat)]
         for i, c in zip(order, counts, strict=True):
             done[i] += c
     assert torch.allclose(actual, expected, atol=2e-6)

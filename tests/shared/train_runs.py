@@ -36,9 +36,9 @@ SMALL = (
 class Command:
     """A console script in a process group of its own, its output in a file."""
 
-    def __init__(self, name: str, *overrides: str, cwd: Path) -> None:
+    def __init__(self, name: str, *overrides: str, cwd: Path, **variables: str) -> None:
         self.log = cwd / f"{name}-{time.monotonic_ns()}.log"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "HYDRA_FULL_ERROR": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "HYDRA_FULL_ERROR": "1"} | variables
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [str(BIN / name), *overrides], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,

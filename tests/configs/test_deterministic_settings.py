@@ -1,0 +1,33 @@
+"""What deterministic=true cannot hold for is refused in one line that says what to set."""
+
+from __future__ import annotations
+
+import pytest
+from train_runs import train_config
+
+
+def test_rollouts_follow_the_run() -> None:
+    cfg = train_config("deterministic=true", "seed=7")
+    assert cfg.rollout.deterministic
+    assert cfg.rollout.seed == 7
+    assert not train_config().rollout.deterministic
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("max_staleness=1", r"max_staleness=1: .* set it to 0"),
+        ("policy.preset=hf", r"policy\.preset=hf: .* use policy=tiny_dsa"),
+        ("judge=worker", r"judge\.kind=worker: .* use judge=none"),
+        ("ray.address=auto", r"ray\.address=auto: .* leave it null"),
+        ("ray.worker_gpus=1", r"1 GPUs .* set both to 0"),
+        ("rollout.threads=2", r"rollout\.threads=2: must be 1 with rollout\.deterministic=true"),
+        ("rollout.dtype=bfloat16", r"rollout\.dtype='bfloat16': must be float32 with rollout\.deterministic=true"),
+        ("rollout.dsa_backend=native", r"rollout\.dsa_backend='native': must be torch or auto"),
+        ("rollout.deterministic=false", r"leave rollout\.deterministic out; it follows deterministic"),
+    ],
+)
+def test_what_cannot_be_is_refused(override: str, said: str) -> None:
+    with pytest.raises(Exception, match=said) as caught:
+        train_config("deterministic=true", override)
+    assert "\n" not in str(caught.value.__cause__ or caught.value).split("full_key")[0].strip()

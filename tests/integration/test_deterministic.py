@@ -1,0 +1,154 @@
+"""deterministic=true: the same run on a quiet and on a busy machine, and killed and resumed, is equal bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_runs import SMALL, Command, FirstRun, reap
+
+from rl.learner.checkpoint import latest_checkpoint
+from rl.tracking.rundir import RunDir
+
+STEPS, EVERY = 4, 2
+SLEEPY = '''
+import os, random, time
+
+from envs.mixture import MixTaskset
+
+
+class SleepyTaskset(MixTaskset):
+    """All families; every step takes a time that nobody can foresee."""
+
+    def environment(self, task):
+        env = super().environment(task)
+        step = env.step
+
+        def slow(action):
+            time.sleep(random.SystemRandom().uniform(0, float(os.environ["SLEEPY_S"])))
+            return step(action)
+
+        env.step = slow
+        return env
+'''
+
+
+@dataclass(frozen=True)
+class Runs:
+    quiet: RunDir
+    busy: RunDir  # other sleeps, hash seed, and a process that takes a core; its own cold start
+    resumed: RunDir  # killed after step 3, resumed from the checkpoint of step 2
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    def place(name: str) -> Path:
+        cwd = tmp_path_factory.mktemp(name)
+        (cwd / "sleepy.py").write_text(SLEEPY)
+        return cwd
+
+    overrides = (
+        "deterministic=true", "env._target_=sleepy.SleepyTaskset", f"base.source={first_run.base}", *SMALL,
+        "learner.threads=2", "coldstart.threads=2", "learner.minibatches=2", f"steps={STEPS}",
+        f"checkpoint_every={EVERY}", "tracking.wandb=disabled", "name=run",
+    )  # fmt: skip
+    quiet = place("quiet")
+    Command("rl-train", *overrides, cwd=quiet, SLEEPY_S="0", PYTHONHASHSEED="1").wait()
+    busy = place("busy")
+    with busy_core():
+        Command("rl-train", *overrides, cwd=busy, SLEEPY_S="0.2", PYTHONHASHSEED="2").wait()
+
+    stopped = place("stopped")
+    shutil.copytree(quiet / "cache", stopped / "cache")
+    metrics = stopped / "runs" / "run" / "metrics.jsonl"
+    command = Command("rl-train", *overrides, cwd=stopped, SLEEPY_S="0.05")
+    command.wait_until(lambda: metrics.exists() and '"stage": "grpo", "step": 3' in metrics.read_text())
+    reap(command.kill(), 120)
+    Command("rl-train", "resume=run", cwd=stopped, SLEEPY_S="0.05").wait()
+    return Runs(*(RunDir.existing(cwd / "runs" / "run") for cwd in (quiet, busy, stopped)))
+
+
+def is_time(name: str) -> bool:
+    return name == "time" or name.startswith("time/") or name.endswith(("_s", "_s_max", "/seconds"))
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not is_time(name)}
+
+
+def rows(run: RunDir, stage: str) -> list[dict[str, Any]]:
+    return [without_times(json.loads(line)) for line in (run.trajectories / f"{stage}.jsonl").open()]
+
+
+STAGES = ("eval_before", *(f"step_{n + 1:06d}" for n in range(STEPS)), "eval_after")
+
+
+@pytest.mark.parametrize("other", ["busy", "resumed"])
+def test_trajectories_are_equal(runs: Runs, other: str) -> None:
+    for stage in STAGES:
+        assert rows(runs.quiet, stage) == rows(getattr(runs, other), stage), stage
+
+
+@pytest.mark.parametrize("other", ["busy", "resumed"])
+def test_metrics_are_equal(runs: Runs, other: str) -> None:
+    made = ["coldstart"] if other == "busy" else []  # the resumed run took it from the cache
+    for stage in (*made, "eval_before", "grpo", "eval_after"):
+        one, two = ([without_times(r) for r in run.read_metrics(stage)] for run in (runs.quiet, getattr(runs, other)))
+        assert one, stage
+        assert one == two, stage
+
+
+@pytest.mark.parametrize("other", ["busy", "resumed"])
+def test_weights_and_optimiser_are_equal(runs: Runs, other: str) -> None:
+    one, two = (load_file(run.path / "policy" / "model.safetensors") for run in (runs.quiet, getattr(runs, other)))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, two[name]), name
+    assert same(state(runs.quiet), state(getattr(runs, other)))
+
+
+def state(run: RunDir) -> Any:
+    checkpoint = latest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    return torch.load(checkpoint / "state.pt", weights_only=False)["learner"]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def test_there_was_something_to_be_equal(runs: Runs) -> None:
+    """Rollouts of one task differ, several take more than one turn, and the weights have moved."""
+    first = rows(runs.quiet, STAGES[1])
+    assert len({json.dumps(r["messages"]) for r in first}) == len(first)
+    assert any(r["turns"] > 1 for stage in STAGES for r in rows(runs.quiet, stage))
+    cold = next((runs.quiet.path.parents[1] / "cache").glob("coldstart-*/model.safetensors"), None)
+    assert cold is not None
+    before, after = load_file(cold), load_file(runs.quiet.path / "policy" / "model.safetensors")
+    assert not all(torch.equal(before[name], after[name]) for name in after)
