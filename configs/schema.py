@@ -8,6 +8,7 @@ them together. Defaults are DeepSeek-V3.2's recipe where it is published; ``conf
 from __future__ import annotations
 
 import functools
+import signal
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -34,6 +35,8 @@ from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig
+
+STOP_CHECKPOINTS = ("sigterm", "always", "never")
 
 
 @dataclass
@@ -271,6 +274,13 @@ class TrainConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: PositiveInt = 10  # steps between full-state checkpoints
     keep_checkpoints: PositiveInt = 2  # older ones are removed
+    # MiB of finished groups kept on disk (`finished/`) until their training is in every kept checkpoint: a resumed run
+    # trains on them and does not sample them again. The oldest give way
+    keep_finished_mb: PositiveInt = 4096
+    # which signals are answered by a checkpoint before the end: sigterm | always (Ctrl-C too) | never
+    checkpoint_on_stop: Annotated[str, OneOf(STOP_CHECKPOINTS)] = "sigterm"
+    # all is over so many seconds after SIGTERM or Ctrl-C: below the grace of Slurm (KillWait) and Kubernetes, both 30
+    stop_s: PositiveFloat = 25.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -291,6 +301,11 @@ class TrainConfig(Bounded):
                 f"self_verification.enabled with judge.kind={self.judge.kind}: its verifier is the run's own judge, "
                 "choose judge=worker"
             )
+
+    def checkpoints_on(self, signum: int | None) -> bool:
+        """Whether a run that ends by the signal ``signum`` writes a checkpoint before."""
+        answered = {"sigterm": [signal.SIGTERM], "always": [signal.SIGTERM, signal.SIGINT], "never": []}
+        return signum in answered[self.checkpoint_on_stop]
 
 
 @dataclass

@@ -21,7 +21,7 @@ summary.json::
      "compute": {"stages": {stage: {"kind", "rollout", "learner"}}, "rl_over_pretraining", ...}   (rl.run.ledger)
      "pipeline": {"specialists": {family: {"eval", "data", ...}}, "distillation", "distilled": {like eval_after}}
      "usage": tokens and money of every stage  (rl.tracking.usage)
-     "counts": {event: n}, "failures": {kind: n},
+     "counts": {event: n}, "failures": {kind: n}, "skipped": [task, kind and reason],
      "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep)
 
 ``rl-eval runs=[…]`` writes a summary of several policies next to their own (rl.tracking.policies).
@@ -167,6 +167,8 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
     for title in ("counts", "failures"):
         if summary.get(title):
             facts.add_row(title, ", ".join(f"{k} {v}" for k, v in sorted(summary[title].items())))
+    if skipped := summary.get("skipped"):
+        facts.add_row("skipped", f"{len(skipped)} tasks, the last: {skipped[-1]}")
     if shares := compute_shares(summary):
         facts.add_row("compute", ", ".join(f"{name} {value}" for name, value in shares))
     for sentence in (summary.get("cold_start") or {}).get("notices", []):
