@@ -102,6 +102,8 @@ class LearnerHandle:
             return self._ray.get(ref, timeout=self._deadline_s if left_s is None else left_s)
         except self._ray.exceptions.GetTimeoutError:
             raise StallError(f"{what} (step_deadline_s)", self._deadline_s) from None
+        except self._ray.exceptions.RayActorError as error:
+            raise RuntimeError(f"the learner's process is gone; the run waited for {what}") from error
 
 
 class LearnerProcess:
