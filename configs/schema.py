@@ -8,6 +8,7 @@ them together. Defaults are DeepSeek-V3.2's recipe where it is published; ``conf
 from __future__ import annotations
 
 import functools
+import signal
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -35,6 +36,8 @@ from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
 from rl.tracking.config import TrackingConfig
 from rl.tracking.cost import CostConfig
+
+STOP_CHECKPOINTS = ("sigterm", "always", "never")
 
 
 @dataclass
@@ -283,6 +286,13 @@ class TrainConfig(Bounded):
         None  # owner/name: where on the Hugging Face hub the policy goes at the end; null: nowhere
     )
     push_public: bool = False  # a repository that is made for it is public; false: private
+    # MiB of finished groups kept on disk (`finished/`) until their training is in every kept checkpoint: a resumed run
+    # trains on them and does not sample them again. The oldest give way
+    keep_finished_mb: PositiveInt = 4096
+    # which signals are answered by a checkpoint before the end: sigterm | always (Ctrl-C too) | never
+    checkpoint_on_stop: Annotated[str, OneOf(STOP_CHECKPOINTS)] = "sigterm"
+    # all is over so many seconds after SIGTERM or Ctrl-C: below the grace of Slurm (KillWait) and Kubernetes, both 30
+    stop_s: PositiveFloat = 25.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -332,6 +342,11 @@ class TrainConfig(Bounded):
         for holds, reason in refused:
             if holds:
                 raise ValueError(f"deterministic=true with {reason}")
+
+    def checkpoints_on(self, signum: int | None) -> bool:
+        """Whether a run that ends by the signal ``signum`` writes a checkpoint before."""
+        answered = {"sigterm": [signal.SIGTERM], "always": [signal.SIGTERM, signal.SIGINT], "never": []}
+        return signum in answered[self.checkpoint_on_stop]
 
 
 @dataclass

@@ -59,10 +59,13 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
                 raise
             sys.exit(_said(error))
 
+    from rl.run.ending import orderly
+
     # Hydra prints what it finds wrong over several lines, without saying what to do; with this it raises instead.
     os.environ[FULL] = "1"
     try:
-        entry()
+        with orderly():
+            entry()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if full == "1":
             raise

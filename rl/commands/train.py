@@ -8,6 +8,8 @@ depend on changes; ``rl-train resume=<run>`` goes on from the last checkpoint of
 
 from __future__ import annotations
 
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,9 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.run.certified import standings
     from rl.run.deadlines import check_deadlines
     from rl.run.driver_lock import driving
+    from rl.run.ending import allow, asked
     from rl.run.errors import stopped
+    from rl.run.places import find_places
     from rl.run.preflight import about_dtypes, about_renderer, check_environments, check_start, configuration
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
@@ -51,8 +55,9 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             renderer = check_start(cfg, list(members_of(tasksets["train"])))
             check_environments(tasksets["train"], renderer, thinking=cfg.rollout.thinking)
             check_deadlines(cfg.rollout, tasksets["train"])
-            certificates, said = standings(tasksets["train"], cfg.certificate, cfg.certificates)
-            said += settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
+            said = [] if cfg.ray.address is not None else find_places(cfg.ray.object_store_mb)
+            certificates, more = standings(tasksets["train"], cfg.certificate, cfg.certificates)
+            said += more + settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
@@ -60,11 +65,16 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
                 said += [f"warning: {found}; the run goes on from the one before" for found in damaged]
         for sentence in said:
             print(sentence)
+        allow(cfg.stop_s)
         if rundir is None:
             rundir = new_run(cfg, folder)
             held.enter_context(driving(rundir.path))
         try:
             return main_job(cfg, rundir, tasksets, {"reward": reward, "certificates": certificates})
+        except KeyboardInterrupt:
+            if (signum := asked()) is not None:
+                print(f"ended by {signal.Signals(signum).name}; go on with resume={rundir.name}", file=sys.stderr)
+            raise
         except Exception as error:
             raise stopped(rundir, error, resumed=resumed) from error
 
@@ -72,13 +82,17 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
 def stored_config(cfg: TrainConfig) -> TrainConfig:
     """The configuration of the run that ``cfg.resume`` names."""
     from configs.schema import TrainConfig
+    from rl.commands.hydra import given_overrides
+    from rl.run.credentials import restore
     from rl.run.preflight import stored_settings
-    from rl.tracking.rundir import RunDir
+    from rl.tracking.rundir import RunDir, without_credentials
 
     assert cfg.resume is not None
-    _reject_overrides(cfg.resume)
+    given = [o for o in given_overrides() if o.partition("=")[0] not in ("resume", "runs_dir")]
+    _reject(cfg.resume, [o for o in given if without_credentials(o) == o])
     rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.resume)
     stored = stored_settings(rundir.path, TrainConfig)
+    _reject(cfg.resume, restore(stored, cfg.resume, given))
     stored.name, stored.runs_dir = rundir.name, cfg.runs_dir
     return stored
 
@@ -102,11 +116,10 @@ def new_run(cfg: TrainConfig, folder: RunDir | None = None) -> RunDir:
     return rundir
 
 
-def _reject_overrides(name: str) -> None:
-    """A resumed run keeps its own configuration: other overrides would be dropped without a word."""
-    from rl.commands.hydra import given_overrides
-
-    if others := [o for o in given_overrides() if o.partition("=")[0] not in ("resume", "runs_dir")]:
+def _reject(name: str, others: list[str]) -> None:
+    """A resumed run keeps its own configuration, but for the passwords that are not in it: other overrides would be
+    dropped without a word."""
+    if others:
         raise ValueError(
             f"resume={name} goes on with the configuration in its config.yaml: leave out {' '.join(others)}"
         )

@@ -56,9 +56,16 @@ class LearnerHandle:
             num_gpus=cfg.ray.learner_gpus,
         )
 
-    def step(self, groups: Sequence[Group]) -> dict[str, float]:
-        """``Learner.step`` in the actor."""
-        return self._get("the learner's step", self._actor.step.remote(list(groups)))
+    @property
+    def started_from(self) -> str:
+        """Name of the policy's directory: a cached stage has its key in it."""
+        return self._policy_dir.name
+
+    def step(self, groups: Sequence[Group], pool: RolloutPool) -> dict[str, float]:
+        """``Learner.step`` in the actor; ``pool`` takes in the groups that finish meanwhile."""
+        step: ray.ObjectRef[dict[str, float]] = self._actor.step.remote(list(groups))
+        pool.receive_until(step, self._deadline_s)
+        return self._get("the learner's step", step, left_s=5.0)  # it is there, or it was waited for long enough
 
     def sync(self, pool: RolloutPool, version: int) -> float:
         """Publish the weights to every engine as ``version``; returns the largest log-prob difference on the probe.
@@ -94,11 +101,13 @@ class LearnerHandle:
         """End the actor."""
         self._ray.kill(self._actor, no_restart=True)
 
-    def _get(self, what: str, ref: ray.ObjectRef[T]) -> T:
+    def _get(self, what: str, ref: ray.ObjectRef[T], left_s: float | None = None) -> T:
         try:
-            return self._ray.get(ref, timeout=self._deadline_s)
+            return self._ray.get(ref, timeout=self._deadline_s if left_s is None else left_s)
         except self._ray.exceptions.GetTimeoutError:
             raise StallError(f"{what} (step_deadline_s)", self._deadline_s) from None
+        except self._ray.exceptions.RayActorError as error:
+            raise RuntimeError(f"the learner's process is gone; the run waited for {what}") from error
 
 
 class LearnerProcess:

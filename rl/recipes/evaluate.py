@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rl.rollout.worker import GroupSpec
+from rl.run.errors import explain
 from rl.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -20,14 +21,18 @@ HELDOUT = "heldout"  # name of the held-out taskset in the pool
 
 def heldout_tasks(taskset: Taskset, n_tasks: int, family: str | None = None) -> list[tuple[int, Task]]:
     """(index, task) of the first ``n_tasks`` tasks of every family (or of ``family`` alone), in taskset order. Each is
-    there once, also where a mixture begins a small data set again."""
+    there once, also where a mixture begins a small data set again. One that cannot be made is named and left out."""
     if taskset.split != "heldout":
         raise ValueError(f"evaluation needs a held-out taskset, this one has split={taskset.split!r}")
     taken: Counter[str] = Counter()
     ids: set[str] = set()
     tasks = []
     for index in range(len(taskset)):
-        task = taskset.task(index)
+        try:
+            task = taskset.task(index)
+        except Exception as error:  # whatever an author's code may raise
+            print(f"held-out task {taskset.task_id(index)} cannot be made, and is left out: {explain(error)}")
+            continue
         if taken[task.family] < n_tasks and family in (None, task.family) and task.id not in ids:
             taken[task.family] += 1
             ids.add(task.id)

@@ -7,8 +7,9 @@ With ``pipeline.enabled`` GRPO is specialists, their data, a distillation and a 
 from __future__ import annotations
 
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
     from rl.recipes import self_verification as selfverify
     from rl.recipes.cold_start import FIGURES
     from rl.recipes.policy_stages import BASE, COLD, base_stage, coldstart_stage
-    from rl.recipes.stages import WORKERS
+    from rl.recipes.stages import WORKERS, opening
     from rl.recipes.v32_pipeline import pipeline, stage_names
     from rl.run.assemble import cluster, members_of, open_judge, open_pool
     from rl.run.job import Job, figures_of
@@ -64,14 +65,14 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
             usage = UsageBook(summary.get("usage", {}).get("stages"))
             job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
             engines = cfg.rollout.workers + cfg.judge.is_worker
+            # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
+            records = cfg.replay.indexer != "off"
+            engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
             with (
                 cluster(cfg.ray, engines, cfg.deterministic),
                 open_judge(cfg, base.path) as judge,
-                ThreadPoolExecutor(1) as background,
+                opening(lambda given_up: engine_start(given_up=given_up)) as pool,
             ):
-                # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
-                records = cfg.replay.indexer != "off"
-                pool = background.submit(open_pool, cfg, base.path, tasksets, record_indexer=records)
                 start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress, summary)
                 if start != base:
                     ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))

@@ -6,14 +6,17 @@ weights of whoever is training by a weight sync.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from rl.recipes.grpo import Position, grpo
 from rl.run.assemble import HELDOUT, TRAIN
+from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import StageMeter
 from rl.run.preflight import configuration
 from rl.run.stage_log import StageLog, Totals
@@ -28,6 +31,19 @@ if TYPE_CHECKING:
     from rl.types import Group
 
 WORKERS = "workers"
+
+
+@contextmanager
+def opening(open_pool: Callable[[Event], RolloutPool]) -> Iterator[Future[RolloutPool]]:
+    """The pool, opening in the background. When the block fails before the engines are up, nobody waits for them:
+    ``open_pool`` is told by its event."""
+    given_up = Event()
+    with ThreadPoolExecutor(1) as background:
+        try:
+            yield background.submit(open_pool, given_up)
+        except BaseException:
+            given_up.set()
+            raise
 
 
 @contextmanager
@@ -116,7 +132,9 @@ def grpo_stage(
             job.wandb_log.log_trajectories(name, step, [t for g in groups for t in g.trajectories])
 
         log = StageLog(cfg, stage, files, pool, totals, meter, on_step)
-        grpo(cfg, pool, learner, taskset, at, log, files.checkpoints)
+        origin = hashlib.sha256(job.rundir.config.read_bytes() + learner.started_from.encode()).hexdigest()
+        finished = FinishedGroups(files.path / FOLDER, origin, cfg.keep_finished_mb * 2**20, cfg.keep_checkpoints)
+        grpo(cfg, pool, learner, taskset, at, log, files.checkpoints, finished)
         if at.step < cfg.steps:
             progress.update(at.step, note=totals.stop)
     return totals

@@ -84,7 +84,8 @@ class RolloutConfig(EngineConfig):
     probe_tolerance: PositiveFloat | None = None
     sync_s: PositiveFloat = 120.0  # a weight update plus its probe, per worker
     group_s: PositiveFloat = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
-    max_restarts: NonNegativeInt = 5  # workers replaced in one run before it stops
+    max_restarts: NonNegativeInt = 5  # workers replaced within restarts_s before the run stops
+    restarts_s: PositiveFloat = 3600.0  # the time in which so many replacements are too many
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,8 +2,9 @@
 every engine on the learner's weights, and replaces workers that die or hang.
 
 A group goes to the worker with the fewest episodes left. A replacement starts with the CURRENT weights and
-the groups of the dead worker run again, so no group is ever lost. Every wait has a deadline, and what it
-raises names the groups, tasks and episodes that are still pending.
+the groups of the dead worker run again, so no group is ever lost; one that keeps killing workers is found and skipped
+(``rl.rollout.losses``). Every wait has a deadline, and what it raises names the groups, tasks and episodes that are
+still pending.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import numpy as np
 from envs.taskset import Taskset
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineDied
+from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
 from rl.rollout.weights import pack, probe_mismatch
 from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
 from rl.tracking.stall import StallError
@@ -31,11 +34,12 @@ if TYPE_CHECKING:
 
     from rewards.compose import RewardComposer
 
+OnGroup = Callable[[Group], None]
 LearnerScores = Callable[[list[int], ReplayRecord | None], ProbeScores]
 
 
 class WorkerLost(RuntimeError):
-    """A worker could not start, or more of them died than ``rollout.max_restarts`` allows."""
+    """A worker could not start, or more of them died than ``rollout.max_restarts`` within ``restarts_s`` allows."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class _Slot:
     actor: Any
     episodes: int = 0  # ordered and not back yet
     last_back: float = 0.0  # when a group came back from it last
+    suspects: deque[GroupSpec] = field(default_factory=deque)  # groups that it runs alone: this one, and those to come
 
 
 @dataclass
@@ -74,11 +79,14 @@ class RolloutPool:
         composer: the reward.
         version: policy version of ``model_dir``.
         record_indexer: trajectories carry the DSA indexer's choices (replay.indexer=check or force).
+        given_up: set by another thread when nobody will use the pool: it stops waiting for its engines.
         num_cpus, num_gpus: what Ray reserves for each worker (the engine's threads are ``config.threads``).
     Raises:
         StallError: an engine was not up within ``config.start_s``.
         WorkerLost: an engine could not start; says why.
     """
+
+    on_finished: OnGroup | None = None  # told of every group as it arrives, before anybody has it
 
     def __init__(
         self,
@@ -92,6 +100,7 @@ class RolloutPool:
         record_indexer: bool = False,
         num_cpus: float = 1.0,
         num_gpus: float = 0.0,
+        given_up: Event | None = None,
     ) -> None:
         import ray
 
@@ -111,7 +120,10 @@ class RolloutPool:
         self._reference: Reference | None = None
         self._orders: dict[Any, _Order] = {}
         self._finished: deque[Group] = deque()
-        self.counts: Counter[str] = Counter()  # workers_restarted, workers_hung, groups_resubmitted
+        self._held: deque[GroupSpec] = deque()  # while every worker is busy with a suspect
+        self._losses = Losses(config.max_restarts, config.restarts_s)
+        self._given_up = given_up or Event()
+        self.counts: Counter[str] = Counter()  # workers_restarted, workers_hung, groups_resubmitted, groups_skipped
         self._slots = [_Slot(i, self._spawn(i)) for i in range(config.workers)]
         try:
             self._ask_all("start its engine", lambda actor: actor.ready.remote(), config.start_s, replace=False)
@@ -127,19 +139,33 @@ class RolloutPool:
             raise ValueError(f"group {spec.id}: taskset {spec.taskset!r} is unknown; the pool has {self._tasksets}")
         if spec.size < 1:
             raise ValueError(f"group {spec.id}: size {spec.size}; must be at least 1")
-        slot = min(self._slots, key=lambda s: s.episodes)
-        slot.episodes += spec.size
-        ref = slot.actor.run_group.remote(spec)
-        self._orders[ref] = _Order(spec, slot, slot.actor, time.monotonic())
+        if free := [slot for slot in self._slots if not slot.suspects]:
+            self._order(spec, min(free, key=lambda s: s.episodes))
+        else:
+            self._held.append(spec)
+
+    def put(self, group: Group) -> None:
+        """A group that is finished already, to be collected like the others."""
+        self._finished.append(group)
+
+    def receive_until(self, ref: Any, seconds: float) -> None:
+        """Wait until ``ref`` is there, at most ``seconds``, and take in groups that finish meanwhile."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            ready, _ = self._ray.wait([ref, *self._orders], num_returns=1, timeout=min(left, 5.0))
+            if ref in ready:
+                return
+            for order in ready:
+                self._receive(order)
 
     @property
     def outstanding(self) -> int:
         """Groups ordered and not collected yet."""
-        return len(self._orders) + len(self._finished)
+        return len(self._orders) + len(self._finished) + len(self._not_ordered())
 
     def pending(self) -> list[GroupSpec]:
         """Orders of the groups that are not finished."""
-        return [order.spec for order in self._orders.values()]
+        return [order.spec for order in self._orders.values()] + self._not_ordered()
 
     def collect(self, n: int, deadline_s: float) -> list[Group]:
         """The next ``n`` finished groups, in the order of finishing.
@@ -275,7 +301,7 @@ class RolloutPool:
         self._ray.wait(closing, num_returns=len(closing), timeout=15.0)
         for slot in self._slots:
             self._ray.kill(slot.actor, no_restart=True)
-        self._slots, self._orders = [], {}
+        self._slots, self._orders, self._held = [], {}, deque()
 
     # -- supervision -------------------------------------------------------------------------
 
@@ -283,6 +309,14 @@ class RolloutPool:
         return self._actor_class.remote(
             index, self._python_path, self._setup, self._weights, self.version, self._reference, self._base
         )
+
+    def _order(self, spec: GroupSpec, slot: _Slot) -> None:
+        slot.episodes += spec.size
+        ref = slot.actor.run_group.remote(spec)
+        self._orders[ref] = _Order(spec, slot, slot.actor, time.monotonic())
+
+    def _not_ordered(self) -> list[GroupSpec]:
+        return [*self._held, *(spec for slot in self._slots for spec in list(slot.suspects)[1:])]
 
     def _receive(self, ref: Any) -> None:
         order = self._orders.get(ref)
@@ -298,7 +332,25 @@ class RolloutPool:
         del self._orders[ref]
         order.slot.episodes -= order.spec.size
         order.slot.last_back = time.monotonic()
+        self._finish(order.spec, group)
+        if order.slot.suspects:
+            self._next_suspect(order.slot)
+
+    def _finish(self, spec: GroupSpec, group: Group) -> None:
+        self._losses.back(spec)
+        if self.on_finished is not None:
+            self.on_finished(group)
         self._finished.append(group)
+
+    def _next_suspect(self, slot: _Slot) -> None:
+        """The suspect that ``slot`` ran has come back, or is skipped: the next one, or what had to wait for them."""
+        slot.suspects.popleft()
+        if slot.suspects:
+            self._order(slot.suspects[0], slot)
+            return
+        held, self._held = self._held, deque()
+        for spec in held:
+            self.submit(spec)
 
     def _is_loss(self, error: Exception) -> bool:
         """Whether ``error`` means that the worker is gone (process or engine); else the call was wrong."""
@@ -310,19 +362,28 @@ class RolloutPool:
         """A new worker in ``slot`` with the current weights; the groups of ``actor`` are ordered again."""
         if slot.actor is not actor:
             return  # replaced already
-        if self.counts["workers_restarted"] >= self.config.max_restarts:
+        if not self._losses.may_replace():
             raise WorkerLost(
-                f"worker {slot.index} is gone after {self.counts['workers_restarted']} replacements "
-                f"(rollout.max_restarts={self.config.max_restarts}); it had {self._orders_of(slot)}; "
-                f"last reason: {_reason(error)}"
+                f"worker {slot.index} is gone after {self._losses.recent} replacements in {self.config.restarts_s:g} s "
+                f"(rollout.max_restarts={self.config.max_restarts}, rollout.restarts_s); it had "
+                f"{self._orders_of(slot)}; last reason: {_reason(error)}"
             ) from (error if isinstance(error, Exception) else None)
         self.counts["workers_restarted"] += 1
         self._ray.kill(actor, no_restart=True)
         lost = [ref for ref, order in self._orders.items() if order.slot is slot]
-        specs = [self._orders.pop(ref).spec for ref in lost]
+        again, alone, never = self._losses.divide([self._orders.pop(ref).spec for ref in lost])
         slot.actor, slot.episodes = self._spawn(slot.index), 0
-        for spec in specs:
-            self.counts["groups_resubmitted"] += 1
+        for spec in never:
+            self.counts["groups_skipped"] += 1
+            self._finish(spec, skipped_group(spec, WORKER_LOST, f"it lost its worker, alone in it: {_reason(error)}"))
+        if slot.suspects:  # the one that it ran was alone, so it is among those that never run again
+            self._next_suspect(slot)
+            return
+        self.counts["groups_resubmitted"] += len(again) + len(alone)
+        slot.suspects.extend(alone)
+        if alone:
+            self._order(alone[0], slot)
+        for spec in again:
             self.submit(spec)
 
     def _replace_hung(self) -> None:
@@ -345,7 +406,7 @@ class RolloutPool:
         for slot, actor, ref in asked:
             while True:
                 try:
-                    answers.append(self._ray.get(ref, timeout=max(ends - time.monotonic(), 0.01)))
+                    answers.append(self._answer(ref, ends))
                     break
                 except self._ray.exceptions.GetTimeoutError:
                     raise StallError(f"worker {slot.index} to {what}; {self._doing(slot)}", seconds) from None
@@ -359,6 +420,18 @@ class RolloutPool:
                     ends = time.monotonic() + self.config.start_s + seconds
         return answers
 
+    def _answer(self, ref: Any, ends: float) -> Any:
+        """What ``ref`` gives until ``ends``; Ray's GetTimeoutError later, WorkerLost when nobody will use the pool."""
+        while True:
+            if self._given_up.is_set():
+                raise WorkerLost("the pool was given up before its workers had answered")
+            left = ends - time.monotonic()
+            try:
+                return self._ray.get(ref, timeout=max(min(left, 1.0), 0.01))
+            except self._ray.exceptions.GetTimeoutError:
+                if left <= 1.0:
+                    raise
+
     def _pending_report(self, wanted: int) -> str:
         now = time.monotonic()
         out = "; ".join(
@@ -367,7 +440,7 @@ class RolloutPool:
         )
         doing = "; ".join(self._doing(slot) for slot in self._slots)
         have = f"{wanted} rollout groups, {len(self._finished)} are here"
-        return f"{have}, {len(self._orders)} pending: {out}. {doing}"
+        return f"{have}, {len(self.pending())} pending: {out}. {doing}"
 
     def _orders_of(self, slot: _Slot) -> str:
         specs = [order.spec for order in self._orders.values() if order.slot is slot]

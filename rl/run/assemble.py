@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from rl.run.ending import take_back
 from rl.run.paths import policy_directory
+from rl.run.places import find_places, session, sweep_sessions
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig, RayConfig
@@ -24,60 +25,63 @@ if TYPE_CHECKING:
     from rl.rollout.pool import RolloutPool
 
 TRAIN, HELDOUT = "train", "heldout"
+LOOPBACK = "127.0.0.1"
 _RAY_STARTS = 4
-_LONGEST_TMPDIR = 39
 
 
 @contextmanager
 def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Iterator[None]:
     """A Ray instance for the length of the block: a local one of our own, or a running cluster.
 
-    ``deterministic``: sets of strings have one order in all its processes, and in those that they start.
+    A local one listens on this machine's loopback alone, and leaves no folder behind. ``deterministic``: sets of
+    strings have one order in all its processes, and in those that they start.
     """
     if deterministic:
         os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if config.address is None:
+        for sentence in find_places(config.object_store_mb):
+            print(sentence)
     import ray
 
-    if config.address is not None:
-        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        _find_places()
-        cpus = config.num_cpus or max(os.cpu_count() or 1, workers + 1)
+    with ExitStack() as ends:
+        if config.address is not None:
+            ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ends.enter_context(session(_start_local(config, workers)))
+        ends.callback(ray.shutdown)
+        take_back()
+        yield
+
+
+def _start_local(config: RayConfig, workers: int) -> Path:
+    """Start Ray's processes for this one, on the loopback; returns their session folder."""
+    import ray
+    from ray._private import ray_constants
+
+    # Ray takes 127.0.0.1 for a wish for this machine's outward address, and then listens on all of them. It keeps the
+    # loopback only where it knows of no clusters, as on Windows.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
         _start_ray(
             address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
-            num_cpus=cpus,
+            num_cpus=config.num_cpus or max(os.cpu_count() or 1, workers + 1),
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",  # nothing of a local run listens beyond this machine
+            _node_ip_address=LOOPBACK,
             object_store_memory=config.object_store_mb * 2**20,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    try:
-        yield
     finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    node: Any = ray._private.worker.global_worker.node  # there is no public name for these
+    if node.node_ip_address != LOOPBACK:
         ray.shutdown()
-
-
-def _find_places() -> None:
-    """Give a local Ray places that work where the machine's own do not, as in batch jobs and containers.
-
-    A path of a Unix socket has 107 bytes at most, of which Ray's folders below ``TMPDIR`` take up to 68; and its token
-    is a file in the home folder, which may not be writable. Raises OSError when there is no short temporary folder.
-    """
-    temporary = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
-    if len(os.fsencode(temporary)) > _LONGEST_TMPDIR:
-        if not os.access("/tmp", os.W_OK | os.X_OK):
-            raise OSError(
-                f"TMPDIR={temporary}: too long for the sockets of Ray, which allow {_LONGEST_TMPDIR} bytes; set "
-                "RAY_TMPDIR to a folder with a short name"
-            )
-        os.environ["RAY_TMPDIR"] = "/tmp"
-    home = Path(os.path.expanduser("~"))
-    there = next((place for place in (home / ".ray", home) if place.is_dir()), None)
-    if there is None or not os.access(there, os.W_OK | os.X_OK):
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        raise RuntimeError(f"a local Ray must listen on {LOOPBACK} alone, and this version took {node.node_ip_address}")
+    folder = Path(node.get_session_dir_path())
+    sweep_sessions(folder.parent)
+    return folder
 
 
 def _start_ray(**settings: Any) -> None:
@@ -89,7 +93,7 @@ def _start_ray(**settings: Any) -> None:
         try:
             ray.init(**settings)
             return
-        except Exception as error:  # Ray has no type of its own for it
+        except BaseException as error:  # Ray has no type of its own for it
             ray.shutdown()
             if "timed out during startup" not in str(error) or not left:
                 raise
@@ -189,7 +193,12 @@ def open_renderer(kind: str, directory: str, retention: str = "cycle") -> V32Ren
 
 
 def open_pool(
-    cfg: Any, model_dir: Path, tasksets: Mapping[str, Taskset], *, record_indexer: bool = False
+    cfg: Any,
+    model_dir: Path,
+    tasksets: Mapping[str, Taskset],
+    *,
+    record_indexer: bool = False,
+    given_up: Event | None = None,
 ) -> RolloutPool:
     """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has policy, rollout, reward and ray."""
     from rl.rollout.pool import RolloutPool
@@ -202,6 +211,7 @@ def open_pool(
         open_composer(cfg.reward),
         record_indexer=record_indexer,
         num_gpus=cfg.ray.worker_gpus,
+        given_up=given_up,
     )
 
 

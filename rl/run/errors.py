@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from rl.run.finished import FOLDER, stored
 from rl.tracking.failures import author_place, first_line
 from rl.tracking.rundir import RunDir
 
@@ -26,7 +27,8 @@ def stopped(rundir: RunDir, error: Exception, *, resumed: bool) -> RunStopped:
         shutil.rmtree(rundir.path)
         return RunStopped(f"{explain(error)}; traceback: {traceback_file(text)}")
     (rundir.path / ERROR_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-    again = f"; go on with resume={rundir.name}" if any(rundir.checkpoints.iterdir()) else ""
+    kept = any(rundir.checkpoints.iterdir()) or any(stored(rundir.path / FOLDER))
+    again = f"; go on with resume={rundir.name}" if kept else ""
     return RunStopped(f"{explain(error)}; traceback: {rundir.path / ERROR_FILE}{again}")
 
 

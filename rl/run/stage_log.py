@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rl.rollout.losses import SKIPPED
 from rl.run.batches import save_batch
 from rl.tracking.episodes import event_counts
 from rl.tracking.failures import failure
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rl.run.ledger import StageMeter
     from rl.types import Group, Trajectory
 
+NAMED = 100  # skipped tasks that are named in the report, the last ones; all are counted
 OnStep = Callable[[int, dict[str, float], "list[Group]"], None]
 
 
@@ -46,6 +48,7 @@ class Totals:
     failures: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)  # rollout, learner: what a meter counted
     usage: dict[str, dict[str, int]] = field(default_factory=dict)  # tokens and solved rollouts by family
+    skipped: list[str] = field(default_factory=list)  # tasks that could not be made or lost their workers, and why
     stop: str = ""  # why the loop ended
 
     def summary(self) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class Totals:
             "time_s": {"rollout": self.rollout_s, "learner": self.learner_s, "sync": self.sync_s},
             "counts": self.counts,
             "failures": self.failures,
+            "skipped": self.skipped,
         }
 
 
@@ -160,6 +164,9 @@ class StageLog:
         counts, failures = event_counts(trajectories)
         add(totals.counts, counts)
         add(totals.failures, failures)
+        named = {t.task_id: t for t in trajectories if t.failure_kind in SKIPPED}
+        totals.skipped += [f"{name} ({t.failure_kind}): {failure(t.failure_detail)}" for name, t in named.items()]
+        totals.skipped = totals.skipped[-NAMED:]
         add_tally(totals.usage, tally(trajectories))
         totals.tokens_sampled += int(metrics["tokens/sampled"])
         totals.tokens_trained += int(metrics["learner/tokens"])

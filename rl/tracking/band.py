@@ -45,13 +45,15 @@ INSIDE = 0.9  # share of the steps at which a normal run is inside the band
 SMOOTHED = 12  # the curve is smoothed over a twelfth of its steps, as in the report's charts
 # What does not shape the curve: who the run is, where it lies, what the machine does, what is written down.
 LEFT_OUT = ("name", "resume", "seed", "runs_dir", "cache_dir", "tracking", "cost", "ray", "eval", "checkpoint_every",
-            "keep_checkpoints", "step_deadline_s", "push_to_hub", "push_public")  # fmt: skip
+            "keep_checkpoints", "keep_finished_mb", "stop_s", "checkpoint_on_stop", "step_deadline_s", "push_to_hub",
+            "push_public")  # fmt: skip
 MACHINE = (
     "threads",
     "workers",
     "start_s",
     "kv_cache_gib",
     "max_restarts",
+    "restarts_s",
     "sync_s",
     "group_s",
     "probe_tolerance",

@@ -146,6 +146,7 @@ METRICS: dict[str, str] = {
     "usage/prompt.",
     "rollout/restarted_workers": "Rollout workers restarted so far.",
     "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
+    "rollout/reused_groups": "Finished groups that a resumed run took from disk and did not sample again, so far.",
     # time
     "time/step_s": "Seconds of the whole step.",
     "time/rollout_s": "Seconds waiting for rollouts.",

@@ -230,11 +230,14 @@ def _stages(wall: Mapping[str, float]) -> Table:
 
 
 def _counts(summary: Mapping[str, Any]) -> list[TextTable]:
-    return [
+    tables = [
         TextTable(title, ("kind", "count"), [(name, f"{n:,}") for name, n in sorted(summary[key].items())])
         for key, title in (("counts", "Events in episodes"), ("failures", "Masked trajectories"))
         if summary.get(key)
     ]
+    if skipped := summary.get("skipped"):
+        tables.append(TextTable("Skipped tasks", ("task",), [(named,) for named in skipped]))
+    return tables
 
 
 def main(arguments: list[str]) -> int:

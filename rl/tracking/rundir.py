@@ -41,13 +41,14 @@ class RunDirError(RuntimeError):
     """A record of the run could not be written or read; the message names the file and the fix."""
 
 
+LEFT_OUT = "***"
 _USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^/\s@'\"]{1,500}@")
 _QUERY_KEY = re.compile(r"([?&][\w.-]{0,40}(?:key|token|secret|password|signature)=)[^&\s'\"#]{1,2000}", re.IGNORECASE)
 
 
 def without_credentials(text: str) -> str:
     """User names, passwords and keys in URLs as ``***``: run folders are shown and copied."""
-    return _QUERY_KEY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
+    return _QUERY_KEY.sub(rf"\1{LEFT_OUT}", _USER_INFO.sub(rf"\1{LEFT_OUT}@", text))
 
 
 class RunDir:

@@ -24,6 +24,7 @@ summary.json::
      "usage": tokens and money of every stage  (rl.tracking.usage)
      "counts": {event: n}, "failures": {kind: n},
      "pushed": address of the uploaded policy, or "push_failed": why there is none   (push_to_hub)
+     "counts": {event: n}, "failures": {kind: n}, "skipped": [task, kind and reason],
      "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep)
 
 ``rl-eval runs=[…]`` writes a summary of several policies next to their own (rl.tracking.policies).
@@ -170,6 +171,8 @@ def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Line
     for title in ("counts", "failures"):
         if summary.get(title):
             facts.add_row(title, ", ".join(f"{k} {v}" for k, v in sorted(summary[title].items())))
+    if skipped := summary.get("skipped"):
+        facts.add_row("skipped", f"{len(skipped)} tasks, the last: {skipped[-1]}")
     if shares := compute_shares(summary):
         facts.add_row("compute", ", ".join(f"{name} {value}" for name, value in shares))
     for row in certificate_rows(summary):

@@ -20,6 +20,7 @@ from rl.recipes.evaluate import evaluate
 from rl.recipes.grpo import Position, grpo
 from rl.rollout.pool import RolloutPool
 from rl.run.assemble import open_pool, open_tasksets
+from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.stage_log import StageLog, Totals
 from rl.tracking.evaluation import eval_summary
 from rl.tracking.metrics import undocumented
@@ -44,7 +45,8 @@ class Parts:
         log = StageLog(self.cfg, "grpo", run, self.pool, Totals(), on_step=on_step)
         self.cfg.steps = self.version + steps
         try:
-            grpo(self.cfg, self.pool, self.learner, taskset, at, log, run.checkpoints)
+            finished = FinishedGroups(run.path / FOLDER, "", 2**20, 2)
+            grpo(self.cfg, self.pool, self.learner, taskset, at, log, run.checkpoints, finished)
         finally:
             self.version = at.step
         return log.totals

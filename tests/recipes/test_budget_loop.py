@@ -15,6 +15,7 @@ from envs.types import StopReason
 from rl.recipes.grpo import Position, grpo
 from rl.rollout.pool import RolloutPool
 from rl.rollout.worker import GroupSpec
+from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.flops import CostModel
 from rl.run.ledger import Ledger, StageMeter
 from rl.run.stage_log import StageLog, Totals
@@ -62,7 +63,7 @@ class Learner:
     def __init__(self) -> None:
         self.saved: list[int] = []
 
-    def step(self, groups: list[Group]) -> dict[str, float]:
+    def step(self, groups: list[Group], pool: Any) -> dict[str, float]:
         return {"learner/tokens": float(sum(t.total_tokens for g in groups for t in g.trajectories))}
 
     def sync(self, pool: Any, version: int) -> float:
@@ -90,7 +91,8 @@ def trained(
     parts: Any = (pool, learner)
     meter = StageMeter(ledger, "GRPO", pool, cfg.objective, totals.flops)
     log = StageLog(cfg, "grpo/interpreter", run, pool, totals, meter)
-    grpo(cfg, *parts, InterpreterTaskset("train", 0), at, log, run.checkpoints)
+    finished = FinishedGroups(run.path / FOLDER, "", 2**20, 2)
+    grpo(cfg, *parts, InterpreterTaskset("train", 0), at, log, run.checkpoints, finished)
     return at, totals, learner, pool, run
 
 

@@ -12,6 +12,7 @@ from test_budget_loop import COST, Learner, Pool
 from configs.schema import TrainConfig
 from envs.curriculum import CurriculumTaskset
 from rl.recipes.grpo import Position, grpo
+from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import Ledger, StageMeter
 from rl.run.stage_log import StageLog, Totals
 from rl.tracking.metrics import undocumented
@@ -65,7 +66,8 @@ def run(path: Path, at: Position, taskset: Hops) -> tuple[Scored, Checkpoints, R
     pool, learner, files = Scored(), Checkpoints(), RunDir(path)
     parts: Any = (pool, learner)
     meter = StageMeter(Ledger(COST, None), "GRPO", pool, cfg.objective, {})
-    grpo(cfg, *parts, taskset, at, StageLog(cfg, "grpo", files, pool, Totals(), meter), files.checkpoints)
+    log = StageLog(cfg, "grpo", files, pool, Totals(), meter)
+    grpo(cfg, *parts, taskset, at, log, files.checkpoints, FinishedGroups(files.path / FOLDER, "", 2**20, 2))
     return pool, learner, files
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import rollout_doubles
 import torch
 from rollout_doubles import AddTaskset, tokenizer
 
-from envs.types import StopReason
+from envs.types import Message, StopReason
 from rewards.compose import default_composer
 from rl.chat.tokenizer import ChatTokenizer
 from rl.chat.v32 import V32Renderer
@@ -35,6 +36,17 @@ CONFIG = RolloutConfig(threads=1, max_concurrency=8, max_tokens=24, max_context=
 
 def open_renderer(directory: Path) -> V32Renderer:
     return V32Renderer(ChatTokenizer.load(directory))
+
+
+class DeadlyEnv(rollout_doubles.AddEnv):
+    def reset(self) -> tuple[Message, ...]:
+        if self.task.seed == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset()
+
+
+class DeadlyTaskset(AddTaskset):
+    env_class = DeadlyEnv
 
 
 def spec(number: int, size: int = 2, version: int = 0) -> GroupSpec:
@@ -193,6 +205,35 @@ def test_an_adapter_is_added_to_its_base_by_a_new_worker_too(pool: RolloutPool, 
     segment = group.trajectories[0].segments[0]
     expected = learner_logprobs(adapted, segment.tokens.tolist(), segment.replay)
     assert np.abs(expected - segment.logprobs[1:])[segment.loss_mask[1:]].max() < 1e-4
+
+
+def test_a_task_that_kills_its_workers_is_skipped_and_the_others_are_not(
+    model_dir: Path, local_ray: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tasksets = {"train": DeadlyTaskset()}
+    config = replace(CONFIG, max_restarts=3)
+    pool = RolloutPool(config, model_dir, partial(open_renderer, model_dir), tasksets, default_composer())
+    told: list[int] = []
+    pool.on_finished = lambda group: told.append(group.id)
+    try:
+        for number in range(3):
+            pool.submit(GroupSpec(number, tasksets["train"].task(number), number, 2, 0))
+        groups = pool.take([0, 1, 2], 280)
+        assert pool.counts["workers_restarted"] <= 3  # together, together again, alone
+        assert pool.counts["groups_skipped"] == 1
+        assert sorted(told) == [0, 1, 2]
+        assert [[t.failure_kind for t in g.trajectories] for g in groups] == [
+            [None, None], ["worker_lost", "worker_lost"], [None, None],
+        ]  # fmt: skip
+        assert groups[1].trajectories[0].stop_reason == StopReason.ABORTED
+        pool.submit(GroupSpec(3, tasksets["train"].task(3), 3, 2, 0))  # its worker is free again
+        assert [t.failure_kind for t in pool.take([3], 200)[0].trajectories] == [None, None]
+    finally:
+        pool.close()
+    assert (
+        "task add/train/0/1 (group 1) is skipped, worker_lost: it lost its worker, alone in it"
+        in capfd.readouterr().err
+    )
 
 
 def test_an_engine_that_cannot_start_says_why(pool: RolloutPool, tmp_path: Path) -> None:
