@@ -23,7 +23,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python --compile-byte
 COMPILE := $(UV) pip compile -q pyproject.toml --extra tasks --extra dev --overrides requirements/overrides.txt \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: train test test-unit smollm2 setup lint lock docs docs-mermaid hooks clean help
+.PHONY: train test test-unit gpu-check smollm2 setup lint lock docs docs-mermaid hooks clean help
 
 train: $(READY)
 	@$(BIN)/rl-train $(ARGS)
@@ -34,6 +34,11 @@ test: $(READY) lint
 # What starts neither vLLM, Ray nor a command: two minutes.
 test-unit: $(READY)
 	@$(BIN)/python -m pytest -n $(JOBS) -m "unit and not gpu and not slow" $(ARGS)
+
+# On a machine with a GPU: torch, transformers, annotated_types, peft, triton and pytest are enough (no Ray, no vLLM).
+gpu-check:
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/policy tests/learner tests/objective
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
