@@ -242,7 +242,8 @@ class Learner:
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
         books.expect(items)
-        batches = pack(items, self.config.max_tokens_per_microbatch, self.device)
+        together = self.compute.policy.shares_prefixes
+        batches = pack(items, self.config.max_tokens_per_microbatch, self.device, together)
         for batch in batches:
             books.pack(batch)
         return batches

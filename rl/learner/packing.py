@@ -115,12 +115,30 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
 
 
 def pack(
-    items: Sequence[PackItem], max_tokens_per_microbatch: int, device: torch.device | str = "cpu"
+    items: Sequence[PackItem],
+    max_tokens_per_microbatch: int,
+    device: torch.device | str = "cpu",
+    together: bool = False,
 ) -> list[MicroBatch]:
-    """Micro-batches of ``items``; items without targets are left out, for they have no loss."""
+    """Micro-batches of ``items``; items without targets are left out, for they have no loss.
+
+    ``together``: those with one prompt stay in one micro-batch where they fit, for a policy that computes it once.
+    """
     live = [item for item in items if item.inputs > 0]
-    bins = best_fit_decreasing([item.inputs for item in live], max_tokens_per_microbatch)
-    return [collate([live[i] for i in members], device) for members in bins]
+    units = _by_prompt(live, max_tokens_per_microbatch) if together else [[item] for item in live]
+    bins = best_fit_decreasing([sum(item.inputs for item in unit) for unit in units], max_tokens_per_microbatch)
+    return [collate([item for i in members for item in units[i]], device) for members in bins]
+
+
+def _by_prompt(items: Sequence[PackItem], capacity: int) -> list[list[PackItem]]:
+    """Items with the same tokens before their first target, in runs of at most ``capacity`` tokens."""
+    units: dict[bytes, list[list[PackItem]]] = {}
+    for item in items:
+        runs = units.setdefault(item.tokens[: item.targets[0]].tobytes(), [[]])
+        if sum(other.inputs for other in runs[-1]) + item.inputs > capacity:
+            runs.append([])
+        runs[-1].append(item)
+    return [run for runs in units.values() for run in runs if run]
 
 
 def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> MicroBatch:

@@ -30,6 +30,11 @@ class Policy(Protocol):
     num_experts: int  # 0 for dense models
     num_moe_layers: int  # 0 for dense models
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether tokens that packed sequences begin with are computed once."""
+        ...
+
     def packed_logits(
         self,
         tokens_T: Tensor,

@@ -30,6 +30,10 @@ class DSAPolicy:
         self.vocab_size = module.config.vocab_size
         self.num_experts, self.num_moe_layers = module.num_experts, module.num_moe_layers
 
+    @property
+    def shares_prefixes(self) -> bool:
+        return False
+
     def packed_logits(
         self,
         tokens_T: Tensor,

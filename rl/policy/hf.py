@@ -21,6 +21,7 @@ from rl.policy.attention_context import AttentionMode
 from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.replay import Record, Replay
+from rl.policy.shared_prefix import attends_to_everything, find_shared, shared_hidden
 from rl.policy.supported import unsupported
 
 
@@ -35,6 +36,7 @@ class HFPolicy:
         self.vocab_size = config.vocab_size
         self.mode: AttentionMode = "dense"
         self.num_experts = self.num_moe_layers = 0
+        self.recompute = False
         self.routing: Routing | None = None
         if config.model_type in GATES:
             self.routing = Routing(module, config.model_type)
@@ -85,7 +87,13 @@ class HFPolicy:
         lengths = [b - a for a, b in pairwise(bounds)]
         routed = PackedRouting(self.num_moe_layers, replay)
         hidden_parts, index_parts = [], []
-        for bucket in length_buckets(lengths):
+        shared = find_shared(tokens_T.tolist(), bounds) if self.shares_prefixes else []
+        for bucket in length_buckets([group.length for group in shared]):
+            parts, places = shared_hidden(self.module.base_model, tokens_T, bounds, [shared[i] for i in bucket])
+            hidden_parts += parts
+            index_parts += places
+        alone = sorted({*range(len(lengths))}.difference(*(group.members for group in shared)))
+        for bucket in ([alone[i] for i in found] for found in length_buckets([lengths[i] for i in alone])):
             width = max(lengths[i] for i in bucket)
             index = torch.arange(width, device=tokens_T.device) + torch.tensor(
                 [[bounds[i]] for i in bucket], device=tokens_T.device
@@ -107,9 +115,16 @@ class HFPolicy:
         logits: Tensor = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
         return logits
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether tokens that packed sequences begin with are computed once (``rl.policy.shared_prefix``): in dense
+        models whose layers are not run again."""
+        return self.routing is None and not self.recompute and attends_to_everything(self.module.config)
+
     def set_recompute(self, on: bool) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer
 
+        self.recompute = on
         if on:
             settings: dict[str, Any] = {"use_reentrant": False}
             if self.routing is not None:

@@ -79,6 +79,10 @@ class LoraPolicy:
     def module(self) -> nn.Module:
         return self.inner.module
 
+    @property
+    def shares_prefixes(self) -> bool:
+        return self.inner.shares_prefixes
+
     def packed_logits(
         self,
         tokens_T: Tensor,

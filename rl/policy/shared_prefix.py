@@ -1,0 +1,110 @@
+"""Tokens that several packed sequences begin with, computed once: the rollouts of a group share their prompt.
+
+    hidden(prefix) once, then hidden(rest | keys and values of the prefix), for every sequence that begins with it
+
+Under causal attention keys and values of a prefix do not depend on what follows, so the result is that of the whole
+sequences, and the gradient of the shared part is the sum over those that share it: each distinct token costs once. For
+models of transformers whose layers all attend to everything before; the prefix's keys and values go through
+transformers' own cache, with their graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WORTH = 16  # shared tokens below which a pass of its own is not worth it
+
+
+@dataclass(frozen=True)
+class Shared:
+    """``members``: indices of sequences whose first ``length`` tokens are the same; each has more than those."""
+
+    members: tuple[int, ...]
+    length: int
+
+
+def find_shared(tokens: Sequence[int], bounds: Sequence[int]) -> list[Shared]:
+    """Groups of at least two packed sequences with a common beginning, such that fewest tokens are computed.
+
+    ``bounds``: cu_seqlens. Sequences are compared in the order of their tokens, in which those with a common beginning
+    are neighbours; one joins the group before it when that saves more than the prefix becomes shorter for the others.
+    """
+    sequences = [tuple(tokens[a:b]) for a, b in pairwise(bounds)]
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i])
+    found: list[Shared] = []
+    members: list[int] = []
+    length = 0
+    for i in order:
+        if members:
+            common = _common(sequences[members[0]], sequences[i], len(sequences[i]) - 1)
+            common = min(common, length)
+            if common >= WORTH and common > (len(members) - 1) * (length - common):
+                members.append(i)
+                length = common
+                continue
+            _close(found, members, length)
+        members, length = [i], len(sequences[i]) - 1
+    _close(found, members, length)
+    return found
+
+
+def _close(found: list[Shared], members: list[int], length: int) -> None:
+    if len(members) > 1:
+        found.append(Shared(tuple(members), length))
+
+
+def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    most = min(most, len(one), len(other))
+    return next((at for at in range(most) if one[at] != other[at]), most)
+
+
+def shared_hidden(
+    model: Any, tokens_T: Tensor, bounds: Sequence[int], groups: Sequence[Shared]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Hidden states of the sequences in ``groups``: parts [n, hidden] and, for each, which tokens they are (int64 [n],
+    places in ``tokens_T``; a shared token is there once for each of its sequences)."""
+    device = tokens_T.device
+    begins = torch.tensor([bounds[g.members[0]] for g in groups], device=device)
+    lengths = torch.tensor([g.length for g in groups], device=device)
+    width = int(lengths.max())
+    steps = torch.arange(width, device=device)
+    inside = steps < lengths[:, None]  # [G, P]: what is not padding
+    prefix = tokens_T[torch.where(inside, begins[:, None] + steps, begins[:, None])]
+    done = model(input_ids=prefix, use_cache=True)
+    cache, parts, places = done.past_key_values, [], []
+
+    members = [i for g in groups for i in g.members]
+    group_of = torch.tensor([n for n, g in enumerate(groups) for _ in g.members], device=device)
+    starts = torch.tensor([bounds[i] for i in members], device=device)
+    own = lengths[group_of]  # tokens of each sequence that are shared
+    parts.append(done.last_hidden_state[group_of][inside[group_of]])
+    places.append((starts[:, None] + steps)[inside[group_of]])
+
+    rest = torch.tensor([bounds[i + 1] - bounds[i] for i in members], device=device) - own
+    after = torch.arange(int(rest.max()), device=device)
+    real = after < rest[:, None]
+    at = starts[:, None] + own[:, None] + after
+    cache.batch_select_indices(group_of)
+    # Padding of shorter prefixes stands between prefix and rest: hidden by the mask, skipped by the positions.
+    mask = torch.cat((inside[group_of], torch.ones_like(real)), dim=1)
+    hidden = model(
+        input_ids=tokens_T[torch.where(real, at, starts[:, None])], past_key_values=cache, use_cache=True,
+        attention_mask=mask.long(), position_ids=own[:, None] + after,
+    ).last_hidden_state  # fmt: skip
+    parts.append(hidden[real])
+    places.append(at[real])
+    return parts, places
+
+
+def attends_to_everything(config: Any) -> bool:
+    """Whether every layer of a transformers model sees all tokens before, so that a prefix can be cached whole."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) == {"full_attention"}
+    return getattr(config, "sliding_window", None) is None
