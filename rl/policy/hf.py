@@ -7,7 +7,7 @@ never sees the padding after it, so no mask is needed and positions are a plain 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from rl.policy.attention_context import AttentionMode
 from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.replay import Record, Replay
-from rl.policy.shared_prefix import attends_to_everything, find_shared, shared_hidden
+from rl.policy.shared_prefix import attends_to_everything, find_shared, length_buckets, shared_hidden
 from rl.policy.supported import unsupported
 
 
@@ -149,17 +149,3 @@ class HFPolicy:
 
     def save(self, directory: str | Path) -> None:
         self.module.save_pretrained(str(directory))  # type: ignore[operator]
-
-
-def length_buckets(lengths: Sequence[int], waste: float = 0.15) -> list[list[int]]:
-    """Indices grouped so that padding each group to its longest member wastes at most ``waste`` of it."""
-    buckets: list[list[int]] = []
-    total = 0
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if buckets and total + lengths[i] >= (1 - waste) * lengths[buckets[-1][0]] * (len(buckets[-1]) + 1):
-            buckets[-1].append(i)
-            total += lengths[i]
-        else:
-            buckets.append([i])
-            total = lengths[i]
-    return buckets

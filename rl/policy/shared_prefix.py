@@ -69,6 +69,8 @@ def shared_hidden(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Hidden states of the sequences in ``groups``: parts [n, hidden] and, for each, which tokens they are (int64 [n],
     places in ``tokens_T``; a shared token is there once for each of its sequences)."""
+    from transformers import DynamicCache
+
     device = tokens_T.device
     begins = torch.tensor([bounds[g.members[0]] for g in groups], device=device)
     lengths = torch.tensor([g.length for g in groups], device=device)
@@ -79,27 +81,43 @@ def shared_hidden(
     done = model(input_ids=prefix, use_cache=True)
     cache, parts, places = done.past_key_values, [], []
 
-    members = [i for g in groups for i in g.members]
     group_of = torch.tensor([n for n, g in enumerate(groups) for _ in g.members], device=device)
+    members = [i for g in groups for i in g.members]
     starts = torch.tensor([bounds[i] for i in members], device=device)
-    own = lengths[group_of]  # tokens of each sequence that are shared
     parts.append(done.last_hidden_state[group_of][inside[group_of]])
     places.append((starts[:, None] + steps)[inside[group_of]])
 
-    rest = torch.tensor([bounds[i + 1] - bounds[i] for i in members], device=device) - own
-    after = torch.arange(int(rest.max()), device=device)
-    real = after < rest[:, None]
-    at = starts[:, None] + own[:, None] + after
-    cache.batch_select_indices(group_of)
-    # Padding of shorter prefixes stands between prefix and rest: hidden by the mask, skipped by the positions.
-    mask = torch.cat((inside[group_of], torch.ones_like(real)), dim=1)
-    hidden = model(
-        input_ids=tokens_T[torch.where(real, at, starts[:, None])], past_key_values=cache, use_cache=True,
-        attention_mask=mask.long(), position_ids=own[:, None] + after,
-    ).last_hidden_state  # fmt: skip
-    parts.append(hidden[real])
-    places.append(at[real])
+    rests = [bounds[i + 1] - bounds[i] - g.length for g in groups for i in g.members]
+    for bucket in length_buckets(rests):
+        chosen = torch.tensor(bucket, device=device)
+        of, own = group_of[chosen], lengths[group_of[chosen]]  # tokens of each sequence that are shared
+        after = torch.arange(max(rests[i] for i in bucket), device=device)
+        real = after < torch.tensor([[rests[i]] for i in bucket], device=device)
+        at = (starts[chosen] + own)[:, None] + after
+        # Padding of shorter prefixes stands between prefix and rest: hidden by the mask, skipped by the positions.
+        mask = torch.cat((inside[of], torch.ones_like(real)), dim=1)
+        hidden = model(
+            input_ids=tokens_T[torch.where(real, at, starts[chosen][:, None])], use_cache=True,
+            past_key_values=DynamicCache([(layer.keys[of], layer.values[of]) for layer in cache.layers]),
+            attention_mask=mask.long(), position_ids=own[:, None] + after,
+        ).last_hidden_state  # fmt: skip
+        parts.append(hidden[real])
+        places.append(at[real])
     return parts, places
+
+
+def length_buckets(lengths: Sequence[int], waste: float = 0.15) -> list[list[int]]:
+    """Indices grouped so that padding each group to its longest member wastes at most ``waste`` of it."""
+    buckets: list[list[int]] = []
+    total = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if buckets and total + lengths[i] >= (1 - waste) * lengths[buckets[-1][0]] * (len(buckets[-1]) + 1):
+            buckets[-1].append(i)
+            total += lengths[i]
+        else:
+            buckets.append([i])
+            total = lengths[i]
+    return buckets
 
 
 def attends_to_everything(config: Any) -> bool:

@@ -54,7 +54,7 @@ def alone(policy: HFPolicy, ids: torch.Tensor, bounds: list[int]) -> torch.Tenso
 
 
 def test_groups_by_hand() -> None:
-    """Three rollouts of one prompt of 20, two of another of 18, a lone sequence; one that is all prompt keeps a token."""
+    """Three rollouts of a prompt of 20, two of one of 18, a lone sequence; what is all prompt keeps a token."""
     a, b = list(range(20)), list(range(30, 48))
     sequences = [[*a, 1], [*b, 5, 6], [*a, 2, 3], [7] * 25, [*a, 4], [*b, 9]]
     ids, bounds = packed(sequences)
