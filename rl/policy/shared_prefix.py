@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CALL = 64  # tokens that cost about as much as one more pass over all weights and their gradients does
 WORTH = 16  # shared tokens below which a pass of its own is not worth it
 
 
@@ -106,12 +107,13 @@ def shared_hidden(
     return parts, places
 
 
-def length_buckets(lengths: Sequence[int], waste: float = 0.15) -> list[list[int]]:
-    """Indices grouped so that padding each group to its longest member wastes at most ``waste`` of it."""
+def length_buckets(lengths: Sequence[int], waste: float = 0.15, call: int = CALL) -> list[list[int]]:
+    """Indices grouped so that padding each group to its longest member wastes at most ``waste`` of it and ``call``
+    tokens."""
     buckets: list[list[int]] = []
     total = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if buckets and total + lengths[i] >= (1 - waste) * lengths[buckets[-1][0]] * (len(buckets[-1]) + 1):
+        if buckets and total + lengths[i] >= (1 - waste) * lengths[buckets[-1][0]] * (len(buckets[-1]) + 1) - call:
             buckets[-1].append(i)
             total += lengths[i]
         else:
