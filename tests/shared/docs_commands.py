@@ -42,7 +42,6 @@ RULES = (
     Rule(r"python -m benchmarks\.", OUT, "minutes to hours; docs/results.md has what they gave"),
     Rule(r"^\S*python examples/own_model", END, "tests/examples/test_own_model.py"),
     Rule(r"^\S*python examples/grpo_loop", END, "tests/examples/test_grpo_loop.py"),
-    Rule(r"^python -c |^cp IN/", OUT, "a model that the reader brings"),
     Rule(r"OpenEnvTaskset|VerifiersTaskset", OUT, "another library in a Python of its own: tests marked bridges"),
     Rule(r"McpTaskset", END, "tests/envs/test_bridges_mcp.py"),
     Rule(r"^envs-build (family=(search|agent|interpreter|code) n|mix=v32 .*share=0\.01)", OUT,
