@@ -21,9 +21,9 @@ def test_from_the_command_to_a_plain_policy(first_run: FirstRun, tmp_path: Path)
     Command("rl-train", "resume=lora", cwd=tmp_path).wait()
     run = RunDir.existing(tmp_path / "runs" / "lora")
     rows = run.read_metrics("grpo")
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert sorted({row["step"] for row in rows}) == [1, 2, 3]  # the one that was not stored is there twice
     assert max(row["mismatch/max"] for row in rows) < 1e-3
-    assert rows[2]["loss/kl"] > 0  # beside the base, which the adapter has left
+    assert rows[-1]["loss/kl"] > 0  # beside the base, which the adapter has left
     checkpoint = latest_checkpoint(run.checkpoints)
     assert checkpoint is not None
     assert {file.name for file in (checkpoint / "policy").glob("*.safetensors")} == {"adapter_model.safetensors"}
