@@ -13,8 +13,6 @@ from typing import Any
 import psutil
 import pytest
 
-from rl.run.places import LOCK
-
 pytestmark = pytest.mark.engine
 
 # A driver of its own: this process may hold a Ray already. It says where it listens, and waits.
@@ -69,10 +67,10 @@ def test_an_error_leaves_no_folder_and_the_next_start_sweeps_after_a_kill() -> N
     process.send_signal(signal.SIGKILL)
     process.wait(60)
     psutil.wait_procs(children, timeout=60)
-    assert (Path(killed["folder"]) / LOCK).exists()
     process, failed = started("raise")
     assert process.wait(60) == 3
     assert not Path(failed["folder"]).exists()
+    # By the start above, or by one of another process meanwhile; a killed process itself could not.
     assert not Path(killed["folder"]).exists()
 
 
