@@ -28,6 +28,8 @@ def run(cfg: ExportConfig) -> None:
 
     with configuration():
         source, out = policy_directory("path", cfg.path), output_directory("out", cfg.out)
+        if source.resolve() in (out.resolve(), *out.resolve().parents):
+            raise ValueError(f"out={cfg.out}: is inside path={cfg.path}; give another directory")
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"out={cfg.out}: there is something in it; give a new directory")
         report = line_reporter()

@@ -61,7 +61,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
-                damaged = check_resume(rundir, tasksets)
+                damaged = check_resume(rundir, tasksets, cfg.learner.lora)
                 said += [f"warning: {found}; the run goes on from the one before" for found in damaged]
         for sentence in said:
             print(sentence)

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rl.learner.config import LoraConfig
 from rl.learner.learner import Learner
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
@@ -152,6 +153,17 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
     learner.load_state_dict(state["learner"])
     set_rng_state(state["rng"])
     return {**state["extra"], "step": state["step"]}
+
+
+def check_adapter(path: str | Path, lora: LoraConfig) -> None:
+    """Raise ValueError when the checkpoint ``path`` was written with another ``learner.lora``."""
+    file = Path(path) / "policy" / "adapter_config.json"
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"r": 0, "lora_alpha": lora.alpha}
+    for name, now, then in (("rank", lora.rank, stored["r"]), ("alpha", lora.alpha, stored["lora_alpha"])):
+        if now != then:
+            raise ValueError(
+                f"learner.lora.{name}={now}: checkpoint {Path(path).name} was written with {then}; set it back"
+            )
 
 
 def stored_extra(path: str | Path) -> dict[str, Any]:

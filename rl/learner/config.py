@@ -27,6 +27,15 @@ class LoraConfig(Bounded):
     # and all experts. Never the embedding, the output head, the router and the DSA indexer.
     modules: list[str] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.modules is not None and not self.rank:
+            raise ValueError(
+                f"learner.lora.modules={self.modules} with learner.lora.rank=0: nothing gets an adapter; set a rank"
+            )
+        if self.modules == []:
+            raise ValueError("learner.lora.modules=[]: must name a module; null is all of them")
+
 
 @dataclass
 class LearnerConfig(Bounded):

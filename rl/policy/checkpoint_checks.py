@@ -21,12 +21,12 @@ from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
 
 
 def check_checkpoint(
-    directory: str | Path, largest_token: int | None = None, adapted: Sequence[str] | None = None
+    directory: str | Path, largest_token: int | None = None, adapted: Sequence[str] | None = None, rank: int = 1
 ) -> None:
     """Raise CheckpointError, in one line, when the policy in ``directory`` cannot be loaded as its config.json says.
 
-    ``largest_token``: the largest id of the tokenizer that belongs to it. ``adapted``: modules that are to get a LoRA
-    adapter.
+    ``largest_token``: the largest id of the tokenizer that belongs to it. ``adapted``, ``rank``: modules that are to
+    get a LoRA adapter, and its rank.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -44,7 +44,7 @@ def check_checkpoint(
     else:
         files.check_scales()
         model = _check_hugging_face(directory, config, files)
-    adapter_modules(model, adapted)
+    adapter_modules(model, adapted, rank)
     files.check_finite()
 
 

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rl.policy.checkpoint_files import BLOCK, INDEX, SCALE, SINGLE, CheckpointError, CheckpointFiles
+from rl.policy.checkpoint_files import BLOCK, INDEX, SCALE, SINGLE, CheckpointError, CheckpointFiles, readable
 
 FORMS = ("float32", "bfloat16", "float8")
 FP8_MAX = 448.0  # the largest finite float8_e4m3fn
 _PLAIN = ("embed_tokens.", "lm_head.", "norm.", ".mlp.gate.", ".weights_proj.", ".eh_proj.", "shared_head.")
-_BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")  # tokenizer, template, generation settings
+_BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")  # tokenizer, template, generation settings, card
 
 
 def quantise(value: Tensor, block: tuple[int, int] = BLOCK) -> tuple[Tensor, Tensor]:
@@ -88,6 +88,7 @@ def export(
             held, done = held + size, done + size
     shards.append(_write_shard(target, len(shards), shard))
     _name_shards(target, shards, done)
+    readable(target)
     yield done, total
 
 

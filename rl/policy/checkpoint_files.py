@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +159,12 @@ class CheckpointFiles:
 
     def _slice(self, name: str) -> Any:
         return self._open(self._file_of[name]).get_slice(name)
+
+
+def readable(directory: Path) -> None:
+    """Give the weights in ``directory`` the mode of its config.json: safetensors writes files for their owner alone."""
+    for file in directory.glob("*.safetensors"):
+        shutil.copymode(directory / "config.json", file)
 
 
 def dequantise(value: Tensor, scale: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:

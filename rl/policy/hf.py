@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode
-from rl.policy.checkpoint_files import CheckpointError
+from rl.policy.checkpoint_files import CheckpointError, readable
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.replay import Record, Replay
 from rl.policy.shared_prefix import attends_to_everything, find_shared, length_buckets, shared_hidden
@@ -149,3 +149,4 @@ class HFPolicy:
 
     def save(self, directory: str | Path) -> None:
         self.module.save_pretrained(str(directory))  # type: ignore[operator]
+        readable(Path(directory))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, readable
 from rl.policy.supported import DSA_ARCHITECTURES, dsa_config
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
         state.pop("lm_head.weight")
     tensors = {k: v.detach().to("cpu").clone().contiguous() for k, v in unstack_experts(state).items()}
     save_file(tensors, str(path / "model.safetensors"), metadata={"format": "pt"})
+    readable(path)
 
 
 def load_dsa(directory: str | Path) -> DSAForCausalLM:

@@ -26,10 +26,13 @@ FILE = "adapter_model.safetensors"  # peft's name
 _PEFT = "base_model.model."  # what peft writes before every name
 
 
-def adapter_modules(module: nn.Module, wanted: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+def adapter_modules(
+    module: nn.Module, wanted: Sequence[str] | None = None, rank: int = 1
+) -> tuple[list[str], list[str]]:
     """Names of the linear layers and of the stacked expert weights that get an adapter.
 
-    ``wanted``: last parts of module names ("q_proj", "experts"); None: all. Raises ValueError for one that is nowhere.
+    ``wanted``: last parts of module names ("q_proj", "experts"); None: all. Raises ValueError for one that is nowhere,
+    and for a ``rank`` that no weight of them can have.
     """
     linears, stacked = [], []
     for name, child in module.named_modules():
@@ -38,6 +41,9 @@ def adapter_modules(module: nn.Module, wanted: Sequence[str] | None = None) -> t
         if isinstance(child, nn.Linear):
             linears.append(name)
         stacked += [f"{name}.{own}" for own, value in child.named_parameters(recurse=False) if value.ndim == 3]
+    shapes = [value.shape[-2:] for value in module.parameters() if value.ndim > 1]
+    if rank > (most := max(min(shape) for shape in shapes)):
+        raise ValueError(f"learner.lora.rank={rank}: no weight of this policy has a rank above {most}")
     if wanted is None:
         return linears, stacked
     there = sorted({name.rpartition(".")[2] for name in linears} | {name.split(".")[-2] for name in stacked})
@@ -61,7 +67,7 @@ class LoraPolicy:
     ) -> None:
         from peft import LoraConfig, LoraModel
 
-        linears, stacked = adapter_modules(inner.module, modules)
+        linears, stacked = adapter_modules(inner.module, modules, rank)
         self.inner, self.mode, self.vocab_size = inner, inner.mode, inner.vocab_size
         self.num_experts, self.num_moe_layers = inner.num_experts, inner.num_moe_layers
         # Whole names: peft takes the ends of names, and "experts" would also find "shared_experts".

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from configs.schema import TrainConfig
     from envs.taskset import Taskset
     from rl.learner.actor import LearnerHandle
+    from rl.learner.config import LoraConfig
     from rl.rollout.pool import RolloutPool
     from rl.run.job import Job
     from rl.tracking.rundir import RunDir
@@ -69,15 +70,17 @@ def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]
         learner.close()
 
 
-def check_resume(files: RunDir, tasksets: Mapping[str, Taskset]) -> list[str]:
-    """Raise ValueError when the last checkpoint in ``files`` is of other data than ``tasksets`` (train and heldout)
-    read now; else the first is where it was then, where the stage will put it again. Returns what is to be said about
-    checkpoints that are damaged."""
-    from rl.learner.checkpoint import newest_whole, stored_extra  # loads torch
+def check_resume(files: RunDir, tasksets: Mapping[str, Taskset], lora: LoraConfig) -> list[str]:
+    """Raise ValueError when the last checkpoint in ``files`` is of another adapter than ``lora``, or of other data than
+    ``tasksets`` (train and heldout) read now; else the first is where it was then, where the stage will put it again.
+    Returns what is to be said about checkpoints that are damaged."""
+    from rl.learner.checkpoint import check_adapter, newest_whole, stored_extra  # loads torch
 
     checkpoint, said = newest_whole(files.checkpoints)
     if checkpoint is None and said:
         raise ValueError(f"no checkpoint in {files.checkpoints} can be used: {'; '.join(said)}; start a new run")
+    if checkpoint is not None:
+        check_adapter(checkpoint, lora)
     read = any(taskset.inputs() for taskset in tasksets.values())
     if checkpoint is not None and read and "at" in (stored := stored_extra(checkpoint)):
         at = Position(**stored["at"])

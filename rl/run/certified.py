@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.certificate.identity import command_of, is_ours, parts_of
-from envs.certificate.shelf import Found, find
+from envs.certificate.shelf import FOLDER, Found, find
 from envs.certificate.verdicts import in_words
 from envs.closure import closure
 from envs.mixture import families_of
@@ -40,16 +40,21 @@ def standings(taskset: Taskset, mode: str, folder: str) -> tuple[dict[str, dict[
         about = {"state": OURS, "said": ""} if ours else dict(_shown(found))
         shown |= {family: about for family in families_of(part)}
         if found.state != "valid" and not ours:
-            wrong.append(_sentence(part, found))
+            wrong.append(_sentence(part, found, folder))
     if wrong and mode == "demand":
         raise ValueError(f"certificate=demand: {'; '.join(wrong)}")
     return shown, [f"warning: {sentence}" for sentence in wrong]
 
 
-def _sentence(taskset: Taskset, found: Found) -> str:
+def _sentence(taskset: Taskset, found: Found, folder: str) -> str:
     name = f"{', '.join(families_of(taskset))} ({type(taskset).__module__}.{type(taskset).__qualname__})"
     about = f" ({found.said}; {found.path})" if found.said else ""
-    return f"the task set {name} {_WRONG[found.state]}{about}: run {_with_inputs(taskset)}{command_of(taskset)}"
+    run = f"run {_with_inputs(taskset)}{command_of(taskset)}"
+    if folder != FOLDER:
+        run += f" certificates={shlex.quote(folder)}"
+    if found.state == "failed":
+        run = f"mend it, or say why it does not matter (waive={{ROW: why}}), and {run}"
+    return f"the task set {name} {_WRONG[found.state]}{about}: {run}"
 
 
 def _with_inputs(taskset: Taskset) -> str:

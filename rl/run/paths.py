@@ -53,6 +53,8 @@ def policy_directory(field: str, setting: str | Path) -> Path:
     directory = from_hub(field, str(setting)) if on_the_hub(setting) else _resolved(field, setting)
     if not (directory / "config.json").is_file():
         found = "no config.json there" if directory.is_dir() else "no such directory"
+        if (directory / "adapter_config.json").is_file():
+            found = "a LoRA adapter alone; the policy that its run leaves at the end has it merged (runs/<name>/policy)"
         fix = ", or base=scratch" if field == "base.source" else ""
         raise ValueError(f"{field}={setting}: {found}; give a directory with a policy in Hugging Face format{fix}")
     return directory

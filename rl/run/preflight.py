@@ -7,7 +7,7 @@ What goes wrong inside ``configuration()`` is the fault of a setting: the comman
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from configs.schema import PolicyConfig, TrainConfig
     from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
+    from rl.learner.config import LoraConfig
     from rl.rollout.config import JudgeConfig
 
 T = TypeVar("T")
@@ -175,9 +176,9 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     return renderer
 
 
-def check_policy(directory: Path, adapted: Sequence[str] | None = None) -> None:
-    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, or lack
-    the modules ``adapted`` that are to get an adapter."""
+def check_policy(directory: Path, lora: LoraConfig | None = None) -> None:
+    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, or cannot
+    have the adapter that ``lora`` asks for."""
     from tokenizers import Tokenizer
 
     from rl.policy.checkpoint_checks import check_checkpoint, read_config
@@ -187,10 +188,11 @@ def check_policy(directory: Path, adapted: Sequence[str] | None = None) -> None:
         if read_config(directory).get("quantization_config"):
             raise ValueError(
                 "its weights are quantised (quantization_config in config.json), and an engine is updated with plain "
-                "ones; make a plain copy first (docs/models.md)"
+                "ones; make a plain copy first: rl-export path=IN out=OUT dtype=float32"
             )
         tokens = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) if file.is_file() else {}
-        check_checkpoint(directory, max(tokens.values(), default=None), adapted)
+        modules, rank = (lora.modules, lora.rank) if lora is not None and lora.rank else (None, 1)
+        check_checkpoint(directory, max(tokens.values(), default=None), modules, rank)
     except ValueError as error:
         raise ValueError(f"policy in '{directory}': {error}") from error
 
@@ -233,7 +235,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
-        check_policy(directory, cfg.learner.lora.modules if cfg.learner.lora.rank else None)
+        check_policy(directory, cfg.learner.lora)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)

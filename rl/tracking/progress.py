@@ -156,9 +156,10 @@ class Progress:
         self._last_line = self.now()
         try:
             yield stage
-        except BaseException:
-            stage.end("failed")
-            self._line(f"{name}: failed after {clock(stage.seconds())} at step {stage.step}")
+        except BaseException as error:
+            how = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"  # by a signal, in order
+            stage.end(how)
+            self._line(f"{name}: {how} after {clock(stage.seconds())} at step {stage.step}")
             raise
         stage.end("done")
         numbers = stage.numbers()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl.learner.checkpoint import load_checkpoint, save_checkpoint
+from rl.learner.checkpoint import check_adapter, load_checkpoint, save_checkpoint
 from rl.learner.config import LearnerConfig, LoraConfig
 from rl.learner.forward import packed_scores
 from rl.learner.learner import Learner
@@ -116,6 +116,12 @@ def test_a_checkpoint_holds_the_adapter_and_resumes_bitwise(
     full = Learner(build_policy(policy_config), LearnerConfig(threads=1), ObjectiveConfig(), tmp_path)
     with pytest.raises(ValueError, match="holds a LoRA adapter alone"):
         load_checkpoint(path, full)
+    check_adapter(path, LoraConfig(rank=4, alpha=8))
+    for lora, said in ((LoraConfig(rank=8, alpha=8), "rank=8: .* with 4"), (LoraConfig(rank=4), "alpha=32: .* with 8")):
+        with pytest.raises(ValueError, match=rf"learner\.lora\.{said}; set it back"):
+            check_adapter(path, lora)
+    with pytest.raises(ValueError, match="rank=0: checkpoint step_000002 was written with 4"):
+        check_adapter(path, LoraConfig())
     # Bytes: what is sent in a sync, and what is stored, beside those of the whole policy.
     stored = sum(file.stat().st_size for file in path.rglob("*"))
     whole = save_checkpoint(tmp_path / "whole", full, 1)
@@ -139,6 +145,12 @@ def test_merged_policy_loads_as_a_plain_one(policy: Policy, make_groups: Groups,
 
 
 def test_what_does_not_go_together_is_refused(policy: Policy, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank=0: nothing gets an adapter"):
+        LoraConfig(modules=["q_proj"])
+    with pytest.raises(ValueError, match="must name a module"):
+        LoraConfig(rank=4, modules=[])
+    with pytest.raises(ValueError, match="rank=1000: no weight of this policy has a rank above"):
+        learner(policy, tmp_path, lora=LoraConfig(rank=1000))
     with pytest.raises(ValueError, match=r"learner\.train_indexer=kl with learner\.lora\.rank=4"):
         LearnerConfig(lora=LoraConfig(rank=4), train_indexer="kl")
     with pytest.raises(ValueError, match="with an adapter pi_ref is the base policy"):

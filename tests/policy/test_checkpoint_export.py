@@ -63,6 +63,8 @@ def test_bfloat16_in_several_files(tmp_path: Path) -> None:
         kept = name.endswith("e_score_correction_bias") or "weights_proj" in name
         assert torch.equal(found[name], value if kept else value.bfloat16().float()), name
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    modes = {file.stat().st_mode for folder in (source, tmp_path / "out") for file in folder.iterdir()}
+    assert len(modes) == 1, "who can read the configuration can read the weights"
 
 
 def test_fp8_and_back(tmp_path: Path) -> None:
@@ -119,6 +121,7 @@ def test_a_dense_model(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["path=in", "out=full"], "out=full: there is something in it"),
+        (["path=in", "out=in/sub"], "out=in/sub: is inside path=in"),
         (["path=nowhere", "out=out"], "path=nowhere: no such directory"),
         (["path=in", "out=out", "dtype=int4"], "dtype='int4': must be one of float32, bfloat16, float8"),
         (["out=out"], "path is missing"),

@@ -20,6 +20,7 @@ from envs.search.taskset import SearchTaskset
 from envs.taskset import Taskset
 from rl.commands import train
 from rl.learner.checkpoint import write_manifest
+from rl.learner.config import LoraConfig
 from rl.recipes.grpo import Position
 from rl.recipes.stages import check_resume
 from rl.run.assemble import open_tasksets
@@ -55,16 +56,16 @@ def checkpoint(files: RunDir, tasksets: dict[str, Taskset]) -> None:
 def test_changed_data_is_refused(tmp_path: Path) -> None:
     files, path = RunDir(tmp_path / "run"), tmp_path / "a.jsonl"
     tasksets = questions(path, 9)
-    check_resume(files, tasksets)  # without a checkpoint there is nothing to go on from
+    check_resume(files, tasksets, LoraConfig())  # without a checkpoint there is nothing to go on from
     for _ in range(4):
         tasksets["train"].next_index()
     checkpoint(files, tasksets)
     same = questions(path, 9)
-    check_resume(files, same)
+    check_resume(files, same, LoraConfig())
     assert same["train"].next_index() == tasksets["train"].next_index()
     changed = r"a\.jsonl has changed since the checkpoint \(split train: it had 10 rows, now it has 9\)"
     with pytest.raises(ValueError, match=changed):
-        check_resume(files, questions(path, 8))
+        check_resume(files, questions(path, 8), LoraConfig())
 
 
 def test_changed_heldout_data_is_refused(tmp_path: Path) -> None:
@@ -72,10 +73,10 @@ def test_changed_heldout_data_is_refused(tmp_path: Path) -> None:
     files = RunDir(tmp_path / "run")
     tasksets = folder(tmp_path / "set", "5?")
     checkpoint(files, tasksets)
-    check_resume(files, tasksets)
+    check_resume(files, tasksets, LoraConfig())
     changed = folder(tmp_path / "set", "6?")
     with pytest.raises(ValueError, match=r"set has changed since the checkpoint \(split heldout: 2 rows as before"):
-        check_resume(files, changed)
+        check_resume(files, changed, LoraConfig())
 
 
 def test_a_damaged_checkpoint_is_said_and_none_whole_is_refused(tmp_path: Path) -> None:
@@ -84,11 +85,11 @@ def test_a_damaged_checkpoint_is_said_and_none_whole_is_refused(tmp_path: Path) 
     newer = files.checkpoints / "step_000004"
     newer.mkdir()
     (newer / "state.pt").write_bytes(b"")
-    (said,) = check_resume(files, tasksets)
+    (said,) = check_resume(files, tasksets, LoraConfig())
     assert said.startswith("checkpoint step_000004 is damaged (manifest.json cannot be read")
     (files.checkpoints / "step_000003" / "state.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"no checkpoint in .* can be used: checkpoint step_000004 is damaged"):
-        check_resume(files, tasksets)
+        check_resume(files, tasksets, LoraConfig())
 
 
 def test_tasks_of_a_program_need_no_look(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_tasks_of_a_program_need_no_look(tmp_path: Path) -> None:
     (files.checkpoints / "step_000001").mkdir(parents=True)
     (files.checkpoints / "step_000001" / "state.pt").write_bytes(b"no checkpoint")
     write_manifest(files.checkpoints / "step_000001")
-    check_resume(files, {"train": SearchTaskset(), "heldout": SearchTaskset("heldout")})
+    check_resume(files, {"train": SearchTaskset(), "heldout": SearchTaskset("heldout")}, LoraConfig())
 
 
 def test_the_command_says_so_and_starts_nothing(tmp_path: Path) -> None:
