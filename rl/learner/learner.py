@@ -87,9 +87,8 @@ class Learner:
         self.reference: Policy | None = None
         if self.lora is not None and objective.ref_refresh_every and objective.uses_reference:
             raise ValueError("objective.ref_refresh_every: with an adapter pi_ref is the base policy; use 0")
-        if (
-            objective.uses_reference and self.lora is None
-        ):  # it rounds as the policy does: their KL is 0 while the weights are equal
+        if objective.uses_reference and (self.lora is None or reference is not None):
+            # It rounds as the policy does: their KL is 0 while the weights are equal.
             self.reference = cast_copy(reference or self.compute.policy, self.compute.dtype)
             self.reference.module.to(self.device)
             for _, parameter in self.reference.named_parameters():

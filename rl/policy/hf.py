@@ -21,7 +21,7 @@ from rl.policy.attention_context import AttentionMode
 from rl.policy.checkpoint_files import CheckpointError, readable
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.replay import Record, Replay
-from rl.policy.shared_prefix import attends_to_everything, find_shared, length_buckets, shared_hidden
+from rl.policy.shared_prefix import can_share, find_shared, length_buckets, shared_hidden
 from rl.policy.supported import unsupported
 
 
@@ -37,6 +37,7 @@ class HFPolicy:
         self.mode: AttentionMode = "dense"
         self.num_experts = self.num_moe_layers = 0
         self.recompute = False
+        self._can_share = can_share(module.base_model)
         self.routing: Routing | None = None
         if config.model_type in GATES:
             self.routing = Routing(module, config.model_type)
@@ -119,7 +120,7 @@ class HFPolicy:
     def shares_prefixes(self) -> bool:
         """Whether tokens that packed sequences begin with are computed once (``rl.policy.shared_prefix``): in dense
         models whose layers are not run again."""
-        return self.routing is None and not self.recompute and attends_to_everything(self.module.config)
+        return self.routing is None and not self.recompute and self._can_share
 
     def set_recompute(self, on: bool) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer

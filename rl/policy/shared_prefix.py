@@ -10,6 +10,7 @@ transformers' own cache, with their graph.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -122,8 +123,14 @@ def length_buckets(lengths: Sequence[int], waste: float = 0.15, call: int = CALL
     return buckets
 
 
-def attends_to_everything(config: Any) -> bool:
-    """Whether every layer of a transformers model sees all tokens before, so that a prefix can be cached whole."""
+def can_share(model: Any) -> bool:
+    """Whether a prefix of a transformers model can be computed alone: every layer sees all tokens before, and places
+    come from ``position_ids`` alone, not from the mask (ALiBi) or from the whole length (some scalings of RoPE)."""
+    config = model.config
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope"):
+        return False
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return set(kinds) == {"full_attention"}

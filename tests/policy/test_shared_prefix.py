@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
@@ -132,3 +134,17 @@ def test_models_with_windows_do_not_share() -> None:
     policy = HFPolicy(Gemma3ForCausalLM(config))
     assert not policy.shares_prefixes
     assert llama().shares_prefixes
+
+
+def test_models_whose_places_are_not_position_ids_do_not_share() -> None:
+    """Bloom's come from the mask (ALiBi); dynamic RoPE's frequencies from the whole length. Both still compute."""
+    torch.manual_seed(0)
+    bloom = HFPolicy(BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)))
+    scaled = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    dynamic = HFPolicy(LlamaForCausalLM(LlamaConfig(**SMALL, max_position_embeddings=32, rope_parameters=scaled)))
+    prompt = list(range(20))
+    ids, bounds = packed([[*prompt, 1, 2], [*prompt, 3]])
+    for policy in (bloom, dynamic):
+        assert not policy.shares_prefixes
+        with torch.no_grad():
+            assert policy.packed_logits(ids, bounds).shape == (43, 64)
