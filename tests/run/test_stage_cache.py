@@ -138,7 +138,8 @@ def _start(directory: str) -> str:
 
 def test_processes_that_find_the_same_damage(tmp_path: Path) -> None:
     entry = run_stage("cold", {}, tmp_path, write("right")).path
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    # Fresh processes: a copy of this one, with the threads of the tests before it, may stop at one of their locks.
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
         for _ in range(10):
             (entry / "result.txt").write_text("wrong")
             assert pool.map(_start, [str(tmp_path)] * 4) == ["again"] * 4
