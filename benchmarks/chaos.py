@@ -1,32 +1,34 @@
-"""Kills at random points of a small run, which is resumed each time: does it lose a group, or train one twice?
+"""Kills at random points of small runs, which are resumed each time: do they lose a group, or train one twice?
 
-    python -m benchmarks.chaos                       50 kills into runs/chaos
-    python -m benchmarks.chaos --kills 6 --seed 1    a quick look
+    python -m benchmarks.chaos                                 5 runs, 10 kills each, into runs/chaos
+    python -m benchmarks.chaos --seeds 7 --kills 3 --steps 9   a quick look
+    python -m benchmarks.chaos --minutes 10                    a slice of it; called again, it goes on where it was
 
-One run of `rl-train deterministic=true`. Victims are dealt like cards (driver, learner, a rollout worker with its
-engine, Ray's raylet or its GCS, by SIGKILL; the driver, or all processes at once as Slurm does it, by SIGTERM; "full
-disk": from then on no file of driver and learner may grow, by a limit on their processes), a moment is drawn: while the
-run starts, or within seconds of a group's end. Every fourth start has a slow disk: each fsync and rename of its
-processes takes 0.2 s longer (by strace, which has to be there). When the run is over, `rl-train resume=` goes on; a
-killed worker is replaced inside the run. After each end the finished groups in the run's folder are read. At the end
-the books are compared with what the whole run has trained:
+Runs of `rl-train deterministic=true`. Victims are dealt like cards (driver, learner, a rollout worker with its engine,
+Ray's raylet or its GCS, by SIGKILL; the driver, or all processes at once as Slurm does it, by SIGTERM; "full disk":
+the file system of the run's folder, a tmpfs of its own, is filled to the last byte), a moment is drawn: while the run
+starts, or within seconds of a group's end. Every fourth start has a slow disk: each fsync and rename of its processes
+takes 0.2 s longer (by strace, which has to be there). When the run is over, the disk is emptied and `rl-train resume=`
+goes on; a killed worker is replaced inside the run. After each end the finished groups in the run's folder are read.
+At the end the books are compared with what the whole run has trained:
 
 - *lost*: a group that was finished and on disk at an end, and is not trained on with the very tokens it had then;
 - *trained twice*, *left out*: a number of a group that is in two steps of the run, or in none;
 - *tasks*: whether the tasks are those of an undisturbed run, in its order;
 - *weights*: whether the final ones are those of an undisturbed run with the same settings, bit for bit.
 
-The books are kept after every kill: called again, it goes on where it was. Prints a table and writes ``chaos.md``.
+Without the right to mount no disk gets full, without strace none is slow, and the first line says so. Prints a table
+and writes ``chaos.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -62,7 +64,8 @@ SLOW_EVERY, SLOW_MS = 4, 200  # the disk of every so manieth start is slow, by s
 SLOW = "fsync,fdatasync,rename,renameat,renameat2"
 STARTS_S, BURST_S = 20.0, 5.0  # those within so many seconds of its start; the others after a group has ended
 DEADLINE_S, ENDS_S = 600.0, 120.0  # a run that makes no progress, or does not end, for so long is a fault of ours
-SMALL_FILE = 2048  # bytes: the size no file of a victim of `full disk` may pass
+FAULTS = 3  # as many end the bench
+DISK_MB = 512  # of the file system that `full disk` fills
 HEAD = ("victim", "kills", "of them at the start", "with a slow disk", "groups on disk", "exit codes", "s to the end")
 
 
@@ -144,30 +147,68 @@ def strike(driver: psutil.Process, kind: str) -> bool:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
         return True
-    if kind == FULL:
-        for process in [driver, *victims(driver, LEARNER)]:
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (SMALL_FILE, resource.RLIM_INFINITY))
-        return True
     there = victims(driver, kind)
     for process in there:
         process.kill()
     return bool(there)
 
 
-class Chaos:
-    """The run ``name`` in ``out``, and its books."""
+def loud(sentence: str) -> None:
+    print(sentence, flush=True)
 
-    def __init__(self, out: Path, name: str, steps: int, seed: int) -> None:
-        self.out, self.name, self.steps = out, name, steps
-        self.run, self.log, self.kept = out / name, out / f"{name}.log", out / f"{name}.json"
+
+def small_disk(place: Path) -> bool:
+    """Whether ``place`` is a small file system of its own, mounted now unless it is there: that takes a right."""
+    place.mkdir(parents=True, exist_ok=True)
+    if place.is_mount():
+        return True
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(place)]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def fill(file: Path) -> None:
+    """Grow ``file`` until its file system has no room."""
+    with file.open("wb", buffering=0) as filler:
+        for size in (2**20, 4096, 1):
+            try:
+                while filler.write(bytes(size)) == size:
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+
+class Chaos:
+    """The run ``name``, whose folder is in ``disk``, and its books in ``out``.
+
+    ``fills``: whether ``disk`` is small enough to be filled; no disk gets full otherwise.
+    """
+
+    def __init__(self, out: Path, name: str, steps: int, seed: int, disk: Path, *, fills: bool) -> None:
+        self.out, self.name, self.steps, self.seed, self.disk = out, name, steps, seed, disk
+        self.run, self.log, self.kept = disk / name, out / f"{name}.log", out / f"{name}.json"
         self.books = Books.from_json(json.loads(self.kept.read_text())) if self.kept.exists() else Books()
-        self.random = random.Random(seed + 1000 * len(self.books.kills))
-        self.deck: list[str] = []
+        self.filler = disk / f"{name}.filler"
+        self.kinds = [kind for kind in VICTIMS if fills or kind != FULL]
         self.slow = False
+        self.fresh = True  # nothing was killed since the last start
+        self.struck = False  # the driver that runs, or has just ended, ends by a kill
+
+    def draw(self) -> tuple[str, bool, float]:
+        """The next victim, whether it dies while the run starts, and seconds to wait: the same whenever asked."""
+        number = len(self.books.kills)
+        deck = random.Random(f"{self.seed} deck {number // len(self.kinds)}").sample(self.kinds, len(self.kinds))
+        by_number = random.Random(f"{self.seed} kill {number}")
+        early = by_number.random() < EARLY and self.fresh
+        return deck[number % len(deck)], early, by_number.uniform(0, STARTS_S if early else BURST_S)
 
     def start(self) -> subprocess.Popen[bytes]:
-        arguments = [f"resume={self.name}"] if self.run.is_dir() else self.settings(self.name)
+        there = (self.run / "config.yaml").exists()
+        if self.run.is_dir() and not there:  # killed before it was a run
+            shutil.rmtree(self.run)
+        arguments = [f"resume={self.name}"] if there else self.settings(self.name)
         self.books.starts += 1
+        self.struck, self.fresh = False, True
         self.slow = self.books.starts % SLOW_EVERY == 0 and shutil.which("strace") is not None
         prefix: list[str] = []
         if self.slow:  # -D: the driver stays our child
@@ -175,23 +216,24 @@ class Chaos:
             prefix = ["strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={SLOW}", "-e", delay]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*prefix, *self.command(), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                [*prefix, *self.command(self.disk), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
 
     def settings(self, name: str) -> list[str]:
         return [f"name={name}", *SETTINGS, f"steps={self.steps}", f"cache_dir={self.out / 'cache'}"]
 
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "rl.commands.train", f"runs_dir={self.out}"]
+    def command(self, runs: Path) -> list[str]:
+        return [sys.executable, "-m", "rl.commands.train", f"runs_dir={runs}"]
 
     def calm(self) -> dict[str, str]:
-        """Digests of the final weights of the same run without a kill."""
-        name = f"{self.name}-calm"
+        """Digests of the final weights of the same run without a kill, which all seeds share."""
+        name = f"calm-{self.steps}"
         if not finished(self.out / name):
-            arguments = [f"resume={name}"] if (self.out / name).is_dir() else self.settings(name)
+            if (self.out / name).is_dir():  # stopped on its way: it was disturbed
+                shutil.rmtree(self.out / name)
             with (self.out / f"{name}.log").open("ab") as log:
-                subprocess.run([*self.command(), *arguments], stdout=log, stderr=log, check=True)
+                subprocess.run([*self.command(self.out), *self.settings(name)], stdout=log, stderr=log, check=True)
         return weights(self.out / name)
 
     def wait(self, process: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float) -> bool:
@@ -205,11 +247,7 @@ class Chaos:
 
     def one(self, process: subprocess.Popen[bytes]) -> None:
         """The next kill in a run that goes on."""
-        if not self.deck:
-            self.deck = self.random.sample(VICTIMS, len(VICTIMS))
-        early = self.random.random() < EARLY
-        kind = self.deck[-1]
-        delay = self.random.uniform(0, STARTS_S if early else BURST_S)
+        kind, early, delay = self.draw()
         before = activity(self.run)
         if not early and not self.wait(process, lambda: activity(self.run) != before, DEADLINE_S):
             if process.poll() is None:
@@ -221,12 +259,15 @@ class Chaos:
             return
         kill = Kill(kind, early, step_of(self.run), self.slow)
         began = time.monotonic()
-        if not strike(psutil.Process(process.pid), kind):
+        if kind == FULL:
+            fill(self.filler)
+        elif not strike(psutil.Process(process.pid), kind):
             return
-        self.deck.pop()
         self.books.kills.append(kill)
+        self.fresh = False
         if kind == WORKER:
             return
+        self.struck = True
         try:
             kill.exit_code = process.wait(ENDS_S if kind != FULL else DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -234,20 +275,32 @@ class Chaos:
             process.kill()
             process.wait()
         kill.ended_s = round(time.monotonic() - began, 1)
+        self.filler.unlink(missing_ok=True)
         kill.on_disk = look(self.run, self.books)
 
-    def go(self, kills: int, say: Callable[[str], None] = print) -> None:
-        """All kills, then the rest of the run undisturbed."""
+    def go(self, kills: int, seconds: float = float("inf"), say: Callable[[str], None] = loud) -> bool:
+        """All kills, then the rest of the run undisturbed. False: after so many ``seconds`` there is more to do."""
+        self.filler.unlink(missing_ok=True)
+        if finished(self.run):
+            return True
+        ends = time.monotonic() + seconds
         process = self.start()
         while len(self.books.kills) < kills and not finished(self.run):
-            if process.poll() is not None:
+            if (code := process.poll()) is not None:
+                if code and not self.struck:
+                    self.books.faults.append(f"ended by itself with code {code}; kills before: {len(self.books.kills)}")
+                if len(self.books.faults) >= FAULTS:
+                    return True
+                if time.monotonic() > ends:
+                    return False
                 process = self.start()
             before = len(self.books.kills)
             self.one(process)
             if len(self.books.kills) > before:
                 kill = self.books.kills[-1]
                 write_atomic(self.kept, json.dumps(self.books.to_json()) + "\n")
-                say(f"{len(self.books.kills)}: {kill.victim} at step {kill.step}, {kill.on_disk} groups on disk")
+                number = f"{self.name}, {len(self.books.kills)}"
+                say(f"{number}: {kill.victim} at step {kill.step}, {kill.on_disk} groups on disk")
         while not finished(self.run):
             if process.poll() is None:
                 process.wait(DEADLINE_S)
@@ -255,8 +308,9 @@ class Chaos:
                 process = self.start()
                 if process.wait(DEADLINE_S) != 0:
                     self.books.faults.append("the undisturbed rest of the run failed")
-                    return
+                    return True
         process.wait(DEADLINE_S)
+        return True
 
     def judge(self) -> dict[str, Any]:
         """The books against what the whole run has trained on."""
@@ -308,20 +362,33 @@ def table(kills: Sequence[Kill]) -> list[tuple[str, ...]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/chaos"))
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, help="GRPO steps of the run (default: 3 for each kill)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="a run for each")
+    parser.add_argument("--kills", type=int, default=10, help="of each run")
+    parser.add_argument("--steps", type=int, help="GRPO steps of each run (default: 3 for each kill)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    chaos = Chaos(args.out.resolve(), f"chaos-{args.seed}", args.steps or 3 * args.kills, args.seed)
-    chaos.go(args.kills, lambda sentence: print(sentence, flush=True))
-    verdict = chaos.judge()
-    rows = table(chaos.books.kills)
-    (args.out / "chaos.md").write_text(markdown(HEAD, rows))
-    print(markdown(HEAD, rows))
-    print("\n".join(f"{name}: {value}" for name, value in verdict.items()))
-    sound = not any(verdict[name] for name in ("lost", "trained twice", "left out", "faults"))
-    sys.exit(0 if sound and (verdict["tasks"], verdict["weights"]) == ("in order", "equal") else 1)
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + 60 * args.minutes
+    disk = out / "disk"
+    fills = small_disk(disk)
+    slow = shutil.which("strace") is not None
+    print(f"full disks: {'yes' if fills else 'no (cannot mount)'}; slow disks: {'yes' if slow else 'no (no strace)'}")
+    steps = args.steps or 3 * args.kills
+    runs = [Chaos(out, f"chaos-{seed}", steps, seed, disk, fills=fills) for seed in args.seeds]
+    sound = True
+    for chaos in runs:
+        if time.monotonic() > ends or not chaos.go(args.kills, ends - time.monotonic()):
+            print("there is more to do: call it again")
+            sys.exit(2)
+        verdict = chaos.judge()
+        print(f"{chaos.name}: " + "; ".join(f"{name}: {value}" for name, value in verdict.items()), flush=True)
+        sound &= not any(verdict[name] for name in ("lost", "trained twice", "left out", "skipped", "faults"))
+        sound &= (verdict["tasks"], verdict["weights"]) == ("in order", "equal")
+    shown = markdown(HEAD, table([kill for chaos in runs for kill in chaos.books.kills]))
+    (out / "chaos.md").write_text(shown)
+    print(shown)
+    sys.exit(0 if sound else 1)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,14 @@ def stopped(rundir: RunDir, error: Exception, *, resumed: bool) -> RunStopped:
     if not resumed and not rundir.metrics.exists() and not any(rundir.trajectories.iterdir()):
         shutil.rmtree(rundir.path)
         return RunStopped(f"{explain(error)}; traceback: {traceback_file(text)}")
-    (rundir.path / ERROR_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     kept = any(rundir.checkpoints.iterdir()) or any(stored(rundir.path / FOLDER))
     again = f"; go on with resume={rundir.name}" if kept else ""
-    return RunStopped(f"{explain(error)}; traceback: {rundir.path / ERROR_FILE}{again}")
+    file = rundir.path / ERROR_FILE
+    try:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError:  # a full disk ends a run, and takes no file either
+        file = traceback_file(text)
+    return RunStopped(f"{explain(error)}; traceback: {file}{again}")
 
 
 def explain(error: BaseException) -> str:

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.run
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "VICTIMS", (chaos.DRIVER, chaos.WORKER))
     monkeypatch.setattr(chaos, "EARLY", 0.0)
-    run = Chaos(tmp_path, "short", steps=5, seed=3)
-    run.go(2)
+    run = Chaos(tmp_path, "short", 5, 3, tmp_path, fills=False)
+    assert run.go(2)
     verdict = run.judge()
     assert len(run.books.kills) == 2
     assert (verdict["groups"], verdict["tasks"], verdict["weights"]) == (5 * chaos.PROMPTS, "in order", "equal")

@@ -59,3 +59,14 @@ def test_a_run_with_something_to_show_keeps_it(tmp_path: Path, *, resumed: bool)
     said = str(stopped(rundir, failed("disk full"), resumed=resumed))
     assert said.endswith(f"traceback: {rundir.path}/error.txt; go on with resume=demo")
     assert "ValueError: disk full" in (rundir.path / "error.txt").read_text()
+
+
+def test_where_no_file_can_be_written_the_traceback_is_elsewhere(tmp_path: Path) -> None:
+    rundir = RunDir.new(tmp_path, "demo")
+    rundir.log_metrics("grpo", 1, {"x": 1.0})
+    (rundir.path / "error.txt").mkdir()
+    said = str(stopped(rundir, failed("disk full"), resumed=False))
+    file = Path(said.partition("traceback: ")[2])
+    assert file.parent != rundir.path
+    assert "disk full" in file.read_text()
+    file.unlink()
