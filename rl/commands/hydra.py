@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
 FULL = "HYDRA_FULL_ERROR"
+WRONG_CALL = 2  # exit code of a command that was called wrongly, as of argparse; of one that failed it is 1
 
 
 def given_overrides() -> tuple[str, ...]:
@@ -25,8 +26,8 @@ def given_overrides() -> tuple[str, ...]:
 def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
     """Compose ``configs/<config_name>.yaml`` with the command line, check it against its schema, call ``run``.
 
-    ``run`` receives the typed dataclass. What is wrong with a setting ends the command with one line and exit code 1;
-    ``HYDRA_FULL_ERROR=1`` shows all of it.
+    ``run`` receives the typed dataclass. What is wrong with a setting ends the command with one line and exit code 2,
+    what stops it later with one line and 1; ``HYDRA_FULL_ERROR=1`` shows all of it.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         from rl.commands.help import help_text
@@ -57,7 +58,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
         except Exception as error:
             if full == "1":
                 raise
-            sys.exit(_said(error))
+            _leave(error)
 
     from rl.run.ending import orderly
 
@@ -71,7 +72,7 @@ def hydra_main(config_name: str, run: Callable[[Any], object]) -> None:
             raise
         from rl.commands.override_errors import explained
 
-        sys.exit(f"configuration error: {explained(error, config_name, overrides)}")
+        _refuse(explained(error, config_name, overrides))
     finally:
         _set(full)
 
@@ -145,19 +146,19 @@ def _set(full: str | None) -> None:
         os.environ[FULL] = full
 
 
-def _said(error: Exception) -> str:
-    """What the user reads of an error that ended the command; ``HYDRA_FULL_ERROR=1`` shows all of it instead."""
-    import traceback
+def _refuse(sentence: str) -> NoReturn:
+    print(f"configuration error: {sentence}", file=sys.stderr)
+    sys.exit(WRONG_CALL)
 
-    from rl.run.errors import RunStopped, explain, traceback_file
+
+def _leave(error: Exception) -> NoReturn:
+    """End the command by ``error``: the user reads one line of it, with ``HYDRA_FULL_ERROR=1`` all."""
+    from rl.run.errors import RunStopped, stopped_without_folder
     from rl.run.preflight import ConfigurationError
 
     if isinstance(error, ConfigurationError):
-        return f"configuration error: {error}"
-    if isinstance(error, RunStopped):
-        return f"stopped: {error}"
-    text = "".join(traceback.format_exception(error))
-    return f"stopped: {explain(error)}; traceback: {traceback_file(text)}"
+        _refuse(str(error))
+    sys.exit(f"stopped: {error if isinstance(error, RunStopped) else stopped_without_folder(error)}")
 
 
 def line_reporter(every_s: float = 5.0) -> Callable[[str, int, int, dict[str, float]], None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from rl.run.errors import stopped
     from rl.run.places import find_places
     from rl.run.preflight import about_dtypes, about_renderer, check_environments, check_start, configuration
+    from rl.run.ray_watch import telling
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
@@ -69,6 +71,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
         if rundir is None:
             rundir = new_run(cfg, folder)
             held.enter_context(driving(rundir.path))
+        held.enter_context(telling(partial(stopped, rundir, resumed=resumed)))
         try:
             return main_job(cfg, rundir, tasksets, {"reward": reward, "certificates": certificates})
         except KeyboardInterrupt:

@@ -11,9 +11,10 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from rl.run.ending import take_back
+from rl.run.ending import is_orderly, take_back
 from rl.run.paths import policy_directory
 from rl.run.places import find_places, session, sweep_sessions
+from rl.run.ray_watch import watching
 
 if TYPE_CHECKING:
     from configs.schema import EvalConfig, RayConfig
@@ -33,8 +34,8 @@ _RAY_STARTS = 4
 def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Iterator[None]:
     """A Ray instance for the length of the block: a local one of our own, or a running cluster.
 
-    A local one listens on this machine's loopback alone, and leaves no folder behind. ``deterministic``: sets of
-    strings have one order in all its processes, and in those that they start.
+    A local one listens on this machine's loopback alone, and leaves no folder behind; a command ends with its raylet
+    or its GCS. ``deterministic``: sets of strings have one order in all its processes, and in those that they start.
     """
     if deterministic:
         os.environ["PYTHONHASHSEED"] = "0"
@@ -48,9 +49,13 @@ def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Ite
     with ExitStack() as ends:
         if config.address is not None:
             ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
+            ends.callback(ray.shutdown)
         else:
-            ends.enter_context(session(_start_local(config, workers)))
-        ends.callback(ray.shutdown)
+            folder = _start_local(config, workers)
+            ends.enter_context(session(folder))
+            ends.callback(ray.shutdown)
+            if is_orderly():
+                ends.enter_context(watching(_vital_processes(), folder / "logs"))
         take_back()
         yield
 
@@ -82,6 +87,16 @@ def _start_local(config: RayConfig, workers: int) -> Path:
     folder = Path(node.get_session_dir_path())
     sweep_sessions(folder.parent)
     return folder
+
+
+def _vital_processes() -> dict[str, int]:
+    """Ids of the processes that the local Ray cannot do without, by the names of their logs."""
+    import ray
+    from ray._private import ray_constants
+
+    node: Any = ray._private.worker.global_worker.node
+    kinds = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
+    return {kind: found.process.pid for kind in kinds for found in node.all_processes[kind]}
 
 
 def _start_ray(**settings: Any) -> None:

@@ -59,9 +59,14 @@ def orderly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_orderly() -> bool:
+    """Whether this process is a command (``orderly``), and not somebody's Python that calls one."""
+    return signal.getsignal(signal.SIGINT) is _on_signal
+
+
 def take_back() -> None:
     """Ray takes SIGTERM for itself when it starts; inside ``orderly`` this takes it back."""
-    if signal.getsignal(signal.SIGINT) is _on_signal:
+    if is_orderly():
         signal.signal(signal.SIGTERM, _on_signal)
 
 

@@ -25,7 +25,7 @@ def stopped(rundir: RunDir, error: Exception, *, resumed: bool) -> RunStopped:
     text = "".join(traceback.format_exception(error))
     if not resumed and not rundir.metrics.exists() and not any(rundir.trajectories.iterdir()):
         shutil.rmtree(rundir.path)
-        return RunStopped(f"{explain(error)}; traceback: {traceback_file(text)}")
+        return stopped_without_folder(error)
     kept = any(rundir.checkpoints.iterdir()) or any(stored(rundir.path / FOLDER))
     again = f"; go on with resume={rundir.name}" if kept else ""
     file = rundir.path / ERROR_FILE
@@ -34,6 +34,12 @@ def stopped(rundir: RunDir, error: Exception, *, resumed: bool) -> RunStopped:
     except OSError:  # a full disk ends a run, and takes no file either
         file = traceback_file(text)
     return RunStopped(f"{explain(error)}; traceback: {file}{again}")
+
+
+def stopped_without_folder(error: Exception) -> RunStopped:
+    """The same for a command that has no run."""
+    text = "".join(traceback.format_exception(error))
+    return RunStopped(f"{explain(error)}; traceback: {traceback_file(text)}")
 
 
 def explain(error: BaseException) -> str:

@@ -89,7 +89,7 @@ print([name for name in heavy if name in sys.modules])
 )
 def test_a_wrong_override_is_an_error_that_names_it(override: str, said: str, tmp_path: Path) -> None:
     done = command("rl-train", override, cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert said in done.output
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
@@ -100,7 +100,7 @@ def test_an_overlay_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (place / "mine.yaml").write_text("_target_: my_module.Mine\ntop: {a: [1\n")
     done = command("rl-train", "--config-dir", "settings", "env=mine", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.output.strip().splitlines()
     assert line.startswith("configuration error: no YAML: ")
     assert f'"{place / "mine.yaml"}", line 3' in line
@@ -154,7 +154,7 @@ def test_line_reporter_prints_now_and_then_and_at_the_end(capsys: pytest.Capture
 )
 def test_rl_chat_says_what_is_wrong(given: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done = command("rl-chat", *given, cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "configuration error: " in done.output
     assert said in done.output
     assert "Traceback" not in done.output

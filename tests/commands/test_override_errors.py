@@ -58,7 +58,7 @@ WORDS = [(toolkit, word) for toolkit, words in TOOLKITS.items() for word in word
 )
 def test_one_line_that_says_what_to_do(override: str, said: str, tmp_path: Path) -> None:
     done = command("rl-train", override, cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.output.startswith(f"configuration error: {said}")
     assert len(done.output.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(words: list[str], said: str, tmp_path: Path) -> N
     (tmp_path / "full" / "file").touch()
     command = [sys.executable, "-m", "rl.commands.export", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -123,7 +123,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "found" / "compare.md").read_text() in done.stdout
     assert len(json.loads((tmp_path / "found" / "compare.json").read_text())["models"]) == 2
     wrong = subprocess.run([*command[:3], "sources=[typo]"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert wrong.returncode != 0
+    assert wrong.returncode == 2
     assert "configuration error: sources: 'typo' is no .jsonl file" in wrong.stderr
 
 
