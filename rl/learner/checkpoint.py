@@ -251,7 +251,7 @@ def _require_space(root: Path, needed: int) -> None:
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"no space for a checkpoint: it needs {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free; "
-            f"{(needed - free) / 2**20:,.0f} MiB more make room (keep_checkpoints, tracking.save_batch_every)",
+            f"no space for a checkpoint: it needs {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are free; "
+            f"{-((free - needed) // 2**20):,} MiB more make room (keep_checkpoints, tracking.save_batch_every)",
             str(root),
         )
