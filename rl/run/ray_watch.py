@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,8 @@ def _lost(name: str, how: str, logs: Path) -> RayLost:
 def _leave(error: RayLost) -> None:
     from rl.run.errors import stopped_without_folder
 
-    sys.stdout.flush()
+    with suppress(OSError, ValueError):  # closed, or nobody reads it any more
+        sys.stdout.flush()
     said: object = error
     try:
         said = (_tellers[-1] if _tellers else stopped_without_folder)(error)

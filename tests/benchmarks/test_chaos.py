@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import chaos
-from benchmarks.chaos import Books, Chaos, Kill, digest, table
+from benchmarks.chaos import Books, Chaos, Kill, digest, small_disk, table
 
 pytestmark = pytest.mark.run
 
 
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "VICTIMS", (chaos.DRIVER, chaos.WORKER))
+    monkeypatch.setattr(chaos, "VICTIMS", (chaos.DRIVER, chaos.WORKER, chaos.FULL))
     monkeypatch.setattr(chaos, "EARLY", 0.0)
-    run = Chaos(tmp_path, "short", 5, 3, tmp_path, fills=False)
-    assert run.go(2)
-    verdict = run.judge()
-    assert len(run.books.kills) == 2
-    assert (verdict["groups"], verdict["tasks"], verdict["weights"]) == (5 * chaos.PROMPTS, "in order", "equal")
+    disk = tmp_path / "disk"
+    fills = small_disk(disk)  # where it may not be mounted, no disk gets full
+    try:
+        run = Chaos(tmp_path, "short", 7, 3, disk, fills=fills)
+        assert run.go(2 + fills)
+        verdict = run.judge()
+    finally:
+        if fills:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert sorted(kill.victim for kill in run.books.kills) == sorted(run.kinds)
+    assert (verdict["groups"], verdict["tasks"], verdict["weights"]) == (7 * chaos.PROMPTS, "in order", "equal")
     assert [verdict[name] for name in ("lost", "trained twice", "left out", "skipped", "faults")] == [[]] * 5
+
+
+def test_what_comes_next_does_not_depend_on_slices(tmp_path: Path) -> None:
+    """A bench that goes on draws what it would have drawn, and every deck has each victim as often as it says."""
+    one, two = (Chaos(tmp_path, "drawn", 9, 5, tmp_path, fills=False) for _ in range(2))
+    assert chaos.FULL not in one.kinds
+    drawn = []
+    for _ in range(2 * len(one.kinds)):
+        drawn.append(one.draw())
+        assert two.draw() == drawn[-1]
+        for each in (one, two):
+            each.books.kills.append(Kill(drawn[-1][0], False, 0))
+    decks = [sorted(kind for kind, _, _ in drawn[n : n + len(one.kinds)]) for n in (0, len(one.kinds))]
+    assert decks == [sorted(one.kinds)] * 2
 
 
 def test_the_table_by_hand() -> None:
