@@ -37,7 +37,8 @@ def find_places(object_store_mb: int) -> list[str]:
 
 def _temporary() -> list[str]:
     said = []
-    own = tempfile.gettempdir()
+    # What Ray takes; Python goes elsewhere without a word where it cannot write.
+    own = os.environ.get("TMPDIR") or tempfile.gettempdir()
     if len(os.fsencode(own)) > KERNEL_SOCKETS:
         said.append(
             f"warning: TMPDIR={own}: too long for the sockets of notebook sandboxes, which allow {KERNEL_SOCKETS} "

@@ -3,8 +3,9 @@
 Ray's own account comes late (a minute after its GCS died, and until then the run goes on without it) or is a page of
 state dumps, and of a death of the raylet the driver sees only actors that no longer answer. Here the kernel says when
 either is gone (pidfd). The line names what died and how; the end of its log goes where tracebacks go. The process ends
-as after a SIGKILL: what is on disk is whole, and ``resume=`` goes on. Where the command is ending by a signal, which
-may have come to Ray's processes too, nothing is said: that end goes on.
+as after a SIGKILL, and what it had started with it: Ray's agents would look for a dead GCS for minutes. What is on disk
+is whole, and ``resume=`` goes on. Where the command is ending by a signal, which may have come to Ray's processes too,
+nothing is said: that end goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def watching(processes: Mapping[str, int], logs: Path, signals_s: float = SIGNAL
     """
     wake = os.eventfd(0, os.EFD_CLOEXEC)
     of = {os.pidfd_open(pid): name for name, pid in processes.items()}
+    below = [descriptor for pid in processes.values() for one in _descendants(pid) for descriptor in _opened(one)]
     poll = select.poll()
     for descriptor in (wake, *of):
         poll.register(descriptor, select.POLLIN)
@@ -61,7 +63,7 @@ def watching(processes: Mapping[str, int], logs: Path, signals_s: float = SIGNAL
         if how != "SIGKILL":
             over.wait(signals_s)
         if asked() is None:
-            _leave(_lost(of[gone[0]], how, logs))
+            _leave(_lost(of[gone[0]], how, logs), below)
 
     thread = threading.Thread(target=watch, name="ray-watch", daemon=True)
     thread.start()
@@ -74,7 +76,7 @@ def watching(processes: Mapping[str, int], logs: Path, signals_s: float = SIGNAL
         os.eventfd_write(wake, 1)
         over.set()
         thread.join()
-        for descriptor in (wake, *of):
+        for descriptor in (wake, *of, *below):
             os.close(descriptor)
 
 
@@ -101,7 +103,29 @@ def _lost(name: str, how: str, logs: Path) -> RayLost:
     return error
 
 
-def _leave(error: RayLost) -> None:
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found, left = [], [pid]
+    while left:
+        new = children.get(left.pop(), [])
+        found += new
+        left += new
+    return found
+
+
+def _opened(pid: int) -> list[int]:
+    """A descriptor of the process, which still means it when its parent is gone; none where it has ended."""
+    try:
+        return [os.pidfd_open(pid)]
+    except ProcessLookupError:
+        return []
+
+
+def _leave(error: RayLost, below: Sequence[int]) -> None:
     from rl.run.errors import stopped_without_folder
 
     with suppress(OSError, ValueError):  # closed, or nobody reads it any more
@@ -111,4 +135,8 @@ def _leave(error: RayLost) -> None:
         said = (_tellers[-1] if _tellers else stopped_without_folder)(error)
     finally:  # whatever else is broken on this machine
         os.write(2, f"stopped: {said}\n".encode())
+        # Those below what died have another parent by now.
+        for descriptor in [*below, *(d for pid in _descendants(os.getpid()) for d in _opened(pid))]:
+            with suppress(OSError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         os._exit(1)

@@ -13,7 +13,7 @@ from rl.run import places
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    for name in ("RAY_TMPDIR", "RAY_AUTH_TOKEN"):
+    for name in ("TMPDIR", "RAY_TMPDIR", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "")  # so that it is put back afterwards
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -51,8 +51,9 @@ def test_a_home_that_cannot_be_written(environment: pytest.MonkeyPatch, tmp_path
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
-def test_a_temporary_folder_that_cannot_be_written(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("RAY_TMPDIR", "/read/only")
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_that_cannot_be_written(name: str, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(name, "/read/only")
     with pytest.raises(ValueError, match=r"^TMPDIR=/read/only: cannot be written; set TMPDIR to a folder that can"):
         places.find_places(75)
 

@@ -56,6 +56,22 @@ def test_one_line_says_what_died_and_the_rest_is_in_a_note(tmp_path: Path) -> No
     assert (process.returncode, out) == (1, "")
 
 
+def test_what_it_has_started_ends_with_it(tmp_path: Path) -> None:
+    process, child = watched(
+        "none = subprocess.DEVNULL\n"
+        "    other = subprocess.Popen(['sh', '-c', 'sleep 60 & wait'], stdout=none, stderr=none)\n"
+        "    time.sleep(1)\n    print(other.pid, flush=True)\n    time.sleep(60)",
+        tmp_path,
+    )
+    assert process.stdout is not None
+    other = psutil.Process(int(process.stdout.readline()))
+    every = [other, *other.children()]
+    assert len(every) == 2
+    os.kill(child, signal.SIGKILL)
+    process.communicate(timeout=50)
+    assert psutil.wait_procs(every, timeout=30)[1] == []
+
+
 def test_what_failed_by_that_death_is_not_said_instead(tmp_path: Path) -> None:
     process, child = watched("child.wait(); raise ValueError('an actor does not answer')", tmp_path)
     os.kill(child, signal.SIGKILL)
