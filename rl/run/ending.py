@@ -53,6 +53,10 @@ def orderly() -> Iterator[None]:
     except SystemExit as left:
         if left.code == signal.SIGTERM:  # as Ray's own handler leaves, which is there while Ray starts
             leave(signal.SIGTERM)
+        if _now.asked is not None and left.code:  # it failed on its way: the signal has reached what it needs, too
+            if isinstance(left.code, str):
+                print(left.code, file=sys.stderr)
+            leave(_now.asked)
         raise
     finally:
         for number, handler in before.items():

@@ -22,7 +22,7 @@ def child(body: str) -> subprocess.Popen[str]:
     """A process that runs ``body`` inside ``orderly`` and has printed "ready", as the body does."""
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     program = (
-        "import time\nfrom rl.run.ending import *\nimport rl.run.ending as ending\n"
+        "import sys, time\nfrom rl.run.ending import *\nimport rl.run.ending as ending\n"
         f"def ready():\n    print('ready', flush=True)\nwith ending.orderly():\n{lines}print('after')\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -74,6 +74,14 @@ def test_what_must_not_be_torn_apart_is_finished_first() -> None:
 def test_rays_own_way_out_has_the_signals_code_too() -> None:
     assert child("ready()\nraise SystemExit(15)").wait(50) == 143
     assert child("ready()\nraise SystemExit(3)").wait(50) == 3
+
+
+def test_what_fails_after_a_signal_has_the_signals_code_too() -> None:
+    """The signal may have reached other processes first: then an error comes before ``Ended``."""
+    process = child("with ending.held():\n    ready()\n    while ending.asked() is None: pass\n    sys.exit('gone')")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=50)
+    assert (process.returncode, out, err) == (143, "", "gone\n")
 
 
 def test_handlers_are_put_back() -> None:
