@@ -1,6 +1,6 @@
 """Kills at random points of small runs, which are resumed each time: do they lose a group, or train one twice?
 
-    python -m benchmarks.chaos                                 5 runs, 10 kills each, into runs/chaos
+    python -m benchmarks.chaos                                 8 runs, up to 10 kills each, into runs/chaos
     python -m benchmarks.chaos --seeds 7 --kills 3 --steps 9   a quick look
     python -m benchmarks.chaos --minutes 10                    a slice of it; called again, it goes on where it was
 
@@ -9,8 +9,8 @@ Ray's raylet or its GCS, by SIGKILL; the driver, or all processes at once as Slu
 the file system of the run's folder, a tmpfs of its own, is filled to the last byte), a moment is drawn: while the run
 starts, or within seconds of a group's end. Every fourth start has a slow disk: each fsync and rename of its processes
 takes 0.2 s longer (by strace, which has to be there). When the run is over, the disk is emptied and `rl-train resume=`
-goes on; a killed worker is replaced inside the run. After each end the finished groups in the run's folder are read.
-At the end the books are compared with what the whole run has trained:
+goes on; a killed worker is replaced inside the run, unless its engine still starts. After each end the finished groups
+in the run's folder are read. At the end the books are compared with what the whole run has trained:
 
 - *lost*: a group that was finished and on disk at an end, and is not trained on with the very tokens it had then;
 - *trained twice*, *left out*: a number of a group that is in two steps of the run, or in none;
@@ -278,6 +278,14 @@ class Chaos:
         self.filler.unlink(missing_ok=True)
         kill.on_disk = look(self.run, self.books)
 
+    def ended_by_itself(self, code: int) -> None:
+        """A run stops when a worker dies whose engine starts; no other end is in order."""
+        last = self.books.kills[-1] if self.books.kills else None
+        if last is not None and (last.victim, last.early, last.exit_code) == (WORKER, True, None):
+            last.exit_code, last.on_disk = code, look(self.run, self.books)
+        else:
+            self.books.faults.append(f"ended by itself with code {code}; kills before: {len(self.books.kills)}")
+
     def go(self, kills: int, seconds: float = float("inf"), say: Callable[[str], None] = loud) -> bool:
         """All kills, then the rest of the run undisturbed. False: after so many ``seconds`` there is more to do."""
         self.filler.unlink(missing_ok=True)
@@ -288,7 +296,7 @@ class Chaos:
         while len(self.books.kills) < kills and not finished(self.run):
             if (code := process.poll()) is not None:
                 if code and not self.struck:
-                    self.books.faults.append(f"ended by itself with code {code}; kills before: {len(self.books.kills)}")
+                    self.ended_by_itself(code)
                 if len(self.books.faults) >= FAULTS:
                     return True
                 if time.monotonic() > ends:
@@ -362,8 +370,8 @@ def table(kills: Sequence[Kill]) -> list[tuple[str, ...]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/chaos"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="a run for each")
-    parser.add_argument("--kills", type=int, default=10, help="of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)), help="a run for each")
+    parser.add_argument("--kills", type=int, default=10, help="of each run, if it is not over before")
     parser.add_argument("--steps", type=int, help="GRPO steps of each run (default: 3 for each kill)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
     args = parser.parse_args()

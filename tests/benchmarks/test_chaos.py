@@ -45,6 +45,15 @@ def test_what_comes_next_does_not_depend_on_slices(tmp_path: Path) -> None:
     assert decks == [sorted(one.kinds)] * 2
 
 
+def test_an_end_that_nobody_wanted_is_a_fault(tmp_path: Path) -> None:
+    run = Chaos(tmp_path, "ended", 9, 5, tmp_path, fills=False)
+    run.books.kills.append(Kill(chaos.WORKER, True, 0))  # its engine started: the run stops
+    run.ended_by_itself(1)
+    assert (run.books.kills[0].exit_code, run.books.faults) == (1, [])
+    run.ended_by_itself(1)  # once
+    assert run.books.faults == ["ended by itself with code 1; kills before: 1"]
+
+
 def test_the_table_by_hand() -> None:
     kills = [
         Kill(chaos.DRIVER, True, 0, False, -9, 1.5, 4),
