@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ load_policy(resolve("pkg://rl.bases/tiny_dsa_base"))
 """
 STAMP = "first_rollout"
 ENVIRONMENT = f'''
-import time
+import sys
 from pathlib import Path
 
 from envs.environment import Environment
@@ -50,7 +51,7 @@ from envs.types import Message, Task
 
 class StampEnv(Environment):
     def reset(self):
-        if Path("armed").exists():
+        if "vllm" in sys.modules:  # a worker's: the driver plays demonstrations before it starts anything
             Path(self.task.metadata["place"], "{STAMP}").touch(exist_ok=True)
         return super().reset()
 
@@ -99,7 +100,6 @@ def first_rollout(tree: Path, cwd: Path, name: str) -> tuple[float, float]:
     """Wall seconds and CPU seconds of all processes, until the first environment is reset. The run is ended there."""
     stamp = cwd / STAMP
     stamp.unlink(missing_ok=True)
-    (cwd / "armed").touch()
     started = time.time()
     running = process(tree, command(HELP["rl-train"]), [*SETTINGS, f"name={name}"], cwd)
     driver, spent = psutil.Process(running.pid), {}
@@ -114,7 +114,6 @@ def first_rollout(tree: Path, cwd: Path, name: str) -> tuple[float, float]:
     finally:
         running.terminate()
         running.wait()
-        (cwd / "armed").unlink()
 
 
 def _cpu(driver: psutil.Process, spent: dict[tuple[int, float], float]) -> None:
@@ -186,6 +185,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("alone", "rollout"))
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # what was started ends, too
     with tree_of(args.against) as other:
         trees = ({args.against: other} if args.against else {}) | {"this tree": ROOT}
         found = measure(trees, args.repeats, args.only)
