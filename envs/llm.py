@@ -5,11 +5,8 @@ ChatEndpoint("http://localhost:8000/v1", "my-model").complete([{"role": "user", 
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +77,10 @@ class ChatEndpoint:
         raise AssertionError("unreachable")
 
     def _post(self, url: str, data: bytes, ends: float) -> bytes:
+        import http.client  # here: every `--help` reads this module, and few ask an endpoint
+        import urllib.error
+        import urllib.request
+
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"

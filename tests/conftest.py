@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes of tests share two cores
 
@@ -22,6 +22,9 @@ try:
     from hypothesis import HealthCheck, settings
 except ImportError:  # a GPU machine with torch, transformers, triton and pytest alone: pytest -m gpu
     settings = None  # type: ignore[assignment,misc]
+
+if TYPE_CHECKING:
+    from train_runs import FirstRun
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("unit", "engine", "run")
@@ -127,3 +130,16 @@ def local_ray() -> Iterator[None]:
 
     with cluster(RayConfig(num_cpus=3, object_store_mb=200), 1):
         yield
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    """One minute run of the main job, shared by the tests of whole runs and of what is done with one."""
+    from train_runs import SCRATCH, SMALL, Command, FirstRun
+
+    from rl.tracking.rundir import RunDir
+
+    cwd = tmp_path_factory.mktemp("first")
+    overrides = (*SCRATCH, *SMALL, "steps=2", "checkpoint_every=1", "keep_checkpoints=1")
+    output = Command("rl-train", *overrides, "name=first", cwd=cwd).wait()
+    return FirstRun(cwd, overrides, output, RunDir.existing(cwd / "runs" / "first"))

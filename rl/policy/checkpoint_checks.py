@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
 from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
+from rl.policy.meta import on_meta
 from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
 
 
@@ -69,7 +69,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 def _check_dsa(directory: Path) -> nn.Module:
     from rl.policy.model import DSAForCausalLM
 
-    with torch.device("meta"):
+    with on_meta():
         model = DSAForCausalLM(dsa_config(directory))
     check_names(directory, model)
     return model
@@ -84,7 +84,7 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
     if kind not in CONFIG_MAPPING:
         own = " It brings code of its own (auto_map), which is not run." if config.get("auto_map") else ""
         raise CheckpointError(f"model_type={kind} is unknown to the installed transformers.{own}")
-    with torch.device("meta"):
+    with on_meta():
         try:
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
         except ValueError as error:

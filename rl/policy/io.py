@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, readable
+from rl.policy.meta import on_meta
 from rl.policy.supported import DSA_ARCHITECTURES, dsa_config
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def load_dsa(directory: str | Path) -> DSAForCausalLM:
     config = dsa_config(directory)
     if hasattr(config, "quantization_config"):  # of the file; a policy that is saved is not quantised
         del config.quantization_config
-    with torch.device("meta"):
+    with on_meta():
         model = DSAForCausalLM(config)
     check_names(directory, model)
     model.to_empty(device="cpu")

@@ -80,15 +80,16 @@ class Rotary(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         params = config.rope_parameters
-        if params.get("rope_type", "default") == "default":
-            dim = config.qk_rope_head_dim
-            inv_freq = 1.0 / params["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-            self.factor = 1.0
-        else:
-            from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+        with torch.device("cpu"):  # the same bits everywhere; and the meta device would load torch's compiler for it
+            if params.get("rope_type", "default") == "default":
+                dim = config.qk_rope_head_dim
+                inv_freq = 1.0 / params["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+                self.factor = 1.0
+            else:
+                from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-            inv_freq, self.factor = ROPE_INIT_FUNCTIONS[params["rope_type"]](config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
+                inv_freq, self.factor = ROPE_INIT_FUNCTIONS[params["rope_type"]](config)
+        self.register_buffer("inv_freq", inv_freq.to(torch.get_default_device()), persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = positions.unsqueeze(-1).float() * self.inv_freq.float()

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rl.policy.transformers_imports import config_class
+
 # By model_type: the class that transformers and vLLM have for it.
 DSA_ARCHITECTURES = {"deepseek_v32": "DeepseekV32ForCausalLM", "glm_moe_dsa": "GlmMoeDsaForCausalLM"}
 # What a config.json may ask for and transformers (or our model) and vLLM do not do alike: field -> what both do.
@@ -43,23 +45,18 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
 
 def dsa_config(directory: str | Path) -> Any:
     """transformers' configuration of the DSA model in ``directory``. Raises ValueError when it cannot be trained."""
-    from transformers import DeepseekV32Config, GlmMoeDsaConfig
-
     stored = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
     if why := unsupported(stored):
         raise ValueError(why)
-    classes: dict[str, Any] = {"deepseek_v32": DeepseekV32Config, "glm_moe_dsa": GlmMoeDsaConfig}
-    return classes[stored["model_type"]].from_pretrained(str(directory))
+    return config_class(stored["model_type"]).from_pretrained(str(directory))
 
 
 def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """All fields, defaults included; as stored where transformers does not know the type."""
-    from transformers import CONFIG_MAPPING
-
-    kind = config["model_type"]
-    if kind not in CONFIG_MAPPING:
+    kind = config_class(config["model_type"])
+    if kind is None:
         return dict(config)
-    full: dict[str, Any] = CONFIG_MAPPING[kind].from_dict(dict(config)).to_dict()
+    full: dict[str, Any] = kind.from_dict(dict(config)).to_dict()
     return full
 
 
@@ -87,7 +84,7 @@ def _why_cache(kind: str, fields: Mapping[str, Any]) -> str | None:
         known = {"full_attention"} if kind in MOE_FAMILIES else {"full_attention", "sliding_attention"}
     if other := sorted(set(fields.get("layer_types") or ()) - known):
         return f"layer_types has {other[0]}; supported: {', '.join(sorted(known))}"
-    if _keeps_state(kind):
+    if kind not in _ALIKE and _keeps_state(kind):  # to ask loads all of transformers' generation
         return "has layers that keep a recurrent state, not only keys and values (a hybrid model): not supported"
     return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,39 +51,40 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(f"run [bold]{rundir.name}[/bold] · {rundir.path} · {describe(cfg)}", highlight=False)
     console.print(about["reward"], highlight=False, markup=False)
-    wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))
     summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed, **about}
     body, middle = plain, [BEFORE, GRPO, AFTER]
     if cfg.pipeline.enabled:
         body, middle = pipeline, stage_names(list(members_of(tasksets["train"])))
     if cfg.self_verification.enabled:
         body, middle = selfverify.self_verification, selfverify.stage_names(cfg.self_verification)
-    try:
-        stages = [BASE, COLD, WORKERS, *middle, REPORT]
-        with Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress:
-            base = base_stage(cfg, rundir, progress)
-            ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
-            usage = UsageBook(summary.get("usage", {}).get("stages"))
+    stages = [BASE, COLD, WORKERS, *middle, REPORT]
+    with (
+        ExitStack() as ends,
+        Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress,
+    ):
+        base = base_stage(cfg, rundir, progress)
+        ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
+        usage = UsageBook(summary.get("usage", {}).get("stages"))
+        engines = cfg.rollout.workers + cfg.judge.is_worker
+        # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
+        records = cfg.replay.indexer != "off"
+        engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
+        with (
+            cluster(cfg.ray, engines, cfg.deterministic),
+            open_judge(cfg, base.path) as judge,
+            opening(lambda given_up: engine_start(given_up=given_up)) as pool,
+        ):
+            wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))  # a second, beside the engines' start
+            ends.callback(wandb_log.finish)
             job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
-            engines = cfg.rollout.workers + cfg.judge.is_worker
-            # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
-            records = cfg.replay.indexer != "off"
-            engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
-            with (
-                cluster(cfg.ray, engines, cfg.deterministic),
-                open_judge(cfg, base.path) as judge,
-                opening(lambda given_up: engine_start(given_up=given_up)) as pool,
-            ):
-                start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress, summary)
-                if start != base:
-                    ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
-                body(job, start, pool)
-                if judge is not None:  # what it was asked is no trajectory's, so it has its own place
-                    summary["judge"] = result_of(judge.stats())
-            with progress.stage(REPORT):
-                _finish(job)
-    finally:
-        wandb_log.finish()
+            start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress, summary)
+            if start != base:
+                ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
+            body(job, start, pool)
+            if judge is not None:  # what it was asked is no trajectory's, so it has its own place
+                summary["judge"] = result_of(judge.stats())
+        with progress.stage(REPORT):
+            _finish(job)
     console.print(summary_table(summary, str(rundir.report)))
     if cfg.push_to_hub is not None:
         console.print(summary.get("push_failed") or f"uploaded: {summary['pushed']}", highlight=False, markup=False)

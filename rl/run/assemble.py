@@ -12,8 +12,9 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from rl.run.ending import is_orderly, take_back
+from rl.run.local_ray import start_local, vital_processes
 from rl.run.paths import policy_directory
-from rl.run.places import find_places, session, sweep_sessions
+from rl.run.places import find_places, session
 from rl.run.ray_watch import watching
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from rl.rollout.pool import RolloutPool
 
 TRAIN, HELDOUT = "train", "heldout"
-LOOPBACK = "127.0.0.1"
-_RAY_STARTS = 4
 
 
 @contextmanager
@@ -51,68 +50,13 @@ def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Ite
             ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
             ends.callback(ray.shutdown)
         else:
-            folder = _start_local(config, workers)
+            folder = start_local(config, workers)
             ends.enter_context(session(folder))
             ends.callback(ray.shutdown)
             if is_orderly():
-                ends.enter_context(watching(_vital_processes(), folder / "logs"))
+                ends.enter_context(watching(vital_processes(), folder / "logs"))
         take_back()
         yield
-
-
-def _start_local(config: RayConfig, workers: int) -> Path:
-    """Start Ray's processes for this one, on the loopback; returns their session folder."""
-    import ray
-    from ray._private import ray_constants
-
-    # Ray takes 127.0.0.1 for a wish for this machine's outward address, and then listens on all of them. It keeps the
-    # loopback only where it knows of no clusters, as on Windows.
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        _start_ray(
-            address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
-            num_cpus=config.num_cpus or max(os.cpu_count() or 1, workers + 1),
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-            object_store_memory=config.object_store_mb * 2**20,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-    node: Any = ray._private.worker.global_worker.node  # there is no public name for these
-    if node.node_ip_address != LOOPBACK:
-        ray.shutdown()
-        raise RuntimeError(f"a local Ray must listen on {LOOPBACK} alone, and this version took {node.node_ip_address}")
-    folder = Path(node.get_session_dir_path())
-    sweep_sessions(folder.parent)
-    return folder
-
-
-def _vital_processes() -> dict[str, int]:
-    """Ids of the processes that the local Ray cannot do without, by the names of their logs."""
-    import ray
-    from ray._private import ray_constants
-
-    node: Any = ray._private.worker.global_worker.node
-    kinds = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
-    return {kind: found.process.pid for kind in kinds for found in node.all_processes[kind]}
-
-
-def _start_ray(**settings: Any) -> None:
-    """``ray.init``, tried again when its node was not up in time: Ray waits 30 s and has no setting for it, which is
-    short on a machine with other work. Raises what Ray raised the last time."""
-    import ray
-
-    for left in reversed(range(_RAY_STARTS)):
-        try:
-            ray.init(**settings)
-            return
-        except BaseException as error:  # Ray has no type of its own for it
-            ray.shutdown()
-            if "timed out during startup" not in str(error) or not left:
-                raise
-            logging.getLogger(__name__).warning("Ray's node was not up within 30 s; %d more tries", left)
 
 
 def open_tasksets(env: Mapping[str, Any], seed: int, evaluation: EvalConfig) -> dict[str, Taskset]:

@@ -58,9 +58,9 @@ class CostModel:
     @classmethod
     def of(cls, config: Any) -> CostModel:
         """From a transformers configuration; no weight is allocated (the model is built on the meta device)."""
-        import torch
+        from rl.policy.meta import on_meta
 
-        with torch.device("meta"):
+        with on_meta():
             if config.model_type in DSA_ARCHITECTURES:
                 from rl.policy.model import DSAForCausalLM
 

