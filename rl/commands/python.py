@@ -95,7 +95,7 @@ def train(
     cfg = composed("train", overrides)
     with configuration():
         if cfg.plan:
-            raise ValueError("plan=true: a plan is printed by rl-train; from Python call rl.run.plan.plan_of")
+            raise ValueError("plan=true: a plan is printed by rl-train; from Python call rl.run.run_plan.plan_of")
     with giving(overrides):
         if cfg.resume is not None or not inputs.files:
             command.run(cfg)

@@ -88,9 +88,9 @@ def show_plan(cfg: TrainConfig) -> NoReturn:
     """
     from rich.console import Console
 
-    from rl.run.plan import plan_of, sizes_of
     from rl.run.plan_table import print_plan
     from rl.run.preflight import configuration
+    from rl.run.run_plan import plan_of, sizes_of
 
     with configuration():
         if cfg.resume is not None:

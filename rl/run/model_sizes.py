@@ -89,7 +89,7 @@ class ModelSizes:
         linears, stacked = adapter_modules(self.module, modules, rank)
         weights = dict(self.module.named_parameters())
         shapes = [weights[f"{name}.weight"].shape for name in linears] + [weights[name].shape for name in stacked]
-        return sum(rank * (shape[-1] + shape[-2]) * shape[:-2].numel() for shape in shapes)
+        return sum(int(rank * (shape[-1] + shape[-2]) * shape[:-2].numel()) for shape in shapes)
 
     @property
     def moe_layers(self) -> int:
@@ -127,7 +127,7 @@ class ModelSizes:
         Input, normalised input and output; the input once more where it is cast to float32. Our own norm keeps no
         normalised input.
         """
-        return 2 * self.config.hidden_size * ((2 if self.is_dsa else 3) + (width < 4))
+        return int(2 * self.config.hidden_size * ((2 if self.is_dsa else 3) + (width < 4)))
 
     def choices(self, context: int) -> float:
         """Bytes that DSA keeps of a token's choice of rows in one layer, for sequences of ``context`` tokens."""

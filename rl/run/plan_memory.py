@@ -7,7 +7,9 @@ Learner on one GPU, P parameters that learn, c bytes of the dtype that computes 
     adapter    c (all weights) + 16 A of the adapter       offload    c P on the GPU, 16 P in the host's memory
     saved      T (norms + attention + MLP + choices) over all layers; recompute: T h c a layer
     working    of the widest layer what its backward pass holds besides, once more where the layer is run again
-    logits     rows V (12 bytes, + 2 in bfloat16, + 4 with a temperature, + 5 with truncated sampling, + 4 reference)
+    logits     rows V (16 bytes: logits, log-probs, probabilities and their product; + 2 in bfloat16, + 4 with a
+               temperature, + 5 with truncated sampling, + 4 reference)
+    probe      what it needs beyond a step, of which nothing is left then: 4 P or 2 P, a copy in the other dtype
     replay     recorded choices as int64, of the *whole batch*: micro-batches are all on the GPU when a step begins
 
 Over n GPUs (not built; FSDP2 as torch does it) masters, gradients, optimiser and reference are cut by n; ``gathered``
@@ -64,6 +66,7 @@ def learner_memory(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
     width = WIDTH[learner.compute_dtype]
     learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     host: dict[str, float] = {}
+    device: dict[str, float]
     if learner.lora.rank:
         adapter = sizes.adapter(learner.lora.rank, learner.lora.modules)
         copy = width * adapter if width < 4 else 0
@@ -90,8 +93,23 @@ def learner_memory(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
         layer = sizes.largest
         whole = layer.parameters - layer.experts + layer.experts / cfg.hardware.expert_parallel
         device["gathered layers"] = 3 * width * whole
-    device |= _step(cfg, sizes)
+    step = _step(cfg, sizes)
+    if ranks == 1:
+        step |= _probe(cfg, sizes, sum(step.values()))
+    device |= step
     return Memory(_gb(device) | {"process": cfg.hardware.process_gb}, _gb(host))
+
+
+def _probe(cfg: TrainConfig, sizes: ModelSizes, step: float) -> dict[str, float]:
+    """Bytes by which the probe after a sync exceeds a step of ``step`` bytes: it compares with a copy of the policy in
+    the other dtype (``rl.learner.learner.Learner.probe``). No more than that is the policy while it is loaded, in
+    float32."""
+    learner = cfg.learner
+    if learner.compute_dtype == "float32":
+        copy = 2 * sizes.parameters
+    else:  # the float32 masters serve, where they are on the GPU and whole
+        copy = 4 * sizes.parameters if learner.lora.rank or learner.offload_optimizer else 0
+    return {"probe after a sync": copy - step} if copy > step else {}
 
 
 def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
@@ -105,7 +123,7 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     working = max(one) * (2 if learner.recompute else 1)
     # A micro-batch may hold the rollouts that sampled most: all of it, where a prompt is short.
     rows = tokens if learner.head_rows is None else min(tokens, learner.head_rows)
-    logit = 12 + (width < 4) * 2 + (objective.temperature != 1.0) * 4
+    logit = 16 + (width < 4) * 2 + (objective.temperature != 1.0) * 4
     logit += cfg.rollout.truncates * 5 + (objective.uses_reference and learner.head_rows is None) * 4
     batch = cfg.prompts_per_step * cfg.group_size * length / cfg.hardware.learner_gpus
     recorded = 0 if cfg.replay.routing == "off" else sizes.replay_row(indexer=False, wide=True)

@@ -44,12 +44,12 @@ def refusals_of(
     host_gb: float,
     speed: Speed,
 ) -> list[str]:
-    """All of them, one line each. ``placed``, ``memory``, ``host_gb``, ``speed``: as in ``rl.run.plan.Plan``."""
+    """All of them, one line each. ``placed``, ``memory``, ``host_gb``, ``speed``: as in ``rl.run.run_plan.Plan``."""
     devices = _devices(cfg, sizes, placed, memory, host_gb)
     return [*_cache(cfg, sizes), *devices, *_others(cfg, sizes, host_gb, speed)]
 
 
-def total(memory: dict[str, Memory], roles: list[str] | tuple[str, ...]) -> float:
+def total(memory: dict[str, Memory], roles: list[str]) -> float:
     """GB that processes of these ``roles`` take on the GPU that they share."""
     return sum(memory[role].on_device for role in roles)
 
@@ -80,7 +80,8 @@ def _devices(
         if roles and total(memory, roles) > limit:
             groups[tuple(roles)].append(index)
     found = []
-    for roles, gpus in groups.items():
+    for together, gpus in groups.items():
+        roles = list(together)
         heavy = max(set(roles), key=lambda role: memory[role].on_device * roles.count(role))
         needed = total(memory, roles)
         where = f"GPU {gpus[0]}" if len(gpus) == 1 else f"each of {len(gpus)} GPUs"

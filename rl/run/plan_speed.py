@@ -107,7 +107,7 @@ def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> t
     rows = at_once * sizes.read_row(context) / sizes.cache_split(tensor_parallel)
     read = width * (weights / tensor_parallel + rows)
     seconds = read / (hardware.memory_gb_s * 1e9 * hardware.memory_share)
-    flops = at_once * sizes.cost.forward(sizes.cost.at([context]))
+    flops = at_once * sizes.cost.forward(sizes.cost.at([round(context)]))
     seconds = max(seconds, flops / tensor_parallel / _peak(cfg, cfg.rollout.dtype))
     return at_once / seconds, at_once
 

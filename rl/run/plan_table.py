@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rl.run.plan import Plan
 from rl.run.plan_memory import rollout_tokens
+from rl.run.run_plan import Plan
 from rl.tracking.cost import money
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ def test_from_python_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_neither_ray_nor_vllm_is_loaded() -> None:
     code = (
-        "import sys, rl.run.plan, rl.run.plan_table, rl.run.plan_memory, rl.run.plan_speed, rl.run.plan_refusals; "
+        "import sys, rl.run.run_plan, rl.run.plan_table, rl.run.plan_memory, rl.run.plan_speed, rl.run.plan_refusals; "
         "sys.exit(sorted({'ray', 'vllm', 'torch'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

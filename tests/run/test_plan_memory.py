@@ -35,12 +35,12 @@ def test_qwen3_8b_on_one_gpu_in_float32() -> None:
             "optimiser": 8 * parameters / GB,
             "saved activations": 36 * tokens * 4 * layer / GB,
             "working activations": tokens * 4 * layer / GB,
-            "logits": tokens * 151_936 * 12 / GB,
+            "logits": tokens * 151_936 * 16 / GB,
             "replay and batch": 16 * 8 * 1024 * 60 / GB,
             "process": 1.5,
         }
     )
-    assert sum(parts.values()) == pytest.approx(266.7, abs=0.1)
+    assert sum(parts.values()) == pytest.approx(271.7, abs=0.1)
 
 
 def test_qwen3_8b_in_bfloat16_with_every_switch() -> None:
@@ -49,7 +49,7 @@ def test_qwen3_8b_in_bfloat16_with_every_switch() -> None:
     assert parts["weights"] == pytest.approx(6 * 8.190735360)  # float32 masters and the copy that computes
     assert parts["saved activations"] == pytest.approx(36 * 8192 * 4096 * 2 / GB)  # the input of each layer
     assert parts["working activations"] == pytest.approx(2 * 8192 * 2 * (8 * 4096 + 73_728) / GB)
-    assert parts["logits"] == pytest.approx(1024 * 151_936 * 14 / GB)
+    assert parts["logits"] == pytest.approx(1024 * 151_936 * 18 / GB)
     offloaded = learner_memory(learner(cfg, offload_optimizer=True), model)
     assert offloaded.device["weights"] == pytest.approx(2 * 8.190735360)
     assert {"gradients", "optimiser"}.isdisjoint(offloaded.device)
@@ -80,6 +80,24 @@ def test_the_reference_of_a_kl_term_is_one_more_copy() -> None:
     )
 
 
+def test_the_probe_may_need_more_than_a_step() -> None:
+    """It copies all weights to float32 where the masters are an adapter's, or in the host's memory."""
+    base = planned(*LARGE, "objective.kl_coef=0")
+    adapted = planned(*LARGE, "learner.lora.rank=16", "objective.kl_coef=0")
+    step = ("saved activations", "working activations", "logits", "replay and batch")
+    parts = learner_memory(adapted, sizes("qwen3_8b")).device
+    assert parts["probe after a sync"] == pytest.approx(4 * 8.190735360 - sum(parts[name] for name in step))
+    offloaded = learner_memory(learner(base, offload_optimizer=True), sizes("qwen3_30b_a3b"))
+    held = 2 * 30.532122624
+    assert offloaded.device["weights"] == pytest.approx(held)
+    assert offloaded.on_device == pytest.approx(held + 4 * 30.532122624 + 1.5)
+    assert "probe after a sync" not in learner_memory(base, sizes("qwen3_8b")).device  # the masters serve
+    small = planned(*LARGE, "learner.lora.rank=16", "learner.compute_dtype=float32", "objective.kl_coef=0",
+                    "learner.max_tokens_per_microbatch=8192", "learner.head_rows=16", "prompts_per_step=1")  # fmt: skip
+    v32 = learner_memory(small, sizes("deepseek_v3_2")).device
+    assert v32["probe after a sync"] == pytest.approx(2 * 671.877929216 - sum(v32[name] for name in step))
+
+
 def test_recorded_experts_of_the_whole_batch_are_on_the_gpu_as_int64() -> None:
     cfg, model = planned(*LARGE), sizes("qwen3_30b_a3b")
     tokens = 16 * 8 * 8192
@@ -102,7 +120,7 @@ def test_deepseek_v3_2_over_256_gpus() -> None:
     rest = model.layers[3].parameters - experts
     assert parts["gathered layers"] == pytest.approx(3 * 2 * (rest + experts / 8) / GB)
     assert parts["saved activations"] == pytest.approx(8192 * 7168 * 2 * 61 / GB)
-    assert sum(parts.values()) == pytest.approx(76.7, abs=0.3)
+    assert sum(parts.values()) == pytest.approx(77.2, abs=0.3)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def plan_of(cfg: TrainConfig, sizes: ModelSizes, refused: list[str] | None = Non
     memory = {LEARNER: learner_memory(cfg, sizes), ENGINE: _engine(cfg, sizes)}
     if cfg.judge.is_worker:
         memory[JUDGE] = engine_memory(cfg, sizes, cfg.judge)
-    refusals, notes = list(refused or []), []
+    refusals, notes = list(refused or []), list[str]()
     placed, missing = place(cfg)
     if missing:
         refusals.append(missing)

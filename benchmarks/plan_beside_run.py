@@ -1,6 +1,6 @@
 """What `rl-train plan=true` says of memory beside the peak resident memory of the run's processes.
 
-    python -m benchmarks.plan_memory steps=3 eval.n_tasks=4 learner.skip_zero_advantage=false
+    python -m benchmarks.plan_beside_run steps=3 eval.n_tasks=4 learner.skip_zero_advantage=false
 
 The words are overrides of rl-train; its run goes to a temporary folder. Resident memory counts the pages of shared
 libraries and of Ray's object store in every process that has touched them (VmHWM of /proc).
@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 
 from rl.commands.hydra import composed
-from rl.run.plan import plan_of, sizes_of
 from rl.run.plan_memory import ENGINE, LEARNER
+from rl.run.run_plan import plan_of, sizes_of
 
 ROLES = {"ray::LearnerProcess": LEARNER, "ray::RolloutWorker": ENGINE}
 
