@@ -101,13 +101,17 @@ def speed_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
     """A step by the roofline."""
     speed, (length, sampled) = plan.speed, rollout_tokens(cfg)
     engines = cfg.rollout.workers * cfg.hardware.tensor_parallel
+
+    def each(tokens: float) -> str:
+        return f" ({tokens:,.0f} per GPU)" if cfg.hardware.gpus else ""
+
     lines = [
         f"a step at best: {speed.step_s:,.1f} s for {cfg.prompts_per_step * cfg.group_size} rollouts of {length} "
         f"tokens ({sampled} sampled): rollouts {speed.rollout_s:,.1f} s, learner {speed.learner_s:,.1f} s, weight sync "
         f"{speed.sync_s:,.2f} s",
-        f"sampled {speed.sampled_per_s:,.0f} tokens/s ({speed.sampled_per_s / engines:,.0f} per GPU, "
-        f"{speed.at_once} rollouts at once in an engine); learner {speed.trained_per_s:,.0f} tokens/s "
-        f"({speed.trained_per_s / cfg.hardware.learner_gpus:,.0f} per GPU)",
+        f"sampled {speed.sampled_per_s:,.0f} tokens/s{each(speed.sampled_per_s / engines)}, {speed.at_once} rollouts "
+        f"at once in an engine; learner {speed.trained_per_s:,.0f} tokens/s"
+        f"{each(speed.trained_per_s / cfg.hardware.learner_gpus)}",
         speed.who_waits(),
     ]
     if speed.step_price is not None:
