@@ -242,11 +242,52 @@ class RayConfig(Bounded):
 
 
 @dataclass
+class HardwareConfig(Bounded):
+    """What `plan=true` counts with (cluster.md); no run reads it. Group ``hardware``: cpu, a100, h100, h200, b200."""
+
+    section: ClassVar[str] = "hardware"
+
+    name: str = "one machine without GPU"  # how the plan calls it
+    gpus: NonNegativeInt = 0  # GPUs that there are, over all machines; 0: everything runs on one machine's CPUs
+    gpus_per_node: PositiveInt = 8  # GPUs of one machine
+    memory_gb: PositiveFloat = 24.0  # of one GPU; without GPUs that of the machine. GB are 10^9 bytes
+    host_memory_gb: PositiveFloat = 24.0  # of one machine
+    tflops: PositiveFloat = 0.1  # peak of one GPU (or of the machine), bfloat16 without sparsity
+    tflops_float32: PositiveFloat = 0.1  # the same in float32
+    memory_gb_s: PositiveFloat = 20.0  # GB/s of that memory
+    link_gb_s: PositiveFloat = 20.0  # GB/s between GPUs of one machine, one way
+    network_gb_s: PositiveFloat = 1.0  # GB/s of one machine to another
+    host_gb_s: PositiveFloat = 20.0  # GB/s between a GPU and its machine's memory, one way
+    copy_gb_s: PositiveFloat = 2.0  # GB/s of a copy into Ray's object store
+    # price of one GPU for an hour (without GPUs: of the machine), in cost.currency; null: the plan says no money
+    gpu_hour: NonNegativeFloat | None = None
+    process_gb: NonNegativeFloat = 1.0  # what a process holds before any weight: libraries, CUDA context
+    compute_share: Share = 0.35  # share of the peak that forward and backward reach
+    memory_share: Share = 0.7  # share of memory_gb_s that decoding reaches
+    rollout_tokens: PositiveInt | None = None  # mean tokens of a rollout, prompt included; null: rollout.max_context
+    sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
+    # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
+    learner_gpus: PositiveInt = 1  # GPUs that the learner is sharded over
+    tensor_parallel: PositiveInt = 1  # GPUs of each engine
+    expert_parallel: PositiveInt = 1  # GPUs that share the experts of a layer of the sharded learner
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learner_gpus % self.expert_parallel:
+            raise ValueError(
+                f"hardware.expert_parallel={self.expert_parallel}: must divide hardware.learner_gpus="
+                f"{self.learner_gpus}"
+            )
+
+
+@dataclass
 class TrainConfig(Bounded):
     """`rl-train`: cold start → held-out evaluation → GRPO → held-out evaluation → report."""
 
     name: FolderName | None = None  # the run's directory under runs_dir; null: `demo-<seed>`, numbered when taken
     resume: str | None = None  # name of a run to continue from its last checkpoint
+    # print who would run where, memory by part, expected speed and price, and what does not fit (cluster.md); then stop
+    plan: bool = False
     seed: Seed = 0  # of everything random: tasks, initial weights, order, sampling
     steps: PositiveInt = 80  # GRPO steps
     prompts_per_step: PositiveInt = 8  # groups (tasks) per step
@@ -274,6 +315,7 @@ class TrainConfig(Bounded):
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
     certificate: Annotated[str, OneOf(("demand", "warn", "off"))] = (
         "warn"  # of task sets of yours (envs-check): demand (no run without a valid one) | warn | off
     )

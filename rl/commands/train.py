@@ -13,7 +13,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -33,6 +33,8 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     ``folder``: of the new run, where it is there already (``new_folder``).
     Raises ConfigurationError before there is a run, RunStopped for what ends it later.
     """
+    if cfg.plan:
+        show_plan(cfg)
     from rl.recipes.main_job import main_job
     from rl.recipes.stages import check_resume
     from rl.run.assemble import members_of, open_composer, open_tasksets
@@ -80,6 +82,28 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             raise
         except Exception as error:
             raise stopped(rundir, error, resumed=resumed) from error
+
+
+def show_plan(cfg: TrainConfig) -> NoReturn:
+    """Print the plan of ``cfg``, and end: with 0 if it can be run, else with 1. Starts nothing, writes nothing.
+
+    Raises ConfigurationError: no policy to plan for.
+    """
+    from rich.console import Console
+
+    from rl.run.plan_table import print_plan
+    from rl.run.preflight import configuration
+    from rl.run.run_plan import plan_of, sizes_of
+
+    with configuration():
+        if cfg.resume is not None:
+            raise ValueError(
+                f"plan=true with resume={cfg.resume}: a run that is there keeps its settings; leave one out"
+            )
+        sizes, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size)
+    plan = plan_of(cfg, sizes, refused)
+    print_plan(plan, cfg, Console() if sys.stdout.isatty() else Console(width=120))
+    sys.exit(0 if plan.runs else 1)
 
 
 def stored_config(cfg: TrainConfig) -> TrainConfig:

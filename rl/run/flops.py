@@ -26,7 +26,7 @@ import numpy as np
 from rl.policy.supported import DSA_ARCHITECTURES
 
 # Names of the number of routed experts in the configurations of Hugging Face models.
-_EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
+EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,10 @@ class CostModel:
     topk: int | None = None
 
     @classmethod
-    def of(cls, config: Any) -> CostModel:
-        """From a transformers configuration; no weight is allocated (the model is built on the meta device)."""
-        from rl.policy.meta import on_meta
-
-        with on_meta():
-            if config.model_type in DSA_ARCHITECTURES:
-                from rl.policy.model import DSAForCausalLM
-
-                module: Any = DSAForCausalLM(config)
-            else:
-                from transformers import AutoModelForCausalLM
-
-                module = AutoModelForCausalLM.from_config(config)
+    def of(cls, config: Any, module: Any = None) -> CostModel:
+        """From a transformers configuration; no weight is allocated. ``module``: ``meta_model(config)``, if there."""
+        if module is None:
+            module = meta_model(config)
         layers, heads = config.num_hidden_layers, config.num_attention_heads
         parameters = active_parameters(module)
         if config.model_type in DSA_ARCHITECTURES:
@@ -125,6 +116,25 @@ class CostModel:
         return self.attention * work.attended + self.indexer * work.scored
 
 
+def meta_model(config: Any) -> Any:
+    """The causal LM of a transformers configuration on the meta device: names and shapes, no weights."""
+    import torch
+
+    with torch.device("meta"):
+        if config.model_type in DSA_ARCHITECTURES:
+            from rl.policy.model import DSAForCausalLM
+
+            return DSAForCausalLM(config)
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_config(config)
+
+
+def is_expert(name: str) -> bool:
+    """Whether the parameter ``name`` belongs to a routed expert."""
+    return ".mlp.experts." in name or ".block_sparse_moe.experts." in name
+
+
 def active_parameters(module: Any) -> int:
     """Parameters of a causal LM that act on one token: no idle experts, no embedding (a lookup; tied, it is the head).
 
@@ -134,10 +144,10 @@ def active_parameters(module: Any) -> int:
     total = 0
     for name, parameter in module.named_parameters():
         share = 1.0
-        if ".mlp.experts." in name or ".block_sparse_moe.experts." in name:
-            experts = next((getattr(config, key) for key in _EXPERTS if getattr(config, key, None)), None)
+        if is_expert(name):
+            experts = next((getattr(config, key) for key in EXPERTS if getattr(config, key, None)), None)
             if experts is None:
-                raise ValueError(f"'{name}' is an expert, but the model's config has none of {', '.join(_EXPERTS)}")
+                raise ValueError(f"'{name}' is an expert, but the model's config has none of {', '.join(EXPERTS)}")
             share = config.num_experts_per_tok / experts
         elif "embed_tokens" in name and not config.tie_word_embeddings:
             share = 0.0

@@ -1,0 +1,199 @@
+"""Why a plan cannot be run: memory, deadlines, what is not recorded. Every line begins with the field to change, and
+what would fit is found by trying it (``REMEDIES``, then sharding, which is not built)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from math import floor
+from typing import TYPE_CHECKING, Any
+
+from rl.run.model_sizes import ModelSizes
+from rl.run.plan_memory import (
+    ENGINE,
+    GB,
+    LEARNER,
+    Memory,
+    engine_memory,
+    learner_memory,
+    rollout_tokens,
+    row_bytes,
+    sequences,
+)
+from rl.run.plan_speed import Speed, decode_speed
+
+if TYPE_CHECKING:
+    from configs.schema import TrainConfig
+
+# Changes of the learner that keep its result but for rounding, cheapest first; then what changes the training.
+REMEDIES: tuple[dict[str, Any], ...] = (
+    {"recompute": True},
+    {"recompute": True, "head_rows": 1024},
+    {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024},
+    {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024, "offload_optimizer": True},
+    {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024, "lora": 16},
+)
+RANKS = tuple(2**i for i in range(11))
+
+
+def refusals_of(
+    cfg: TrainConfig,
+    sizes: ModelSizes,
+    placed: list[list[str]],
+    memory: dict[str, Memory],
+    host_gb: float,
+    speed: Speed,
+) -> list[str]:
+    """All of them, one line each. ``placed``, ``memory``, ``host_gb``, ``speed``: as in ``rl.run.run_plan.Plan``."""
+    devices = _devices(cfg, sizes, placed, memory, host_gb)
+    return [*_cache(cfg, sizes), *devices, *_others(cfg, sizes, host_gb, speed)]
+
+
+def total(memory: dict[str, Memory], roles: list[str]) -> float:
+    """GB that processes of these ``roles`` take on the GPU that they share."""
+    return sum(memory[role].on_device for role in roles)
+
+
+def _cache(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
+    tensor = cfg.hardware.tensor_parallel
+    if sequences(sizes, cfg.rollout, cfg.rollout.max_context, tensor) >= 1:
+        return []
+    row = row_bytes(sizes, cfg.rollout, tensor) * cfg.rollout.max_context / 2**30
+    return [
+        f"rollout.kv_cache_gib={cfg.rollout.kv_cache_gib:g}: one rollout of rollout.max_context="
+        f"{cfg.rollout.max_context} tokens takes {row:.3g} GiB; give at least that, or lower rollout.max_context"
+    ]
+
+
+def _devices(
+    cfg: TrainConfig, sizes: ModelSizes, placed: list[list[str]], memory: dict[str, Memory], host_gb: float
+) -> list[str]:
+    """GPUs (without GPUs: the machine) that what is on them does not fit."""
+    limit = cfg.hardware.memory_gb
+    if not cfg.hardware.gpus:
+        if (needed := total(memory, placed[0]) + host_gb) <= limit:
+            return []
+        role = max(memory, key=lambda r: memory[r].on_device * placed[0].count(r))
+        return [f"{_field(role, memory[role])}: all processes need {needed:,.1f} GB, hardware.memory_gb={limit:g}"]
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, roles in enumerate(placed):
+        if roles and total(memory, roles) > limit:
+            groups[tuple(roles)].append(index)
+    found = []
+    for together, gpus in groups.items():
+        roles = list(together)
+        heavy = max(set(roles), key=lambda role: memory[role].on_device * roles.count(role))
+        needed = total(memory, roles)
+        where = f"GPU {gpus[0]}" if len(gpus) == 1 else f"each of {len(gpus)} GPUs"
+        others = needed - memory[heavy].on_device
+        found.append(
+            f"{_field(heavy, memory[heavy])}: {' + '.join(roles)} on {where}: {needed:,.1f} GB of {limit:g}; "
+            f"{_remedy(cfg, sizes, heavy, limit - others)}"
+        )
+    return found
+
+
+def _field(role: str, memory: Memory) -> str:
+    """The field that the largest part of a role follows from."""
+    parts = memory.device
+    part = max(parts, key=lambda name: parts[name])
+    if role != LEARNER:
+        group = "rollout" if role == ENGINE else "judge"
+        fields = {"cache": "kv_cache_gib", "logits": "max_concurrency", "working activations": "max_num_batched_tokens"}
+        return f"{group}.{fields[part]}" if part in fields else "policy.path"
+    fields = {
+        "saved activations": "learner.recompute", "working activations": "learner.max_tokens_per_microbatch",
+        "logits": "learner.head_rows", "replay and batch": "prompts_per_step", "reference": "objective.kl_coef",
+        "gathered layers": "hardware.expert_parallel",
+    }  # fmt: skip
+    return fields.get(part, "learner.offload_optimizer")
+
+
+def _remedy(cfg: TrainConfig, sizes: ModelSizes, role: str, limit: float) -> str:
+    """What would make ``role`` fit into ``limit`` GB, found by trying."""
+    if role == LEARNER:
+        for changes in REMEDIES:
+            if fits := _with(cfg, sizes, changes, limit):
+                return f"fits with {fits}"
+        hardware = cfg.hardware
+        for ranks in (r for r in RANKS if r > hardware.learner_gpus):
+            sharded = replace(hardware, learner_gpus=ranks, expert_parallel=min(8, ranks))
+            learner = replace(cfg.learner, compute_dtype="bfloat16", recompute=True, head_rows=1024)
+            if (held := learner_memory(replace(cfg, hardware=sharded, learner=learner), sizes).on_device) <= limit:
+                return (
+                    f"no setting of one GPU fits: take a smaller policy.path. Sharded, hardware.learner_gpus={ranks} "
+                    f"hardware.expert_parallel={min(8, ranks)} learner.compute_dtype=bfloat16 learner.recompute=true "
+                    f"learner.head_rows=1024 would fit ({held:,.1f} GB), which is not built"
+                )
+        return f"no setting fits, up to {RANKS[-1]} GPUs: take a smaller policy.path"
+    engine = cfg.rollout if role == ENGINE else cfg.judge
+    memory = engine_memory(cfg, sizes, engine, cfg.hardware.tensor_parallel)
+    room = (limit - (memory.on_device - memory.device["cache"])) * GB / 2**30
+    one = row_bytes(sizes, engine, cfg.hardware.tensor_parallel) * engine.max_context / 2**30
+    group = "rollout" if role == ENGINE else "judge"
+    if room >= one:
+        return f"fits with {group}.kv_cache_gib={max(floor(room), floor(room * 10) / 10, one):.3g}"
+    if engine.dtype == "float32":
+        return f"set {group}.dtype=bfloat16 (learner.compute_dtype=bfloat16), or take a smaller policy.path"
+    for tensor in (t for t in RANKS if t > cfg.hardware.tensor_parallel):
+        split = engine_memory(cfg, sizes, engine, tensor)
+        cache = row_bytes(sizes, engine, tensor) * engine.max_context / GB
+        if split.on_device - split.device["cache"] + cache <= limit:
+            return f"take a smaller policy.path; hardware.tensor_parallel={tensor} would fit, which is not built"
+    return "take a smaller policy.path"
+
+
+def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: float) -> str | None:
+    """The overrides of ``changes`` that are not set yet, and what they come to; None: they do not fit."""
+    rank = changes.get("lora")
+    values = {name: value for name, value in changes.items() if name != "lora"}
+    try:
+        learner = replace(cfg.learner, **values)
+        if rank and not cfg.learner.lora.rank:
+            learner = replace(learner, lora=replace(cfg.learner.lora, rank=rank))
+        changed = replace(cfg, learner=learner, rollout=replace(cfg.rollout, dtype=learner.compute_dtype))
+    except ValueError:  # these settings exclude each other
+        return None
+    memory = learner_memory(changed, sizes)
+    if memory.on_device > limit or memory.on_host > cfg.hardware.host_memory_gb:
+        return None
+    before = {name: getattr(cfg.learner, name) for name in values}
+    words = [f"learner.{name}={str(v).lower()}" for name, v in values.items() if v != before[name]]
+    words += [f"learner.lora.rank={rank}"] if rank and not cfg.learner.lora.rank else []
+    return f"{' '.join(words)} ({memory.on_device:,.1f} GB)" if words else None
+
+
+def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -> list[str]:
+    """Host memory, deadlines, and what engines on GPUs do not record."""
+    hardware = cfg.hardware
+    native = sizes.is_dsa and hardware.gpus > 0 and cfg.rollout.dsa_backend != "torch"
+    slowest = max(speed.rollout_s, speed.learner_s)
+    length, sampled = rollout_tokens(cfg)
+    episode = sampled / (decode_speed(cfg, sizes, hardware.tensor_parallel)[0] / speed.at_once)
+    refused = (
+        (
+            hardware.gpus > 0 and host_gb > hardware.host_memory_gb,
+            f"learner.offload_optimizer={str(cfg.learner.offload_optimizer).lower()}: {host_gb:,.0f} GB of "
+            f"the first machine's memory, hardware.host_memory_gb={hardware.host_memory_gb:g}",
+        ),
+        (
+            native and cfg.replay.routing != "off",
+            f"rollout.dsa_backend={cfg.rollout.dsa_backend}: on GPUs the engine takes vLLM's own DSA model, which "
+            f"records no experts, and replay.routing={cfg.replay.routing} needs them; set replay.routing=off",
+        ),
+        (
+            speed.sync_s > cfg.rollout.sync_s,
+            f"rollout.sync_s={cfg.rollout.sync_s:g}: a weight sync takes {speed.sync_s:,.0f} s at best",
+        ),
+        (
+            slowest > cfg.step_deadline_s,
+            f"step_deadline_s={cfg.step_deadline_s:g}: rollouts take {speed.rollout_s:,.0f} s at best, the learner "
+            f"{speed.learner_s:,.0f} s",
+        ),
+        (
+            episode > cfg.rollout.episode_s,
+            f"rollout.episode_s={cfg.rollout.episode_s:g}: {sampled} tokens of {length} take {episode:,.0f} s at best "
+            f"with {speed.at_once} rollouts at once; raise it, or lower rollout.max_concurrency",
+        ),
+    )
+    return [text for holds, text in refused if holds]

@@ -1,0 +1,136 @@
+"""Seconds and money of one GRPO step by a roofline: what the hardware allows at best, not what will be measured.
+
+learner   tokens F (3 + r + o + k) / (n peak share)      F: FLOPs of one token's forward pass (rl.run.flops);
+          r: recompute 1, o: objective.old_policy=learner 1, k: KL reference 1; an adapter 2 in the place of 3
+prefill   (tokens - sampled) F / (peak share)
+decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)
+          bytes = weights that n tokens touch + n cache rows; of E experts, K chosen: 1 - (1 - K/E)^n
+sync      GPU → host, two copies into Ray's store, once to every other machine, host → GPU
+          over n > 1 GPUs (not built): one broadcast, at the speed of the slowest link in it
+step      max_staleness=0: rollouts, then the learner, then the sync. Above 0: the slower of the two, then the sync
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rl.run.model_sizes import ModelSizes
+from rl.run.plan_memory import WIDTH, rollout_tokens, sequences, sync_bytes
+
+if TYPE_CHECKING:
+    from configs.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One step, in seconds; tokens/s are those of all GPUs of the learner, or of all engines together."""
+
+    rollout_s: float
+    learner_s: float
+    sync_s: float
+    staleness: int
+    sampled_per_s: float  # of all engines
+    trained_per_s: float  # prompts included, as the learner counts them
+    at_once: int  # sequences that one engine decodes together
+    gpu_seconds_price: float | None = None  # of all GPUs for a second
+
+    @property
+    def step_s(self) -> float:
+        if self.staleness == 0:
+            return self.rollout_s + self.learner_s + self.sync_s
+        return max(self.rollout_s, self.learner_s) + self.sync_s
+
+    @property
+    def step_price(self) -> float | None:
+        return None if self.gpu_seconds_price is None else self.gpu_seconds_price * self.step_s
+
+    def who_waits(self) -> str:
+        """Who waits for whom, and for what share of a step."""
+        learner, rollout = (1 - s / self.step_s for s in (self.learner_s, self.rollout_s))
+        if self.staleness == 0:
+            return (
+                f"max_staleness=0: they alternate; the learner waits for {learner:.0%} of a step, the engines for "
+                f"{rollout:.0%}; max_staleness=1 would take {max(self.rollout_s, self.learner_s) + self.sync_s:,.1f} s"
+            )
+        slow, fast, share = ("rollouts", "learner", learner) if self.rollout_s > self.learner_s else (
+            "learner", "engines", rollout
+        )  # fmt: skip
+        verb = "waits" if fast == "learner" else "wait"
+        return f"the {fast} {verb} for the {slow}, {share:.0%} of a step"
+
+
+def step_speed(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> Speed:
+    """Of one step; ``nodes``: machines that hold engines or the learner."""
+    length, sampled = rollout_tokens(cfg)
+    rollouts = cfg.prompts_per_step * cfg.group_size
+    decode, at_once = decode_speed(cfg, sizes, cfg.hardware.tensor_parallel)
+    engines = cfg.rollout.workers
+    prefill = _peak(cfg, cfg.rollout.dtype) * cfg.hardware.tensor_parallel / _forward(sizes, length)
+    each = -(-rollouts // engines)  # the engine with the most rollouts
+    rollout_s = each * (sampled / decode + (length - sampled) / prefill)
+    learner_s = rollouts * length / learner_speed(cfg, sizes)
+    hardware = cfg.hardware
+    return Speed(
+        rollout_s=rollout_s,
+        learner_s=learner_s,
+        sync_s=sync_seconds(cfg, sizes, nodes),
+        staleness=cfg.max_staleness,
+        sampled_per_s=rollouts * sampled / rollout_s,
+        trained_per_s=rollouts * length / learner_s,
+        at_once=at_once,
+        gpu_seconds_price=None if hardware.gpu_hour is None else hardware.gpu_hour / 3600 * max(1, hardware.gpus),
+    )
+
+
+def learner_speed(cfg: TrainConfig, sizes: ModelSizes) -> float:
+    """Tokens per second of the learner on all its GPUs, prompts included."""
+    passes = 2.0 if cfg.learner.lora.rank else 3.0
+    passes += cfg.learner.recompute + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
+    peak = _peak(cfg, cfg.learner.compute_dtype) * cfg.hardware.learner_gpus
+    return peak / (passes * _forward(sizes, rollout_tokens(cfg)[0]))
+
+
+def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> tuple[float, int]:
+    """Sampled tokens per second of one engine over ``tensor_parallel`` GPUs, and how many sequences it runs at once."""
+    length, sampled = rollout_tokens(cfg)
+    context, hardware, width = length - sampled / 2, cfg.hardware, WIDTH[cfg.rollout.dtype]
+    share = -(-cfg.prompts_per_step * cfg.group_size // cfg.rollout.workers)
+    room = sequences(sizes, cfg.rollout, length, tensor_parallel)
+    at_once = max(1, min(cfg.rollout.max_concurrency, share * (1 + cfg.max_staleness), room))
+    experts = sum(layer.experts for layer in sizes.layers)
+    if experts:
+        touched = 1 - (1 - sizes.chosen / sizes.experts) ** at_once
+        weights = sizes.parameters - experts + experts * touched
+    else:
+        weights = sizes.parameters
+    rows = at_once * sizes.read_row(context) / sizes.cache_split(tensor_parallel)
+    read = width * (weights / tensor_parallel + rows)
+    seconds = read / (hardware.memory_gb_s * 1e9 * hardware.memory_share)
+    flops = at_once * sizes.cost.forward(sizes.cost.at([round(context)]))
+    seconds = max(seconds, flops / tensor_parallel / _peak(cfg, cfg.rollout.dtype))
+    return at_once / seconds, at_once
+
+
+def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
+    """From the end of a step until every engine has the new weights; the probe after it is left out."""
+    hardware, sent = cfg.hardware, sync_bytes(cfg, sizes) / 1e9
+    if hardware.learner_gpus > 1 or hardware.tensor_parallel > 1:
+        return sent / (hardware.network_gb_s if nodes > 1 else hardware.link_gb_s)
+    seconds = 2 * sent / hardware.copy_gb_s
+    if nodes > 1:
+        seconds += sent / hardware.network_gb_s
+    if hardware.gpus:
+        seconds += 2 * sent / hardware.host_gb_s
+    return seconds
+
+
+def _forward(sizes: ModelSizes, length: int) -> float:
+    """FLOPs of a token's forward pass, mean over a sequence of ``length``."""
+    return sizes.cost.forward(sizes.cost.sequence(length)) / length
+
+
+def _peak(cfg: TrainConfig, dtype: str) -> float:
+    """FLOP/s of one GPU that a pass in ``dtype`` reaches."""
+    tflops = cfg.hardware.tflops_float32 if dtype == "float32" else cfg.hardware.tflops
+    return tflops * 1e12 * cfg.hardware.compute_share

@@ -1,0 +1,224 @@
+"""The plan of a run, from its settings and config.json alone: who runs where, what fits, how long a step takes at best.
+
+Planned is what this version runs: one learner on one GPU, ``rollout.workers`` engines on one GPU each, as Ray places
+them by ``ray.learner_gpus``, ``ray.worker_gpus`` and ``judge.num_gpus``. What ``hardware`` asks for beyond that (a
+sharded learner, engines over several GPUs) is computed too, and stands under ``needs``. Every refusal names a field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rl.run.model_sizes import ModelSizes
+from rl.run.plan_memory import (
+    ENGINE,
+    GB,
+    JUDGE,
+    LEARNER,
+    Memory,
+    engine_memory,
+    learner_memory,
+    sequences,
+    sync_bytes,
+)
+from rl.run.plan_refusals import refusals_of, total
+from rl.run.plan_speed import Speed, decode_speed, step_speed
+
+if TYPE_CHECKING:
+    from configs.schema import PolicyConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One engine over ``tensor_parallel`` GPUs: GB of weights on each, sequences of a full window that its memory
+    holds beside them, and tokens sampled per second of one GPU."""
+
+    tensor_parallel: int
+    weights_gb: float
+    sequences: int
+    sampled_per_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``memory``: of one process by its role. ``placed``: roles on every GPU, the first GPU first (without GPUs one
+    list: the machine). ``refusals``: why it cannot run, each with the field to change. ``needs``: what is planned and
+    not built."""
+
+    sizes: ModelSizes
+    memory: dict[str, Memory]
+    placed: list[list[str]]
+    nodes: int
+    host_gb: float
+    fits_per_tp: list[Fit]
+    speed: Speed
+    refusals: list[str]
+    needs: list[str]
+    notes: list[str]
+
+    @property
+    def runs(self) -> bool:
+        """Whether this version can run it, as far as memory, settings and deadlines tell."""
+        return not self.refusals and not self.needs
+
+    def on_gpu(self, index: int) -> float:
+        """GB on that GPU."""
+        return total(self.memory, self.placed[index])
+
+
+def sizes_of(policy: PolicyConfig, source: str, vocab_size: int) -> tuple[ModelSizes, list[str]]:
+    """Sizes of the policy that a run starts from, and why its files cannot be trained from as they are.
+
+    A preset without a directory is taken from ``rl.policy.presets``. Raises ValueError as ``start_directory``.
+    """
+    from rl.policy.checkpoint_checks import read_config
+    from rl.policy.presets import PRESETS
+    from rl.run.preflight import check_preset, start_directory
+
+    if policy.path is None and (source == "scratch" or policy.preset == "deepseek_v32"):
+        check_preset(policy)
+        own = {} if policy.preset == "deepseek_v32" else {"vocab_size": vocab_size}
+        return ModelSizes.of(PRESETS[policy.preset](**own, **policy.overrides)), []
+    directory: Path | None = start_directory(policy, source)
+    assert directory is not None
+    refused = []
+    if read_config(directory).get("quantization_config"):
+        refused.append(
+            f"policy.path={policy.path}: its weights are quantised, and an engine is updated with plain ones; make a "
+            "plain copy: rl-export path=IN out=OUT dtype=bfloat16"
+        )
+    return ModelSizes.load(directory), refused
+
+
+def plan_of(cfg: TrainConfig, sizes: ModelSizes, refused: list[str] | None = None) -> Plan:
+    """The plan of ``cfg`` for a policy of these ``sizes``. ``refused``: what is known to be wrong already."""
+    hardware = cfg.hardware
+    memory = {LEARNER: learner_memory(cfg, sizes), ENGINE: _engine(cfg, sizes)}
+    if cfg.judge.is_worker:
+        memory[JUDGE] = engine_memory(cfg, sizes, cfg.judge)
+    refusals, notes = list(refused or []), list[str]()
+    placed, missing = place(cfg)
+    if missing:
+        refusals.append(missing)
+    used = max((i + 1 for i, roles in enumerate(placed) if roles), default=1)
+    nodes = ceil(used / hardware.gpus_per_node) if hardware.gpus else 1
+    host = _host(cfg, sizes, memory, min(used, hardware.gpus_per_node))
+    speed = step_speed(cfg, sizes, nodes)
+    plan = Plan(sizes, memory, placed, nodes, host, _per_tp(cfg, sizes), speed, refusals, _needs(cfg), notes)
+    refusals += refusals_of(cfg, sizes, placed, memory, host, speed)
+    notes += _notes(cfg, sizes, plan)
+    return plan
+
+
+def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
+    """Roles on every GPU, in the order in which they start (judge, workers, learner), and what does not find a place.
+
+    A process with a share below 1 goes to the first GPU with room for it, one with 0 GPUs to the first one: Ray
+    reserves nothing for it and hides nothing from it. Without GPUs all of them are on the machine.
+    """
+    hardware, workers = cfg.hardware, cfg.rollout.workers
+    tensor, ranks = hardware.tensor_parallel, hardware.learner_gpus
+    wanted = [(JUDGE, cfg.judge.num_gpus, 1)] if cfg.judge.is_worker else []
+    wanted += [(ENGINE, cfg.ray.worker_gpus, tensor)] * workers + [(LEARNER, cfg.ray.learner_gpus, ranks)]
+    if not hardware.gpus:
+        return [[role for role, _, _ in wanted]], None
+    placed: list[list[str]] = [[] for _ in range(hardware.gpus)]
+    free = [1.0] * hardware.gpus
+    left: list[str] = []
+    for role, share, gpus in wanted:
+        if gpus == 1 and share == 0:
+            placed[0].append(role)
+            continue
+        count, each = (gpus, 1.0) if gpus > 1 else (max(1, ceil(share)), min(1.0, share))
+        found = [i for i, room in enumerate(free) if room >= each - 1e-9][:count]
+        if len(found) < count:
+            left.append(role)
+            continue
+        for i in found:
+            free[i] -= each
+        for i in found if gpus > 1 else found[:1]:  # more than one GPU for a process of today: the rest idles
+            placed[i].append(role)
+    if not left:
+        return placed, None
+    need = sum(gpus if gpus > 1 else share for _, share, gpus in wanted)
+    return placed, (
+        f"rollout.workers={workers}: no GPU is left for {', '.join(sorted(set(left)))}; ray.worker_gpus="
+        f"{cfg.ray.worker_gpus:g} and ray.learner_gpus={cfg.ray.learner_gpus:g} need {need:g} GPUs, hardware.gpus="
+        f"{hardware.gpus}; lower one of them"
+    )
+
+
+def _engine(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
+    return engine_memory(cfg, sizes, cfg.rollout, cfg.hardware.tensor_parallel)
+
+
+def _host(cfg: TrainConfig, sizes: ModelSizes, memory: dict[str, Memory], local: int) -> float:
+    """GB of the machine of driver and learner: what its processes keep there, and the copies of a weight sync."""
+    sharded = cfg.hardware.learner_gpus > 1 or cfg.hardware.tensor_parallel > 1  # then nothing goes by the host
+    copies = (
+        0.0 if sharded else 3 * sync_bytes(cfg, sizes) / GB
+    )  # the learner's, the one Ray hands over, the packed one
+    processes = memory[LEARNER].on_host + memory[ENGINE].on_host * min(cfg.rollout.workers, max(1, local - 1))
+    return copies + processes
+
+
+def _per_tp(cfg: TrainConfig, sizes: ModelSizes) -> list[Fit]:
+    if not cfg.hardware.gpus:
+        return []
+    found = []
+    for tensor in (1, 2, 4, 8, 16):
+        memory = engine_memory(cfg, sizes, cfg.rollout, tensor)
+        room = cfg.hardware.memory_gb - (memory.on_device - memory.device["cache"])
+        sized = replace(cfg.rollout, kv_cache_gib=max(1e-6, room * GB / 2**30))
+        held = sequences(sizes, sized, sized.max_context, tensor)
+        speed = decode_speed(replace(cfg, rollout=sized), sizes, tensor)[0] / tensor if held else 0.0
+        found.append(Fit(tensor, memory.device["weights"], held, speed))
+    return found
+
+
+def _needs(cfg: TrainConfig) -> list[str]:
+    hardware = cfg.hardware
+    wanted = (
+        (hardware.learner_gpus > 1, f"hardware.learner_gpus={hardware.learner_gpus}: a learner on several GPUs"),
+        (
+            hardware.tensor_parallel > 1,
+            f"hardware.tensor_parallel={hardware.tensor_parallel}: an engine over several GPUs",
+        ),
+    )
+    return [text for holds, text in wanted if holds]
+
+
+def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
+    """What is allowed and worth knowing."""
+    hardware, store = cfg.hardware, cfg.ray.object_store_mb * 2**20 / GB
+    held = sequences(sizes, cfg.rollout, cfg.rollout.max_context, hardware.tensor_parallel)
+    idle = sum(not roles for roles in plan.placed)
+    sent = 2 * sync_bytes(cfg, sizes) / GB
+    first = {role for role in plan.placed[0] if {ENGINE: cfg.ray.worker_gpus, LEARNER: cfg.ray.learner_gpus,
+                                                  JUDGE: cfg.judge.num_gpus}[role] == 0}  # fmt: skip
+    said = (
+        (idle > 0, f"{idle} of {hardware.gpus} GPUs have nothing to do; raise rollout.workers"),
+        (
+            hardware.gpus > 0 and bool(first) and hardware.learner_gpus == hardware.tensor_parallel == 1,
+            f"Ray reserves no GPU for {', '.join(sorted(first))}: all of these share the first one (ray.worker_gpus, "
+            "ray.learner_gpus)",
+        ),
+        (
+            0 < held < cfg.rollout.max_concurrency,
+            f"rollout.max_concurrency={cfg.rollout.max_concurrency}: the cache holds {held} rollouts with a full "
+            f"window ({cfg.rollout.max_context} tokens); more wait, or are computed again (rollout.kv_cache_gib)",
+        ),
+        (
+            cfg.ray.address is None and sent > store,
+            f"ray.object_store_mb={cfg.ray.object_store_mb}: a weight sync puts {sent * GB / 2**20:,.0f} MiB into it; "
+            "what does not fit goes through the disk",
+        ),
+        (
+            plan.nodes > 1 and cfg.ray.address is None,
+            f"ray.address=null starts Ray on one machine; {plan.nodes} machines need ray=cluster",
+        ),
+    )
+    return [text for holds, text in said if holds]

@@ -1,0 +1,200 @@
+"""GB by part against numbers worked out by hand, and what must hold for every number of GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from released_models import LARGE, NAMES, on_hardware, planned, sizes
+
+from rl.policy.presets import tiny_dsa
+from rl.run.model_sizes import ModelSizes
+from rl.run.plan_memory import engine_memory, learner_memory, rollout_tokens, sequences, sync_bytes
+
+TINY = ModelSizes.of(tiny_dsa(1024))
+GB = 1e9
+
+
+def learner(cfg: Any, **values: Any) -> Any:
+    return replace(cfg, learner=replace(cfg.learner, **values))
+
+
+def test_qwen3_8b_on_one_gpu_in_float32() -> None:
+    cfg = planned("objective.kl_coef=0")
+    parts = learner_memory(cfg, sizes("qwen3_8b")).device
+    parameters, tokens = 8_190_735_360, 8192
+    assert (cfg.learner.max_tokens_per_microbatch, cfg.rollout.max_context) == (tokens, 1024)
+    layer = 6 * 4096 + 73_728  # two norms, attention and MLP
+    assert parts == pytest.approx(
+        {
+            "weights": 4 * parameters / GB,
+            "gradients": 4 * parameters / GB,
+            "optimiser": 8 * parameters / GB,
+            "saved activations": 36 * tokens * 4 * layer / GB,
+            "working activations": tokens * 4 * layer / GB,
+            "logits": tokens * 151_936 * 16 / GB,
+            "replay and batch": 16 * 8 * 1024 * 60 / GB,
+            "process": 1.5,
+        }
+    )
+    assert sum(parts.values()) == pytest.approx(271.7, abs=0.1)
+
+
+def test_qwen3_8b_in_bfloat16_with_every_switch() -> None:
+    cfg, model = planned(*LARGE, "objective.kl_coef=0"), sizes("qwen3_8b")
+    parts = learner_memory(cfg, model).device
+    assert parts["weights"] == pytest.approx(6 * 8.190735360)  # float32 masters and the copy that computes
+    assert parts["saved activations"] == pytest.approx(36 * 8192 * 4096 * 2 / GB)  # the input of each layer
+    assert parts["working activations"] == pytest.approx(2 * 8192 * 2 * (8 * 4096 + 73_728) / GB)
+    assert parts["logits"] == pytest.approx(1024 * 151_936 * 18 / GB)
+    offloaded = learner_memory(learner(cfg, offload_optimizer=True), model)
+    assert offloaded.device["weights"] == pytest.approx(2 * 8.190735360)
+    assert {"gradients", "optimiser"}.isdisjoint(offloaded.device)
+    assert offloaded.on_host == pytest.approx(16 * 8.190735360)
+    assert sync_bytes(cfg, model) == 2 * 8_190_735_360
+
+
+def test_an_adapter_on_qwen3_8b() -> None:
+    model = sizes("qwen3_8b")
+    adapter = 36 * 16 * (2 * 4096 + 2 * (4096 + 1024) + 2 * 4096 + 3 * (4096 + 12288))
+    cfg = planned(*LARGE, "learner.lora.rank=16", "objective.kl_coef=0")
+    parts = learner_memory(cfg, model).device
+    assert parts["weights"] == pytest.approx((2 * 8_190_735_360 + 6 * adapter) / GB)
+    assert (parts["gradients"], parts["optimiser"]) == pytest.approx((4 * adapter / GB, 8 * adapter / GB))
+    assert sync_bytes(cfg, model) == 4 * adapter
+
+
+def test_the_reference_of_a_kl_term_is_one_more_copy() -> None:
+    model = sizes("qwen3_8b")
+    with_kl, without = (learner_memory(planned(*LARGE, f"objective.kl_coef={c}"), model).device for c in (0.01, 0))
+    assert with_kl["reference"] == pytest.approx(2 * 8.190735360)
+    assert "reference" not in without
+    assert (
+        "reference"
+        not in learner_memory(
+            planned(*LARGE, "objective.kl_coef=0.01", "learner.lora.rank=16", "objective.ref_refresh_every=0"), model
+        ).device
+    )
+
+
+def test_the_probe_may_need_more_than_a_step() -> None:
+    """It copies all weights to float32 where the masters are an adapter's, or in the host's memory."""
+    base = planned(*LARGE, "objective.kl_coef=0")
+    adapted = planned(*LARGE, "learner.lora.rank=16", "objective.kl_coef=0")
+    step = ("saved activations", "working activations", "logits", "replay and batch")
+    parts = learner_memory(adapted, sizes("qwen3_8b")).device
+    assert parts["probe after a sync"] == pytest.approx(4 * 8.190735360 - sum(parts[name] for name in step))
+    offloaded = learner_memory(learner(base, offload_optimizer=True), sizes("qwen3_30b_a3b"))
+    held = 2 * 30.532122624
+    assert offloaded.device["weights"] == pytest.approx(held)
+    assert offloaded.on_device == pytest.approx(held + 4 * 30.532122624 + 1.5)
+    assert "probe after a sync" not in learner_memory(base, sizes("qwen3_8b")).device  # the masters serve
+    small = planned(*LARGE, "learner.lora.rank=16", "learner.compute_dtype=float32", "objective.kl_coef=0",
+                    "learner.max_tokens_per_microbatch=8192", "learner.head_rows=16", "prompts_per_step=1")  # fmt: skip
+    v32 = learner_memory(small, sizes("deepseek_v3_2")).device
+    assert v32["probe after a sync"] == pytest.approx(2 * 671.877929216 - sum(v32[name] for name in step))
+
+
+def test_recorded_experts_of_the_whole_batch_are_on_the_gpu_as_int64() -> None:
+    cfg, model = planned(*LARGE), sizes("qwen3_30b_a3b")
+    tokens = 16 * 8 * 8192
+    assert learner_memory(cfg, model).device["replay and batch"] == pytest.approx(tokens * (48 * 8 * 8 + 60) / GB)
+    off = replace(cfg, replay=replace(cfg.replay, routing="off"))
+    assert learner_memory(off, model).device["replay and batch"] == pytest.approx(tokens * 60 / GB)
+    indexer = replace(cfg, replay=replace(cfg.replay, indexer="force"))
+    v32 = learner_memory(indexer, sizes("deepseek_v3_2")).device["replay and batch"]
+    assert v32 == pytest.approx(tokens * (58 * 8 * 8 + 61 * 2048 * 8 + 60) / GB)  # a terabyte
+
+
+def test_deepseek_v3_2_over_256_gpus() -> None:
+    cfg = on_hardware(planned(*LARGE, "objective.kl_coef=0"), learner_gpus=256, expert_parallel=8)
+    model = sizes("deepseek_v3_2")
+    parts = learner_memory(cfg, model).device
+    learns = model.parameters - model.frozen
+    assert parts["weights"] == pytest.approx(4 * model.parameters / 256 / GB)
+    assert (parts["gradients"], parts["optimiser"]) == pytest.approx((4 * learns / 256 / GB, 8 * learns / 256 / GB))
+    experts = 256 * 3 * 7168 * 2048
+    rest = model.layers[3].parameters - experts
+    assert parts["gathered layers"] == pytest.approx(3 * 2 * (rest + experts / 8) / GB)
+    assert parts["saved activations"] == pytest.approx(8192 * 7168 * 2 * 61 / GB)
+    assert sum(parts.values()) == pytest.approx(77.2, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"), [("qwen3_8b", 2), ("qwen3_30b_a3b", 8), ("glm_4_5_air", 32), ("deepseek_v3_2", 256)]
+)
+def test_on_how_many_gpus_full_training_would_fit(name: str, gpus: int) -> None:
+    """16 bytes a parameter alone are 131, 489, 1,710 and 10,750 GB."""
+    cfg = planned(*LARGE, "objective.kl_coef=0")
+
+    def held(ranks: int) -> float:
+        return learner_memory(
+            on_hardware(cfg, learner_gpus=ranks, expert_parallel=min(8, ranks)), sizes(name)
+        ).on_device
+
+    assert held(gpus) < 80 < held(gpus // 2)
+    assert [held(2 * n) <= held(n) for n in (2, 4, 8, 16, 32, 64, 128, 256)] == [True] * 8
+
+
+def test_the_engine_by_hand() -> None:
+    cfg, model = planned(*LARGE), sizes("qwen3_8b")
+    memory = engine_memory(cfg, model, cfg.rollout)
+    assert memory.device["weights"] == pytest.approx(2 * 8.190735360)
+    assert memory.device["cache"] == pytest.approx(40 * 2**30 / GB)
+    assert memory.device["working activations"] == pytest.approx(8192 * 2 * (8 * 4096 + 73_728) / GB)
+    assert sequences(model, cfg.rollout, 8192) == 40 * 2**30 // (147_456 * 8192) == 35
+    assert sequences(model, cfg.rollout, 8192, tensor_parallel=2) == 71  # every GPU has half of the heads
+    # MLA's row is 1,152 bytes a layer with the indexer's 256: it is not cut, more GPUs hold no more of them
+    v32 = sizes("deepseek_v3_2")
+    assert sequences(v32, cfg.rollout, 8192, 16) == sequences(v32, cfg.rollout, 8192) == 61
+    table = engine_memory(cfg, sizes("qwen3_30b_a3b"), cfg.rollout).on_host
+    assert table == pytest.approx(40 * 2**30 / 98_304 * 48 * 8 / GB)
+
+
+def test_tokens_of_a_rollout() -> None:
+    cfg = planned(*LARGE)
+    assert rollout_tokens(cfg) == (8192, 4096)
+    assert rollout_tokens(on_hardware(cfg, rollout_tokens=3000, sampled_tokens=1000)) == (3000, 1000)
+    assert rollout_tokens(on_hardware(cfg, rollout_tokens=20_000)) == (8192, 4096)  # the window ends it
+    assert rollout_tokens(on_hardware(cfg, rollout_tokens=100)) == (100, 99)
+
+
+@given(
+    name=st.sampled_from(NAMES),
+    ranks=st.sampled_from((2, 4, 8, 16, 64, 256)),
+    tokens=st.integers(8192, 65_536),
+    dtype=st.sampled_from(("float32", "bfloat16")),
+    switches=st.tuples(st.booleans(), st.booleans()),
+)
+def test_what_holds_for_every_plan(name: str, ranks: int, tokens: int, dtype: str, switches: tuple[bool, bool]) -> None:
+    recompute, offload = switches
+    base = learner(
+        planned(*LARGE), compute_dtype=dtype, recompute=recompute, offload_optimizer=offload,
+        max_tokens_per_microbatch=tokens,
+    )  # fmt: skip
+    cfg, model = on_hardware(base, learner_gpus=ranks), sizes(name)
+    here = learner_memory(cfg, model)
+    more = learner_memory(on_hardware(base, learner_gpus=2 * ranks), model)
+    assert more.on_device <= here.on_device  # more GPUs never need more GB of each
+    assert more.on_host <= here.on_host
+    split = learner_memory(on_hardware(base, learner_gpus=ranks, expert_parallel=2), model)
+    assert split.on_device <= here.on_device
+    again = learner_memory(learner(cfg, max_tokens_per_microbatch=tokens + 1), model)
+    assert again.on_device > here.on_device
+    kept = learner_memory(learner(cfg, recompute=False), model)
+    assert learner_memory(learner(cfg, recompute=True), model).on_device < kept.on_device
+    there = learner_memory(learner(cfg, offload_optimizer=True), model)
+    assert there.on_device < learner_memory(learner(cfg, offload_optimizer=False), model).on_device
+    assert min(here.device.values()) > 0
+
+
+@given(tensor=st.sampled_from((1, 2, 4, 8)), name=st.sampled_from(NAMES), cache=st.floats(0.5, 100))
+def test_more_gpus_of_an_engine_never_need_more_of_each(tensor: int, name: str, cache: float) -> None:
+    cfg = planned(*LARGE)
+    engine, model = replace(cfg.rollout, kv_cache_gib=cache), sizes(name)
+    here, more = (engine_memory(cfg, model, engine, t).on_device for t in (tensor, 2 * tensor))
+    assert more < here
+    assert sequences(model, engine, 4096, 2 * tensor) >= sequences(model, engine, 4096, tensor)

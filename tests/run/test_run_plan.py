@@ -1,0 +1,225 @@
+"""Placement, verdicts and refusals of a plan; every refusal begins with a field, and what it offers does fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from released_models import LARGE, directory, on_hardware, planned, sizes
+from train_runs import train_config
+
+from rl.policy.presets import tiny_dsa
+from rl.run.model_sizes import ModelSizes
+from rl.run.plan_memory import ENGINE, JUDGE, LEARNER
+from rl.run.run_plan import place, plan_of, sizes_of
+
+TINY = ModelSizes.of(tiny_dsa(1024))
+SEVEN = (*LARGE, "rollout.workers=7", "objective.kl_coef=0")
+
+
+def on_ray(cfg: Any, worker: float, learner: float, **rollout: Any) -> Any:
+    ray = replace(cfg.ray, worker_gpus=worker, learner_gpus=learner)
+    return replace(cfg, ray=ray, rollout=replace(cfg.rollout, **rollout))
+
+
+def test_the_defaults_fit_on_one_machine_without_gpus() -> None:
+    cfg = train_config("plan=true")
+    model, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size)
+    assert model.config.model_type == "deepseek_v32"
+    assert model.layers[0].parameters == TINY.layers[0].parameters
+    plan = plan_of(cfg, model, refused)
+    assert plan.runs
+    assert plan.placed == [[ENGINE] * cfg.rollout.workers + [LEARNER]]
+    assert plan.speed.step_price is None
+    small = plan_of(on_hardware(cfg, memory_gb=1.0), model)
+    (refusal,) = small.refusals
+    assert re.match(r"[\w.]+: all processes need [\d.]+ GB, hardware\.memory_gb=1$", refusal)
+
+
+def test_every_process_has_a_gpu_of_its_own() -> None:
+    plan = plan_of(planned(*SEVEN, "learner.lora.rank=16"), sizes("qwen3_8b"))
+    assert plan.placed == [[ENGINE]] * 7 + [[LEARNER]]
+    assert plan.runs, plan.refusals
+    assert not plan.notes or all("max_concurrency" in note for note in plan.notes)
+    assert plan.nodes == 1
+
+
+def test_shares_zeros_and_whole_gpus() -> None:
+    cfg = planned(*SEVEN)
+    assert place(on_ray(cfg, 0.5, 1.0, workers=3))[0][:4] == [[ENGINE, ENGINE], [ENGINE], [LEARNER], []]
+    # 0 GPUs: Ray reserves none and hides none, so all of them use the first
+    assert place(on_ray(cfg, 0.0, 0.0, workers=2))[0][:2] == [[ENGINE, ENGINE, LEARNER], []]
+    assert place(on_ray(cfg, 2.0, 1.0, workers=2))[0][:5] == [[ENGINE], [], [ENGINE], [], [LEARNER]]
+    sharded = on_hardware(on_ray(cfg, 1.0, 1.0, workers=2), learner_gpus=4, tensor_parallel=2)
+    assert place(sharded)[0] == [[ENGINE]] * 4 + [[LEARNER]] * 4
+
+
+def test_the_judge_is_placed_first() -> None:
+    cfg = planned(*SEVEN, "judge=worker", "judge.num_gpus=1", "rollout.workers=2")
+    plan = plan_of(cfg, sizes("qwen3_8b"))
+    assert plan.placed[:4] == [[JUDGE], [ENGINE], [ENGINE], [LEARNER]]
+    assert plan.memory[JUDGE].device["weights"] == pytest.approx(4 * 8.19, rel=1e-3)  # the judge's dtype is its own
+
+
+def test_too_few_gpus() -> None:
+    cfg = on_ray(planned(*SEVEN), 1.0, 1.0, workers=9)
+    (refusal,) = [r for r in plan_of(cfg, TINY).refusals if r.startswith("rollout.workers=9")]
+    assert "no GPU is left for learner, rollout worker" in refusal
+    assert "need 10 GPUs, hardware.gpus=8" in refusal
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [
+        ("qwen3_8b", "fits with learner.offload_optimizer=true (50.6 GB)"),
+        ("qwen3_30b_a3b", "Sharded, hardware.learner_gpus=8 hardware.expert_parallel=8"),
+        ("glm_4_5_air", "Sharded, hardware.learner_gpus=32 hardware.expert_parallel=8"),
+        ("deepseek_v3_2", "Sharded, hardware.learner_gpus=256 hardware.expert_parallel=8"),
+    ],
+)
+def test_full_training_on_one_gpu_is_refused_and_something_is_offered(name: str, offered: str) -> None:
+    plan = plan_of(planned(*SEVEN, "replay.routing=off"), sizes(name))
+    assert not plan.runs
+    (refusal,) = [r for r in plan.refusals if "learner on GPU 7:" in r]
+    assert refusal.startswith("learner.offload_optimizer: ")
+    assert offered in refusal
+
+
+def test_what_is_offered_fits() -> None:
+    cfg = planned("objective.kl_coef=0", "ray.worker_gpus=1", "ray.learner_gpus=1", "step_deadline_s=36000")
+    (refusal,) = [r for r in plan_of(cfg, sizes("qwen3_8b")).refusals if "learner on" in r]
+    words = re.findall(r"learner\.[\w.]+=\w+", refusal)
+    assert words == [
+        "learner.compute_dtype=bfloat16", "learner.recompute=true", "learner.head_rows=1024",
+        "learner.offload_optimizer=true",
+    ]  # fmt: skip
+    changed = planned("objective.kl_coef=0", "ray.worker_gpus=1", "ray.learner_gpus=1", "step_deadline_s=36000", *words)
+    assert not [r for r in plan_of(changed, sizes("qwen3_8b")).refusals if "learner on" in r]
+
+
+def test_an_engine_that_does_not_fit() -> None:
+    cfg = on_ray(planned(*SEVEN), 1.0, 1.0, kv_cache_gib=75.0)
+    (refusal,) = [r for r in plan_of(cfg, sizes("qwen3_8b")).refusals if r.startswith("rollout.kv_cache_gib: ")]
+    found = re.search(r"rollout worker on each of 7 GPUs: 10\d\.\d GB of 80; fits with .*kv_cache_gib=(\d+)", refusal)
+    assert found
+    fits = plan_of(on_ray(cfg, 1.0, 1.0, kv_cache_gib=float(found[1])), sizes("qwen3_8b"))
+    assert not [r for r in fits.refusals if r.startswith("rollout.kv_cache_gib")]
+    large = plan_of(planned(*SEVEN), sizes("glm_4_5_air")).refusals
+    (refusal,) = [r for r in large if "rollout worker on each" in r]
+    assert refusal.startswith("policy.path: ")  # 214 GB of weights
+    assert refusal.endswith("take a smaller policy.path; hardware.tensor_parallel=4 would fit, which is not built")
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (
+            ("rollout.kv_cache_gib=0.5",),
+            "rollout.kv_cache_gib=0.5: one rollout of rollout.max_context=8192 tokens takes",
+        ),
+        (("rollout.sync_s=5",), "rollout.sync_s=5: a weight sync takes 17 s at best"),
+        (("step_deadline_s=60",), "step_deadline_s=60: rollouts take"),
+        (("rollout.episode_s=10",), "rollout.episode_s=10: 4096 tokens of 8192 take"),
+        (
+            ("learner.offload_optimizer=true", "hardware.host_memory_gb=64"),
+            "learner.offload_optimizer=true: 180 GB of the first machine's memory, hardware.host_memory_gb=64",
+        ),
+    ],
+)
+def test_refusals_by_field(words: tuple[str, ...], field: str) -> None:
+    changed = {word.partition("=")[0] for word in words}
+    kept = [word for word in SEVEN if word.partition("=")[0] not in changed]
+    assert [r for r in plan_of(planned(*kept, *words), sizes("qwen3_8b")).refusals if r.startswith(field)]
+
+
+def test_dsa_on_gpus_records_no_experts() -> None:
+    refusals = plan_of(planned(*SEVEN), sizes("deepseek_v3_2")).refusals
+    assert [r for r in refusals if r.startswith("rollout.dsa_backend=auto: ") and "replay.routing=off" in r]
+    off = plan_of(planned(*SEVEN, "replay.routing=off"), sizes("deepseek_v3_2")).refusals
+    assert not [r for r in off if r.startswith("rollout.dsa_backend")]
+
+
+def test_what_is_not_built_is_planned_and_said() -> None:
+    cfg = on_hardware(
+        planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0"), gpus=32, learner_gpus=8, expert_parallel=8,
+        tensor_parallel=2,
+    )  # fmt: skip
+    plan = plan_of(cfg, sizes("qwen3_30b_a3b"))
+    assert plan.refusals == []
+    assert plan.needs == [
+        "hardware.learner_gpus=8: a learner on several GPUs", "hardware.tensor_parallel=2: an engine over several GPUs",
+    ]  # fmt: skip
+    assert not plan.runs
+    assert plan.placed == [[ENGINE]] * 16 + [[LEARNER]] * 8 + [[]] * 8
+    assert plan.nodes == 3
+    assert "8 of 32 GPUs have nothing to do; raise rollout.workers" in plan.notes
+    assert any(note.startswith("ray.address=null starts Ray on one machine; 3 machines") for note in plan.notes)
+    with pytest.raises(ValueError, match=r"hardware\.expert_parallel=3: must divide hardware\.learner_gpus=8"):
+        on_hardware(cfg, expert_parallel=3)
+
+
+def test_fit_per_tensor_parallel_size() -> None:
+    fits = {fit.tensor_parallel: fit for fit in plan_of(planned(*SEVEN), sizes("deepseek_v3_2")).fits_per_tp}
+    assert list(fits) == [1, 2, 4, 8, 16]
+    assert fits[16].weights_gb == pytest.approx(2 * 671.9 / 16, rel=1e-3)
+    assert all(fit.sequences == 0 for fit in fits.values())  # 84 GB of weights on each of 16 GPUs
+    eight = plan_of(planned(*SEVEN), sizes("qwen3_8b")).fits_per_tp
+    assert [fit.sequences for fit in eight] == sorted(fit.sequences for fit in eight)
+    assert eight[0].sampled_per_s > 0
+
+
+def test_notes_on_what_is_allowed() -> None:
+    notes = plan_of(planned("objective.kl_coef=0"), TINY).notes
+    assert any(note.startswith("Ray reserves no GPU for learner, rollout worker") for note in notes)
+    words = [word for word in SEVEN if not word.startswith("ray.object")]
+    notes = plan_of(planned(*words), sizes("qwen3_8b")).notes
+    assert any(note.startswith("ray.object_store_mb=512: a weight sync puts 31,245 MiB into it") for note in notes)
+
+
+def test_where_the_model_comes_from(tmp_path: Path) -> None:
+    scratch = train_config("plan=true", "base=scratch", "policy.overrides.num_hidden_layers=2", "base.vocab_size=512")
+    model, refused = sizes_of(scratch.policy, scratch.base.source, 512)
+    assert (len(model.layers), model.config.vocab_size, refused) == (2, 512, [])
+    real = train_config("plan=true", "policy=deepseek_v32")
+    assert sizes_of(real.policy, real.base.source, 1024)[0].parameters == sizes("deepseek_v3_2").parameters
+    stored = json.loads((directory("qwen3_8b") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"quantization_config": {"quant_method": "fp8"}}))
+    quantised = replace(real.policy, preset="hf", path=str(tmp_path))
+    assert sizes_of(quantised, "", 0)[1][0].startswith(f"policy.path={tmp_path}: its weights are quantised")
+    with pytest.raises(ValueError, match=r"policy\.path is missing"):
+        sizes_of(replace(real.policy, preset="hf"), "", 0)
+
+
+@given(
+    workers=st.integers(1, 16), gpus=st.integers(1, 24), worker=st.sampled_from((0.25, 0.5, 1.0)),
+    learner=st.sampled_from((0.5, 1.0)),
+)  # fmt: skip
+def test_nobody_is_lost_and_no_gpu_is_given_twice(workers: int, gpus: int, worker: float, learner: float) -> None:
+    cfg = on_hardware(on_ray(planned(*SEVEN), worker, learner, workers=workers), gpus=gpus)
+    placed, missing = place(cfg)
+    share = {ENGINE: worker, LEARNER: learner}
+    assert all(sum(share[role] for role in roles) <= 1 for roles in placed)
+    there = sum(len(roles) for roles in placed)
+    assert (there == workers + 1) == (missing is None)
+    more, still = place(on_hardware(cfg, gpus=gpus + 1))
+    assert missing is not None or still is None
+    assert sum(len(roles) for roles in more) >= there
+
+
+def test_the_cards() -> None:
+    folder = Path(__file__).parents[2] / "configs" / "hardware"
+    cards = {file.stem: OmegaConf.load(file) for file in folder.glob("*.yaml")}
+    assert set(cards) == {"cpu", "a100", "h100", "h200", "b200"}
+    for name in ("a100", "h100", "h200", "b200"):
+        card = train_config(f"hardware={name}").hardware
+        assert card.gpus == card.gpus_per_node == 8
+        assert card.tflops_float32 < card.tflops
+        assert 200 < card.tflops * 1e12 / (card.memory_gb_s * 1e9) / 0.75 < 450  # FLOPs for each byte of memory
+        assert card.network_gb_s < card.link_gb_s < card.memory_gb_s
