@@ -21,6 +21,7 @@ response in the same way: what is given of it is context, and the policy continu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,19 @@ SUMMARY = "summary"  # the mark of a request for a summary and of the summary, a
 
 class SessionError(RuntimeError):
     """Calls in an order that a dialogue cannot have, or arrays that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of a dialogue: its first ``messages``, which are the first ``tokens`` of stream number ``stream``.
+
+    ``open_from``: where the last of them begins if it is an answer that was cut off.
+    """
+
+    messages: int
+    stream: int
+    tokens: int
+    open_from: int | None = None
 
 
 class _Stream:
@@ -149,15 +163,20 @@ class Session:
                 f"the prompt ends with {last}; it must end with a user or tool message, or with an assistant message "
                 "that the policy continues (prefix)"
             )
+        self._begin(renderer, prompt, renderer.render(prompt, thinking=thinking), thinking, max_context)
+        if prompt[-1].prefix:
+            self._open_from = self.used - len(renderer.prefix_tokens(prompt[-1], thinking=thinking))
+
+    def _begin(
+        self, renderer: Renderer, messages: Sequence[Message], tokens: Sequence[int], thinking: bool, max_context: int
+    ) -> None:
         self._renderer = renderer
         self._thinking = thinking
         self.max_context = max_context
-        self._messages: list[Message] = list(prompt)
-        self._context: list[Message] = list(prompt)
-        self._streams = [_Stream(renderer.render(self._context, thinking=thinking))]
+        self._messages: list[Message] = list(messages)
+        self._context: list[Message] = list(messages)
+        self._streams = [_Stream(tokens)]
         self._open_from: int | None = None  # where a response without a stop token begins
-        if prompt[-1].prefix:
-            self._open_from = self.used - len(renderer.prefix_tokens(prompt[-1], thinking=thinking))
         self.marks: dict[int, str] = {}  # position in ``messages`` → what the context policy did there
         self._usage = Usage()  # of everything but the response that is still open
         self._last = Usage()  # of the last response
@@ -210,6 +229,21 @@ class Session:
     def measure(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt made of ``messages``."""
         return len(self._renderer.render(messages, thinking=self._thinking))
+
+    def place(self) -> Place:
+        """Where the dialogue is now; ``branch`` goes back there."""
+        return Place(len(self._context), len(self._streams) - 1, self.used, self._open_from)
+
+    def branch(self, place: Place) -> Session:
+        """A second dialogue that goes on from ``place``, on the very tokens that are before it here.
+
+        There they are context: what was sampled is a target in this session alone. No ``rewrite`` may have come since.
+        """
+        tokens = self._streams[place.stream].tokens[: place.tokens]
+        other = Session.__new__(Session)
+        other._begin(self._renderer, self._context[: place.messages], tokens, self._thinking, self.max_context)
+        other._open_from = place.open_from
+        return other
 
     def mark(self, what: str) -> None:
         """Note at the last message what a context policy did there."""
