@@ -267,6 +267,24 @@ class Session:
         tokens = self._streams[-1].tokens[self._open_from :]
         return self._parse(tokens, ended=True)
 
+    def tokens_up_to(self, tokens: Sequence[int], texts: Sequence[str]) -> int | None:
+        """How many of ``tokens``, sampled after ``prompt_tokens()``, it takes until the answer's text has one of
+        ``texts``; None: it never has. What stands in the reasoning does not count."""
+        stream = self._streams[-1].tokens
+        begun = [] if self._open_from is None else stream[self._open_from :]
+
+        def holds(count: int) -> bool:
+            content = self._parse([*begun, *map(int, tokens[:count])], ended=True).content
+            return any(text in content for text in texts)
+
+        low, high = 0, len(tokens)  # not the first `low` tokens, but the first `high`
+        if not texts or not holds(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if holds(middle) else (middle, high)
+        return high
+
     def append_sampled(
         self,
         tokens: Sequence[int],

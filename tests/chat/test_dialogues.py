@@ -100,7 +100,7 @@ def test_what_was_rewritten_is_context_of_a_new_segment(echo: Message) -> None:
     after = FOUND if echo.tool_calls else MORE
     played.ask(SYSTEM, QUESTION, echo, after)
     played.check()
-    first, second = played.dialogues.segments()
+    _, second = played.dialogues.segments()
     assert second.loss_mask.sum() == len(tokens_of(ANSWER))
     assert played.counts == {"history_rewritten": 1}
 
