@@ -153,8 +153,7 @@ class Dialogues:
         ours = [*known, *request[len(known) :]]  # with the reasoning that belongs to what is repeated
         session = self._open([_with_reasoning(message) for message in ours])
         if self.all:
-            new = request[len(known) :]
-            rewritten = any(m.role != "system" for m in known) and any(m.role == "assistant" for m in new)
+            rewritten = any(m.role != "system" for m in known) and any(m.role == "assistant" for m in request)
             self.counts["history_rewritten" if rewritten else "dialogue_begun"] += 1
         dialogue = Dialogue(session, ours)
         self.all.append(dialogue)

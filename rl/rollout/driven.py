@@ -136,14 +136,16 @@ class Driven:
         try:
             driving.result()
         except EnvError as error:
-            if not self.turns or isinstance(error.cause, InfrastructureError):
+            if isinstance(error.cause, InfrastructureError):
                 raise
             if self._refused is not None:  # a program that does not catch the refusal
                 return Ended(stop, outcome=0.0)
+            if not self.turns:
+                raise
             self._counts["agent_raised"] += 1
             detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
             return Ended(stop, detail=detail, outcome=0.0)
-        if not self.turns:
+        if not self.turns and self._refused is None:
             cause = RuntimeError("the program ended without asking the policy anything")
             raise EnvError(f"drive: {cause}", cause)
         return Ended(stop)

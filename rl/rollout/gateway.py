@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest, ChatServer
 from envs.driving import Endpoint
@@ -40,10 +41,16 @@ class Gateway:
             except (concurrent.futures.CancelledError, RuntimeError):  # RuntimeError: the loop is closed
                 raise ChatRefusal(403, "the episode is over", "episode_over") from None
 
-        posted: list[dict[str, object]] = []
-        key = self._server.open_session(answer, lambda body: posted.append(dict(body)))
+        posted: list[Mapping[str, Any]] = []
+
+        def reward(body: Mapping[str, Any]) -> None:
+            if "reward" not in body and "outcome" not in body:
+                raise ValueError('a reward is {"reward": 0.5}, or named scores with "outcome" among them')
+            posted.append(body)
+
+        key = self._server.open_session(answer, reward)
         try:
-            yield Endpoint(self._server.url_of(key), key, posted)  # type: ignore[arg-type]
+            yield Endpoint(self._server.url_of(key), key, posted)
         finally:
             self._server.close_session(key)
 
