@@ -99,7 +99,7 @@ class DatasetTaskset(Taskset):
     """
 
     family = "dataset"
-    env_class = DatasetEnvironment
+    env_class: type[Environment] = DatasetEnvironment
     of_no_account = Taskset.of_no_account | {"name", "shuffle"}
 
     def __init__(

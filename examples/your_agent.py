@@ -30,14 +30,15 @@ def agent(base_url: str, api_key: str, row: dict[str, Any]) -> float:
     ]
     messages: list[Any] = [{"role": "system", "content": "Do it with the tools."},
                            {"role": "user", "content": row["prompt"]}]  # fmt: skip
-    done = []
+    done: list[str] = []
     while True:
         said = client.chat.completions.create(model="policy", messages=messages, tools=tools).choices[0].message
         messages.append(said)
         if not said.tool_calls:
             return float(done == [f"{row['tool']} {row['order_id']}"])
         for call in said.tool_calls:
-            done.append(f"{call.function.name} {json.loads(call.function.arguments).get('order_id')}")
+            made: Any = call.to_dict()["function"]
+            done.append(f"{made['name']} {json.loads(made['arguments']).get('order_id')}")
             messages.append({"role": "tool", "tool_call_id": call.id, "content": "ok"})
 
 

@@ -156,6 +156,8 @@ class Session:
     response together.
     """
 
+    _open_from: int | None  # where a response without a stop token begins
+
     def __init__(self, renderer: Renderer, prompt: Sequence[Message], *, thinking: bool, max_context: int) -> None:
         if not prompt or (prompt[-1].role in ("assistant", "system") and not prompt[-1].prefix):
             last = prompt[-1].role if prompt else "nothing"
@@ -176,7 +178,7 @@ class Session:
         self._messages: list[Message] = list(messages)
         self._context: list[Message] = list(messages)
         self._streams = [_Stream(tokens)]
-        self._open_from: int | None = None  # where a response without a stop token begins
+        self._open_from = None
         self.marks: dict[int, str] = {}  # position in ``messages`` → what the context policy did there
         self._usage = Usage()  # of everything but the response that is still open
         self._last = Usage()  # of the last response

@@ -78,8 +78,9 @@ class Driven:
         """Let the program run to its end. Raises what the engine raises, EnvError, EnvTimeout."""
         with self._connect(self) as endpoint:
             driving = asyncio.ensure_future(env.drive(endpoint))
+            either: set[asyncio.Future[Any]] = {driving, self._broken}
             try:
-                await asyncio.wait({driving, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if self._broken.done():
                     return self._broken.result()
                 return self._ended(driving)
