@@ -49,27 +49,33 @@ class DatasetEnvironment(Environment):
 
     def score(self, episode: Episode) -> Any:
         """The reward's scores; a coroutine when the reward is ``async def``."""
-        if episode.answer is None:
+        return self.score_answer(episode.answer)
+
+    def score_answer(self, answer: str | None) -> Any:
+        """The reward's scores of ``answer``; None: there is none, which is worth 0."""
+        if answer is None:
             return {"outcome": 0.0}
         row = dict(self.task.metadata["row"]) | {"answer": self.task.answer}
-        result = self.reward(episode.answer, row)
-        return self._awaited(result) if inspect.isawaitable(result) else self._scores(result)
+        result = self.reward(answer, row)
+        name = f"reward {getattr(self.reward, '__name__', repr(self.reward))}"
+        return self._awaited(result, name) if inspect.isawaitable(result) else self.scores_of(result, name)
 
-    async def _awaited(self, result: Any) -> dict[str, float]:
-        return self._scores(await result)
+    async def _awaited(self, result: Any, name: str) -> dict[str, float]:
+        return self.scores_of(await result, name)
 
-    def _scores(self, result: Any) -> dict[str, float]:
+    @staticmethod
+    def scores_of(result: Any, who: str) -> dict[str, float]:
+        """The scores that ``who`` gave: a number or a mapping. Raises ValueError for what is none."""
         scores = dict(result) if isinstance(result, Mapping) else {"outcome": result}
-        name = getattr(self.reward, "__name__", repr(self.reward))
         if "outcome" not in scores:
-            raise ValueError(f'reward {name} gave {scores}: "outcome" is missing')
+            raise ValueError(f'{who} gave {scores}: "outcome" is missing')
         numbers = {}
         for key, value in scores.items():
             if (number := _number(value)) is None:
-                raise ValueError(f"reward {name} gave {key}={value!r}: must be a finite number")
+                raise ValueError(f"{who} gave {key}={value!r}: must be a finite number")
             numbers[str(key)] = number
         if not 0.0 <= numbers["outcome"] <= 1.0:
-            raise ValueError(f"reward {name} gave outcome={numbers['outcome']}: must be between 0 and 1")
+            raise ValueError(f"{who} gave outcome={numbers['outcome']}: must be between 0 and 1")
         return numbers
 
     def oracle(self, history: Sequence[Message]) -> Message:
@@ -93,7 +99,7 @@ class DatasetTaskset(Taskset):
     """
 
     family = "dataset"
-    env_class = DatasetEnvironment
+    env_class: type[Environment] = DatasetEnvironment
     of_no_account = Taskset.of_no_account | {"name", "shuffle"}
 
     def __init__(
@@ -121,7 +127,7 @@ class DatasetTaskset(Taskset):
             raise ValueError(f"on_bad_row={on_bad_row!r}: must be refuse or skip")
         self.family, self.system = name, system
         self.prompt_column, self.answer_column, self.split_column = prompt_column, answer_column, split_column
-        self._reward_file = _file_of(reward or "exact")
+        self._reward_file = file_of("reward", reward or "exact", find_reward(reward or "exact"))
         self.source = open_rows(path, split, subset, revision)
         self.skipped = 0
         self._rows = self._look(on_bad_row)
@@ -235,15 +241,20 @@ def find_reward(reward: str | Reward) -> Reward:
         return reward
     if reward in VERIFIERS:
         return VERIFIERS[reward]
-    module_name, _, name = reward.replace(":", ".").rpartition(".")
+    function: Reward = find_function("reward", reward, f"{', '.join(VERIFIERS)} or package.module.function")
+    return function
+
+
+def find_function(setting: str, path: str, known: str) -> Any:
+    """The function at the import path ``path``. Raises ValueError that names the setting, and what is ``known``."""
+    module_name, _, name = path.replace(":", ".").rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name, None) if module_name else None
     except ModuleNotFoundError as error:
-        raise ValueError(f"reward={reward}: {error}; run from its folder, or install it") from error
+        raise ValueError(f"{setting}={path}: {error}; run from its folder, or install it") from error
     if not callable(found):
-        raise ValueError(f"reward={reward}: no such function; give {', '.join(VERIFIERS)} or package.module.function")
-    function: Reward = found
-    return function
+        raise ValueError(f"{setting}={path}: no such function; give {known}")
+    return found
 
 
 def _number(value: Any) -> float | None:
@@ -257,9 +268,9 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _file_of(reward: str | Reward) -> tuple[str, str] | None:
-    """(what it is called, SHA-256) of the file that a reward is defined in; None when it has none."""
-    function: Any = find_reward(reward)
+def file_of(setting: str, given: Any, function: Any) -> tuple[str, str] | None:
+    """(what it is called, SHA-256) of the file that ``function`` is defined in, which the setting gives by name or
+    itself; None when it has none."""
     while isinstance(function, partial):
         function = function.func
     function = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
@@ -267,8 +278,10 @@ def _file_of(reward: str | Reward) -> tuple[str, str] | None:
         file = Path(inspect.getsourcefile(inspect.unwrap(function)) or "")
     except TypeError:  # built in
         return None
-    name = reward if isinstance(reward, str) else getattr(function, "__qualname__", str(function))
-    return (f"{file.name} of reward {name}", hashlib.sha256(file.read_bytes()).hexdigest()) if file.is_file() else None
+    name = given if isinstance(given, str) else getattr(function, "__qualname__", str(function))
+    return (
+        (f"{file.name} of {setting} {name}", hashlib.sha256(file.read_bytes()).hexdigest()) if file.is_file() else None
+    )
 
 
 def _key(messages: Sequence[Message]) -> str:

@@ -47,6 +47,7 @@ FAMILIES: dict[str, str] = {
     "curriculum": "envs.curriculum.CurriculumTaskset",
     "built": "envs.built.BuiltTaskset",
     "dataset": "envs.dataset.DatasetTaskset",
+    "own_agent": "envs.own_agent.OwnAgentTaskset",
     # for a small chat model
     "exercise": "envs.exercises.ExerciseTaskset",
 }

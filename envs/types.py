@@ -99,6 +99,11 @@ class Episode:
     thinking_tokens: int = 0  # of the sampled ones, those of the thinking, markers included
 
     @property
+    def ended(self) -> bool:
+        """Whether it came to an end of its own: no limit cut it."""
+        return self.stop_reason is StopReason.ANSWERED
+
+    @property
     def sampled(self) -> tuple[Message, ...]:
         """What the policy said, in order: the last ``turns`` assistant messages. Examples in a prompt are left out."""
         said = [message for message in self.messages if message.role == "assistant"]

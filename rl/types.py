@@ -43,6 +43,15 @@ class ReplayRecord:
                     f"replay record: {name} has {len(rows)} rows, valid has {len(self.valid)}: one per token"
                 )
 
+    def first(self, count: int) -> ReplayRecord:
+        """The record of the first ``count`` tokens."""
+        return ReplayRecord(
+            self.valid[:count],
+            None if self.experts is None else self.experts[:count],
+            None if self.indexer is None else self.indexer[:count],
+            None if self.support is None else self.support[:count],
+        )
+
 
 @dataclass(frozen=True)
 class ProbeScores:

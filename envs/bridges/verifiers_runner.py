@@ -138,12 +138,11 @@ def tasks_of(order: dict[str, Any]) -> dict[str, Any]:
 async def play(order: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     import verifiers.v1 as vf
 
-    from envs.bridges.openai_server import ChatRequest, ChatServer
+    from envs.bridges.openai_server import ChatReply, ChatRequest, ChatServer
     from envs.message_forms import message_of
-    from envs.types import Message
 
-    def answer(request: ChatRequest) -> Message:
-        return message_of(pipe.ask(request=[m.to_json() for m in request.messages])["answer"])
+    def answer(request: ChatRequest) -> ChatReply:
+        return ChatReply(message_of(pipe.ask(request=[m.to_json() for m in request.messages])["answer"]))
 
     env = load(order)
     task = next(itertools.islice(iter(env.taskset), order["index"], None), None)

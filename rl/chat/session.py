@@ -21,6 +21,7 @@ response in the same way: what is given of it is context, and the policy continu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,19 @@ SUMMARY = "summary"  # the mark of a request for a summary and of the summary, a
 
 class SessionError(RuntimeError):
     """Calls in an order that a dialogue cannot have, or arrays that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of a dialogue: its first ``messages``, which are the first ``tokens`` of stream number ``stream``.
+
+    ``open_from``: where the last of them begins if it is an answer that was cut off.
+    """
+
+    messages: int
+    stream: int
+    tokens: int
+    open_from: int | None = None
 
 
 class _Stream:
@@ -142,6 +156,8 @@ class Session:
     response together.
     """
 
+    _open_from: int | None  # where a response without a stop token begins
+
     def __init__(self, renderer: Renderer, prompt: Sequence[Message], *, thinking: bool, max_context: int) -> None:
         if not prompt or (prompt[-1].role in ("assistant", "system") and not prompt[-1].prefix):
             last = prompt[-1].role if prompt else "nothing"
@@ -149,15 +165,20 @@ class Session:
                 f"the prompt ends with {last}; it must end with a user or tool message, or with an assistant message "
                 "that the policy continues (prefix)"
             )
+        self._begin(renderer, prompt, renderer.render(prompt, thinking=thinking), thinking, max_context)
+        if prompt[-1].prefix:
+            self._open_from = self.used - len(renderer.prefix_tokens(prompt[-1], thinking=thinking))
+
+    def _begin(
+        self, renderer: Renderer, messages: Sequence[Message], tokens: Sequence[int], thinking: bool, max_context: int
+    ) -> None:
         self._renderer = renderer
         self._thinking = thinking
         self.max_context = max_context
-        self._messages: list[Message] = list(prompt)
-        self._context: list[Message] = list(prompt)
-        self._streams = [_Stream(renderer.render(self._context, thinking=thinking))]
-        self._open_from: int | None = None  # where a response without a stop token begins
-        if prompt[-1].prefix:
-            self._open_from = self.used - len(renderer.prefix_tokens(prompt[-1], thinking=thinking))
+        self._messages: list[Message] = list(messages)
+        self._context: list[Message] = list(messages)
+        self._streams = [_Stream(tokens)]
+        self._open_from = None
         self.marks: dict[int, str] = {}  # position in ``messages`` → what the context policy did there
         self._usage = Usage()  # of everything but the response that is still open
         self._last = Usage()  # of the last response
@@ -211,6 +232,21 @@ class Session:
         """Tokens of a prompt made of ``messages``."""
         return len(self._renderer.render(messages, thinking=self._thinking))
 
+    def place(self) -> Place:
+        """Where the dialogue is now; ``branch`` goes back there."""
+        return Place(len(self._context), len(self._streams) - 1, self.used, self._open_from)
+
+    def branch(self, place: Place) -> Session:
+        """A second dialogue that goes on from ``place``, on the very tokens that are before it here.
+
+        There they are context: what was sampled is a target in this session alone. No ``rewrite`` may have come since.
+        """
+        tokens = self._streams[place.stream].tokens[: place.tokens]
+        other = Session.__new__(Session)
+        other._begin(self._renderer, self._context[: place.messages], tokens, self._thinking, self.max_context)
+        other._open_from = place.open_from
+        return other
+
     def mark(self, what: str) -> None:
         """Note at the last message what a context policy did there."""
         self.marks[len(self._messages) - 1] = what
@@ -232,6 +268,24 @@ class Session:
             raise SessionError("the last response was not cut off")
         tokens = self._streams[-1].tokens[self._open_from :]
         return self._parse(tokens, ended=True)
+
+    def tokens_up_to(self, tokens: Sequence[int], texts: Sequence[str]) -> int | None:
+        """How many of ``tokens``, sampled after ``prompt_tokens()``, it takes until the answer's text has one of
+        ``texts``; None: it never has. What stands in the reasoning does not count."""
+        stream = self._streams[-1].tokens
+        begun = [] if self._open_from is None else stream[self._open_from :]
+
+        def holds(count: int) -> bool:
+            content = self._parse([*begun, *map(int, tokens[:count])], ended=True).content
+            return any(text in content for text in texts)
+
+        low, high = 0, len(tokens)  # not the first `low` tokens, but the first `high`
+        if not texts or not holds(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if holds(middle) else (middle, high)
+        return high
 
     def append_sampled(
         self,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Data = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | type["Taskset"]
 Reward = str | Callable[..., Any]
 ROWS = "rows.jsonl"
+ROWS_GROUP, OWN_AGENT = "env=dataset", "env=own_agent"
 NOT_TEXT = {"true", "false", "null", "inf", "nan"}  # unquoted words that Hydra reads as something else
 
 
@@ -71,6 +72,7 @@ def train(
     model: str | os.PathLike[str] | None = None,
     data: Data | None = None,
     reward: Reward | None = None,
+    agent: Reward | None = None,
     **settings: Any,
 ) -> Run:
     """One run of `rl-train`, from the cold start to the report.
@@ -81,6 +83,7 @@ def train(
             path; None: the four families.
         reward: for rows: a function ``(answer, row) -> float``, its import path, or exact | numeric | math |
             unit_tests; for any data the name of a file in configs/reward. None: as configured.
+        agent: for rows: your own agent, a function ``(base_url, api_key, row)`` or its import path (envs.own_agent).
         settings: overrides by name, groups as dicts: ``steps=40, learner={"lr": 2e-5}, experiment="my_model"``.
     Raises:
         ConfigurationError: a setting is wrong; one line, and no run is left behind.
@@ -91,7 +94,7 @@ def train(
     inputs = Inputs()
     with configuration():
         _check_ray()
-        overrides = [*model_overrides(model), *inputs.overrides(data, reward), *written(settings)]
+        overrides = [*model_overrides(model), *inputs.overrides(data, reward, agent), *written(settings)]
     cfg = composed("train", overrides)
     with configuration():
         if cfg.plan:
@@ -112,11 +115,12 @@ def evaluate(
     data: Data | None = None,
     reward: Reward | None = None,
     run: Run | str | None = None,
+    agent: Reward | None = None,
     **settings: Any,
 ) -> Run:
     """One `rl-eval`: of a policy directory ``model``, or of the last policy of ``run`` with that run's settings.
 
-    ``data``, ``reward`` and ``settings`` as for ``train``; with ``run`` they replace its own. The result's ``path`` is
+    ``data``, ``reward``, ``agent`` and ``settings`` as for ``train``; with ``run`` they replace its own. ``path`` is
     where the evaluation lies (``out=``). Raises ConfigurationError.
     """
     from rl.commands import evaluate as command
@@ -126,7 +130,7 @@ def evaluate(
     inputs = Inputs()
     with configuration():
         _check_ray()
-        overrides = [*inputs.overrides(data, reward), *written(settings)]
+        overrides = [*inputs.overrides(data, reward, agent), *written(settings)]
         if isinstance(run, Run):
             overrides += written({"run": run.name, "runs_dir": str(run.path.parent)})
         elif run is not None:
@@ -150,9 +154,15 @@ class Inputs:
 
     files: dict[str, str] = field(default_factory=dict)
 
-    def overrides(self, data: Data | None, reward: Reward | None) -> list[str]:
-        """The overrides that ``data`` and ``reward`` stand for. Raises ValueError."""
+    def overrides(self, data: Data | None, reward: Reward | None, agent: Reward | None = None) -> list[str]:
+        """The overrides that ``data``, ``reward`` and ``agent`` stand for. Raises ValueError."""
         chosen = [] if data is None else self._data(data)
+        if agent is not None:
+            name = agent if isinstance(agent, str) else self._named(agent)
+            if ROWS_GROUP not in chosen:
+                shown = agent if isinstance(agent, str) else getattr(agent, "__name__", agent)
+                raise ValueError(f"agent={shown}: it plays the rows of a data set; give data=<rows, or a file of rows>")
+            chosen = [OWN_AGENT if word == ROWS_GROUP else word for word in chosen] + written({"env.agent": name})
         if reward is None:
             return chosen
         from envs.answer_checks import VERIFIERS
@@ -165,7 +175,7 @@ class Inputs:
                     f"import path; for any data one of {', '.join(groups)}"
                 )
             return [*chosen, f"reward={reward}"]
-        if "env=dataset" not in chosen:
+        if not {ROWS_GROUP, OWN_AGENT} & set(chosen):
             raise ValueError(
                 f"reward={reward if isinstance(reward, str) else getattr(reward, '__name__', reward)}: it scores the "
                 "rows of a data set; give data=<rows, or a file of rows>. Other data have scores of their own"
@@ -184,7 +194,7 @@ class Inputs:
 
                 if Path(text).suffix not in SUFFIXES:
                     return written({"env._target_": text.replace(":", ".")})
-            return ["env=dataset", *written({"env.path": text})]
+            return [ROWS_GROUP, *written({"env.path": text})]
         rows = data.to_list() if hasattr(data, "to_list") else data
         if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, Mapping) for row in rows):
             raise ValueError(
@@ -195,7 +205,7 @@ class Inputs:
         except TypeError as error:
             raise ValueError(f"data: {error}; rows hold JSON values: text, numbers, lists, dicts") from error
         self.files[ROWS] = "".join(line + "\n" for line in lines)
-        return ["env=dataset", *written({"env.path": ROWS})]
+        return [ROWS_GROUP, *written({"env.path": ROWS})]
 
     def _named(self, thing: Callable[..., Any]) -> str:
         """The import path of a function or class, in a module made for it where it has none."""

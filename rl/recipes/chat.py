@@ -21,6 +21,7 @@ from envs.play import show
 from envs.types import Message
 from rl.chat.renderer import RenderError
 from rl.rollout.engine_thread import EngineThread
+from rl.rollout.gateway import Gateway
 from rl.rollout.message import sample_message
 from rl.rollout.rollout import Scored, rollout
 
@@ -51,6 +52,7 @@ class Voice:
         self._serial = itertools.count()
         self._runner = asyncio.Runner()
         self._thread: EngineThread
+        self._gateway: Gateway | None = None
 
     def __enter__(self) -> Voice:
         """The engine is up. Raises EngineDied when it cannot start."""
@@ -59,6 +61,8 @@ class Voice:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._gateway is not None:
+            self._gateway.close()
         self._thread.close()
         self._runner.close()
 
@@ -75,9 +79,14 @@ class Voice:
         return self._runner.run(
             rollout(
                 task, taskset.environment, self.session, self._generate, composer, self._config, name,
-                scored=scored, observe=observe,
+                scored=scored, observe=observe, open_gateway=self._open_gateway,
             )
         )  # fmt: skip
+
+    def _open_gateway(self) -> Gateway:
+        if self._gateway is None:
+            self._gateway = Gateway()
+        return self._gateway
 
     def session(self, prompt: Sequence[Message]) -> Session:
         """A dialogue that begins with ``prompt``."""

@@ -28,6 +28,7 @@ from envs.types import Message, Task
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
+from rl.rollout.gateway import Gateway
 from rl.rollout.rollout import Scored, rollout
 from rl.rollout.selection import fewest_steps
 from rl.rollout.weights import Packed, probe_mismatch, unpack
@@ -144,6 +145,7 @@ class RolloutWorker:
         self._initial: tuple[Packed | None, int, Reference | None] = (weights, version, reference)
         self._base = base
         self._thread: EngineThread | None = None
+        self._gateway: Gateway | None = None
         self._renderer = self.setup.open_renderer()
         self._slots = asyncio.Semaphore(self.config.max_concurrency)
         self._serial = itertools.count()
@@ -209,6 +211,8 @@ class RolloutWorker:
     async def close(self) -> None:
         """Release the engine (vLLM's executor) and the reward's processes before the actor is killed."""
         self.setup.composer.close()
+        if self._gateway is not None:
+            self._gateway.close()
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
 
@@ -257,11 +261,17 @@ class RolloutWorker:
                     watch=lambda what: self._doing.__setitem__(name, (what, time.monotonic())),
                     version=spec.version,
                     scored=lambda what: finished.__setitem__(name, what),
+                    open_gateway=self._open_gateway,
                 )
             finally:
                 self._doing.pop(name, None)
         self._episodes_done += 1
         return trajectory
+
+    def _open_gateway(self) -> Gateway:
+        if self._gateway is None:
+            self._gateway = Gateway()
+        return self._gateway
 
     def _open_session(self, config: RolloutConfig, prompt: Sequence[Message]) -> Session:
         from rl.chat.session import Session

@@ -118,9 +118,9 @@ class CostModel:
 
 def meta_model(config: Any) -> Any:
     """The causal LM of a transformers configuration on the meta device: names and shapes, no weights."""
-    import torch
+    from rl.policy.meta import on_meta
 
-    with torch.device("meta"):
+    with on_meta():
         if config.model_type in DSA_ARCHITECTURES:
             from rl.policy.model import DSAForCausalLM
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import urllib.error
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, to_openai
-from envs.bridges.openai_server import ChatRequest, ChatServer
+from envs.bridges.openai_request import ChatOptions, read_request
+from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest, ChatServer
 from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
@@ -128,21 +130,27 @@ def test_parts_of_text_and_tools_without_a_system_message() -> None:
 # -- the server -----------------------------------------------------------------------------
 
 
-def shop(request: ChatRequest) -> Message:
+def shop(request: ChatRequest) -> ChatReply:
     """Two calls first, then what they gave; the reasoning says how many schemas were shown."""
     if request.messages[-1].role == "tool":
-        return Message("assistant", " and ".join(m.content for m in request.messages if m.role == "tool"))
+        return ChatReply(Message("assistant", " and ".join(m.content for m in request.messages if m.role == "tool")))
     pair = (ToolCall("count", {"item": "pear"}), ToolCall("count", {"item": "äpple"}))
-    return Message("assistant", "I look.", reasoning=f"{len(request.messages[0].tools)} tools", tool_calls=pair)
+    said = Message("assistant", "I look.", reasoning=f"{len(request.messages[0].tools)} tools", tool_calls=pair)
+    return ChatReply(said)
 
 
+@pytest.mark.parametrize("in_url", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_openai_client_talks_to_it(stream: bool) -> None:
+def test_the_openai_client_talks_to_it(stream: bool, in_url: bool) -> None:
     openai = pytest.importorskip("openai", reason="pip install 'openai==3.54.0'")
     threads = threading.active_count()
     with ChatServer() as server:
         assert server.base_url.startswith("http://127.0.0.1:")
-        with openai.OpenAI(base_url=server.base_url, api_key=server.open_session(shop), max_retries=0) as client:
+        key = server.open_session(shop)
+        where = {"base_url": server.url_of(key), "api_key": "-"} if in_url else {
+            "base_url": server.base_url, "api_key": key,
+        }  # fmt: skip
+        with openai.OpenAI(max_retries=0, **where) as client:
             messages: list[Any] = [{"role": "user", "content": "How many?"}]
             tools: list[Any] = [{"type": "function", "function": SCHEMA}]
 
@@ -183,7 +191,9 @@ def test_sessions_do_not_mix_and_wait_for_one_another() -> None:
         barrier = threading.Barrier(6)  # every function waits until all were asked: they run side by side
 
         def answer(name: str) -> Any:
-            return lambda request: Message("assistant", f"{name} {barrier.wait(20) >= 0} {request.model}")
+            return lambda request: ChatReply(
+                Message("assistant", f"{name} {barrier.wait(20) >= 0} {request.model}")
+            )  # fmt: skip
 
         keys = [server.open_session(answer(f"session {i}")) for i in range(6)]
         url = f"{server.base_url}/chat/completions"
@@ -193,15 +203,28 @@ def test_sessions_do_not_mix_and_wait_for_one_another() -> None:
 
 
 def test_what_is_refused() -> None:
-    def broken(request: ChatRequest) -> Message:
+    def broken(request: ChatRequest) -> ChatReply:
         raise RuntimeError("the policy is gone")
+
+    def full(request: ChatRequest) -> ChatReply:
+        raise ChatRefusal(400, "send less", "context_length_exceeded")
+
+    def reward(body: Any) -> None:
+        if "reward" not in body:
+            raise ValueError("no reward in it")
 
     with ChatServer() as server:
         key, url = server.open_session(broken), f"{server.base_url}/chat/completions"
+        other, post_url = server.open_session(full, reward), f"{server.base_url}/reward"
+        assert post(post_url, other, {"reward": 1}) == {"ok": True}
         for wrong_key, wrong_url, body, status, why in (
             ("nobody", url, {"messages": []}, 401, "unknown API key"),
             (key, url, {}, 400, "messages"),
-            (key, url, [1], 400, "TypeError"),
+            (key, url, [1], 400, "wanted an object"),
+            ("é", url, {"messages": []}, 401, "unknown API key"),
+            (other, url, {"messages": []}, 400, "send less"),
+            (other, post_url, {}, 400, "no reward in it"),
+            (key, post_url, {"reward": 1}, 404, "no such path: /v1/reward"),
             (key, url, {"messages": [], "n": 2}, 400, "n=2"),
             (key, f"{server.base_url}/embeddings", {"messages": []}, 404, "no such path"),
             (key, url, {"messages": []}, 500, "RuntimeError: the policy is gone"),
@@ -213,3 +236,95 @@ def test_what_is_refused() -> None:
         server.close_session(key)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             post(url, key, {"messages": []})
+
+
+HELLO: list[Any] = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"n": 2}, "n=2: cannot be had here; leave it out"),
+        ({"logprobs": True}, "logprobs=True"),
+        ({"presence_penalty": 0.5}, "presence_penalty=0.5"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"functions": [{}]}, "functions"),
+        ({"max_tokens": 0}, "max_tokens=0: must be a whole number, at least 1"),
+        ({"max_completion_tokens": True}, "max_tokens=True"),
+        ({"stop": [""]}, "must be texts"),
+        ({"response_format": {"type": "json_object"}}, "must be text, or a json_schema with its schema"),
+        ({"response_format": "json"}, "response_format='json'"),
+        ({"messages": {}}, "messages={}: must be a list"),
+    ],
+)
+def test_settings_that_cannot_be_had_are_refused(body: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read_request({"messages": HELLO, **body})
+
+
+def test_settings_that_are_obeyed_and_those_that_mean_nothing() -> None:
+    tools = [{"type": "function", "function": SCHEMA}]
+    nothing = {
+        "temperature": 0.2,
+        "top_p": 0.5,
+        "seed": 3,
+        "n": 1,
+        "logprobs": None,
+        "presence_penalty": 0.0,
+        "user": "me",
+    }
+    (hello,), options = read_request({"messages": HELLO, "tools": tools, "tool_choice": "none", **nothing})
+    assert (hello, options) == (Message("user", "Hi"), ChatOptions())
+    asked = {"max_tokens": 9, "max_completion_tokens": 7, "stop": "End", "stream": True,
+             "stream_options": {"include_usage": True}, "tool_choice": "required", "tools": tools}  # fmt: skip
+    messages, options = read_request({"messages": HELLO, **asked})
+    assert messages[0].tools == (SCHEMA,)
+    assert options == ChatOptions(7, ("End",), True, True)
+    shape = {"type": "object", "properties": {}}
+    given = {"type": "json_schema", "json_schema": {"name": "x", "schema": shape}}
+    messages, _ = read_request({"messages": HELLO, "response_format": given})
+    assert messages == (Message("system", response_format=shape), Message("user", "Hi"))
+    messages, _ = read_request({"messages": [{"role": "system", "content": "S"}, *HELLO], "response_format": given})
+    assert messages[0] == Message("system", "S", response_format=shape)
+
+
+def test_a_session_that_is_closed_lets_go_of_its_connections() -> None:
+    """Clients that nobody closes would hold a thread each for a minute."""
+    with ChatServer() as server:
+        key = server.open_session(shop)
+        before = threading.active_count()
+        connection = http.client.HTTPConnection("127.0.0.1", int(server.base_url.split(":")[2].removesuffix("/v1")))
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+        assert json.load(connection.getresponse())["data"][0]["id"] == "policy"
+        (held,) = [t for t in threading.enumerate() if "process_request_thread" in t.name]
+        server.close_session(key)
+        held.join(20)
+        assert threading.active_count() == before
+        connection.close()
+
+
+def test_who_has_gone_is_seen() -> None:
+    seen: list[bool] = []
+    asked, hung_up = threading.Event(), threading.Event()
+
+    def answer(request: ChatRequest) -> ChatReply:
+        seen.append(request.is_gone())
+        asked.set()
+        hung_up.wait(20)
+        seen.append(request.is_gone())
+        return ChatReply(Message("assistant", "late"))
+
+    with ChatServer() as server:
+        url = server.url_of(server.open_session(answer))
+        connection = http.client.HTTPConnection("127.0.0.1", int(url.split(":")[2].partition("/")[0]))
+        connection.request(
+            "POST",
+            f"{url.partition('/e/')[1]}{url.partition('/e/')[2]}/chat/completions",
+            json.dumps({"messages": HELLO}),
+        )
+        asked.wait(20)
+        connection.close()
+        hung_up.set()
+        for thread in [t for t in threading.enumerate() if "process_request_thread" in t.name]:
+            thread.join(20)
+    assert seen == [False, True]

@@ -41,6 +41,7 @@ RULES = (
     Rule(r"pytest( -m slow| tests/)", OUT, "the tests themselves"),
     Rule(r"python -m benchmarks\.", OUT, "minutes to hours; docs/results.md has what they gave"),
     Rule(r"^\S*python examples/own_model", END, "tests/examples/test_own_model.py"),
+    Rule(r"^\S*python examples/your_agent", END, "tests/examples/test_your_agent.py"),
     Rule(r"^\S*python examples/grpo_loop", END, "tests/examples/test_grpo_loop.py"),
     Rule(r"OpenEnvTaskset|VerifiersTaskset", OUT, "another library in a Python of its own: tests marked bridges"),
     Rule(r"McpTaskset", END, "tests/envs/test_bridges_mcp.py"),

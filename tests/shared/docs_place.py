@@ -40,6 +40,7 @@ def make_place(folder: Path) -> None:
         "polite.py": polite,
         "my_module.py": snippet("docs/environments.md", "## A complete one") + polite.replace("Polite", "Brevity"),
         "my_rewards.py": re.search(r"def last_word.*?\n\n", own, re.DOTALL)[0],  # type: ignore[index]
+        "my_agent.py": snippet("docs/your_agent.md", "# Your own agent, as it is"),
         "answers.jsonl": re.search(r"```json\n(.*?)```", (ROOT / "docs" / "cost.md").read_text(), re.DOTALL)[1],  # type: ignore[index]
     }
     for name, text in files.items():

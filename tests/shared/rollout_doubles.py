@@ -6,6 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from rl.chat.tokenizer import ChatTokenizer, train_tokenizer
 from rl.chat.v32 import V32Renderer, render_text
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine import Generation
+from rl.rollout.gateway import Gateway
 from rl.rollout.rollout import rollout
 from rl.types import Trajectory
 
@@ -124,18 +126,25 @@ def play(
     def open_session(prompt: Sequence[Message]) -> Session:
         return Session(renderer(), prompt, thinking=True, max_context=config.max_context)
 
-    return asyncio.run(
-        rollout(
-            task,
-            open_env,
-            open_session,
-            generate or Script(list(texts)),
-            composer or default_composer(),
-            config,
-            "t-0-0",
-            observe=observe,
-        )
-    )
+    async def run() -> Trajectory:
+        with ExitStack() as opened:
+
+            def open_gateway() -> Gateway:
+                return opened.enter_context(closing(Gateway()))
+
+            return await rollout(
+                task,
+                open_env,
+                open_session,
+                generate or Script(list(texts)),
+                composer or default_composer(),
+                config,
+                "t-0-0",
+                observe=observe,
+                open_gateway=open_gateway,
+            )
+
+    return asyncio.run(run())
 
 
 def spy(seen: list[Episode]) -> Callable[[Task], Environment]:

@@ -1,0 +1,58 @@
+"""The endpoint at which programs ask a policy: one server for all episodes of a process, a key for each of them.
+
+It listens on the loopback interface alone. A request comes in a thread of the server and is answered in the event loop
+of the episodes, where the engine's answers arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest, ChatServer
+from envs.driving import Endpoint
+from rl.rollout.driven import Driven
+
+_HOST = "127.0.0.1"
+
+
+class Gateway:
+    """For the event loop that it is made on; ``close`` ends it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = ChatServer()
+        for name in ("NO_PROXY", "no_proxy"):  # clients in this process would ask a proxy for this machine
+            hosts = os.environ.get(name, "")
+            if _HOST not in hosts.split(","):
+                os.environ[name] = f"{hosts},{_HOST}" if hosts else _HOST
+
+    @contextmanager
+    def connect(self, driven: Driven) -> Iterator[Endpoint]:
+        """An endpoint that ``driven`` answers; afterwards its key is refused."""
+
+        def answer(request: ChatRequest) -> ChatReply:
+            try:
+                return asyncio.run_coroutine_threadsafe(driven.answer(request), self._loop).result()
+            except (concurrent.futures.CancelledError, RuntimeError):  # RuntimeError: the loop is closed
+                raise ChatRefusal(403, "the episode is over", "episode_over") from None
+
+        posted: list[Mapping[str, Any]] = []
+
+        def reward(body: Mapping[str, Any]) -> None:
+            if "reward" not in body and "outcome" not in body:
+                raise ValueError('a reward is {"reward": 0.5}, or named scores with "outcome" among them')
+            posted.append(body)
+
+        key = self._server.open_session(answer, reward)
+        try:
+            yield Endpoint(self._server.url_of(key), key, posted)
+        finally:
+            self._server.close_session(key)
+
+    def close(self) -> None:
+        self._server.close()

@@ -1,0 +1,135 @@
+"""env=own_agent: rows for an agent of one's own, and the ways in which it is scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envs.driving import Endpoint
+from envs.own_agent import OwnAgentEnvironment, OwnAgentTaskset, find_agent
+from envs.types import Episode, Message, StopReason
+
+ROWS = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(20)]
+
+
+def nobody(base_url: str, api_key: str, row: dict[str, Any]) -> None:
+    """Returns nothing."""
+
+
+async def late(base_url: str, api_key: str, row: dict[str, Any]) -> dict[str, float]:
+    return {"outcome": 0.5, "steps": 3}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+async def scored(
+    rows: Path, agent: Any, *, reward: Any = None, posted: Any = (), stop: StopReason = StopReason.ANSWERED
+) -> Any:
+    taskset = OwnAgentTaskset(path=rows, agent=agent, reward=reward)
+    task = taskset.task(0)
+    environment = taskset.environment(task)
+    assert isinstance(environment, OwnAgentEnvironment)
+    endpoint = Endpoint("http://127.0.0.1:1/e/k/v1", "k")
+    endpoint.posted.extend(posted)
+    if (running := environment.drive(endpoint)) is not None:
+        await running
+    said = (*task.prompt, Message("assistant", f" {task.metadata['row']['answer']}\n"))
+    result = environment.score(Episode(task, said, stop, 1))
+    return await result if hasattr(result, "__await__") else result
+
+
+def scores(*args: Any, **keywords: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(scored(*args, **keywords))
+
+
+def test_the_agent_gets_endpoint_and_row_and_its_number_is_the_reward(rows: Path) -> None:
+    seen: list[Any] = []
+
+    def agent(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+        seen.append((base_url, api_key, row))
+        return 0.25
+
+    assert scores(rows, agent) == {"outcome": 0.25}
+    assert seen == [("http://127.0.0.1:1/e/k/v1", "k", ROWS[int(seen[0][2]["answer"]) - 1])]
+    assert scores(rows, late) == {"outcome": 0.5, "steps": 3.0}
+
+
+def test_a_reward_that_was_posted(rows: Path) -> None:
+    assert scores(rows, nobody, posted=[{"reward": 0.1}, {"reward": 0.75}]) == {"outcome": 0.75}
+    assert scores(rows, nobody, posted=[{"outcome": 1, "speed": 2}]) == {"outcome": 1.0, "speed": 2.0}
+    assert scores(rows, late, posted=[{"reward": 0.75}])["outcome"] == 0.5  # what is returned comes last
+
+
+def test_a_function_scores_the_answer(rows: Path) -> None:
+    assert scores(rows, nobody, reward="exact") == {"outcome": 1.0}  # the policy's last message
+    assert scores(rows, lambda *_: "no idea", reward="exact") == {"outcome": 0.0}
+    assert scores(rows, lambda u, k, row: row["answer"], reward=lambda answer, row: answer == row["answer"]) == {
+        "outcome": 1.0
+    }
+
+
+@pytest.mark.parametrize(
+    ("agent", "reward", "why"),
+    [
+        (nobody, None, "agent nobody gave no reward: return a number"),
+        (lambda *_: "5", None, "gave the text '5'"),
+        (lambda *_: 1.0, "exact", "gave the reward 1.0, and env.reward scores its answer"),
+        (lambda *_: 1.5, None, "gave outcome=1.5: must be between 0 and 1"),
+        (lambda *_: float("nan"), None, "must be a finite number"),
+        (lambda *_: {"steps": 1}, None, '"outcome" is missing'),
+    ],
+)
+def test_a_reward_that_is_none(rows: Path, agent: Any, reward: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        scores(rows, agent, reward=reward)
+
+
+def test_a_run_that_a_limit_cut_needs_no_reward(rows: Path) -> None:
+    assert scores(rows, nobody, stop=StopReason.MAX_TURNS) == {"outcome": 0.0}
+
+
+def test_rows_need_an_answer_only_where_a_function_scores(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in ROWS))
+    assert OwnAgentTaskset(path=path, agent=nobody).task(0).answer is None
+    with pytest.raises(ValueError, match="answer: no such column"):
+        OwnAgentTaskset(path=path, agent=nobody, reward="exact")
+
+
+def test_what_it_is_made_of(rows: Path) -> None:
+    taskset = OwnAgentTaskset(path=rows, agent=f"{__name__}.nobody")
+    names = list(taskset.inputs())
+    assert any("test_own_agent.py of agent" in name for name in names)
+    assert taskset.fingerprint() != OwnAgentTaskset(path=rows, agent=json.dumps).fingerprint()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("agent", "why"),
+    [
+        ("", "agent is missing"),
+        ("no_such_module.agent", "agent=no_such_module.agent: No module named"),
+        ("json.nothing", "agent=json.nothing: no such function; give package.module.function"),
+    ],
+)
+def test_an_agent_that_is_not_there(agent: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        find_agent(agent)
+
+
+def test_nothing_can_act_in_it_by_turns(rows: Path) -> None:
+    taskset = OwnAgentTaskset(path=rows, agent=nobody)
+    environment = taskset.environment(taskset.task(0))
+    with pytest.raises(NotImplementedError, match="a program drives its episodes"):
+        environment.step(Message("assistant", "5"))
+    with pytest.raises(NotImplementedError, match="has no oracle"):
+        environment.oracle(())
