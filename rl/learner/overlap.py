@@ -6,7 +6,7 @@ together, so that micro-batches are as full as the time allows. The weights chan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rl.types import Group
@@ -25,9 +25,9 @@ class Overlap:
         self.running: Any = None  # what the pool is to watch beside its groups; None: nothing runs
         self.waiting: list[Group] = []  # not sent yet
 
-    def add(self, group: Group) -> None:
-        """``group`` of the batch has arrived."""
-        self.waiting.append(group)
+    def add(self, groups: Sequence[Group]) -> None:
+        """Some groups of the batch have arrived."""
+        self.waiting += groups
         if self.running is None:
             self._next()
 

@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+AGGREGATIONS = ("sequence_mean", "token_mean", "constant")
+
 
 def group_advantages(rewards: Sequence[float], valid: Sequence[bool], norm: str = "mean") -> list[float]:
     """Advantage of every trajectory of one group; 0.0 where ``valid`` is False.
@@ -60,15 +62,12 @@ def group_token_weights(
     """``token_weights`` of one group, times ``BatchSize.divisor`` of the whole batch: known before the others are."""
     if aggregation == "constant" and not (constant or 0) > 0:
         raise ValueError(f"loss constant {constant}: loss aggregation 'constant' needs a number of tokens above 0")
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"loss aggregation {aggregation!r}: use {', '.join(map(repr, AGGREGATIONS))}")
     valid = sum(n > 0 for n in lengths)
-    one = {
-        "sequence_mean": lambda n: 1.0 / (valid * n),
-        "token_mean": lambda n: 1.0,
-        "constant": lambda n: 1.0 / (constant or 0),
-    }
-    if aggregation not in one:
-        raise ValueError(f"loss aggregation {aggregation!r}: use {', '.join(map(repr, one))}")
-    return [one[aggregation](n) if n else 0.0 for n in lengths]
+    divisors = {"sequence_mean": [valid * n for n in lengths], "constant": [constant or 0] * len(lengths)}
+    divided_by = divisors.get(aggregation, [1] * len(lengths))
+    return [1.0 / d if n else 0.0 for n, d in zip(lengths, divided_by, strict=True)]
 
 
 @dataclass

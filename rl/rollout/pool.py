@@ -46,8 +46,8 @@ class Beside(Protocol):
 
     running: Any  # a reference that becomes ready when a part of it has ended; None: nothing runs
 
-    def add(self, group: Group) -> None:
-        """A group that is taken has arrived."""
+    def add(self, groups: Sequence[Group]) -> None:
+        """Groups that are taken have arrived."""
 
     def ended(self) -> None:
         """``running`` is ready."""
@@ -202,7 +202,7 @@ class RolloutPool:
             watched = list(self._orders) if running is None else [running, *self._orders]
             ready, _ = self._ray.wait(watched, num_returns=1, timeout=min(left, 5.0))
             for ref in ready:
-                if beside is not None and ref is running:
+                if beside is not None and ref == running:
                     beside.ended()
                 else:
                     self._receive(ref)
@@ -227,16 +227,17 @@ class RolloutPool:
         self._finished.clear()
         try:
             while len(found) < len(wanted):
-                group = there.pop(0) if there else self.collect(1, deadline_s, beside)[0]
-                if group.id not in wanted:
-                    others.append(group)
-                    continue
-                found[group.id] = group
-                on_group(len(found), group)
-                if beside is not None:
-                    beside.add(group)
+                arrived = there or self.collect(1, deadline_s, beside)
+                there = []
+                others += [group for group in arrived if group.id not in wanted]
+                arrived = [group for group in arrived if group.id in wanted]
+                for group in arrived:
+                    found[group.id] = group
+                    on_group(len(found), group)
+                if beside is not None and arrived:
+                    beside.add(arrived)
         except BaseException:
-            others += [*found.values(), *there]
+            others += found.values()
             raise
         finally:
             self._finished.extendleft(reversed(others))

@@ -23,6 +23,9 @@ def test_learner_actor(
     metrics: Any = ray.get(actor.step.remote(groups), timeout=240)
     assert metrics["mismatch/max"] < 1e-5
     assert ray.get(actor.version.remote(), timeout=240) == 1
+    ray.get(actor.accumulate.remote(groups[1:]), timeout=240)
+    ray.get(actor.finish.remote(groups[:1], [0, 1]), timeout=240)
+    assert ray.get(actor.version.remote(), timeout=240) == 2
     stored, size = actor.weights.options(num_returns=2).remote()
     assert ray.get(size, timeout=240) == sum(array.nbytes for array, _ in ray.get(stored, timeout=240).values())
     segment = groups[0].trajectories[0].segments[0]

@@ -19,16 +19,16 @@ def test_groups_that_arrive_while_it_works_go_together() -> None:
 
     overlap = Overlap(send, ends.append)
     assert overlap.running is None
-    overlap.add(group(3))
+    overlap.add([group(3)])
     assert (overlap.running, sent) == (1, [[3]])
-    for number in (1, 4, 0):
-        overlap.add(group(number))
+    for number in (1, 4):
+        overlap.add([group(number)])
     assert sent == [[3]]
     overlap.ended()
-    assert (overlap.running, sent, ends) == (2, [[3], [1, 4, 0]], [1])
+    assert (overlap.running, sent, ends) == (2, [[3], [1, 4]], [1])
     overlap.ended()
     assert (overlap.running, ends) == (None, [1, 2])
-    overlap.add(group(2))
-    overlap.add(group(5))
-    assert sent[2:] == [[2]]
+    overlap.add([group(2), group(0)])
+    overlap.add([group(5)])
+    assert sent[2:] == [[2, 0]]
     assert [one.id for one in overlap.waiting] == [5]  # goes with the step
