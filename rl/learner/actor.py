@@ -95,6 +95,7 @@ class LearnerHandle:
 
     def _stored(self, method: Any) -> ray.ObjectRef[Packed]:
         """Weights that the learner puts into the object store, where workers read them: not through this process."""
+        weights: ray.ObjectRef[Packed]
         weights, size = method.options(num_returns=2).remote()
         self._get("the learner's weights", size)
         return weights
