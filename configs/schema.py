@@ -387,6 +387,11 @@ class TrainConfig(Bounded):
             if holds:
                 raise ValueError(f"deterministic=true with {reason}")
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the learner works on a batch while the rest of it is sampled."""
+        return self.learner.overlap and self.learner.minibatches == 1 and not self.deterministic
+
     def checkpoints_on(self, signum: int | None) -> bool:
         """Whether a run that ends by the signal ``signum`` writes a checkpoint before."""
         answered = {"sigterm": [signal.SIGTERM], "always": [signal.SIGTERM, signal.SIGINT], "never": []}

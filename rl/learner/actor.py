@@ -5,13 +5,14 @@
 
 learner = start_learner(policy_cfg, config, objective, run_dir)
 metrics = ray.get(learner.step.remote(groups))
-weights = learner.weights.remote()               # an object ref: hand it to the rollout workers as it is
+weights, size = learner.weights.options(num_returns=2).remote()   # object refs: workers take the first as it is
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,13 +20,14 @@ import numpy as np
 
 from rl.chat.tokenizer import copy_tokenizer
 from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.overlap import Overlap
 from rl.objective.config import ObjectiveConfig
+from rl.policy.packed_weights import Packed, pack, packed_bytes
 from rl.tracking.stall import StallError
 from rl.types import Group, ProbeScores, ReplayRecord
 
 if TYPE_CHECKING:
     import ray
-    import torch
     from ray.actor import ActorHandle
 
     from configs.schema import TrainConfig
@@ -47,6 +49,7 @@ class LearnerHandle:
         self._engine_dtype = cfg.rollout.dtype
         self._adapts = cfg.learner.lora.rank > 0
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
+        self._overlap: Overlap | None = None
         self._actor = start_learner(
             {"path": str(policy_dir)},
             cfg.learner,
@@ -61,9 +64,20 @@ class LearnerHandle:
         """Name of the policy's directory: a cached stage has its key in it."""
         return self._policy_dir.name
 
+    def overlap(self) -> Overlap:
+        """For ``pool.take``: the groups of the next ``step`` are worked on as they arrive."""
+        self._overlap = Overlap(self._actor.accumulate.remote, partial(self._get, "the learner's work on a batch"))
+        return self._overlap
+
     def step(self, groups: Sequence[Group], pool: RolloutPool) -> dict[str, float]:
-        """``Learner.step`` in the actor; ``pool`` takes in the groups that finish meanwhile."""
-        step: ray.ObjectRef[dict[str, float]] = self._actor.step.remote(list(groups))
+        """``Learner.step`` in the actor, less what was done in ``overlap``; ``pool`` takes in the groups that finish
+        meanwhile."""
+        overlap, self._overlap = self._overlap, None
+        step: ray.ObjectRef[dict[str, float]]
+        if overlap is None:
+            step = self._actor.step.remote(list(groups))
+        else:
+            step = self._actor.finish.remote(overlap.waiting, [group.id for group in groups])
         pool.receive_until(step, self._deadline_s)
         return self._get("the learner's step", step, left_s=5.0)  # it is there, or it was waited for long enough
 
@@ -72,13 +86,19 @@ class LearnerHandle:
 
         Raises WeightSyncError when an engine does not compute what the learner computes.
         """
-        weights: dict[str, np.ndarray | torch.Tensor] = self._get("the learner's weights", self._actor.weights.remote())
         if self._adapts and pool.base != str(self._policy_dir):
-            base = self._get("the weights below the adapter", self._actor.base_weights.remote())
-            pool.take_base(str(self._policy_dir), base)
-        mismatch = pool.sync(weights, version, self._probe_tokens, self.probe).mismatch
+            pool.take_base(str(self._policy_dir), partial(self._stored, self._actor.base_weights))
+        stored = partial(self._stored, self._actor.weights)
+        mismatch = pool.sync(stored, version, self._probe_tokens, self.probe).mismatch
         assert mismatch is not None  # a probe was given
         return mismatch
+
+    def _stored(self, method: Any) -> ray.ObjectRef[Packed]:
+        """Weights that the learner puts into the object store, where workers read them: not through this process."""
+        weights: ray.ObjectRef[Packed]
+        weights, size = method.options(num_returns=2).remote()
+        self._get("the learner's weights", size)
+        return weights
 
     def probe(self, tokens: list[int], replay: ReplayRecord | None) -> ProbeScores:
         """The learner's log-probs of ``tokens[1:]``, and how far the engine's may be from them."""
@@ -136,13 +156,28 @@ class LearnerProcess:
         """``Learner.step``."""
         return self.learner.step(groups)
 
-    def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
-        """``Learner.weights``: host copies by name."""
-        return self.learner.weights()
+    def accumulate(self, groups: Sequence[Group]) -> None:
+        """``Learner.accumulate``."""
+        self.learner.accumulate(groups)
 
-    def base_weights(self) -> dict[str, np.ndarray | torch.Tensor]:
-        """``Learner.base_weights``: what an adapter is added to."""
-        return self.learner.base_weights()
+    def finish(self, rest: Sequence[Group], ids: Sequence[int]) -> dict[str, float]:
+        """``Learner.finish``, once the ``rest`` of the groups ``ids`` is accumulated too."""
+        if rest:
+            self.learner.accumulate(rest)
+        return self.learner.finish(ids)
+
+    def weights(self) -> tuple[Packed, int]:
+        """What an engine needs, to stay in the object store (ask for two returns), and its bytes.
+
+        Ray copies the live weights into the store before the next call runs.
+        """
+        packed = pack(self.learner.compute.policy.weights())
+        return packed, packed_bytes(packed)
+
+    def base_weights(self) -> tuple[Packed, int]:
+        """``weights``, of what an adapter is added to."""
+        packed = pack(self.learner.base_weights())
+        return packed, packed_bytes(packed)
 
     def version(self) -> int:
         """Version of the weights that ``weights`` returns."""

@@ -58,6 +58,10 @@ class LearnerConfig(Bounded):
     warmup_steps: NonNegativeInt = 0
     # Optimiser steps per batch of groups. 1 = strictly on-policy when rollouts are synchronous.
     minibatches: PositiveInt = 1
+    # True: groups are worked on as they finish, while others of their batch are still sampled; the optimiser step is
+    # made when all are in. The same gradient but for the order of additions. Without effect when minibatches is above 1
+    # (later ones see other weights) and with deterministic=true (the order would be a matter of time).
+    overlap: bool = True
     # Tokens of one packed forward/backward pass. Bounds memory; does not change the result.
     max_tokens_per_microbatch: PositiveInt = 8192
     # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,

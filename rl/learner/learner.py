@@ -2,9 +2,10 @@
 
     theta <- AdamW(theta, clip(grad loss)),   loss = rl.objective.loss over packed micro-batches
 
-The order of things in ``step``: advantages per group -> minibatches of groups -> loss weights -> packing ->
-forward, backward per micro-batch -> one optimiser step per minibatch. A minibatch whose loss or gradient is
-not finite changes nothing, is counted, and is kept on disk with everything needed to run it again.
+The order of things in ``step``: minibatches of groups -> advantages and loss weights per group -> packing ->
+forward, backward per micro-batch -> one optimiser step per minibatch. A batch of one minibatch may also come group by
+group, as they finish: ``begin``, ``accumulate``, ``finish`` (``rl.learner.open_batch``). A minibatch whose loss or
+gradient is not finite changes nothing, is counted, and is kept on disk with everything needed to run it again.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import torch
 
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.forward import device_of, is_indexer, packed_scores
+from rl.learner.open_batch import Minibatch, OpenBatch
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import MicroBatch, PackItem, pack
 from rl.learner.precision import ComputeWeights, coarser, sync_tolerance
 from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
-from rl.objective.advantage import group_advantages, token_weights
+from rl.objective.advantage import group_advantages, group_token_weights
 from rl.objective.config import ObjectiveConfig
-from rl.objective.diagnostics import Diagnostics
 from rl.objective.drift import DriftWindow
 from rl.objective.logprobs import TokenScores, check_sampler_logprobs
 from rl.objective.loss import LossInputs, grpo_loss
@@ -69,6 +70,7 @@ class Learner:
         self.device = device_of(policy)
         self.version = 0
         self.skipped = 0
+        self._open: OpenBatch | None = None
         self.rng = np.random.default_rng(config.seed)
         named = list(policy.named_parameters())
         self.train_indexer = config.train_indexer == "kl"
@@ -114,46 +116,62 @@ class Learner:
         if not groups:
             raise ValueError("Learner.step got no groups; collect at least one")
         started = time.perf_counter()
-        diagnostics, books = Diagnostics(), ReplayBooks()
-        totals: dict[str, float] = {}
-        advantages: list[float] = []
         parts = self._minibatches(groups)
-        minibatches = [self._pack(part, advantages, books) for part in parts]
-        inputs = sum(len(b.tokens_T) for batches in minibatches for b in batches)
-        microbatches = sum(len(batches) for batches in minibatches)
+        batch = self.begin(len(parts))
+        packed = [self._pack(part, m, batch) for part, m in zip(parts, batch.minibatches, strict=True)]
         if self.objective.old_policy == "learner":
-            self._note_old_logprobs(minibatches)
-        delta = self.drift.delta(self.objective)  # from earlier batches: one threshold for the whole of this one
-        for index, (part, batches) in enumerate(zip(parts, minibatches, strict=True)):
-            # Only before the first update are the weights those of the published version.
-            outcome = self._update(batches, diagnostics, books, delta, first=index == 0)
-            if outcome.pop("applied") == 0.0:
-                self._keep_bad_batch(part, index, outcome)
-            for key, value in outcome.items():
-                totals.setdefault(key, 0.0)
-                totals[key] += value
-        books.close()
-        for drift_S in diagnostics.drifts:
+            self._note_old_logprobs(packed)
+        for minibatch, microbatches in zip(batch.minibatches, packed, strict=True):
+            self._backward(microbatches, minibatch, batch)
+            self._update(minibatch, batch)
+        batch.seconds += time.perf_counter() - started
+        return self._close(batch)
+
+    def begin(self, minibatches: int = 1) -> OpenBatch:
+        """Open a batch. What an earlier one has left without ``finish`` is dropped: the weights never saw it."""
+        self.optimizer.zero_grad()
+        self._open = OpenBatch(self.drift.delta(self.objective), [Minibatch(i) for i in range(minibatches)])
+        return self._open
+
+    def accumulate(self, groups: Sequence[Group]) -> None:
+        """Forward and backward of some groups of the next batch, in any order and number; the weights stay as they are.
+
+        ``begin``, this for all groups and ``finish`` are ``step`` but for the order of additions. With
+        ``config.minibatches`` above 1 that is not so: later minibatches see other weights. Raises as ``step``.
+        """
+        if self.config.minibatches > 1:
+            raise ValueError(f"learner.minibatches={self.config.minibatches}: only a batch of one can be accumulated")
+        started = time.perf_counter()
+        batch = self._open or self.begin()
+        (minibatch,) = batch.minibatches
+        microbatches = self._pack(groups, minibatch, batch)
+        if self.objective.old_policy == "learner":
+            self._note_old_logprobs([microbatches])
+        self._backward(microbatches, minibatch, batch)
+        batch.seconds += time.perf_counter() - started
+
+    def finish(self, ids: Sequence[int]) -> dict[str, float]:
+        """The optimiser step on what was accumulated, the groups ``ids``; metrics as of ``step``, with the seconds of
+        ``accumulate``. Raises ValueError when those are not the groups that were accumulated, each once."""
+        started, batch = time.perf_counter(), self._open
+        found = [] if batch is None else [group.id for group in batch.minibatches[0].groups]
+        if batch is None or not found or sorted(found) != sorted(ids):
+            raise ValueError(f"Learner.finish of the groups {sorted(ids)}: accumulated were {sorted(found)}")
+        self._update(batch.minibatches[0], batch)
+        batch.seconds += time.perf_counter() - started
+        return self._close(batch)
+
+    def _close(self, batch: OpenBatch) -> dict[str, float]:
+        """The batch is trained: what follows from it, and its metrics."""
+        self._open = None
+        batch.books.close()
+        for drift_S in batch.diagnostics.drifts:
             self.drift.add(drift_S)
-        count = len(minibatches)
         self.version += 1
         every = self.objective.ref_refresh_every
         if self.reference is not None and every and self.version % every == 0:
             self.reference.module.load_state_dict(self.policy.module.state_dict())
-        seconds = time.perf_counter() - started
-        capacity = microbatches * self.config.max_tokens_per_microbatch
-        return {
-            **{key: value / count for key, value in totals.items()},
-            **diagnostics.summary(),
-            **books.summary(),
-            **_advantage_statistics(advantages),
-            "learner/skipped_steps": float(self.skipped),
-            "learner/microbatches": float(microbatches),
-            "learner/tokens": float(inputs),
-            "learner/tokens_per_s": inputs / seconds,
-            "learner/packing": inputs / capacity if capacity else 1.0,
-            "learner/seconds": seconds,
-        }
+        return batch.metrics(self.config.max_tokens_per_microbatch) | {"learner/skipped_steps": float(self.skipped)}
 
     def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
         """A copy of everything an engine needs, by name, on the host, in the dtype that the learner computes in; of a
@@ -233,32 +251,35 @@ class Learner:
         order = self.rng.permutation(len(groups))
         return [[groups[i] for i in part] for part in np.array_split(order, count)]
 
-    def _pack(self, groups: Sequence[Group], advantages: list[float], books: ReplayBooks) -> list[MicroBatch]:
-        """Micro-batches of one minibatch; checks what the sampler recorded, appends to ``advantages``."""
-        items = self._items(groups, advantages)
+    def _pack(self, groups: Sequence[Group], minibatch: Minibatch, batch: OpenBatch) -> list[MicroBatch]:
+        """Micro-batches of ``groups``, which join ``minibatch``; checks what the sampler recorded."""
+        items = self._items(groups, minibatch, batch.advantages)
         for item in items:
             logprobs = None if item.logprobs is None else item.logprobs[item.loss_mask]
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
-        books.expect(items)
+        batch.books.expect(items)
         together = self.compute.policy.shares_prefixes
-        batches = pack(items, self.config.max_tokens_per_microbatch, self.device, together)
-        for batch in batches:
-            books.pack(batch)
-        return batches
+        microbatches = pack(items, self.config.max_tokens_per_microbatch, self.device, together)
+        for microbatch in microbatches:
+            batch.books.pack(microbatch)
+        minibatch.groups += groups
+        return microbatches
 
-    def _items(self, groups: Sequence[Group], advantages: list[float]) -> list[PackItem]:
-        """Segments with their advantage and token weight; appends the valid advantages to ``advantages``."""
-        lengths = [[_trainable_tokens(t) for t in g.trajectories] for g in groups]
-        weights = token_weights(lengths, self.objective.loss_aggregation, self.objective.loss_constant)
+    def _items(self, groups: Sequence[Group], minibatch: Minibatch, advantages: list[float]) -> list[PackItem]:
+        """Segments with their advantage and token weight (to be divided by the minibatch's divisor); counts the groups
+        into its size, and appends the valid advantages to ``advantages``."""
         items: list[PackItem] = []
-        for group, weight in zip(groups, weights, strict=True):
+        for group in groups:
+            lengths = [_trainable_tokens(t) for t in group.trajectories]
+            minibatch.size.add(lengths)
+            weights = group_token_weights(lengths, self.objective.loss_aggregation, self.objective.loss_constant)
             valid = [t.failure_kind is None for t in group.trajectories]
             rewards = [t.reward for t in group.trajectories]
             values = group_advantages(rewards, valid, self.objective.advantage_norm)
             advantages.extend(a for a, ok in zip(values, valid, strict=True) if ok)
             kl_coef = self.objective.kl_coef_for(group.family)
-            for trajectory, advantage, w in zip(group.trajectories, values, weight, strict=True):
+            for trajectory, advantage, w in zip(group.trajectories, values, weights, strict=True):
                 if w == 0.0 or (advantage == 0.0 and self._skips_zero()):
                     continue
                 items.extend(
@@ -291,58 +312,59 @@ class Learner:
             for batch in batches:
                 batch.old_logprobs_N = self._scores(batch).logprobs_N
 
-    def _update(
-        self,
-        batches: Sequence[MicroBatch],
-        diagnostics: Diagnostics,
-        books: ReplayBooks,
-        delta: float | None,
-        first: bool,
-    ) -> dict[str, float]:
-        """Forward and backward over ``batches``, then one optimiser step (or none, when a number is bad)."""
-        if not batches:  # every advantage is 0: no gradient, and momentum alone must not move the policy
-            return {"loss/total": 0.0, "loss/policy": 0.0, "applied": 1.0}
-        inputs = sum(len(b.tokens_T) for b in batches)
+    def _backward(self, microbatches: Sequence[MicroBatch], minibatch: Minibatch, batch: OpenBatch) -> None:
+        """Forward and backward; gradients and losses are added up, and divided in ``_update``."""
         total = torch.zeros((), device=self.device)
         policy_loss = torch.zeros((), device=self.device)
         indexer_loss = torch.zeros((), device=self.device)
-        for batch in batches:
+        for microbatch in microbatches:
             record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
-            scores = self._scores(batch, record, books)
+            scores = self._scores(microbatch, record, batch.books)
             inputs_N = LossInputs(
                 scores.logprobs_N,
-                batch.sampler_logprobs_N,
-                batch.advantages_N,
-                batch.weights_N,
-                batch.segment_N,
-                batch.segments,
-                batch.old_logprobs_N,
-                self._reference_logprobs(batch),
-                batch.kl_coefs_N,
+                microbatch.sampler_logprobs_N,
+                microbatch.advantages_N,
+                microbatch.weights_N,
+                microbatch.segment_N,
+                microbatch.segments,
+                microbatch.old_logprobs_N,
+                self._reference_logprobs(microbatch),
+                microbatch.kl_coefs_N,
             )
-            terms = grpo_loss(inputs_N, self.objective, delta)
+            terms = grpo_loss(inputs_N, self.objective, batch.delta)
             loss = terms.loss
             policy_loss += terms.policy_loss
+            total += loss.detach()
             if record is not None:
-                kl = record.indexer_kl / record.indexer_kl_tokens * (len(batch.tokens_T) / inputs)
+                kl = record.indexer_kl / record.indexer_kl_tokens * len(microbatch.tokens_T)
                 indexer_loss += kl.detach()
                 loss = loss + self.config.indexer_kl_coef * kl
-            total += loss.detach()
-            exact_N = batch.exact_N & first
-            diagnostics.add(terms, scores.logprobs_N, batch.sampler_logprobs_N, scores.entropy_N, exact_N)
+            exact_N = microbatch.exact_N & (minibatch.index == 0)
+            batch.diagnostics.add(terms, scores.logprobs_N, microbatch.sampler_logprobs_N, scores.entropy_N, exact_N)
             loss.backward()
-        outcome = self.optimizer.step(float(total))
-        self.compute.refresh()
-        metrics = {
-            "loss/total": float(total),
-            "loss/policy": float(policy_loss),
-            "learner/grad_norm": outcome["grad_norm"],
-            "learner/lr": outcome["lr"],
-            "applied": outcome["applied"],
-        }
-        if self.train_indexer:
-            metrics["loss/indexer"] = float(indexer_loss)
-        return metrics
+            minibatch.inputs += len(microbatch.tokens_T)
+        minibatch.microbatches += len(microbatches)
+        minibatch.loss += float(total)
+        minibatch.policy_loss += float(policy_loss)
+        minibatch.indexer_loss += float(indexer_loss)
+
+    def _update(self, minibatch: Minibatch, batch: OpenBatch) -> None:
+        """One optimiser step on what was accumulated (or none, when a number is bad)."""
+        metrics = {"loss/total": 0.0, "loss/policy": 0.0}
+        if minibatch.microbatches:  # else every advantage is 0: momentum alone must not move the policy
+            divisor = minibatch.size.divisor(self.objective.loss_aggregation)
+            metrics = {"loss/total": minibatch.loss / divisor, "loss/policy": minibatch.policy_loss / divisor}
+            if self.train_indexer:
+                metrics["loss/indexer"] = minibatch.indexer_loss / minibatch.inputs
+                metrics["loss/total"] += self.config.indexer_kl_coef * metrics["loss/indexer"]
+            minibatch.divide(self.policy.named_parameters(), self.objective.loss_aggregation)
+            outcome = self.optimizer.step(metrics["loss/total"])
+            self.compute.refresh()
+            metrics |= {"learner/grad_norm": outcome["grad_norm"], "learner/lr": outcome["lr"]}
+            if not outcome["applied"]:
+                self._keep_bad_batch(minibatch.groups, minibatch.index, metrics)
+        for key, value in metrics.items():
+            batch.totals[key] = batch.totals.get(key, 0.0) + value
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor | None:
@@ -382,16 +404,3 @@ def _on_host(named: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray | torch.
 def _trainable_tokens(trajectory: Trajectory) -> int:
     """|o_i|: sampled tokens over all segments; 0 for a failed (masked) trajectory."""
     return 0 if trajectory.failure_kind is not None else trajectory.sampled_tokens
-
-
-def _advantage_statistics(advantages: Sequence[float]) -> dict[str, float]:
-    if not advantages:
-        return {}
-    values = np.asarray(advantages)
-    return {
-        "advantage/mean": float(values.mean()),
-        "advantage/std": float(values.std()),
-        "advantage/min": float(values.min()),
-        "advantage/max": float(values.max()),
-        "advantage/zero_share": float((values == 0.0).mean()),
-    }

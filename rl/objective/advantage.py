@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+AGGREGATIONS = ("sequence_mean", "token_mean", "constant")
 
 
 def group_advantages(rewards: Sequence[float], valid: Sequence[bool], norm: str = "mean") -> list[float]:
@@ -46,25 +49,42 @@ def token_weights(
     "sequence_mean" (V3.2) and "token_mean" (DAPO): weights x tokens sum to 1. "constant" (Dr.GRPO): every token
     weighs 1 / (valid trajectories x ``constant``), whatever the lengths are.
     """
+    whole = BatchSize()
+    for group in lengths:
+        whole.add(group)
+    divisor = whole.divisor(aggregation)
+    return [[w / divisor for w in group_token_weights(group, aggregation, constant)] for group in lengths]
+
+
+def group_token_weights(
+    lengths: Sequence[int], aggregation: str = "sequence_mean", constant: int | None = None
+) -> list[float]:
+    """``token_weights`` of one group, times ``BatchSize.divisor`` of the whole batch: known before the others are."""
     if aggregation == "constant" and not (constant or 0) > 0:
         raise ValueError(f"loss constant {constant}: loss aggregation 'constant' needs a number of tokens above 0")
-    out = [[0.0] * len(group) for group in lengths]
-    groups = sum(any(group) for group in lengths)
-    tokens = sum(sum(group) for group in lengths)
-    sequences = sum(n > 0 for group in lengths for n in group)
-    if tokens == 0:
-        return out
-    for g, group in enumerate(lengths):
-        valid = sum(n > 0 for n in group)
-        for i, n in enumerate(group):
-            if n == 0:
-                continue
-            if aggregation == "sequence_mean":
-                out[g][i] = 1.0 / (groups * valid * n)
-            elif aggregation == "token_mean":
-                out[g][i] = 1.0 / tokens
-            elif aggregation == "constant":
-                out[g][i] = 1.0 / (sequences * (constant or 0))
-            else:
-                raise ValueError(f"loss aggregation {aggregation!r}: use 'sequence_mean', 'token_mean' or 'constant'")
-    return out
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"loss aggregation {aggregation!r}: use {', '.join(map(repr, AGGREGATIONS))}")
+    valid = sum(n > 0 for n in lengths)
+    divisors = {"sequence_mean": [valid * n for n in lengths], "constant": [constant or 0] * len(lengths)}
+    divided_by = divisors.get(aggregation, [1] * len(lengths))
+    return [1.0 / d if n else 0.0 for n, d in zip(lengths, divided_by, strict=True)]
+
+
+@dataclass
+class BatchSize:
+    """What counts in a batch, added up group by group."""
+
+    groups: int = 0  # with a valid trajectory
+    sequences: int = 0  # valid trajectories
+    tokens: int = 0  # sampled, of valid trajectories
+
+    def add(self, lengths: Sequence[int]) -> None:
+        """One more group, with the lengths of ``token_weights``."""
+        self.groups += any(lengths)
+        self.sequences += sum(n > 0 for n in lengths)
+        self.tokens += sum(lengths)
+
+    def divisor(self, aggregation: str) -> int:
+        """What the loss sum over ``group_token_weights`` is divided by; 1 for a batch without valid trajectories."""
+        count = {"sequence_mean": self.groups, "token_mean": self.tokens, "constant": self.sequences}
+        return max(count.get(aggregation, 1), 1)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Interval
 
 from rl.bounds import Bounded, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
+from rl.objective.advantage import AGGREGATIONS
 
 _PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
@@ -35,7 +36,7 @@ class ObjectiveConfig(Bounded):
     ratio: Annotated[str, OneOf(("token", "sequence"))] = "token"
     # "sequence_mean": 1/groups sum 1/G sum_i 1/|o_i| sum_t (V3.2). "token_mean": every sampled token of the minibatch
     # weighs the same (DAPO). "constant": sum_t / (sequences of the minibatch x loss_constant) (Dr.GRPO).
-    loss_aggregation: Annotated[str, OneOf(("sequence_mean", "token_mean", "constant"))] = "sequence_mean"
+    loss_aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "sequence_mean"
     # Tokens that loss_aggregation=constant divides by, as a rule the largest completion length; required with it.
     loss_constant: PositiveInt | None = None
     # "mean": A = R - mean(R) (V3.2).  "std": A = (R - mean(R)) / (std(R) + 1e-6) (DeepSeekMath GRPO).

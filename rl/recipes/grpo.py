@@ -3,9 +3,10 @@
     admit tasks → groups of rollouts → reward → advantage → learner step → weights v+1 → workers
 
 Groups are admitted ahead by at most ``max_staleness`` batches and trained in the order of their admission, so a
-group is at most that many versions old when it is trained: with 0 rollouts and learner alternate (every batch is
-on-policy), with n the workers sample up to n batches ahead. No completed group is dropped as stale, and slow
-tasks are trained on as much as quick ones. What was finished when a run was killed is taken from disk
+group is at most that many versions old when it is trained: with 0 every batch is on-policy, with n the workers sample
+up to n batches ahead. The learner works on the groups of a batch as they finish, and makes its optimiser step when all
+are in (``learner.overlap``). No completed group is dropped as stale, and slow tasks are trained on as much as quick
+ones. What was finished when a run was killed is taken from disk
 (``rl.run.finished``) under the number that it had; the rest runs again.
 
 Advantage, loss and optimiser step are ``rl.learner.learner.Learner.step``; what is written down is
@@ -68,6 +69,7 @@ def grpo(
     finished.begin(at.next_group)
 
     def save() -> None:
+        log.flush()  # a run that goes on from here finds the records of all steps before
         at.taskset, at.waiting = taskset.state_dict(), [*pending.values(), *again]
         extra = {"at": asdict(at) | {"next_group": at.next_group + len(again)}, "totals": asdict(log.totals)}
         learner.save(checkpoints, at.step, extra, cfg.keep_checkpoints)
@@ -91,8 +93,10 @@ def grpo(
                     pending[at.next_group] = index
                     at.next_group += 1
                 log.begin()
+                batch = sorted(pending)[: cfg.prompts_per_step]
                 with open_to():
-                    groups = pool.take(sorted(pending)[: cfg.prompts_per_step], cfg.step_deadline_s)
+                    beside = learner.overlap() if cfg.overlaps else None
+                    groups = pool.take(batch, cfg.step_deadline_s, beside=beside)
                 log.store_batch(at.step + 1, groups, learner, end)
                 log.lap("rollout")
                 learned = learner.step(groups, pool)
@@ -119,6 +123,7 @@ def grpo(
         raise
     finally:
         pool.on_finished = None
+        log.close()
     at.taskset, at.waiting = taskset.state_dict(), list(pending.values())
     finished.clear()
     log.totals.stop = spent or f"all {cfg.steps} steps are done"

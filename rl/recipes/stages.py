@@ -6,6 +6,7 @@ weights of whoever is training by a weight sync.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -127,12 +128,17 @@ def grpo_stage(
                 note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
             )
             job.usage.put(title, "rl", totals.usage)
-            if not main:  # the row stands next to the stage's trajectories; the run's own file has all stages
-                job.rundir.log_metrics(stage, step, metrics)
-            job.write(totals.summary() if main else None)
-            job.wandb_log.log(stage, step, metrics)
+            summary = copy.deepcopy(job.current(totals.summary() if main else None))
             name = f"step_{step:06d}" if main else f"{stage}/step_{step:06d}"
-            job.wandb_log.log_trajectories(name, step, [t for g in groups for t in g.trajectories])
+
+            def write() -> None:
+                if not main:  # the row stands next to the stage's trajectories; the run's own file has all stages
+                    job.rundir.log_metrics(stage, step, metrics)
+                job.rundir.write_summary(summary)
+                job.wandb_log.log(stage, step, metrics)
+                job.wandb_log.log_trajectories(name, step, [t for g in groups for t in g.trajectories])
+
+            log.writer.put(f"{name} of wandb and summary.json", write)
 
         log = StageLog(cfg, stage, files, pool, totals, meter, on_step)
         origin = hashlib.sha256(job.rundir.config.read_bytes() + learner.started_from.encode()).hexdigest()

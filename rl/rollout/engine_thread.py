@@ -121,6 +121,7 @@ class EngineThread:
             if post is None:
                 return False
             post(engine)
+            del post  # it may hold weights, which the object store keeps while anybody does
 
     def _to_loop(self, function: Callable[..., None], *args: Any) -> None:
         try:

@@ -16,15 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from envs.taskset import Taskset
+from rl.policy.packed_weights import pack
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
-from rl.rollout.weights import pack, probe_mismatch
+from rl.rollout.weights import probe_mismatch
 from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
 from rl.tracking.stall import StallError
 from rl.types import Group, ProbeScores, ReplayRecord
@@ -35,7 +36,21 @@ if TYPE_CHECKING:
     from rewards.compose import RewardComposer
 
 OnGroup = Callable[[Group], None]
+# A state dict, or what has it put into Ray's store by the process that owns it and gives the reference.
+Weights = Mapping[str, "torch.Tensor | np.ndarray"] | Callable[[], Any]
 LearnerScores = Callable[[list[int], ReplayRecord | None], ProbeScores]
+
+
+class Beside(Protocol):
+    """Work on the groups of a ``take`` that goes on elsewhere while others are awaited (``rl.learner.overlap``)."""
+
+    running: Any  # a reference that becomes ready when a part of it has ended; None: nothing runs
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Groups that are taken have arrived."""
+
+    def ended(self) -> None:
+        """``running`` is ready."""
 
 
 class WorkerLost(RuntimeError):
@@ -167,8 +182,8 @@ class RolloutPool:
         """Orders of the groups that are not finished."""
         return [order.spec for order in self._orders.values()] + self._not_ordered()
 
-    def collect(self, n: int, deadline_s: float) -> list[Group]:
-        """The next ``n`` finished groups, in the order of finishing.
+    def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
+        """The next ``n`` finished groups, in the order of finishing. ``beside`` is told when its part has ended.
 
         Raises:
             StallError: fewer finished within ``deadline_s``; names what is pending. Nothing is lost: finished
@@ -183,9 +198,14 @@ class RolloutPool:
             left = ends - time.monotonic()
             if left <= 0:
                 raise StallError(self._pending_report(n), deadline_s)
-            ready, _ = self._ray.wait(list(self._orders), num_returns=1, timeout=min(left, 5.0))
+            running = None if beside is None else beside.running
+            watched = list(self._orders) if running is None else [running, *self._orders]
+            ready, _ = self._ray.wait(watched, num_returns=1, timeout=min(left, 5.0))
             for ref in ready:
-                self._receive(ref)
+                if beside is not None and ref == running:
+                    beside.ended()
+                else:
+                    self._receive(ref)
             self._replace_hung()
         return [self._finished.popleft() for _ in range(n)]
 
@@ -194,11 +214,12 @@ class RolloutPool:
         ids: Sequence[int],
         deadline_s: float,
         on_group: Callable[[int, Group], None] = lambda done, group: None,
+        beside: Beside | None = None,
     ) -> list[Group]:
         """The groups with these ids, in this order, once all have finished; others stay for later calls.
 
-        ``deadline_s`` bounds the wait for any one group. ``on_group(n, group)`` is called as the n-th of them arrives.
-        Raises as ``collect``; nothing is lost then.
+        ``deadline_s`` bounds the wait for any one group. ``on_group(n, group)`` is called as the n-th of them arrives,
+        and ``beside`` gets it. Raises as ``collect``; nothing is lost then.
         """
         wanted, found = set(ids), dict[int, Group]()
         others = [group for group in self._finished if group.id not in wanted]
@@ -206,14 +227,17 @@ class RolloutPool:
         self._finished.clear()
         try:
             while len(found) < len(wanted):
-                group = there.pop(0) if there else self.collect(1, deadline_s)[0]
-                if group.id not in wanted:
-                    others.append(group)
-                    continue
-                found[group.id] = group
-                on_group(len(found), group)
+                arrived = there or self.collect(1, deadline_s, beside)
+                there = []
+                others += [group for group in arrived if group.id not in wanted]
+                arrived = [group for group in arrived if group.id in wanted]
+                for group in arrived:
+                    found[group.id] = group
+                    on_group(len(found), group)
+                if beside is not None and arrived:
+                    beside.add(arrived)
         except BaseException:
-            others += [*found.values(), *there]
+            others += found.values()
             raise
         finally:
             self._finished.extendleft(reversed(others))
@@ -232,23 +256,23 @@ class RolloutPool:
 
     # -- weights -----------------------------------------------------------------------------
 
-    def take_base(self, name: str, named: Mapping[str, torch.Tensor | np.ndarray]) -> None:
+    def take_base(self, name: str, weights: Weights) -> None:
         """What the adapters of the next ``sync``s are added to (``rl.policy.lora``), under a name for it (``base``).
 
         Engines read it where Ray keeps it, once per machine; they change at the next ``sync``.
         """
-        self.base, self._base = name, self._ray.put(pack(named))
+        self.base, self._base = name, self._stored(weights)
         ref = self._base
         self._ask_all("take the base of the adapter", lambda actor: actor.take_base.remote(ref), self.config.sync_s)
 
     def sync(
         self,
-        named: Mapping[str, torch.Tensor | np.ndarray],
+        weights: Weights,
         version: int,
         probe_tokens: list[int] | None = None,
         learner_scores: LearnerScores | None = None,
     ) -> SyncReport:
-        """Bring ``named`` (the learner's state dict, or its adapter) to every engine as version ``version``, then
+        """Bring ``weights`` (the learner's state dict, or its adapter) to every engine as version ``version``, then
         compare each engine's log-probs of ``probe_tokens`` with ``learner_scores(probe_tokens, choices)``.
 
         Raises:
@@ -257,7 +281,8 @@ class RolloutPool:
             StallError: a worker took longer than ``config.sync_s``.
         """
         started = time.monotonic()
-        self._weights, self.version, self._reference = self._ray.put(pack(named)), version, None
+        self._weights = None  # the store need not hold two versions
+        self._weights, self.version, self._reference = self._stored(weights), version, None
         ref = self._weights
         self._ask_all(
             f"take the weights of version {version}",
@@ -278,6 +303,9 @@ class RolloutPool:
             worst = max(worst, probe_mismatch(where, version, engine_logprobs, expected.logprobs, tolerance))
             self._reference = Reference(probe_tokens, expected.logprobs, tolerance)
         return SyncReport(seconds, worst)
+
+    def _stored(self, weights: Weights) -> Any:
+        return weights() if callable(weights) else self._ray.put(pack(weights))
 
     # -- the rest ----------------------------------------------------------------------------
 

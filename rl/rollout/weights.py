@@ -1,50 +1,8 @@
-"""Weights on their way from the learner to the engines, through Ray's object store.
-
-``pack`` turns a state dict into numpy arrays, which Ray writes once per node into shared memory and every
-worker of that node reads in place; ``unpack`` gives tensors that share the same memory. bfloat16, which
-numpy does not know, travels as its bits.
-"""
+"""Did the weights arrive? Every engine scores a probe after a sync, and the learner the same one."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
-
-Packed = dict[str, tuple[np.ndarray, str]]  # name → (array, torch dtype without its "torch." prefix)
-
-
-def pack(named: Mapping[str, torch.Tensor | np.ndarray]) -> Packed:
-    """Arrays for the object store. The caller may change its tensors once they are put there."""
-    import torch
-
-    packed: Packed = {}
-    for name, value in named.items():
-        if isinstance(value, np.ndarray):  # from Ray's store it is read-only, and is passed on as it is
-            packed[name] = (np.ascontiguousarray(value), str(value.dtype))
-            continue
-        tensor = value.detach()
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        tensor = tensor.cpu().contiguous()
-        if tensor.dtype is torch.bfloat16:
-            tensor = tensor.view(torch.int16)
-        packed[name] = (tensor.numpy(), dtype)
-    return packed
-
-
-def unpack(packed: Packed) -> dict[str, torch.Tensor]:
-    """Tensors over the packed memory (read-only: copy from them, never into them)."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {name: torch.from_numpy(array).view(getattr(torch, dtype)) for name, (array, dtype) in packed.items()}
-
 
 TYPICAL = 1 / 8  # root mean square over the probe, in units of the largest difference that is allowed
 

@@ -25,13 +25,14 @@ import numpy as np
 
 from envs.taskset import Taskset
 from envs.types import Message, Task
+from rl.policy.packed_weights import Packed, unpack
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.env_runner import EnvRunner
 from rl.rollout.gateway import Gateway
 from rl.rollout.rollout import Scored, rollout
 from rl.rollout.selection import fewest_steps
-from rl.rollout.weights import Packed, probe_mismatch, unpack
+from rl.rollout.weights import probe_mismatch
 from rl.types import Group, ReplayRecord, Trajectory
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class RolloutWorker:
         self._doing: dict[str, tuple[str, float]] = {}  # trajectory id → what it waits for, since when
         self._episodes_done = 0
         self._failures = 0
+        self._busy_s, self._busy_since = 0.0, 0.0  # in which an episode was played; since when one is
 
     async def ready(self) -> dict[str, float]:
         """Return when the engine is up and holds its weights. Raises EngineDied when it cannot start."""
@@ -197,6 +199,7 @@ class RolloutWorker:
             "episodes_done": self._episodes_done,
             "episodes_failed": self._failures,
             "episodes_running": len(self._doing),
+            "busy_s": self._busy_s + (time.monotonic() - self._busy_since if self._doing else 0.0),
             "env_calls_abandoned": EnvRunner.abandoned_alive(),
         }
 
@@ -249,6 +252,7 @@ class RolloutWorker:
         name = f"{spec.taskset}-{spec.id}-{position}"
         config = replace(self.config, **spec.settings)
         async with self._slots:
+            self._begins(name)
             try:
                 trajectory = await rollout(
                     spec.task,
@@ -264,7 +268,7 @@ class RolloutWorker:
                     open_gateway=self._open_gateway,
                 )
             finally:
-                self._doing.pop(name, None)
+                self._ends(name)
         self._episodes_done += 1
         return trajectory
 
@@ -272,6 +276,17 @@ class RolloutWorker:
         if self._gateway is None:
             self._gateway = Gateway()
         return self._gateway
+
+    def _begins(self, name: str) -> None:
+        now = time.monotonic()
+        if not self._doing:
+            self._busy_since = now
+        self._doing[name] = ("its beginning", now)
+
+    def _ends(self, name: str) -> None:
+        del self._doing[name]
+        if not self._doing:
+            self._busy_s += time.monotonic() - self._busy_since
 
     def _open_session(self, config: RolloutConfig, prompt: Sequence[Message]) -> Session:
         from rl.chat.session import Session

@@ -40,9 +40,13 @@ class Job:
         self.wandb_log.log(stage, step, metrics)
 
     def write(self, more: Mapping[str, Any] | None = None) -> None:
-        """summary.json as it stands, with ``more``. ``summary`` itself keeps what a stopped run had spent: that
+        """summary.json as it stands, with ``more``."""
+        self.rundir.write_summary(self.current(more))
+
+    def current(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What summary.json says now, with ``more``. ``summary`` itself keeps what a stopped run had spent: that
         must be counted once."""
-        self.rundir.write_summary(self.summary | dict(more or {}) | self.spent())
+        return self.summary | dict(more or {}) | self.spent()
 
     def spent(self) -> dict[str, Any]:
         """Time, FLOPs and tokens so far: a resumed run adds its own to those of the stopped one."""

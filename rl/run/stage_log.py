@@ -1,7 +1,7 @@
 """The books of one GRPO stage: what a step sampled, trained and cost goes through ``StageLog.step`` and nowhere else.
 
 trajectories/step_000012.jsonl, a row of metrics.jsonl, running totals (tokens, seconds, events, usage), the ledger of
-FLOPs, and whoever listens (``on_step``: progress, wandb, summary.json).
+FLOPs, and whoever listens (``on_step``: progress, wandb, summary.json). Files are written by a thread beside the loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rl.rollout.losses import SKIPPED
@@ -20,6 +21,7 @@ from rl.tracking.masked import MaskedShare
 from rl.tracking.metrics import rollout_metrics
 from rl.tracking.rundir import RunDir, step_name
 from rl.tracking.usage import add_tally, tally
+from rl.tracking.writer import Writer
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -41,7 +43,7 @@ class Totals:
     tokens_trained: int = 0
     rollout_s: float = 0.0  # seconds the loop waited for rollouts
     sampling_s: float = 0.0  # seconds in which workers could sample: with staleness also while the learner works
-    learner_s: float = 0.0
+    learner_s: float = 0.0  # seconds the learner worked, also while rollouts were awaited
     sync_s: float = 0.0
     mismatch_max: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
@@ -96,10 +98,13 @@ class StageLog:
         self._lap_began = 0.0
         self._failed_in_a_row = 0
         self._masked = MaskedShare()
+        self._busy_s = self._busy(pool.stats())  # until the step before
+        self.writer = Writer()
 
     def begin(self) -> None:
-        """A step begins: its laps are timed from here."""
-        self._laps, self._lap_began = {}, time.perf_counter()
+        """A step begins: its laps are timed from here; what has passed since the last one is its lap ``between``."""
+        between = time.perf_counter() - self._lap_began if self._laps else 0.0
+        self._laps, self._lap_began = {"between": between}, time.perf_counter()
 
     def lap(self, what: str) -> None:
         """The part ``what`` (rollout, learner, sync) of the step has ended."""
@@ -122,7 +127,7 @@ class StageLog:
         trajectories = [t for g in groups for t in g.trajectories]
         engines = self._pool.stats()
         metrics = rollout_metrics(groups, step - 1) | dict(learned)
-        metrics |= self._times(metrics["tokens/sampled"])
+        metrics |= self._times(metrics["tokens/sampled"], metrics["learner/seconds"], engines)
         metrics["mismatch/probe_max"] = probe
         self._add(step, trajectories, metrics)
         metrics |= {
@@ -134,29 +139,46 @@ class StageLog:
         if self._meter is not None:
             metrics |= self._meter.step(trajectories, metrics["learner/tokens"], engines)
             self.totals.flops = dict(self._meter.flops)
-        self._files.log_trajectories(step_name(step), trajectories, tokens=self._cfg.tracking.save_tokens)
-        self._files.log_metrics(self._stage, step, metrics)
+        self.writer.put(f"step {step}", partial(self._write, step, trajectories, metrics))
         if rise := self._masked.rise(trajectories):
             print(f"{self._stage}, step {step}: {rise}", file=sys.stderr)
         self._check_failures(trajectories)
         self._on_step(step, metrics, groups)
 
+    def flush(self) -> None:
+        """Return when all that was entered is on disk. Raises what writing it raised."""
+        self.writer.flush()
+
+    def close(self) -> None:
+        """``flush``; nothing is entered any more."""
+        self.writer.close()
+
+    def _write(self, step: int, trajectories: Sequence[Trajectory], metrics: Mapping[str, float]) -> None:
+        self._files.log_trajectories(step_name(step), trajectories, tokens=self._cfg.tracking.save_tokens)
+        self._files.log_metrics(self._stage, step, metrics)
+
     def spent(self) -> str:
         """Why the budget allows no further admission; empty while it does."""
         return self._meter.exhausted() if self._meter is not None else ""
 
-    def _times(self, sampled: float) -> dict[str, float]:
+    def _times(self, sampled: float, learner_s: float, engines: Mapping[str, float]) -> dict[str, float]:
         laps = self._laps
         whole = sum(laps.values())
         sampling_s = whole if self._cfg.max_staleness else laps["rollout"]
+        before, self._busy_s = self._busy_s, self._busy(engines)
         self.totals.rollout_s += laps["rollout"]
         self.totals.sampling_s += sampling_s
-        self.totals.learner_s += laps["learner"]
+        self.totals.learner_s += learner_s
         self.totals.sync_s += laps["sync"]
         return {f"time/{what}_s": seconds for what, seconds in laps.items()} | {
             "time/step_s": whole,
+            # A worker that was replaced counts from 0 again.
+            "time/rollout_busy_s": max(self._busy_s - before, 0.0),
             "rollout/tokens_per_s": sampled / max(sampling_s, 1e-9),
         }
+
+    def _busy(self, engines: Mapping[str, float]) -> float:
+        return engines["busy_s"] / self._cfg.rollout.workers
 
     def _add(self, step: int, trajectories: list[Trajectory], metrics: Mapping[str, float]) -> None:
         totals = self.totals

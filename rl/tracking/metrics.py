@@ -117,7 +117,7 @@ METRICS: dict[str, str] = {
     "learner/skipped_steps": "Optimiser steps skipped so far because of a NaN or infinite loss or gradient.",
     "learner/microbatches": "Packed micro-batches of the step.",
     "learner/tokens": "Trained tokens (all positions) of the step.",
-    "learner/seconds": "Seconds inside the learner's step.",
+    "learner/seconds": "Seconds that the learner worked on the batch, also while others of it were sampled.",
     "learner/tokens_per_s": "Trained tokens (all positions of the packed batch) per second.",
     "learner/packing": "Real tokens divided by allocated tokens in the packed micro-batches.",
     # supervised stages
@@ -150,8 +150,10 @@ METRICS: dict[str, str] = {
     # time
     "time/step_s": "Seconds of the whole step.",
     "time/rollout_s": "Seconds waiting for rollouts.",
-    "time/learner_s": "Seconds waiting for the learner's step.",
+    "time/learner_s": "Seconds waiting for the learner when all rollouts were there; its work is learner/seconds.",
     "time/sync_s": "Seconds of the weight sync, probe included.",
+    "time/between_s": "Seconds since the step before was trained: its books, a checkpoint, admission of tasks.",
+    "time/rollout_busy_s": "Seconds in which a rollout worker played an episode, mean over the workers.",
     # compute (rl.run.ledger)
     "compute/rollout_flops": "FLOPs of the engines since the step before.",
     "compute/learner_flops": "FLOPs of the learner in this step.",

@@ -13,6 +13,13 @@ def test_rollouts_follow_the_run() -> None:
     assert not train_config().rollout.deterministic
 
 
+def test_groups_come_whole_where_their_order_would_be_a_matter_of_time() -> None:
+    assert train_config().overlaps
+    assert train_config("learner.minibatches=1", "max_staleness=1").overlaps
+    for override in ("deterministic=true", "learner.minibatches=2", "learner.overlap=false"):
+        assert not train_config(override).overlaps
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from rl.learner.actor import start_learner
@@ -24,8 +23,11 @@ def test_learner_actor(
     metrics: Any = ray.get(actor.step.remote(groups), timeout=240)
     assert metrics["mismatch/max"] < 1e-5
     assert ray.get(actor.version.remote(), timeout=240) == 1
-    weights = ray.get(actor.weights.remote(), timeout=240)
-    assert all(isinstance(value, np.ndarray) for value in weights.values())
+    ray.get(actor.accumulate.remote(groups[1:]), timeout=240)
+    ray.get(actor.finish.remote(groups[:1], [0, 1]), timeout=240)
+    assert ray.get(actor.version.remote(), timeout=240) == 2
+    stored, size = actor.weights.options(num_returns=2).remote()
+    assert ray.get(size, timeout=240) == sum(array.nbytes for array, _ in ray.get(stored, timeout=240).values())
     segment = groups[0].trajectories[0].segments[0]
     probe = ray.get(actor.probe_logprobs.remote(segment.tokens, segment.replay), timeout=240)
     assert probe.shape == (len(segment) - 1,)

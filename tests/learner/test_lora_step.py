@@ -12,7 +12,7 @@ from rl.learner.checkpoint import check_adapter, load_checkpoint, save_checkpoin
 from rl.learner.config import LearnerConfig, LoraConfig
 from rl.learner.forward import packed_scores
 from rl.learner.learner import Learner
-from rl.learner.replay_audit import ReplayBooks
+from rl.learner.packing import MicroBatch
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy, load_policy
@@ -26,6 +26,11 @@ def learner(policy: Policy, folder: Path, objective: ObjectiveConfig | None = No
     lora = LoraConfig(rank=4, alpha=8)
     settings = LearnerConfig(**{"lr": 1e-2, "threads": 1, "max_tokens_per_microbatch": 64, "lora": lora, **config})  # type: ignore[arg-type]
     return Learner(policy, settings, objective or ObjectiveConfig(), folder)
+
+
+def packed(trainer: Learner, groups: list[Group]) -> list[MicroBatch]:
+    batch = trainer.begin()
+    return trainer._pack(groups, batch.minibatches[0], batch)
 
 
 def tensors(named: dict) -> dict[str, torch.Tensor]:
@@ -85,7 +90,7 @@ def test_reference_is_the_policy_without_its_adapter(
     # The same two steps beside a whole model as reference.
     other = learner(build_policy(policy_config), tmp_path, objective)
     whole = build_policy(policy_config)
-    batches = other._pack(groups, [], ReplayBooks())
+    batches = packed(other, groups)
     for batch in batches:
         with torch.no_grad():
             wanted = packed_scores(whole, batch).logprobs_N
@@ -103,7 +108,7 @@ def test_a_given_reference_counts_with_an_adapter_too(
     trainer = Learner(policy, settings, ObjectiveConfig(kl_coef=0.1), tmp_path, reference=given)
     groups = make_groups()
     assert trainer.step(groups)["loss/kl"] > 1e-3  # the base is another policy
-    for batch in trainer._pack(groups, [], ReplayBooks()):
+    for batch in packed(trainer, groups):
         with torch.no_grad():
             wanted = packed_scores(other, batch).logprobs_N
         found = trainer._reference_logprobs(batch)

@@ -12,8 +12,9 @@ import pytest
 from configs.schema import TrainConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.types import StopReason
+from rl.learner.overlap import Overlap
 from rl.recipes.grpo import Position, grpo
-from rl.rollout.pool import RolloutPool
+from rl.rollout.pool import Beside, RolloutPool
 from rl.rollout.worker import GroupSpec
 from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.flops import CostModel
@@ -23,7 +24,7 @@ from rl.tracking.rundir import RunDir
 from rl.types import Group, Segment, Trajectory
 
 TOKENS = 10
-STATS = ("prompt_tokens", "cached_prompt_tokens", "sampled_tokens", "finished", "workers_restarted")
+STATS = ("prompt_tokens", "cached_prompt_tokens", "sampled_tokens", "finished", "workers_restarted", "busy_s")
 COST = CostModel(parameters=100, attention=0)
 STEP = 4 * TOKENS * 100 * 2.0 * 3  # learner FLOPs of one step of 4 rollouts; these engines count nothing
 
@@ -41,7 +42,7 @@ class Pool(RolloutPool):
         self.specs.append(spec)
         self.seen.append(spec.task_index)
 
-    def collect(self, n: int, deadline_s: float) -> list[Group]:
+    def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
         spec = self.specs.pop(0)
         mask = np.arange(TOKENS) > 0
         segment = Segment(
@@ -62,9 +63,17 @@ class Learner:
 
     def __init__(self) -> None:
         self.saved: list[int] = []
+        self.overlaps: list[Overlap] = []
+        self.sent: list[list[int]] = []  # by step: the groups that came while others were awaited
+
+    def overlap(self) -> Overlap:
+        self.sent.append([])
+        self.overlaps.append(Overlap(lambda groups: self.sent[-1].extend(g.id for g in groups), lambda ended: None))
+        return self.overlaps[-1]
 
     def step(self, groups: list[Group], pool: Any) -> dict[str, float]:
-        return {"learner/tokens": float(sum(t.total_tokens for g in groups for t in g.trajectories))}
+        tokens = float(sum(t.total_tokens for g in groups for t in g.trajectories))
+        return {"learner/tokens": tokens, "learner/seconds": 0.0}
 
     def sync(self, pool: Any, version: int) -> float:
         return 0.0

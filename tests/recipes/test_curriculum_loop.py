@@ -12,6 +12,7 @@ from test_budget_loop import COST, Learner, Pool
 from configs.schema import TrainConfig
 from envs.curriculum import CurriculumTaskset
 from rl.recipes.grpo import Position, grpo
+from rl.rollout.pool import Beside
 from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import Ledger, StageMeter
 from rl.run.stage_log import StageLog, Totals
@@ -25,7 +26,7 @@ STEPS = 12
 class Scored(Pool):
     """Finishes the newest order first; one-hop questions are always solved, two-hop ones every other time."""
 
-    def collect(self, n: int, deadline_s: float) -> list[Group]:
+    def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
         self.specs.insert(0, self.specs.pop())
         hops = self.specs[0].task.metadata["level"]
         (group,) = super().collect(n, deadline_s)

@@ -15,6 +15,7 @@ from configs.schema import TrainConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.types import Task
 from rl.recipes.grpo import Position, grpo
+from rl.rollout.pool import Beside
 from rl.run import ending
 from rl.run.finished import FOLDER, FinishedGroups, stored
 from rl.run.stage_log import StageLog, Totals
@@ -35,7 +36,7 @@ class Sampler(Pool):
         super().__init__()
         self.life, self.sampled = life, list[int]()
 
-    def collect(self, n: int, deadline_s: float) -> list[Group]:
+    def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
         if self._finished:
             return [self._finished.popleft()]
         if len(self.sampled) == self.life:
@@ -104,6 +105,11 @@ def test_nothing_is_sampled_twice_and_every_group_is_trained_once(
         last = last[:since] + learner.trained  # steps after the checkpoint are made again, from the same groups
     assert sorted(sampled) == list(range(STEPS * PROMPTS))
     assert last == [list(range(PROMPTS * s, PROMPTS * (s + 1))) for s in range(STEPS)]
+    # While others were awaited the learner got groups of that batch alone; the rest went with the step.
+    early = [
+        sorted([*sent, *(g.id for g in o.waiting)]) for sent, o in zip(learner.sent, learner.overlaps, strict=True)
+    ]
+    assert [step for step in early if len(step) == PROMPTS][-len(learner.trained) :] == learner.trained
     assert stored(tmp_path / FOLDER) == {}
     rows = RunDir(tmp_path).read_metrics("grpo")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -142,7 +148,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, signum: int) -> None:
 class Interrupted(Sampler):
     """Where the loop waits for rollouts the signal comes through."""
 
-    def collect(self, n: int, deadline_s: float) -> list[Group]:
+    def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
         try:
             return super().collect(n, deadline_s)
         except Killed:
@@ -160,7 +166,7 @@ def test_a_signal_is_answered_by_a_checkpoint(
     learner, pool = Trainer(), Interrupted(9)
     real = Interrupted.collect
 
-    def collect(self: Interrupted, n: int, deadline_s: float) -> list[Group]:
+    def collect(self: Interrupted, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
         try:
             return real(self, n, deadline_s)
         except KeyboardInterrupt:
@@ -189,7 +195,7 @@ def test_a_checkpoint_that_fails_is_said(
             super().save(root, step, extra, keep)
 
     class Ending(Sampler):
-        def collect(self, n: int, deadline_s: float) -> list[Group]:
+        def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
             try:
                 return super().collect(n, deadline_s)
             except Killed:

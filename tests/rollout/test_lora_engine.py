@@ -17,9 +17,10 @@ from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.loading import load_policy
 from rl.policy.lora import merge
+from rl.policy.packed_weights import pack, unpack
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine
-from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack
+from rl.rollout.weights import WeightSyncError, probe_mismatch
 
 pytestmark = pytest.mark.engine
 

@@ -24,9 +24,10 @@ from rl.chat.v32 import V32Renderer
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy
 from rl.policy.lora import LoraPolicy
+from rl.policy.packed_weights import pack, unpack
 from rl.rollout.config import RolloutConfig
 from rl.rollout.pool import RolloutPool, WorkerLost
-from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack
+from rl.rollout.weights import WeightSyncError, probe_mismatch
 from rl.rollout.worker import GroupSpec
 from rl.tracking.stall import StallError
 from rl.types import ProbeScores, ReplayRecord

@@ -13,9 +13,10 @@ from rl.learner.config import LearnerConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.loading import load_policy
+from rl.policy.packed_weights import pack, unpack
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine, GenerateRequest, Generation
-from rl.rollout.weights import pack, probe_mismatch, unpack
+from rl.rollout.weights import probe_mismatch
 
 pytestmark = pytest.mark.engine
 SHAPE = {

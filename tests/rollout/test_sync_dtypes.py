@@ -14,9 +14,10 @@ from rl.learner.config import LearnerConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.loading import build_policy, load_policy
+from rl.policy.packed_weights import pack, unpack
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine import Engine
-from rl.rollout.weights import WeightSyncError, pack, probe_mismatch, unpack
+from rl.rollout.weights import WeightSyncError, probe_mismatch
 
 pytestmark = pytest.mark.engine
 TOKENS = np.random.default_rng(0).integers(0, 256, 150).tolist()

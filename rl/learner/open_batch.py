@@ -1,0 +1,89 @@
+"""A batch on its way to its optimiser step: what has been added up so far, and what is divided by once it is whole.
+
+    g = 1/d sum_groups g_group,    d = groups | sampled tokens | sequences    (``objective.loss_aggregation``)
+
+A group's advantages need the group alone, and its loss all but d: so its forward and backward can run while the other
+groups are still sampled, and the gradient is divided by d when the last one is in. The indexer's loss L_I is a mean
+over the batch's tokens instead; it reaches the indexer's parameters alone, and nothing else does, so that every
+parameter has one divisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from rl.learner.forward import is_indexer
+from rl.learner.replay_audit import ReplayBooks
+from rl.objective.advantage import BatchSize
+from rl.objective.diagnostics import Diagnostics
+from rl.types import Group
+
+
+@dataclass(eq=False)
+class Minibatch:
+    """What one optimiser step sums over its micro-batches. The losses are sums, not yet divided."""
+
+    index: int  # before the first one's update alone the weights are those of the published version
+    groups: list[Group] = field(default_factory=list)
+    size: BatchSize = field(default_factory=BatchSize)
+    inputs: int = 0  # tokens of the forward passes
+    microbatches: int = 0
+    loss: float = 0.0  # of policy and KL
+    policy_loss: float = 0.0
+    indexer_loss: float = 0.0  # L_I times tokens
+
+    def divide(self, named: Iterable[tuple[str, torch.nn.Parameter]], aggregation: str) -> None:
+        """Turn the summed gradients of ``named`` into those of the means."""
+        for name, parameter in named:
+            if parameter.grad is not None:
+                parameter.grad /= self.inputs if is_indexer(name) else self.size.divisor(aggregation)
+
+
+@dataclass
+class OpenBatch:
+    """One call of ``Learner.step``, or what is between ``Learner.begin`` and ``Learner.finish``.
+
+    ``delta``: threshold of the off-policy mask, from earlier batches: one for the whole of this one.
+    """
+
+    delta: float | None
+    minibatches: list[Minibatch]
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    books: ReplayBooks = field(default_factory=ReplayBooks)
+    advantages: list[float] = field(default_factory=list)  # of valid trajectories
+    totals: dict[str, float] = field(default_factory=dict)  # summed over the minibatches
+    seconds: float = 0.0  # that the learner has worked on it
+
+    def metrics(self, max_tokens_per_microbatch: int) -> dict[str, float]:
+        """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens."""
+        inputs = sum(m.inputs for m in self.minibatches)
+        microbatches = sum(m.microbatches for m in self.minibatches)
+        capacity = microbatches * max_tokens_per_microbatch
+        return {
+            **{key: value / len(self.minibatches) for key, value in self.totals.items()},
+            **self.diagnostics.summary(),
+            **self.books.summary(),
+            **_advantage_statistics(self.advantages),
+            "learner/microbatches": float(microbatches),
+            "learner/tokens": float(inputs),
+            "learner/tokens_per_s": inputs / self.seconds,
+            "learner/packing": inputs / capacity if capacity else 1.0,
+            "learner/seconds": self.seconds,
+        }
+
+
+def _advantage_statistics(advantages: Sequence[float]) -> dict[str, float]:
+    if not advantages:
+        return {}
+    values = np.asarray(advantages)
+    return {
+        "advantage/mean": float(values.mean()),
+        "advantage/std": float(values.std()),
+        "advantage/min": float(values.min()),
+        "advantage/max": float(values.max()),
+        "advantage/zero_share": float((values == 0.0).mean()),
+    }
