@@ -58,8 +58,12 @@ class LearnerConfig(Bounded):
     warmup_steps: NonNegativeInt = 0
     # Optimiser steps per batch of groups. 1 = strictly on-policy when rollouts are synchronous.
     minibatches: PositiveInt = 1
-    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result.
+    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result. Shared tokens count once.
     max_tokens_per_microbatch: PositiveInt = 8192
+    # True: what segments of a batch begin with alike (the prompt of a group, turns and tool results after the same
+    # answers, the history of branches) is computed once: the same loss and gradient up to rounding, in less time. False:
+    # every segment by itself. Models with sliding windows are computed so always.
+    share_prefixes: bool = True
     # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
     # less memory, more time (docs/results.md, "Memory of a learner step").
     recompute: bool = False

@@ -40,7 +40,9 @@ def packed_scores(
     ``sampling_mask``: on the support that the sampler kept, where it cut (Keep Sampling Mask). ``head_rows``: the head
     runs on so many targets at once, and again in the backward pass: [head_rows, V] is then the largest tensor of it.
     """
-    hidden_ND = policy.packed_hidden(batch.tokens_T, batch.cu_seqlens, replay, record, rows=batch.predict_N)
+    hidden_ND = policy.packed_hidden(
+        batch.tokens_T, batch.tree or batch.cu_seqlens, replay, record, rows=batch.predict_N
+    )
     targets = len(batch.targets_N)
 
     def score(hidden: torch.Tensor, begin: int, end: int) -> TokenScores:

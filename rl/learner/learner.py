@@ -120,6 +120,7 @@ class Learner:
         parts = self._minibatches(groups)
         minibatches = [self._pack(part, advantages, books) for part in parts]
         inputs = sum(len(b.tokens_T) for batches in minibatches for b in batches)
+        distinct = sum(b.distinct for batches in minibatches for b in batches)
         microbatches = sum(len(batches) for batches in minibatches)
         if self.objective.old_policy == "learner":
             self._note_old_logprobs(minibatches)
@@ -150,8 +151,10 @@ class Learner:
             "learner/skipped_steps": float(self.skipped),
             "learner/microbatches": float(microbatches),
             "learner/tokens": float(inputs),
+            "learner/tokens_distinct": float(distinct),
+            "learner/sharing": inputs / distinct if distinct else 1.0,
             "learner/tokens_per_s": inputs / seconds,
-            "learner/packing": inputs / capacity if capacity else 1.0,
+            "learner/packing": distinct / capacity if capacity else 1.0,
             "learner/seconds": seconds,
         }
 
@@ -241,8 +244,8 @@ class Learner:
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
         books.expect(items)
-        together = self.compute.policy.shares_prefixes
-        batches = pack(items, self.config.max_tokens_per_microbatch, self.device, together)
+        share = self.config.share_prefixes and self.compute.policy.shares_prefixes
+        batches = pack(items, self.config.max_tokens_per_microbatch, self.device, share)
         for batch in batches:
             books.pack(batch)
         return batches

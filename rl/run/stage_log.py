@@ -132,7 +132,7 @@ class StageLog:
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
         if self._meter is not None:
-            metrics |= self._meter.step(trajectories, metrics["learner/tokens"], engines)
+            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines)
             self.totals.flops = dict(self._meter.flops)
         self._files.log_trajectories(step_name(step), trajectories, tokens=self._cfg.tracking.save_tokens)
         self._files.log_metrics(self._stage, step, metrics)
