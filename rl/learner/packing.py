@@ -72,6 +72,8 @@ class MicroBatch:
     ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any.
     ``support_N``: kept token ids per target, None where nothing was cut. ``old_logprobs_N``: the learner's own, before
     the first update on this batch (only with objective.old_policy=learner). ``tree``: which tokens segments share.
+    ``scored_P`` long: targets whose scores are those of all, one for each of the same token, support and node;
+    ``score_N`` long: of each target, which of them.
     """
 
     tokens_T: torch.Tensor
@@ -88,6 +90,8 @@ class MicroBatch:
     indexer_TLk: torch.Tensor | None
     replay_valid_T: torch.Tensor | None
     support_N: list[np.ndarray | None] | None
+    scored_P: torch.Tensor
+    score_N: torch.Tensor
     tree: PrefixTree | None = None
     old_logprobs_N: torch.Tensor | None = None
 
@@ -135,10 +139,10 @@ def pack(
 ) -> list[MicroBatch]:
     """Micro-batches of ``items``; items without targets are left out, for they have no loss.
 
-    ``share``: as prefix trees, of at most so many nodes and so many targets, for a policy that ``shares_prefixes``.
+    ``share``: as prefix trees, of at most so many nodes and different targets, for a policy that ``shares_prefixes``.
     """
     live = [item for item in items if item.inputs > 0]
-    if share:
+    if share and live:
         return _pack_trees(live, max_tokens_per_microbatch, device)
     bins = best_fit_decreasing([item.inputs for item in live], max_tokens_per_microbatch)
     return [collate([live[i] for i in members], device) for members in bins]
@@ -152,10 +156,11 @@ def _pack_trees(items: Sequence[PackItem], capacity: int, device: torch.device |
     sizes: list[int] = []
     nodes = targets = 0
     for place, i in enumerate(order):
-        length, learned = items[i].inputs, len(items[i].targets)
-        nodes, targets = nodes + length - common[place], targets + learned
+        length, learned = items[i].inputs, items[i].targets
+        nodes += length - common[place]
+        targets += len(learned) - _scored_before(items[i], items[order[place - 1]], common[place])
         if common[place] < WORTH or max(nodes, targets) > capacity:
-            nodes, targets = length, learned
+            nodes, targets = length, len(learned)
             runs.append([])
             sizes.append(0)
         runs[-1].append(place)
@@ -166,6 +171,19 @@ def _pack_trees(items: Sequence[PackItem], capacity: int, device: torch.device |
         shared = [0, *(min(common[a + 1 : b + 1]) for a, b in pairwise(places))]
         batches.append(collate([items[order[place]] for place in places], device, shared))
     return batches
+
+
+def _scored_before(item: PackItem, before: PackItem, common: int) -> int:
+    """Targets of ``item`` that ``before`` has too, on the same support, among ``common`` rows."""
+    at = np.flatnonzero(item.loss_mask[:common] & before.loss_mask[:common])
+    kept = [None if i.replay is None else i.replay.support for i in (item, before)]
+    if kept[0] is None or kept[1] is None:
+        return len(at) if kept[0] is kept[1] else 0
+    return sum(_support_key(kept[0][t]) == _support_key(kept[1][t]) for t in at)
+
+
+def _support_key(kept: np.ndarray | None) -> bytes:
+    return b"" if kept is None else np.asarray(kept, np.int64).tobytes()
 
 
 def _rows(items: Sequence[PackItem]) -> list[np.ndarray]:
@@ -213,15 +231,20 @@ def collate(
     valid: np.ndarray | None = None
     if experts is not None or indexer is not None:
         valid = _valid(items, lengths)
+    predict = np.concatenate([at - 1 + s for at, s in zip(targets, starts[:-1], strict=True)])
+    wanted = np.concatenate([i.tokens[at] for i, at in zip(items, targets, strict=True)])
+    tree = None if shared is None or not any(shared) else PrefixTree(starts.tolist(), shared, device)
+    scored, score = np.arange(len(wanted)), np.arange(len(wanted))
+    if tree is not None:
+        known: dict[bytes, int] = {}
+        keys = [known.setdefault(_support_key(kept), len(known)) for kept in support or [None] * len(wanted)]
+        columns = np.stack((tree.node_T.cpu().numpy()[predict], wanted, keys), axis=1)
+        _, scored, score = np.unique(columns, axis=0, return_index=True, return_inverse=True)
     return MicroBatch(
         tokens_T=device_tensor(np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long),
         cu_seqlens=[int(s) for s in starts],
-        predict_N=device_tensor(
-            np.concatenate([at - 1 + s for at, s in zip(targets, starts[:-1], strict=True)]), torch.long
-        ),
-        targets_N=device_tensor(
-            np.concatenate([i.tokens[at] for i, at in zip(items, targets, strict=True)]), torch.long
-        ),
+        predict_N=device_tensor(predict, torch.long),
+        targets_N=device_tensor(wanted, torch.long),
         weights_N=device_tensor(np.repeat([i.weight for i in items], counts), torch.float32),
         advantages_N=device_tensor(np.repeat([i.advantage for i in items], counts), torch.float32),
         segment_N=device_tensor(np.repeat(np.arange(len(items)), counts), torch.long),
@@ -232,7 +255,9 @@ def collate(
         indexer_TLk=None if indexer is None else device_tensor(indexer, torch.long),
         replay_valid_T=None if valid is None else device_tensor(valid, torch.bool),
         support_N=support,
-        tree=None if shared is None or not any(shared) else PrefixTree(starts.tolist(), shared, device),
+        scored_P=device_tensor(scored, torch.long),
+        score_N=device_tensor(score.reshape(-1), torch.long),
+        tree=tree,
     )
 
 

@@ -112,11 +112,11 @@ def cu_bounds(cu_seqlens: Sequence[int] | Tensor | PrefixTree) -> list[int]:
 class PackedContext:
     """Several whole sequences concatenated; causal inside each, blind across them.
 
-    ``cu_seqlens`` [0, n1, n1+n2, ...], or a tree of them: queries are then its nodes [U] instead of all rows [T]; the
-    rows of a path are put together for those that see them. ``mode`` "dense" attends to every earlier token, "sparse" to the
-    indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a masked pass
-    in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk`` queries and
-    never kept.
+    ``cu_seqlens`` [0, n1, n1+n2, ...], or a tree of them: queries and rows are then its nodes [U], not all tokens [T],
+    and the rows of each path are put together for its queries. ``mode`` "dense" attends to every earlier token,
+    "sparse" to the indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a
+    masked pass in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk``
+    queries and never kept.
     """
 
     def __init__(
@@ -182,7 +182,9 @@ class PackedContext:
                     continue
             if block.kind == "causal":
                 mask = self._causal(block) if block.begin else None
-            out = row_attention(part.transpose(0, 1)[None], seen[None], None if mask is None else mask[None], spec.scale)
+            out = row_attention(
+                part.transpose(0, 1)[None], seen[None], None if mask is None else mask[None], spec.scale
+            )
             outs.append(out[0].transpose(0, 1))
         if spec.lends:
             if not torch.is_grad_enabled():
