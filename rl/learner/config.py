@@ -62,8 +62,13 @@ class LearnerConfig(Bounded):
     # made when all are in. The same gradient but for the order of additions. Without effect when minibatches is above 1
     # (later ones see other weights) and with deterministic=true (the order would be a matter of time).
     overlap: bool = True
-    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result.
+    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result. Shared tokens count once.
     max_tokens_per_microbatch: PositiveInt = 8192
+    # True: what segments of a batch begin with alike (the prompt of a group, turns and tool results after the same
+    # answers, the history of branches) is computed once: the same loss and gradient up to rounding, in less time
+    # (docs/results.md, "Prefix trees in the learner"). False: every segment by itself, as models with sliding windows
+    # always are.
+    share_prefixes: bool = True
     # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
     # less memory, more time (docs/results.md, "Memory of a learner step").
     recompute: bool = False

@@ -1,7 +1,8 @@
 """From a packed micro-batch to the log-probs of its targets: the one forward pass that all training uses.
 
-The output head runs on the rows that predict a target only: logits [N, V] never exist for the (often four
-times as many) prompt and environment tokens, and with ``head_rows`` never for all targets at once.
+The output head runs on the rows that predict a target only: logits [P, V] never exist for the (often four
+times as many) prompt and environment tokens, and with ``head_rows`` never for all targets at once. Targets that
+segments share (``MicroBatch.scored_P``) are scored once.
 """
 
 from __future__ import annotations
@@ -40,20 +41,28 @@ def packed_scores(
     ``sampling_mask``: on the support that the sampler kept, where it cut (Keep Sampling Mask). ``head_rows``: the head
     runs on so many targets at once, and again in the backward pass: [head_rows, V] is then the largest tensor of it.
     """
-    hidden_ND = policy.packed_hidden(batch.tokens_T, batch.cu_seqlens, replay, record, rows=batch.predict_N)
-    targets = len(batch.targets_N)
+    at = batch.scored_P
+    hidden_PD = policy.packed_hidden(
+        batch.tokens_T, batch.tree or batch.cu_seqlens, replay, record, rows=batch.predict_N[at]
+    )
+    targets_P, targets = batch.targets_N[at], len(at)
+    support_P = batch.support_N
+    if support_P is not None and batch.tree is not None:
+        support_P = [support_P[n] for n in at.tolist()]
 
     def score(hidden: torch.Tensor, begin: int, end: int) -> TokenScores:
         mask = None
-        if batch.support_N is not None and sampling_mask:
-            mask = support_mask(batch.support_N[begin:end], batch.targets_N[begin:end], policy.vocab_size)
-        return scores_of_logits(policy.logits(hidden), batch.targets_N[begin:end], temperature, mask)
+        if support_P is not None and sampling_mask:
+            mask = support_mask(support_P[begin:end], targets_P[begin:end], policy.vocab_size)
+        return scores_of_logits(policy.logits(hidden), targets_P[begin:end], temperature, mask)
 
     if head_rows is None or targets <= head_rows:
-        return score(hidden_ND, 0, targets)
-    parts = []
-    for begin in range(0, targets, head_rows):
-        end = min(begin + head_rows, targets)
-        chunk = (score, hidden_ND[begin:end], begin, end)
-        parts.append(checkpoint(*chunk, use_reentrant=False) if torch.is_grad_enabled() else score(*chunk[1:]))
-    return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        scores = score(hidden_PD, 0, targets)
+    else:
+        parts = []
+        for begin in range(0, targets, head_rows):
+            end = min(begin + head_rows, targets)
+            chunk = (score, hidden_PD[begin:end], begin, end)
+            parts.append(checkpoint(*chunk, use_reentrant=False) if torch.is_grad_enabled() else score(*chunk[1:]))
+        scores = TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return scores if batch.tree is None else TokenScores(*(column[batch.score_N] for column in scores))

@@ -259,8 +259,8 @@ class Learner:
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
         batch.books.expect(items)
-        together = self.compute.policy.shares_prefixes
-        microbatches = pack(items, self.config.max_tokens_per_microbatch, self.device, together)
+        share = self.config.share_prefixes and self.compute.policy.shares_prefixes
+        microbatches = pack(items, self.config.max_tokens_per_microbatch, self.device, share)
         for microbatch in microbatches:
             batch.books.pack(microbatch)
         minibatch.groups += groups
@@ -343,6 +343,7 @@ class Learner:
             batch.diagnostics.add(terms, scores.logprobs_N, microbatch.sampler_logprobs_N, scores.entropy_N, exact_N)
             loss.backward()
             minibatch.inputs += len(microbatch.tokens_T)
+            minibatch.distinct += microbatch.distinct
         minibatch.microbatches += len(microbatches)
         minibatch.loss += float(total)
         minibatch.policy_loss += float(policy_loss)

@@ -31,6 +31,7 @@ class Minibatch:
     groups: list[Group] = field(default_factory=list)
     size: BatchSize = field(default_factory=BatchSize)
     inputs: int = 0  # tokens of the forward passes
+    distinct: int = 0  # those of them that were computed: what segments share counts once
     microbatches: int = 0
     loss: float = 0.0  # of policy and KL
     policy_loss: float = 0.0
@@ -61,6 +62,7 @@ class OpenBatch:
     def metrics(self, max_tokens_per_microbatch: int) -> dict[str, float]:
         """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens."""
         inputs = sum(m.inputs for m in self.minibatches)
+        distinct = sum(m.distinct for m in self.minibatches)
         microbatches = sum(m.microbatches for m in self.minibatches)
         capacity = microbatches * max_tokens_per_microbatch
         return {
@@ -70,8 +72,10 @@ class OpenBatch:
             **_advantage_statistics(self.advantages),
             "learner/microbatches": float(microbatches),
             "learner/tokens": float(inputs),
+            "learner/tokens_distinct": float(distinct),
+            "learner/sharing": inputs / distinct if distinct else 1.0,
             "learner/tokens_per_s": inputs / self.seconds,
-            "learner/packing": inputs / capacity if capacity else 1.0,
+            "learner/packing": distinct / capacity if capacity else 1.0,
             "learner/seconds": self.seconds,
         }
 

@@ -4,6 +4,9 @@
 
 Nothing is padded, lost or duplicated. A segment's row t of logits predicts token t + 1, so a segment is cut
 after the token that predicts its last target: whatever comes after it cannot change the loss.
+
+For a policy that computes common beginnings once, segments that have one become a prefix tree, and it is the tree's
+nodes that are at most ``max_tokens_per_microbatch``. Targets, ratios, weights and supports stay those of each segment.
 """
 
 from __future__ import annotations
@@ -11,12 +14,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from rl.policy.prefix_tree import PrefixTree, by_prefix, row_bytes
 from rl.types import ReplayRecord, TokenStream
+
+WORTH = 16  # tokens in common below which two segments need not stand side by side
 
 
 @dataclass
@@ -64,7 +71,9 @@ class MicroBatch:
     ``predict_N`` long: the flat row whose hidden state predicts ``targets_N``. ``segment_N`` long in 0..S-1.
     ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any.
     ``support_N``: kept token ids per target, None where nothing was cut. ``old_logprobs_N``: the learner's own, before
-    the first update on this batch (only with objective.old_policy=learner).
+    the first update on this batch (only with objective.old_policy=learner). ``tree``: which tokens segments share.
+    ``scored_P`` long: targets whose scores are those of all, one for each of the same token, support and node;
+    ``score_N`` long: of each target, which of them.
     """
 
     tokens_T: torch.Tensor
@@ -81,11 +90,19 @@ class MicroBatch:
     indexer_TLk: torch.Tensor | None
     replay_valid_T: torch.Tensor | None
     support_N: list[np.ndarray | None] | None
+    scored_P: torch.Tensor
+    score_N: torch.Tensor
+    tree: PrefixTree | None = None
     old_logprobs_N: torch.Tensor | None = None
 
     @property
     def segments(self) -> int:
         return len(self.cu_seqlens) - 1
+
+    @property
+    def distinct(self) -> int:
+        """Tokens that the policy computes: those that segments share count once."""
+        return len(self.tokens_T) if self.tree is None else self.tree.nodes
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -118,31 +135,77 @@ def pack(
     items: Sequence[PackItem],
     max_tokens_per_microbatch: int,
     device: torch.device | str = "cpu",
-    together: bool = False,
+    share: bool = False,
 ) -> list[MicroBatch]:
     """Micro-batches of ``items``; items without targets are left out, for they have no loss.
 
-    ``together``: those with one prompt stay in one micro-batch where they fit, for a policy that computes it once.
+    ``share``: as prefix trees, of at most so many nodes and different targets, for a policy that ``shares_prefixes``.
     """
     live = [item for item in items if item.inputs > 0]
-    units = _by_prompt(live, max_tokens_per_microbatch) if together else [[item] for item in live]
-    bins = best_fit_decreasing([sum(item.inputs for item in unit) for unit in units], max_tokens_per_microbatch)
-    return [collate([item for i in members for item in units[i]], device) for members in bins]
+    if share and live:
+        return _pack_trees(live, max_tokens_per_microbatch, device)
+    bins = best_fit_decreasing([item.inputs for item in live], max_tokens_per_microbatch)
+    return [collate([live[i] for i in members], device) for members in bins]
 
 
-def _by_prompt(items: Sequence[PackItem], capacity: int) -> list[list[PackItem]]:
-    """Items with the same tokens before their first target, in runs of at most ``capacity`` tokens."""
-    units: dict[bytes, list[list[PackItem]]] = {}
-    for item in items:
-        runs = units.setdefault(item.tokens[: item.targets[0]].tobytes(), [[]])
-        if sum(other.inputs for other in runs[-1]) + item.inputs > capacity:
+def _pack_trees(items: Sequence[PackItem], capacity: int, device: torch.device | str) -> list[MicroBatch]:
+    """Items in the order of their rows are neighbours where they share some. That order is cut where they share next
+    to nothing, and where a tree is full; what is left in one piece is what bins are filled with."""
+    order, common = by_prefix(_rows(items))
+    runs: list[list[int]] = []  # places in the order
+    sizes: list[int] = []
+    nodes = targets = 0
+    for place, i in enumerate(order):
+        length, learned = items[i].inputs, items[i].targets
+        nodes += length - common[place]
+        targets += len(learned) - _scored_before(items[i], items[order[place - 1]], common[place])
+        if common[place] < WORTH or max(nodes, targets) > capacity:
+            nodes, targets = length, len(learned)
             runs.append([])
-        runs[-1].append(item)
-    return [run for runs in units.values() for run in runs if run]
+            sizes.append(0)
+        runs[-1].append(place)
+        sizes[-1] = max(nodes, targets)
+    batches = []
+    for members in best_fit_decreasing(sizes, capacity):
+        places = sorted(place for run in members for place in runs[run])
+        shared = [0, *(min(common[a + 1 : b + 1]) for a, b in pairwise(places))]
+        batches.append(collate([items[order[place]] for place in places], device, shared))
+    return batches
 
 
-def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> MicroBatch:
-    """Concatenate ``items`` (each with at least one target) into one micro-batch on ``device``."""
+def _scored_before(item: PackItem, before: PackItem, common: int) -> int:
+    """Targets of ``item`` that ``before`` has too, on the same support, among ``common`` rows."""
+    at = np.flatnonzero(item.loss_mask[:common] & before.loss_mask[:common])
+    kept = [None if i.replay is None else i.replay.support for i in (item, before)]
+    if kept[0] is None or kept[1] is None:
+        return len(at) if kept[0] is kept[1] else 0
+    return sum(_support_key(kept[0][t]) == _support_key(kept[1][t]) for t in at)
+
+
+def _support_key(kept: np.ndarray | None) -> bytes:
+    return b"" if kept is None else np.asarray(kept, np.int64).tobytes()
+
+
+def _rows(items: Sequence[PackItem]) -> list[np.ndarray]:
+    """What is computed at each input row of the items: token and recorded choices, as bytes of one width."""
+    lengths = [item.inputs for item in items]
+    starts = np.cumsum(lengths)[:-1]
+    packed = [np.concatenate([i.tokens[:n].astype(np.int64) for i, n in zip(items, lengths, strict=True)])]
+    for name, unused in (("experts", 0), ("indexer", -1)):
+        if (choices := _pack_choices(items, lengths, name, unused)) is not None:
+            packed.append(choices)
+    packed.append(_valid(items, lengths))
+    columns = [np.split(column, starts) for column in packed]
+    return [row_bytes(rows) for rows in zip(*columns, strict=True)]
+
+
+def collate(
+    items: Sequence[PackItem], device: torch.device | str = "cpu", shared: Sequence[int] | None = None
+) -> MicroBatch:
+    """Concatenate ``items`` (each with at least one target) into one micro-batch on ``device``.
+
+    ``shared``: how many rows each has in common with the one before it (``PrefixTree``).
+    """
     lengths = [item.inputs for item in items]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     targets = [item.targets for item in items]
@@ -167,17 +230,21 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
     experts, indexer = _pack_choices(items, lengths, "experts", 0), _pack_choices(items, lengths, "indexer", -1)
     valid: np.ndarray | None = None
     if experts is not None or indexer is not None:
-        rows_of = zip(items, lengths, strict=True)
-        valid = np.concatenate([np.zeros(n, bool) if i.replay is None else i.replay.valid[:n] for i, n in rows_of])
+        valid = _valid(items, lengths)
+    predict = np.concatenate([at - 1 + s for at, s in zip(targets, starts[:-1], strict=True)])
+    wanted = np.concatenate([i.tokens[at] for i, at in zip(items, targets, strict=True)])
+    tree = None if shared is None or not any(shared) else PrefixTree(starts.tolist(), shared, device)
+    scored, score = np.arange(len(wanted)), np.arange(len(wanted))
+    if tree is not None:
+        known: dict[bytes, int] = {}
+        keys = [known.setdefault(_support_key(kept), len(known)) for kept in support or [None] * len(wanted)]
+        columns = np.stack((tree.node_T.cpu().numpy()[predict], wanted, keys), axis=1)
+        _, scored, score = np.unique(columns, axis=0, return_index=True, return_inverse=True)
     return MicroBatch(
         tokens_T=device_tensor(np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long),
         cu_seqlens=[int(s) for s in starts],
-        predict_N=device_tensor(
-            np.concatenate([at - 1 + s for at, s in zip(targets, starts[:-1], strict=True)]), torch.long
-        ),
-        targets_N=device_tensor(
-            np.concatenate([i.tokens[at] for i, at in zip(items, targets, strict=True)]), torch.long
-        ),
+        predict_N=device_tensor(predict, torch.long),
+        targets_N=device_tensor(wanted, torch.long),
         weights_N=device_tensor(np.repeat([i.weight for i in items], counts), torch.float32),
         advantages_N=device_tensor(np.repeat([i.advantage for i in items], counts), torch.float32),
         segment_N=device_tensor(np.repeat(np.arange(len(items)), counts), torch.long),
@@ -188,7 +255,16 @@ def collate(items: Sequence[PackItem], device: torch.device | str = "cpu") -> Mi
         indexer_TLk=None if indexer is None else device_tensor(indexer, torch.long),
         replay_valid_T=None if valid is None else device_tensor(valid, torch.bool),
         support_N=support,
+        scored_P=device_tensor(scored, torch.long),
+        score_N=device_tensor(score.reshape(-1), torch.long),
+        tree=tree,
     )
+
+
+def _valid(items: Sequence[PackItem], lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """bool [T]: rows that a record speaks of."""
+    rows_of = zip(items, lengths, strict=True)
+    return np.concatenate([np.zeros(n, bool) if i.replay is None else i.replay.valid[:n] for i, n in rows_of])
 
 
 def _pack_choices(items: Sequence[PackItem], lengths: Sequence[int], name: str, unused: int) -> np.ndarray | None:

@@ -12,9 +12,10 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionMode
+from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
 
-CuSeqlens = Sequence[int] | Tensor
+CuSeqlens = Sequence[int] | Tensor | PrefixTree
 
 
 class Policy(Protocol):

@@ -8,13 +8,14 @@ side; an engine brings its own context over a paged cache, built on the same fun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import (
     GATHER_FROM,
@@ -101,25 +102,34 @@ class Block(NamedTuple):
 Choice = tuple[Tensor | None, Tensor | None]
 
 
+def cu_bounds(cu_seqlens: Sequence[int] | Tensor | PrefixTree) -> list[int]:
+    """The bounds of packed sequences, as a list."""
+    if isinstance(cu_seqlens, PrefixTree):
+        return cu_seqlens.bounds
+    return [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
+
+
 class PackedContext:
     """Several whole sequences concatenated; causal inside each, blind across them.
 
-    ``cu_seqlens`` [0, n1, n1+n2, ...]. ``mode`` "dense" attends to every earlier token, "sparse" to the
-    indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a masked pass
-    in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk`` queries and
-    never kept.
+    ``cu_seqlens`` [0, n1, n1+n2, ...], or a tree of them: queries and rows are then its nodes [U], not all tokens [T],
+    and the rows of each path are put together for its queries. ``mode`` "dense" attends to every earlier token,
+    "sparse" to the indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a
+    masked pass in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk``
+    queries and never kept.
     """
 
     def __init__(
         self,
-        cu_seqlens: Sequence[int] | Tensor,
+        cu_seqlens: Sequence[int] | Tensor | PrefixTree,
         *,
         mode: AttentionMode = "sparse",
         device: torch.device | str = "cpu",
         gather_from: int = GATHER_FROM,
         chunk: int = 192,
     ) -> None:
-        bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
+        self.tree = cu_seqlens if isinstance(cu_seqlens, PrefixTree) else None
+        bounds = cu_bounds(cu_seqlens)
         if len(bounds) < 2 or bounds[0] != 0 or any(b <= a for a, b in pairwise(bounds)):
             raise ValueError(
                 f"cu_seqlens is {bounds[:8]}...; expected strictly ascending bounds from 0, e.g. [0, 5, 9]"
@@ -133,11 +143,18 @@ class PackedContext:
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
         self._lent: dict[int, tuple[list[Block], list[Choice]]] = {}  # by the layer that chose
-        self.positions = torch.cat([torch.arange(n, device=device) for n in self.lengths])
+        if self.tree is None:
+            self._begins, self._starts = [0] * len(self.lengths), bounds[:-1]
+            self.positions = torch.cat([torch.arange(n, device=device) for n in self.lengths])
+        else:
+            self._begins, self._starts = self.tree.shared, self.tree.starts
+            self.positions = self.tree.depth_U
 
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)  # [T, H, C+R]
         rows = torch.cat([kv.latent, kv.k_rope], dim=-1)  # [T, C+R]
+        if self.tree is not None:
+            rows, kv = self.tree.spread(rows), replace(kv, index_k=self.tree.spread(kv.index_k))
         watched = tap is not None and tap.watches
         made: list[Choice] = []
         if spec.borrows is not None:
@@ -163,8 +180,11 @@ class PackedContext:
                 if block.kind == "gathered":
                     outs.append(gathered_attention(part, seen, indices, spec.scale))
                     continue
-            mask = mask[None] if mask is not None and block.kind == "masked" else None
-            out = row_attention(part.transpose(0, 1)[None], seen[None], mask, spec.scale)
+            if block.kind == "causal":
+                mask = self._causal(block) if block.begin else None
+            out = row_attention(
+                part.transpose(0, 1)[None], seen[None], None if mask is None else mask[None], spec.scale
+            )
             outs.append(out[0].transpose(0, 1))
         if spec.lends:
             if not torch.is_grad_enabled():
@@ -186,10 +206,11 @@ class PackedContext:
         if key in self._plans:
             return self._plans[key]
         blocks = []
-        for seq, n in enumerate(self.lengths):
+        for seq, (begin, n) in enumerate(zip(self._begins, self.lengths, strict=True)):
             head = n if self.mode == "dense" else 0 if watched else min(n, topk)
-            if head:
-                blocks.append(Block(seq, 0, head, "causal"))
+            if begin < head:
+                blocks.append(Block(seq, begin, head, "causal"))
+            head = max(begin, head)
             if n > self.gather_from and head < n:
                 blocks.append(Block(seq, head, n, "gathered"))
             else:
@@ -208,10 +229,28 @@ class PackedContext:
             yield Block(block.seq, begin, end, block.kind)
             begin = end
 
-    def _scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
+    def _asks(self, block: Block) -> slice:
+        """Where the block's queries are among all."""
+        start = self._starts[block.seq]
+        return slice(start + block.begin, start + block.end)
+
+    def _rows(self, block: Block) -> slice:
+        """Where the rows are that they see."""
         start = self.bounds[block.seq]
-        asks = slice(start + block.begin, start + block.end)
-        return index_scores(q.index_q[asks], q.index_w[asks], kv.index_k[start : start + block.end])
+        return slice(start, start + block.end)
+
+    def _causal(self, block: Block) -> Tensor:
+        """bool [block, block.end]: all rows up to the query."""
+        shape = block.end - block.begin, block.end
+        return torch.ones(shape, dtype=torch.bool, device=self.positions.device).tril_(block.begin)
+
+    def _scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
+        asks = self._asks(block)
+        return index_scores(q.index_q[asks], q.index_w[asks], kv.index_k[self._rows(block)])
+
+    def _counts(self, block: Block) -> Tensor | None:
+        """int64 [block]: how many sequences a query stands for; None: one."""
+        return None if self.tree is None else self.tree.count_U[self._asks(block)]
 
     @torch.no_grad()
     def _causal_scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
@@ -244,9 +283,8 @@ class PackedContext:
         record = tap.record if tap is not None else None
         loss = None
         if record is not None and record.want_indexer_kl != "off":
-            start = self.bounds[block.seq]
-            asks, rows = slice(start + block.begin, start + block.end), slice(start, start + block.end)
-            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[rows])
+            asks = self._asks(block)
+            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[self._rows(block)])
         mask = indices = None
         if block.kind == "gathered" or (record is not None and record.want_indexer):
             indices = part.new_empty(block.end - block.begin, spec.topk, dtype=torch.int64)
@@ -262,7 +300,8 @@ class PackedContext:
             if indices is not None:
                 indices[inside] = mask_to_indices(mask, spec.topk)
             if loss is not None and record is not None:
-                record.indexer_kl_tokens += piece.end - piece.begin
+                counts = self._counts(piece)
+                record.indexer_kl_tokens += piece.end - piece.begin if counts is None else int(counts.sum())
         if loss is not None and record is not None:
             record.kl_terms.append(loss.total())
         return mask, indices
@@ -279,12 +318,8 @@ class PackedContext:
         loss: IndexerLoss | None,
     ) -> Tensor:
         """The choice of one piece with replayed rows forced; adds its L_I to ``loss``."""
-        device = self.positions.device
-        chosen = causal = torch.ones(block.end - block.begin, block.end, dtype=torch.bool, device=device).tril_(
-            block.begin
-        )
-        start = self.bounds[block.seq]
-        asks = slice(start + block.begin, start + block.end)
+        chosen = causal = self._causal(block)
+        asks, counts = self._asks(block), self._counts(block)
         if self.mode == "sparse":
             if tap.forced is not None and not tap.watches and bool(tap.valid[asks].all()):  # type: ignore[index]
                 return indices_to_mask(tap.forced[asks], block.end) & causal  # no index scores at all
@@ -294,7 +329,7 @@ class PackedContext:
                 forced = indices_to_mask(tap.forced[asks], block.end) & causal
                 cut = valid & (torch.arange(block.begin, block.end, device=valid.device) >= spec.topk)
                 common = (forced[cut] & chosen[cut]).sum(-1) / forced[cut].sum(-1).clamp(min=1)
-                tap.overlaps.append(common)
+                tap.overlaps.append(common if counts is None else common.repeat_interleave(counts[cut]))
                 if tap.force:
                     chosen = torch.where(valid[:, None], forced, chosen)
         record = tap.record
@@ -304,5 +339,5 @@ class PackedContext:
             # "dense" (warm-up): over all causal rows; "sparse": over the chosen set (V3.2 sec. 2.1.1).
             over = causal if record.want_indexer_kl == "dense" else chosen
             target = attention_target(part.detach().transpose(0, 1), seen.detach(), over, spec.scale)
-            loss.add(target, over)
+            loss.add(target, over, counts)
         return chosen

@@ -32,7 +32,7 @@ class DSAPolicy:
 
     @property
     def shares_prefixes(self) -> bool:
-        return False
+        return True
 
     def packed_logits(
         self,
@@ -55,8 +55,12 @@ class DSAPolicy:
         ctx = PackedContext(cu_seqlens, mode=self.mode, device=tokens_T.device)
         if ctx.bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {ctx.bounds[-1]} but there are {len(tokens_T)} tokens")
-        hidden = self.module.hidden(tokens_T, ctx, replay, record)
-        return hidden if rows is None else hidden[rows]
+        if (tree := ctx.tree) is None:
+            hidden = self.module.hidden(tokens_T, ctx, replay, record)
+            return hidden if rows is None else hidden[rows]
+        hidden = self.module.hidden(tokens_T[tree.first_U], ctx, tree.replay(replay), record)
+        tree.finish(record)
+        return tree.spread(hidden) if rows is None else hidden[tree.node_T[rows]]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.module.logits(hidden)

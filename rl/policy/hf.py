@@ -2,13 +2,14 @@
 families of ``rl.policy.hf_moe``.
 
 Packed sequences become right-padded batches of similar length: under causal attention a real token
-never sees the padding after it, so no mask is needed and positions are a plain range.
+never sees the padding after it, so no mask is needed and positions are a plain range. A prefix tree is one pass over
+its nodes (``rl.policy.tree_attention``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
-from rl.policy.attention_context import AttentionMode
+from rl.policy.attention_context import AttentionMode, cu_bounds
 from rl.policy.checkpoint_files import CheckpointError, readable
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
+from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
-from rl.policy.shared_prefix import can_share, find_shared, length_buckets, shared_hidden
 from rl.policy.supported import unsupported
+from rl.policy.tree_attention import TreeAttention, again, attending, can_share
+
+CALL = 64  # tokens that cost about as much as one more pass over all weights and their gradients does
 
 
 class HFPolicy:
@@ -82,27 +86,41 @@ class HFPolicy:
         )
         if indexer or (replay is not None and self.routing is None):
             raise ValueError(f"{type(self.module).__name__} has no {'indexer' if indexer else 'expert'} choices")
-        bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
+        bounds = cu_bounds(cu_seqlens)
         if bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {bounds[-1]} but there are {len(tokens_T)} tokens")
-        lengths = [b - a for a, b in pairwise(bounds)]
+        if not isinstance(cu_seqlens, PrefixTree):
+            return self._run(tokens_T, _padded(bounds, tokens_T.device), replay, record, rows)
+        if not self.shares_prefixes:
+            raise ValueError(f"{type(self.module).__name__} cannot compute prefix trees: give it the bounds alone")
+        tree = cu_seqlens
+        index = torch.arange(tree.nodes, device=tokens_T.device)[None]
+        wanted = tree.node_T if rows is None else tree.node_T[rows]
+        with attending(self.module.config, TreeAttention(tree)):
+            hidden = self._run(
+                tokens_T[tree.first_U], [(index, index >= 0)], tree.replay(replay), record, wanted,
+                position_ids=tree.depth_U[None],
+            )  # fmt: skip
+        tree.finish(record)
+        return hidden
+
+    def _run(
+        self,
+        tokens_T: Tensor,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        replay: Replay | None,
+        record: Record | None,
+        rows: Tensor | None,
+        **how: Tensor,
+    ) -> Tensor:
+        """Hidden states [T, hidden] (or [N, hidden] for ``rows``) by forward passes over ``batches``: int64 [B, W],
+        places in ``tokens_T``, each of them once where bool [B, W]."""
         routed = PackedRouting(self.num_moe_layers, replay)
         hidden_parts, index_parts = [], []
-        shared = find_shared(tokens_T.tolist(), bounds) if self.shares_prefixes else []
-        for bucket in length_buckets([group.length for group in shared]):
-            parts, places = shared_hidden(self.module.base_model, tokens_T, bounds, [shared[i] for i in bucket])
-            hidden_parts += parts
-            index_parts += places
-        alone = sorted({*range(len(lengths))}.difference(*(group.members for group in shared)))
-        for bucket in ([alone[i] for i in found] for found in length_buckets([lengths[i] for i in alone])):
-            width = max(lengths[i] for i in bucket)
-            index = torch.arange(width, device=tokens_T.device) + torch.tensor(
-                [[bounds[i]] for i in bucket], device=tokens_T.device
-            )
-            real = index < torch.tensor([[bounds[i + 1]] for i in bucket], device=tokens_T.device)
+        for index, real in batches:
             batch = tokens_T[index.clamp_max(len(tokens_T) - 1)]
             with nullcontext() if self.routing is None else self.routing.run(routed.bucket(index, real)) as done:
-                hidden = self.module.base_model(input_ids=batch, use_cache=False).last_hidden_state  # type: ignore[operator]
+                hidden = self.module.base_model(input_ids=batch, use_cache=False, **how).last_hidden_state  # type: ignore[operator]
             if done is not None:
                 routed.take(done, real)
             hidden_parts.append(hidden[real])
@@ -118,24 +136,26 @@ class HFPolicy:
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether tokens that packed sequences begin with are computed once (``rl.policy.shared_prefix``): in dense
-        models whose layers are not run again."""
-        return self.routing is None and not self.recompute and self._can_share
+        """Whether a prefix tree can be computed (``rl.policy.tree_attention.can_share``)."""
+        return self._can_share
 
     def set_recompute(self, on: bool) -> None:
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         self.recompute = on
         if on:
-            settings: dict[str, Any] = {"use_reentrant": False}
-            if self.routing is not None:
-                settings["context_fn"] = self.routing.contexts
+            settings = {"use_reentrant": False, "context_fn": self._contexts}
             self.module.gradient_checkpointing_enable(settings)  # type: ignore[operator]
         else:
             self.module.gradient_checkpointing_disable()  # type: ignore[operator]
         for layer in self.module.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = on  # it asks this; what is inside stays in evaluation mode, without dropout
+
+    def _contexts(self) -> tuple[Any, Any]:
+        """For ``torch.utils.checkpoint``: a layer that is run again routes and attends as in its own pass."""
+        routes = nullcontext() if self.routing is None else self.routing.again()
+        return nullcontext(), _both(routes, again(self.module.config))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return self.module.named_parameters()
@@ -151,3 +171,33 @@ class HFPolicy:
     def save(self, directory: str | Path) -> None:
         self.module.save_pretrained(str(directory))  # type: ignore[operator]
         readable(Path(directory))
+
+
+@contextmanager
+def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
+    with one, other:
+        yield
+
+
+def _padded(bounds: Sequence[int], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sequences side by side as padded batches: places int64 [B, W], and bool [B, W] where they are no padding."""
+    lengths = [b - a for a, b in pairwise(bounds)]
+    for bucket in length_buckets(lengths):
+        starts, ends = (torch.tensor([[bounds[i + n]] for i in bucket], device=device) for n in (0, 1))
+        index = torch.arange(max(lengths[i] for i in bucket), device=device) + starts
+        yield index, index < ends
+
+
+def length_buckets(lengths: Sequence[int], waste: float = 0.15, call: int = CALL) -> list[list[int]]:
+    """Indices grouped so that padding each group to its longest member wastes at most ``waste`` of it and ``call``
+    tokens."""
+    buckets: list[list[int]] = []
+    total = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if buckets and total + lengths[i] >= (1 - waste) * lengths[buckets[-1][0]] * (len(buckets[-1]) + 1) - call:
+            buckets[-1].append(i)
+            total += lengths[i]
+        else:
+            buckets.append([i])
+            total = lengths[i]
+    return buckets

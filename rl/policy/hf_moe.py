@@ -12,7 +12,7 @@ so gradients reach the router also through an expert that it would no longer cho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,12 +71,12 @@ class Routing:
         finally:
             self._now = before
 
-    def contexts(self) -> tuple[Any, Any]:
-        """For ``torch.utils.checkpoint``: a layer that is run again in the backward pass routes as in its own pass."""
-        return nullcontext(), self._again(self._now)
+    def again(self) -> AbstractContextManager[None]:
+        """What runs now once more: a layer that is run again in the backward pass routes as in its own pass."""
+        return self._as_in(self._now)
 
     @contextmanager
-    def _again(self, then: _Pass | None) -> Iterator[None]:
+    def _as_in(self, then: _Pass | None) -> Iterator[None]:
         before, self._now = self._now, then
         try:
             yield
@@ -133,7 +133,8 @@ class PackedRouting:
                 found.append(None)
                 continue
             at = at.clamp_max(len(tap.valid) - 1)
-            found.append(ExpertTap(tap.recorded[at], tap.valid[at] & inside, tap.force, overlaps))
+            counts = None if tap.counts is None else tap.counts[at]
+            found.append(ExpertTap(tap.recorded[at], tap.valid[at] & inside, tap.force, overlaps, counts))
         return found
 
     def take(self, done: _Pass, real: Tensor) -> None:

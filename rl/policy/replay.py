@@ -26,6 +26,7 @@ class Replay:
     ``experts`` int64 [T, L_moe, K]; ``valid`` bool [T]; ``indexer`` int64 [T, L, k] of the L indexers, positions
     inside the row's own sequence, -1 where unused. Rows where ``valid`` is False choose live.
     ``force_experts`` / ``force_indexer``: False only compares the live choice with the recorded one.
+    ``counts`` int64 [T]: how often a row counts in the results; None: once (``rl.policy.prefix_tree``).
 
     Results: ``expert_overlaps`` one [valid rows] per MoE layer, the share of the recorded experts that the live
     router chooses too; ``indexer_overlaps`` the same for the indexer, rows that see more than k tokens only, and
@@ -39,6 +40,7 @@ class Replay:
     indexer: torch.Tensor | None = None
     force_experts: bool = True
     force_indexer: bool = True
+    counts: torch.Tensor | None = None
     expert_overlaps: list[torch.Tensor] = field(default_factory=list)
     indexer_overlaps: list[torch.Tensor] = field(default_factory=list)
     _taken: set[tuple[str, int]] = field(default_factory=set)
@@ -59,7 +61,7 @@ class Replay:
         recorded = self._take("experts", moe_layer)
         if recorded is None or self.valid is None:
             return None
-        return ExpertTap(recorded, self.valid, self.force_experts, self.expert_overlaps)
+        return ExpertTap(recorded, self.valid, self.force_experts, self.expert_overlaps, self.counts)
 
     def indexer_tap(self, layer: int, record: Record | None) -> IndexerTap | None:
         """The recorded rows of one indexer (in the order of the layers), and the record to fill; None: neither."""
@@ -126,12 +128,13 @@ class Record:
 
 @dataclass
 class ExpertTap:
-    """One MoE layer's share of a Replay: ``recorded`` int64 [T, K] where ``valid`` bool [T]."""
+    """One MoE layer's share of a Replay: ``recorded`` int64 [T, K] where ``valid`` bool [T]; ``counts`` as there."""
 
     recorded: torch.Tensor
     valid: torch.Tensor
     force: bool
     overlaps: list[torch.Tensor]
+    counts: torch.Tensor | None = None
     _noted: bool = False  # a layer that is run again in the backward pass chooses again, and notes nothing
 
     def choose(self, live: torch.Tensor) -> torch.Tensor:
@@ -139,7 +142,8 @@ class ExpertTap:
         recorded = self.recorded.to(live.dtype)
         same = (recorded.unsqueeze(-1) == live.unsqueeze(-2)).any(-1).float().mean(-1)
         if not self._noted:
-            self.overlaps.append(same[self.valid])
+            same = same[self.valid]
+            self.overlaps.append(same if self.counts is None else same.repeat_interleave(self.counts[self.valid]))
         self._noted = True
         return torch.where(self.valid.unsqueeze(-1), recorded, live) if self.force else live
 

@@ -218,13 +218,15 @@ def attention_target(query: Tensor, rows: Tensor, mask: Tensor, scale: float) ->
         return logits.softmax(-1).mean(0)  # each head sums to 1, so the mean is the normalised sum
 
 
-def indexer_kl(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """L_I = sum_t KL(p[t,:] || softmax(I[t,:])) over the rows in ``mask``; scalar.
+def indexer_kl(scores: Tensor, target: Tensor, mask: Tensor, counts: Tensor | None = None) -> Tensor:
+    """L_I = sum_t n_t KL(p[t,:] || softmax(I[t,:])) over the rows in ``mask``; scalar.
 
-    scores, target [Q, S]; gradients flow into ``scores`` only.
+    scores, target [Q, S]; gradients flow into ``scores`` only. ``counts`` n int64 [Q]: how often a query counts; None:
+    once.
     """
     log_q = scores.masked_fill(~mask, NEG_INF).log_softmax(-1).masked_fill(~mask, 0.0)
-    return (torch.xlogy(target, target) - target * log_q).sum()
+    terms = torch.xlogy(target, target) - target * log_q
+    return terms.sum() if counts is None else (terms.sum(-1) * counts).sum()
 
 
 class IndexerLoss:
@@ -241,14 +243,15 @@ class IndexerLoss:
         self.grads = [torch.zeros_like(x) for x in self.inputs] if self.learns else []
         self.done = 0
 
-    def add(self, target: Tensor, mask: Tensor) -> None:
-        """The next queries: target and mask [queries, rows], the first ``rows`` keys."""
+    def add(self, target: Tensor, mask: Tensor, counts: Tensor | None = None) -> None:
+        """The next queries: target and mask [queries, rows], the first ``rows`` keys; ``counts`` as in
+        ``indexer_kl``."""
         asks, rows = slice(self.done, self.done + len(target)), slice(target.shape[1])
         self.done = asks.stop
         index_q, index_w, index_k = self.inputs
         inputs = [x.detach().requires_grad_(self.learns) for x in (index_q[asks], index_w[asks], index_k[rows])]
         with torch.set_grad_enabled(self.learns):
-            loss = indexer_kl(index_scores(*inputs), target, mask)
+            loss = indexer_kl(index_scores(*inputs), target, mask, counts)
         self.value += loss.detach()
         if self.learns:
             for whole, where, grad in zip(

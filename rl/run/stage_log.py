@@ -137,7 +137,7 @@ class StageLog:
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
         if self._meter is not None:
-            metrics |= self._meter.step(trajectories, metrics["learner/tokens"], engines)
+            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines)
             self.totals.flops = dict(self._meter.flops)
         self.writer.put(f"step {step}", partial(self._write, step, trajectories, metrics))
         if rise := self._masked.rise(trajectories):

@@ -117,9 +117,11 @@ METRICS: dict[str, str] = {
     "learner/skipped_steps": "Optimiser steps skipped so far because of a NaN or infinite loss or gradient.",
     "learner/microbatches": "Packed micro-batches of the step.",
     "learner/tokens": "Trained tokens (all positions) of the step.",
+    "learner/tokens_distinct": "Those of them that were computed: what segments begin with alike counts once.",
+    "learner/sharing": "Trained tokens divided by computed ones; 1: nothing was shared.",
     "learner/seconds": "Seconds that the learner worked on the batch, also while others of it were sampled.",
     "learner/tokens_per_s": "Trained tokens (all positions of the packed batch) per second.",
-    "learner/packing": "Real tokens divided by allocated tokens in the packed micro-batches.",
+    "learner/packing": "Computed tokens divided by allocated tokens in the packed micro-batches.",
     # supervised stages
     "sft/loss": "Cross-entropy per target token, nats.",
     "sft/accuracy": "Share of target tokens that are the arg-max.",

@@ -12,13 +12,12 @@ from transformers import DeepseekV32ForCausalLM, LlamaConfig, LlamaForCausalLM
 from rl.policy.attention_context import PackedContext
 from rl.policy.checkpoint_files import CheckpointFiles
 from rl.policy.dsa import DSAPolicy
-from rl.policy.hf import HFPolicy
+from rl.policy.hf import HFPolicy, length_buckets
 from rl.policy.io import stack_experts
 from rl.policy.loading import build_policy, load_policy
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import deepseek_v32, tiny_dsa
 from rl.policy.replay import Record, Replay
-from rl.policy.shared_prefix import length_buckets
 
 YARN = {
     "rope_type": "yarn",

@@ -1,0 +1,151 @@
+"""Attention of a prefix tree inside models of transformers: each distinct token goes through the model once.
+
+    layer(nodes [1, U]):   queries of a sequence's own nodes  x  keys and values of the path that leads to them
+
+transformers asks a registered function for the attention of every layer. Ours puts the keys and values of each path
+together and leaves the rest to transformers' own ``sdpa``, for sequences of similar size at once; everything else of a
+model, its router included, sees tokens only.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rl.policy.prefix_tree import PrefixTree
+
+NAME = "prefix_tree"
+PAIRS = 4096  # (query, key) pairs that cost about as much as one more call
+
+
+@dataclass
+class _Bucket:
+    """Sequences attended at once: ``asks`` int64 [B, Q], the nodes that ask; ``seen`` int64 [B, K], those of the paths;
+    both padded. ``mask`` bool [B, 1, Q, K]; ``real`` bool [B, Q]."""
+
+    asks: Tensor
+    seen: Tensor
+    mask: Tensor
+    real: Tensor
+
+
+class TreeAttention:
+    """What the attention of one pass over ``tree`` needs, the same for all layers."""
+
+    def __init__(self, tree: PrefixTree) -> None:
+        device = tree.node_T.device
+        ends = [b - a for a, b in pairwise(tree.bounds)]
+        asking = [i for i, (s, n) in enumerate(zip(tree.shared, ends, strict=True)) if s < n]
+        self.buckets: list[_Bucket] = []
+        for members in area_buckets([(ends[i] - tree.shared[i], ends[i]) for i in asking]):
+            chosen = [asking[m] for m in members]
+            first, shared, end, begin = (
+                torch.tensor([values[i] for i in chosen], device=device)[:, None]
+                for values in (tree.starts, tree.shared, ends, tree.bounds)
+            )
+            own = end - shared
+            at = torch.arange(int(own.max()), device=device)
+            real = at < own
+            place = shared + torch.where(real, at, 0)  # of a query in its sequence; padding repeats the first
+            rows = torch.arange(int(end.max()), device=device)
+            seen = tree.node_T[begin + torch.where(rows < end, rows, 0)]
+            mask = (rows <= place[..., None])[:, None]
+            self.buckets.append(_Bucket(first + place, seen, mask, real))
+        answered = torch.cat([b.asks[b.real] for b in self.buckets])
+        self.order = answered.argsort()  # answers of all buckets, in the order of the nodes
+
+    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+        """[1, U, H, D] of queries [1, H, U, D], keys and values [1, H', U, D]."""
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, D]
+        outs = []
+        for bucket in self.buckets:
+            q, k, v = (
+                _gather(x, at).transpose(1, 2)
+                for x, at in ((queries, bucket.asks), (keys, bucket.seen), (values, bucket.seen))
+            )
+            out, _ = sdpa_attention_forward(module, q, k, v, bucket.mask, **kwargs)
+            outs.append(out[bucket.real])
+        return torch.cat(outs)[self.order][None]
+
+
+def _gather(x: Tensor, at: Tensor) -> Tensor:
+    """[B, N, heads, D] of x [U, heads, D] at int64 [B, N]. A row is wanted often; as an embedding it is the cheapest to
+    take the gradient of."""
+    return F.embedding(at, x.reshape(len(x), -1)).view(*at.shape, *x.shape[1:])
+
+
+def area_buckets(sizes: Sequence[tuple[int, int]], waste: float = 0.5) -> list[list[int]]:
+    """Indices grouped so that padding every (queries, keys) of a group to its largest wastes at most ``waste`` of the
+    pairs, and what a call costs."""
+    buckets: list[list[int]] = []
+    area = widest = longest = 0
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i], reverse=True):
+        queries, keys = sizes[i]
+        if buckets:
+            padded = widest * max(longest, keys) * (len(buckets[-1]) + 1)
+            if (1 - waste) * padded - PAIRS <= area + queries * keys:
+                buckets[-1].append(i)
+                area, longest = area + queries * keys, max(longest, keys)
+                continue
+        buckets.append([i])
+        area, widest, longest = queries * keys, queries, keys
+    return buckets
+
+
+_now: TreeAttention | None = None  # of the pass that runs
+
+
+@contextmanager
+def attending(config: Any, tree: TreeAttention | None) -> Iterator[None]:
+    """Models with this ``config`` attend as ``tree`` says, as long as the block runs; None: nothing changes."""
+    global _now
+    before = _now, config._attn_implementation
+    if tree is not None:
+        _now, config._attn_implementation = tree, NAME
+    try:
+        yield
+    finally:
+        _now, config._attn_implementation = before
+
+
+def again(config: Any) -> AbstractContextManager[None]:
+    """What runs now once more: a layer that is run again in the backward pass attends as in its own pass."""
+    return attending(config, _now)
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    if _now is None:
+        raise RuntimeError(f"attention {NAME!r} runs inside of a pass over a prefix tree only")
+    return _now(module, query, key, value, **kwargs), None
+
+
+def can_share(model: Any) -> bool:
+    """Whether a transformers model computes a tree as it computes its sequences: attention comes from the registered
+    function (sdpa's otherwise), every layer sees all tokens before, and places come from ``position_ids`` alone, not
+    from the mask (ALiBi) or from the whole length (some scalings of RoPE). Registers the attention."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attend)
+    config = model.config
+    if not model._supports_attention_backend or config._attn_implementation != "sdpa":
+        return False
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope"):
+        return False
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) == {"full_attention"}
+    return getattr(config, "sliding_window", None) is None
