@@ -76,9 +76,17 @@ class PrefixTree:
         ``replay``, each node counted once per row."""
         if replay is None:
             return None
-        columns = {name: getattr(replay, name) for name in ("experts", "valid", "indexer")}
-        own = {name: None if x is None else x.index_select(0, self.first_U) for name, x in columns.items()}
-        return replace(replay, **own, counts=self.count_U)
+
+        def own(column_T: Tensor | None) -> Tensor | None:
+            return None if column_T is None else column_T.index_select(0, self.first_U)
+
+        return replace(
+            replay,
+            experts=own(replay.experts),
+            valid=own(replay.valid),
+            indexer=own(replay.indexer),
+            counts=self.count_U,
+        )
 
     def finish(self, record: Record | None) -> None:
         """Choices that ``record`` took of the nodes become those of the rows."""
