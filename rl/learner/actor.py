@@ -11,6 +11,7 @@ weights = learner.weights.remote()               # an object ref: hand it to the
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from configs.schema import TrainConfig
     from rl.rollout.pool import RolloutPool
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 PROBE = 192  # tokens of the sync probe, at least
 
@@ -46,6 +48,7 @@ class LearnerHandle:
         self._policy_dir = policy_dir
         self._engine_dtype = cfg.rollout.dtype
         self._adapts = cfg.learner.lora.rank > 0
+        self._tell_operators = cfg.learner.ops != "torch"
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._actor = start_learner(
             {"path": str(policy_dir)},
@@ -72,6 +75,9 @@ class LearnerHandle:
 
         Raises WeightSyncError when an engine does not compute what the learner computes.
         """
+        if self._tell_operators:  # its process is up now; what it logs itself stays there
+            log.warning("%s", self._get("the learner's operators", self._actor.operators.remote()))
+            self._tell_operators = False
         weights: dict[str, np.ndarray | torch.Tensor] = self._get("the learner's weights", self._actor.weights.remote())
         if self._adapts and pool.base != str(self._policy_dir):
             base = self._get("the weights below the adapter", self._actor.base_weights.remote())
@@ -143,6 +149,10 @@ class LearnerProcess:
     def base_weights(self) -> dict[str, np.ndarray | torch.Tensor]:
         """``Learner.base_weights``: what an adapter is added to."""
         return self.learner.base_weights()
+
+    def operators(self) -> str:
+        """What ``learner.ops`` came to, and where it runs."""
+        return self.learner.operators
 
     def version(self) -> int:
         """Version of the weights that ``weights`` returns."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rl.learner.packing import MicroBatch
-from rl.objective.logprobs import TokenScores, scores_of_logits, support_mask
+from rl.objective.logprobs import TokenScores, scores_of_logits, support_bits, support_mask
 from rl.policy.api import Policy
 from rl.policy.replay import Record, Replay
 
@@ -42,11 +42,15 @@ def packed_scores(
     """
     hidden_ND = policy.packed_hidden(batch.tokens_T, batch.cu_seqlens, replay, record, rows=batch.predict_N)
     targets = len(batch.targets_N)
+    support = batch.support_N if sampling_mask else None
+    if policy.ops.head_scores is not None:  # no tensor of it is that large
+        bits = None if support is None else support_bits(support, batch.targets_N, policy.vocab_size)
+        return TokenScores(*policy.ops.head_scores(hidden_ND, policy.head_weight(), batch.targets_N, temperature, bits))
 
     def score(hidden: torch.Tensor, begin: int, end: int) -> TokenScores:
         mask = None
-        if batch.support_N is not None and sampling_mask:
-            mask = support_mask(batch.support_N[begin:end], batch.targets_N[begin:end], policy.vocab_size)
+        if support is not None:
+            mask = support_mask(support[begin:end], batch.targets_N[begin:end], policy.vocab_size)
         return scores_of_logits(policy.logits(hidden), batch.targets_N[begin:end], temperature, mask)
 
     if head_rows is None or targets <= head_rows:

@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionMode
+from rl.policy.ops.operators import Operators
 from rl.policy.replay import Record, Replay
 
 CuSeqlens = Sequence[int] | Tensor
@@ -29,6 +30,7 @@ class Policy(Protocol):
     vocab_size: int
     num_experts: int  # 0 for dense models
     num_moe_layers: int  # 0 for dense models
+    ops: Operators  # what it computes with; set by ``set_ops``
 
     @property
     def shares_prefixes(self) -> bool:
@@ -59,6 +61,14 @@ class Policy(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The output head: [N, V] of hidden states [N, hidden]."""
+        ...
+
+    def head_weight(self) -> Tensor:
+        """W [V, hidden] of the output head, logits = hidden W^T. Raises ValueError for a head that does more."""
+        ...
+
+    def set_ops(self, ops: Operators) -> None:
+        """Compute with ``ops`` from now on (``learner.ops``)."""
         ...
 
     def set_recompute(self, on: bool) -> None:

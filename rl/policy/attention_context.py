@@ -15,14 +15,11 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from rl.policy.ops.operators import TORCH, Operators
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import (
-    GATHER_FROM,
-    NEG_INF,
     IndexerLoss,
     attention_target,
-    gathered_attention,
-    index_scores,
     indices_to_mask,
     mask_to_indices,
     row_attention,
@@ -32,7 +29,6 @@ from rl.policy.sparse import (
 
 AttentionMode = Literal["dense", "sparse"]
 BlockKind = Literal["causal", "masked", "gathered"]
-SCORE_TILE = 1 << 20  # floats of per-head index scores at a time (see GATHER_TILE)
 
 
 @dataclass(frozen=True)
@@ -105,9 +101,9 @@ class PackedContext:
     """Several whole sequences concatenated; causal inside each, blind across them.
 
     ``cu_seqlens`` [0, n1, n1+n2, ...]. ``mode`` "dense" attends to every earlier token, "sparse" to the
-    indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a masked pass
-    in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk`` queries and
-    never kept.
+    indexer's choice. Sequences longer than ``gather_from`` (None: what ``ops`` is best at) take the O(L*k) gather path;
+    shorter ones a masked pass in chunks of ``chunk`` queries, faster there on CPUs. Index scores are computed in tiles
+    and never kept.
     """
 
     def __init__(
@@ -116,8 +112,9 @@ class PackedContext:
         *,
         mode: AttentionMode = "sparse",
         device: torch.device | str = "cpu",
-        gather_from: int = GATHER_FROM,
+        gather_from: int | None = None,
         chunk: int = 192,
+        ops: Operators = TORCH,
     ) -> None:
         bounds = [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
         if len(bounds) < 2 or bounds[0] != 0 or any(b <= a for a, b in pairwise(bounds)):
@@ -129,7 +126,8 @@ class PackedContext:
         self.bounds = bounds
         self.mode: AttentionMode = mode
         self.lengths = [b - a for a, b in pairwise(bounds)]
-        self.gather_from = gather_from
+        self.ops = ops
+        self.gather_from = ops.gather_from if gather_from is None else gather_from
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
         self._lent: dict[int, tuple[list[Block], list[Choice]]] = {}  # by the layer that chose
@@ -161,7 +159,7 @@ class PackedContext:
             if indices is not None:
                 choices.append(indices)
                 if block.kind == "gathered":
-                    outs.append(gathered_attention(part, seen, indices, spec.scale))
+                    outs.append(self.ops.gathered_attention(part, seen, indices, spec.scale, spec.latent_dim))
                     continue
             mask = mask[None] if mask is not None and block.kind == "masked" else None
             out = row_attention(part.transpose(0, 1)[None], seen[None], mask, spec.scale)
@@ -174,7 +172,8 @@ class PackedContext:
             if self.mode == "dense":
                 raise ValueError("want_indexer=True needs mode='sparse': a dense context makes no choice")
             tap.record.indexer_rows.append(torch.cat(choices))
-        return torch.cat(outs)[..., : spec.latent_dim]
+        width = min(out.shape[-1] for out in outs)
+        return torch.cat([o if o.shape[-1] == width else o[..., :width] for o in outs])[..., : spec.latent_dim]
 
     def _blocks(self, topk: int, watched: bool) -> list[Block]:
         """Queries in consecutive blocks, the same for all layers.
@@ -198,28 +197,25 @@ class PackedContext:
         return blocks
 
     def _pieces(self, block: Block, q: MLAQuery) -> Iterator[Block]:
-        """The block cut into score tiles: its queries and all they see, SCORE_TILE floats or ``chunk`` queries."""
+        """The block cut into tiles of index scores: its queries and all they see, ``ops.score_tile`` floats; where the
+        heads' are made one by one, at most ``chunk`` queries."""
+        fused = self.ops.fused and block.kind != "masked"
+        heads = 1 if fused else q.index_q.shape[1]
         begin = block.begin
         while begin < block.end:
-            size = self.chunk
+            size = block.end - begin if fused else self.chunk
             if block.kind != "masked":
-                size = min(size, max(1, SCORE_TILE // (q.index_q.shape[1] * min(block.end, begin + size))))
+                size = min(size, max(1, self.ops.score_tile // (heads * min(block.end, begin + size))))
             end = min(begin + size, block.end)
             yield Block(block.seq, begin, end, block.kind)
             begin = end
 
-    def _scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
-        start = self.bounds[block.seq]
-        asks = slice(start + block.begin, start + block.end)
-        return index_scores(q.index_q[asks], q.index_w[asks], kv.index_k[start : start + block.end])
-
     @torch.no_grad()
     def _causal_scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
-        """I [block, block.end], -inf for rows after the query: only the last ones can be."""
-        scores = self._scores(q, kv, block)
-        last = scores[:, block.begin :]
-        last.masked_fill_(torch.ones_like(last, dtype=torch.bool).triu_(1), NEG_INF)
-        return scores
+        """I [block, block.end], -inf for rows after the query."""
+        start = self.bounds[block.seq]
+        asks = slice(start + block.begin, start + block.end)
+        return self.ops.causal_scores(q.index_q[asks], q.index_w[asks], kv.index_k[start : start + block.end])
 
     def _choose(self, q: MLAQuery, kv: MLARow, block: Block, topk: int) -> Tensor:
         """bool [block, block.end]: the rows chosen by the block's queries."""
@@ -246,7 +242,7 @@ class PackedContext:
         if record is not None and record.want_indexer_kl != "off":
             start = self.bounds[block.seq]
             asks, rows = slice(start + block.begin, start + block.end), slice(start, start + block.end)
-            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[rows])
+            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[rows], self.ops.index_scores)
         mask = indices = None
         if block.kind == "gathered" or (record is not None and record.want_indexer):
             indices = part.new_empty(block.end - block.begin, spec.topk, dtype=torch.int64)

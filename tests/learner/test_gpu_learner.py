@@ -34,6 +34,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "lora": {"lora": LoraConfig(rank=4, alpha=8)},
     "lora-bfloat16": {"lora": LoraConfig(rank=4, alpha=8), "compute_dtype": "bfloat16"},
     "indexer": {"train_indexer": "kl"},
+    "triton": {"ops": "triton"},
+    "triton-indexer": {"ops": "triton", "train_indexer": "kl"},
 }
 
 
