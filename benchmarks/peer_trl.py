@@ -14,6 +14,7 @@ of both warms up and is left out.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import random
 import sys
@@ -65,7 +66,8 @@ def real_prompts() -> list[list[int]]:
 
     taskset = open_taskset({"_target_": "envs.agent.taskset.AgentTaskset"}, "train", 0)
     renderer = open_renderer("v32", str(BASE))
-    return [list(renderer.render(taskset.task(i).prompt, thinking=True)) for i in range(PROMPTS)]
+    starts = [taskset.environment(task).reset() for task in map(taskset.task, range(PROMPTS))]  # with their tools
+    return [list(renderer.render(messages, thinking=True)) for messages in starts]
 
 
 class OurSteps:
@@ -142,9 +144,9 @@ class Stopwatch:
 def trl_steps(threads: int, steps: int, texts: list[str], folder: str, between: Callable[[], None]) -> list[Any]:
     """Seconds of each part of ``THEIRS``, one entry a step of TRL's; ``between`` is called after each."""
     import torch
-    import trl.import_utils
 
-    trl.import_utils.is_vllm_available = lambda *_, **__: False  # the peer generates with transformers
+    found: Any = importlib.import_module("trl.import_utils")
+    found.is_vllm_available = lambda *_, **__: False  # the peer generates with transformers
     from datasets import Dataset
     from transformers import AutoTokenizer, DeepseekV32ForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer

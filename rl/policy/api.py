@@ -30,7 +30,11 @@ class Policy(Protocol):
     vocab_size: int
     num_experts: int  # 0 for dense models
     num_moe_layers: int  # 0 for dense models
-    ops: Operators  # what it computes with; set by ``set_ops``
+
+    @property
+    def ops(self) -> Operators:
+        """What it computes with; ``set_ops`` changes it."""
+        ...
 
     @property
     def shares_prefixes(self) -> bool:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rl.objective.logprobs import scores_of_logits, support_bits, support_mask
 from rl.policy.dsa import DSAPolicy
+from rl.policy.hf import HFPolicy
 from rl.policy.loading import build_policy
 from rl.policy.ops import gathered_kernels, head_kernels, index_kernels, launch
 from rl.policy.ops.operators import TORCH, choose_operators
@@ -299,6 +300,20 @@ def test_where_no_kernel_can_run_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     found = choose_operators("triton", cpu)
     assert found.name == "triton"
     assert found.where == f"triton {triton.__version__}, in its interpreter (TRITON_INTERPRET=1)"
+
+
+def test_a_head_that_is_more_than_a_matrix_is_an_error() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    policy = HFPolicy(LlamaForCausalLM(config))
+    assert policy.head_weight() is policy.module.get_output_embeddings().weight  # type: ignore[operator]
+    policy.module.lm_head = torch.nn.Linear(8, 32, bias=True)
+    with pytest.raises(ValueError, match=r"the output head of LlamaForCausalLM .*; use learner\.ops=torch"):
+        policy.head_weight()
 
 
 def compiled(*arguments: str) -> str:

@@ -1,1 +1,1 @@
-"""The four operators that cost most, in torch and in Triton, behind one switch (``learner.ops``)."""
+"""The operators that cost most, in torch and in Triton, behind one switch (``learner.ops``)."""
