@@ -110,7 +110,7 @@ class _HeadScores(torch.autograd.Function):
             grid = triton.cdiv(tokens, TOKENS), parts
             _sums[grid](hidden, weight, targets, bits, *found, temperature, SPAN=span, **sizes)
         best, total, mean, chosen = found
-        top = best.amax(0) if parts else best.sum(0)
+        top = best.amax(0)
         share = (best - top).exp()
         total, mean, chosen = (total * share).sum(0), (mean * share).sum(0), chosen.sum(0)
         norm = top + total.log()
