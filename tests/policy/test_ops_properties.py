@@ -1,4 +1,4 @@
-"""Attention over lists of rows, by Triton's interpreter: for any sizes and lists what torch gives, whatever the order."""
+"""Attention over lists of rows, by Triton's interpreter: what torch gives for any sizes and lists, in any order."""
 
 from __future__ import annotations
 
