@@ -3,18 +3,20 @@
     python -m benchmarks.chaos                       50 kills into runs/chaos
     python -m benchmarks.chaos --kills 6 --seed 1    a quick look
 
-One run of `rl-train` with two batches in flight. A victim is drawn (driver, learner, a rollout worker with its engine,
-Ray's raylet or its GCS, by SIGKILL; the driver, or all processes at once as Slurm does it, by SIGTERM; "full disk":
-from then on no file of driver and learner may grow, by a limit on their processes) and a moment: while the run starts,
-or within seconds of a group's end. When the run is over, `rl-train resume=` goes on; a killed worker is replaced inside
-the run. After each end the finished groups in the run's folder are read. At the end the books are compared with what
-the whole run has trained:
+One run of `rl-train deterministic=true`. Victims are dealt like cards (driver, learner, a rollout worker with its
+engine, Ray's raylet or its GCS, by SIGKILL; the driver, or all processes at once as Slurm does it, by SIGTERM; "full
+disk": from then on no file of driver and learner may grow, by a limit on their processes), a moment is drawn: while the
+run starts, or within seconds of a group's end. Every fourth start has a slow disk: each fsync and rename of its
+processes takes 0.2 s longer (by strace, which has to be there). When the run is over, `rl-train resume=` goes on; a
+killed worker is replaced inside the run. After each end the finished groups in the run's folder are read. At the end
+the books are compared with what the whole run has trained:
 
 - *lost*: a group that was finished and on disk at an end, and is not trained on with the very tokens it had then;
 - *trained twice*, *left out*: a number of a group that is in two steps of the run, or in none;
-- *tasks*: whether the tasks are those of an undisturbed run, in its order.
+- *tasks*: whether the tasks are those of an undisturbed run, in its order;
+- *weights*: whether the final ones are those of an undisturbed run with the same settings, bit for bit.
 
-A slow disk is not simulated: it needs a device of its own. Prints a table and writes ``chaos.md`` and ``chaos.json``.
+The books are kept after every kill: called again, it goes on where it was. Prints a table and writes ``chaos.md``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import hashlib
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,12 +43,12 @@ import psutil
 
 from benchmarks.runs import finished, markdown
 from rl.run.finished import FOLDER, decoded, stored
-from rl.tracking.rundir import RunDir
+from rl.tracking.rundir import RunDir, write_atomic
 
-PROMPTS, STALENESS, EVERY = 4, 1, 3
+PROMPTS, EVERY = 2, 3
 # Cold start and evaluation are small: what is tested is the loop. Few tokens, so that a step takes about a second.
 SETTINGS = (
-    "experiment=smoke", "env=search", f"prompts_per_step={PROMPTS}", f"max_staleness={STALENESS}",
+    "experiment=smoke", "env=search", f"prompts_per_step={PROMPTS}", "deterministic=true", "max_staleness=0",
     f"checkpoint_every={EVERY}", "rollout.workers=1", "rollout.max_restarts=1000", "rollout.max_tokens=32",
     "rollout.max_turns=2", "tracking.wandb=disabled", "tracking.save_batch_every=0", "coldstart.enabled=false",
 )  # fmt: skip
@@ -55,10 +58,12 @@ DRIVER, TERM, ALL, LEARNER, WORKER, RAYLET, GCS, FULL = (
 PROCESS = {LEARNER: "ray::LearnerProcess", WORKER: "ray::RolloutWorker", RAYLET: "raylet", GCS: "gcs_server"}
 VICTIMS = (DRIVER, DRIVER, TERM, ALL, LEARNER, WORKER, WORKER, RAYLET, GCS, FULL)
 EARLY = 0.15  # share of the kills that come while the run starts
+SLOW_EVERY, SLOW_MS = 4, 200  # the disk of every so manieth start is slow, by so much an operation
+SLOW = "fsync,fdatasync,rename,renameat,renameat2"
 STARTS_S, BURST_S = 20.0, 5.0  # those within so many seconds of its start; the others after a group has ended
 DEADLINE_S, ENDS_S = 600.0, 120.0  # a run that makes no progress, or does not end, for so long is a fault of ours
 SMALL_FILE = 2048  # bytes: the size no file of a victim of `full disk` may pass
-HEAD = ("victim", "kills", "of them at the start", "groups on disk", "exit codes")
+HEAD = ("victim", "kills", "of them at the start", "with a slow disk", "groups on disk", "exit codes", "s to the end")
 
 
 @dataclass
@@ -68,6 +73,7 @@ class Kill:
     victim: str
     early: bool
     step: int  # the last one logged then
+    slow: bool = False  # the disk
     exit_code: int | None = None
     ended_s: float | None = None  # from the kill to the end
     on_disk: int = 0  # finished groups
@@ -80,6 +86,15 @@ class Books:
     kills: list[Kill] = field(default_factory=list)
     seen: dict[int, set[str]] = field(default_factory=dict)  # group → digests of its tokens, over all ends
     faults: list[str] = field(default_factory=list)
+    starts: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "seen": {str(number): sorted(found) for number, found in self.seen.items()}}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Books:
+        seen = {int(number): set(found) for number, found in stored["seen"].items()}
+        return cls([Kill(**kill) for kill in stored["kills"]], seen, stored["faults"], stored["starts"])
 
 
 def digest(tokens: Sequence[Sequence[int]]) -> str:
@@ -144,15 +159,40 @@ class Chaos:
 
     def __init__(self, out: Path, name: str, steps: int, seed: int) -> None:
         self.out, self.name, self.steps = out, name, steps
-        self.run, self.log = out / name, out / f"{name}.log"
-        self.random, self.books = random.Random(seed), Books()
+        self.run, self.log, self.kept = out / name, out / f"{name}.log", out / f"{name}.json"
+        self.books = Books.from_json(json.loads(self.kept.read_text())) if self.kept.exists() else Books()
+        self.random = random.Random(seed + 1000 * len(self.books.kills))
+        self.deck: list[str] = []
+        self.slow = False
 
     def start(self) -> subprocess.Popen[bytes]:
-        own = [f"name={self.name}", *SETTINGS, f"steps={self.steps}", f"cache_dir={self.out / 'cache'}"]
-        arguments = [f"resume={self.name}"] if self.run.is_dir() else own
-        command = [sys.executable, "-m", "rl.commands.train", f"runs_dir={self.out}", *arguments]
+        arguments = [f"resume={self.name}"] if self.run.is_dir() else self.settings(self.name)
+        self.books.starts += 1
+        self.slow = self.books.starts % SLOW_EVERY == 0 and shutil.which("strace") is not None
+        prefix: list[str] = []
+        if self.slow:  # -D: the driver stays our child
+            delay = f"inject={SLOW}:delay_exit={SLOW_MS * 1000}"
+            prefix = ["strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={SLOW}", "-e", delay]
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            return subprocess.Popen(
+                [*prefix, *self.command(), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def settings(self, name: str) -> list[str]:
+        return [f"name={name}", *SETTINGS, f"steps={self.steps}", f"cache_dir={self.out / 'cache'}"]
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "rl.commands.train", f"runs_dir={self.out}"]
+
+    def calm(self) -> dict[str, str]:
+        """Digests of the final weights of the same run without a kill."""
+        name = f"{self.name}-calm"
+        if not finished(self.out / name):
+            arguments = [f"resume={name}"] if (self.out / name).is_dir() else self.settings(name)
+            with (self.out / f"{name}.log").open("ab") as log:
+                subprocess.run([*self.command(), *arguments], stdout=log, stderr=log, check=True)
+        return weights(self.out / name)
 
     def wait(self, process: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float) -> bool:
         """Whether ``condition`` came true before the process ended or the time was over."""
@@ -165,8 +205,10 @@ class Chaos:
 
     def one(self, process: subprocess.Popen[bytes]) -> None:
         """The next kill in a run that goes on."""
+        if not self.deck:
+            self.deck = self.random.sample(VICTIMS, len(VICTIMS))
         early = self.random.random() < EARLY
-        kind = self.random.choice(VICTIMS)
+        kind = self.deck[-1]
         delay = self.random.uniform(0, STARTS_S if early else BURST_S)
         before = activity(self.run)
         if not early and not self.wait(process, lambda: activity(self.run) != before, DEADLINE_S):
@@ -177,10 +219,11 @@ class Chaos:
         self.wait(process, lambda: False, delay)
         if process.poll() is not None:
             return
-        kill = Kill(kind, early, step_of(self.run))
+        kill = Kill(kind, early, step_of(self.run), self.slow)
         began = time.monotonic()
         if not strike(psutil.Process(process.pid), kind):
             return
+        self.deck.pop()
         self.books.kills.append(kill)
         if kind == WORKER:
             return
@@ -203,6 +246,7 @@ class Chaos:
             self.one(process)
             if len(self.books.kills) > before:
                 kill = self.books.kills[-1]
+                write_atomic(self.kept, json.dumps(self.books.to_json()) + "\n")
                 say(f"{len(self.books.kills)}: {kill.victim} at step {kill.step}, {kill.on_disk} groups on disk")
         while not finished(self.run):
             if process.poll() is None:
@@ -237,8 +281,15 @@ class Chaos:
             "left out": sorted(set(wanted) - set(trained)),
             "tasks": "in order" if all(tasks.get(n, "").endswith(f"/{n}") for n in wanted) else "out of order",
             "skipped": run.read_summary().get("skipped", []),
+            "weights": "equal" if weights(self.run) == self.calm() else "differ",
             "faults": self.books.faults,
         }
+
+
+def weights(run: Path) -> dict[str, str]:
+    """SHA-256 of each file of the final policy's weights."""
+    files = sorted((run / "policy").glob("*.safetensors"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def table(kills: Sequence[Kill]) -> list[tuple[str, ...]]:
@@ -247,7 +298,10 @@ def table(kills: Sequence[Kill]) -> list[tuple[str, ...]]:
         of = [kill for kill in kills if kill.victim == kind]
         codes = Counter(str(kill.exit_code) for kill in of if kill.exit_code is not None)
         shown = ", ".join(f"{code} × {n}" for code, n in sorted(codes.items())) or "–"
-        rows.append((kind, str(len(of)), str(sum(k.early for k in of)), str(sum(k.on_disk for k in of)), shown))
+        seconds = sorted(k.ended_s for k in of if k.ended_s is not None)
+        ended = f"{seconds[0]:g}–{seconds[-1]:g}" if seconds else "replaced inside the run" if of else "–"
+        counts = (len(of), sum(k.early for k in of), sum(k.slow for k in of), sum(k.on_disk for k in of))
+        rows.append((kind, *map(str, counts), shown, ended))
     return rows
 
 
@@ -260,18 +314,14 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     chaos = Chaos(args.out.resolve(), f"chaos-{args.seed}", args.steps or 3 * args.kills, args.seed)
-    if chaos.run.exists():
-        parser.error(f"{chaos.run} is there already: remove it, or take another --seed")
     chaos.go(args.kills, lambda sentence: print(sentence, flush=True))
     verdict = chaos.judge()
     rows = table(chaos.books.kills)
     (args.out / "chaos.md").write_text(markdown(HEAD, rows))
-    stored_kills = [asdict(kill) for kill in chaos.books.kills]
-    (args.out / "chaos.json").write_text(json.dumps({"kills": stored_kills, "verdict": verdict}, indent=1) + "\n")
     print(markdown(HEAD, rows))
     print("\n".join(f"{name}: {value}" for name, value in verdict.items()))
     sound = not any(verdict[name] for name in ("lost", "trained twice", "left out", "faults"))
-    sys.exit(0 if sound and verdict["tasks"] == "in order" else 1)
+    sys.exit(0 if sound and (verdict["tasks"], verdict["weights"]) == ("in order", "equal") else 1)
 
 
 if __name__ == "__main__":

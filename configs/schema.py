@@ -314,6 +314,8 @@ class TrainConfig(Bounded):
         )
         self._check_operators()
         self._check_deterministic()
+        if self.push_public and self.push_to_hub is None:
+            raise ValueError("push_public=true without push_to_hub: nothing is uploaded; set push_to_hub=owner/name")
         if self.self_verification.enabled and self.pipeline.enabled:
             raise ValueError("self_verification.enabled and pipeline.enabled: a run follows one of the two")
         if self.self_verification.enabled and not self.judge.is_worker:
@@ -403,6 +405,10 @@ class EvaluateConfig(Bounded):
     cost: CostConfig = field(default_factory=CostConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    certificate: Annotated[str, OneOf(("demand", "warn", "off"))] = (
+        "warn"  # of task sets of yours (envs-check): demand (no evaluation without a valid one) | warn | off
+    )
+    certificates: str = "certificates"  # folder of those that do not lie beside their data
     runs_dir: str = "runs"  # where `run` and `runs` are looked up
     # of the results; null: `<run>/policy/eval`, `<path>/eval`, with runs `<runs_dir>/eval-<a>+<b>`, for path=pkg://…
     # `<runs_dir>/eval-<name>`

@@ -7,6 +7,15 @@
     larger   larger of 34 and 71:                                   71
     stock    How many cups are there?                               (asks the tool ``count``) 12
 
+Each has a relative that a policy trained on these has not seen, to look for transfer (``env=exercises_transfer``):
+
+    first    first of lemon, river, stone, horse:                   lemon
+    lower    RIVER in small letters:                                river
+    where    Anna lives in Paris, Ben in Rome. Where does Ben live? Rome
+    subtract 9 - 4 =                                                5
+    smaller  smaller of 34 and 71:                                  34
+    cost     What does one cup cost?                                (asks the tool ``price``) 12
+
 The examples are the same for every task of a kind, so that an engine's prefix cache holds them. Scores besides
 ``outcome`` (the answer, and nothing else): ``form``, whether the last message has the form of an answer at all (a
 number, one of the words, capitals), and ``lenient``, whether the right answer is the last of its kind in it. A gain in
@@ -33,7 +42,7 @@ _NOUNS = (
 )
 NOUNS: tuple[str, ...] = tuple(_NOUNS.split())
 WORDS: tuple[str, ...] = (*NOUNS, *(word.lower() for word in (*FIRST_NAMES, *LAST_NAMES, *ADJECTIVES)))
-TOOL = "stock"
+TOOLS = {"stock": "count", "cost": "price"}  # what answers these kinds
 SYSTEM = "Answer with the answer alone."
 
 
@@ -42,16 +51,34 @@ def _last(r: random.Random) -> tuple[str, str, Sequence[str]]:
     return f"last of {', '.join(words)}:", words[-1], words
 
 
+def _first(r: random.Random) -> tuple[str, str, Sequence[str]]:
+    words = r.sample(NOUNS, 4)
+    return f"first of {', '.join(words)}:", words[0], words
+
+
 def _upper(r: random.Random) -> tuple[str, str, Sequence[str]]:
     word = r.choice(WORDS)
     return f"{word} in capitals:", word.upper(), ()
 
 
+def _lower(r: random.Random) -> tuple[str, str, Sequence[str]]:
+    word = r.choice(WORDS)
+    return f"{word.upper()} in small letters:", word, ()
+
+
 def _who(r: random.Random) -> tuple[str, str, Sequence[str]]:
-    names, cities = r.sample(FIRST_NAMES, 2), r.sample(CITIES, 2)
-    asked = r.randrange(2)
-    facts = f"{names[0]} lives in {cities[0]}, {names[1]} in {cities[1]}."
+    facts, names, cities, asked = _homes(r)
     return f"{facts} Who lives in {cities[asked]}?", names[asked], names
+
+
+def _where(r: random.Random) -> tuple[str, str, Sequence[str]]:
+    facts, names, cities, asked = _homes(r)
+    return f"{facts} Where does {names[asked]} live?", cities[asked], cities
+
+
+def _homes(r: random.Random) -> tuple[str, Sequence[str], Sequence[str], int]:
+    names, cities = r.sample(FIRST_NAMES, 2), r.sample(CITIES, 2)
+    return f"{names[0]} lives in {cities[0]}, {names[1]} in {cities[1]}.", names, cities, r.randrange(2)
 
 
 def _add(r: random.Random) -> tuple[str, str, Sequence[str]]:
@@ -59,14 +86,29 @@ def _add(r: random.Random) -> tuple[str, str, Sequence[str]]:
     return f"{a} + {b} =", str(a + b), ()
 
 
+def _subtract(r: random.Random) -> tuple[str, str, Sequence[str]]:
+    a, b = r.randint(1, 20), r.randint(1, 9)
+    return f"{a + b} - {b} =", str(a), ()
+
+
 def _larger(r: random.Random) -> tuple[str, str, Sequence[str]]:
     a, b = r.sample(range(10, 100), 2)
     return f"larger of {a} and {b}:", str(max(a, b)), ()
 
 
+def _smaller(r: random.Random) -> tuple[str, str, Sequence[str]]:
+    a, b = r.sample(range(10, 100), 2)
+    return f"smaller of {a} and {b}:", str(min(a, b)), ()
+
+
 def _stock(r: random.Random) -> tuple[str, str, Sequence[str]]:
     thing, count = r.choice(WORDS), r.randint(2, 99)
     return f"How many of {thing} are there?", str(count), (thing,)
+
+
+def _cost(r: random.Random) -> tuple[str, str, Sequence[str]]:
+    thing, cost = r.choice(WORDS), r.randint(2, 99)
+    return f"What does one {thing} cost?", str(cost), (thing,)
 
 
 # kind -> (question, answer, words it is about) of a random stream
@@ -76,34 +118,48 @@ KINDS: dict[str, Callable[[random.Random], tuple[str, str, Sequence[str]]]] = {
     "who": _who,
     "add": _add,
     "larger": _larger,
-    TOOL: _stock,
+    "stock": _stock,
+    "first": _first,
+    "lower": _lower,
+    "where": _where,
+    "subtract": _subtract,
+    "smaller": _smaller,
+    "cost": _cost,
 }
 
 
 class ExerciseEnvironment(Environment):
-    """One question. ``stock`` has the tool ``count``; the answer is in no prompt."""
+    """One question. ``stock`` has the tool ``count``, ``cost`` the tool ``price``; the answer is in no prompt."""
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
-        if task.metadata["kind"] != TOOL:
-            self.tools = {}
+        self.needed = TOOLS.get(task.metadata["kind"])
+        self.tools = {name: value for name, value in self.tools.items() if name == self.needed}
 
     @tool
     def count(self, thing: str) -> str:
         """How many of a thing are there."""
+        return self._look_up(thing)
+
+    @tool
+    def price(self, thing: str) -> str:
+        """What one of a thing costs."""
+        return self._look_up(thing)
+
+    def _look_up(self, thing: str) -> str:
         if thing.strip().lower() != self.task.metadata["words"][0]:
             raise ToolError(f"no {thing} is known.")
         return str(self.task.answer)
 
     def score(self, episode: Episode) -> dict[str, float]:
         answer = episode.answer or ""
-        asked = self.task.metadata["kind"] != TOOL or any(m.tool_calls for m in episode.sampled)
+        asked = self.needed is None or any(m.tool_calls for m in episode.sampled)
         right, formed, lenient = compare(answer, str(self.task.answer), self.task.metadata)
         return {"outcome": float(right and asked), "form": float(formed and asked), "lenient": float(lenient and asked)}
 
     def oracle(self, history: Sequence[Message]) -> Message:
-        if self.task.metadata["kind"] == TOOL and history[-1].role != "tool":
-            return Message("assistant", tool_calls=(ToolCall("count", {"thing": self.task.metadata["words"][0]}),))
+        if self.needed is not None and history[-1].role != "tool":
+            return Message("assistant", tool_calls=(ToolCall(self.needed, {"thing": self.task.metadata["words"][0]}),))
         return Message("assistant", str(self.task.answer))
 
 
@@ -116,6 +172,9 @@ def compare(answer: str, gold: str, about: Any) -> tuple[bool, bool, bool]:
     if gold.isupper():
         found = re.findall(r"[A-Z]+", said)
         return said == gold, re.fullmatch(r"[A-Z]+", said) is not None, bool(found) and found[-1] == gold
+    if not about["words"]:  # small letters, of any word
+        found = re.findall(r"\b[a-z]+\b", said)
+        return said == gold, re.fullmatch(r"[a-z]+", said) is not None, bool(found) and found[-1] == gold
     found = [word for word in re.findall(r"\w+", said) if word in about["words"]]
     return said == gold, said in about["words"], bool(found) and found[-1] == gold
 
@@ -149,8 +208,8 @@ class ExerciseTaskset(Taskset):
         for number in range(shots):
             question, answer, words = KINDS[kind](random.Random(f"example {kind} {number}"))
             self.examples += (Message("user", question),)
-            if kind == TOOL:
-                call = ToolCall("count", {"thing": words[0]})
+            if kind in TOOLS:
+                call = ToolCall(TOOLS[kind], {"thing": words[0]})
                 self.examples += (Message("assistant", tool_calls=(call,)), Message("tool", answer))
             self.examples += (Message("assistant", answer),)
 

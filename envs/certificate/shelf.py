@@ -12,13 +12,14 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from envs.certificate.identity import Identity, data_files, differences, identity_of
 from envs.certificate.verdicts import Result, failed
 from envs.factory.store import write_atomic
+from envs.mixture import families_of
 from envs.taskset import Taskset
 
 FORMAT = 1
@@ -26,7 +27,7 @@ FOLDER = "certificates"  # beside the data, and by default in the working direct
 PACKAGE = "speciale-rl"
 _MARK = "certificate"  # the key that says that a file is one, and in which format
 
-State = Literal["valid", "failed", "stale", "none"]
+State = Literal["valid", "failed", "stale", "damaged", "none"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def put(certificate: Mapping[str, Any], taskset: Taskset, folder: Path) -> Path:
     """Write a certificate beside the data, or into ``folder`` where that cannot be. Raises OSError: neither can be."""
     about = certificate["task_set"]
     digits = "".join(about[key]["sha256"][:6] for key in ("rows", "code"))
-    family = "".join(c if c.isalnum() or c in "-_" else "-" for c in about["families"][0])
+    family = _in_a_name(about["families"][0])
     text = json.dumps(certificate, indent=1, ensure_ascii=False) + "\n"
     *first, last = places(taskset, folder)
     for place in first:
@@ -77,7 +78,7 @@ def find(taskset: Taskset, folder: Path) -> Found:
     made_by = f"{type(taskset).__module__}.{type(taskset).__qualname__}"
     known = [one for one in _all(places(taskset, folder)) if one[1]["task_set"]["made_by"] == made_by]
     if not known:
-        return Found("none")
+        return _damaged(taskset, folder) or Found("none")
     looked_at: dict[str, Identity] = {}
     judged = []
     for path, certificate in known:
@@ -107,15 +108,48 @@ def places(taskset: Taskset, folder: Path) -> list[Path]:
     return [*dict.fromkeys((path if path.is_dir() else path.parent) / FOLDER for path in files), folder]
 
 
+def _damaged(taskset: Taskset, folder: Path) -> Found | None:
+    """A file with the name of a certificate of ``taskset`` that is none, or is of another version of this package."""
+    begins = f"{_in_a_name(families_of(taskset)[0])}-"
+    for path, found in _read(places(taskset, folder)):
+        if path.name.startswith(begins) and (fault := _fault(found)):
+            return Found("damaged", fault, path)
+    return None
+
+
 def _all(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    return ((path, found) for path, found in _read(folders) if not _fault(found))
+
+
+def _read(folders: Sequence[Path]) -> Iterator[tuple[Path, Any]]:
+    """Every JSON file there with what it holds, or with the error of reading it."""
     for folder in folders:
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # whatever it is, it is no certificate
-                continue
-            if isinstance(found, dict) and found.get(_MARK) == FORMAT:
-                yield path, found
+                yield path, json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                yield path, error
+
+
+def _fault(found: Any) -> str | None:
+    """Why what a file holds is no certificate; None for one."""
+    if isinstance(found, Exception):
+        return f"it cannot be read: {found}"
+    if not isinstance(found, dict) or _MARK not in found:
+        return "it is no certificate"
+    if found[_MARK] != FORMAT:
+        return f"its format is {found[_MARK]!r}, this version reads {FORMAT}"
+    about = found.get("task_set")
+    parts = {"date": str, "results": dict, "waived": dict, "task_set": dict, "tasks": int}
+    missing = [name for name, kind in parts.items() if not isinstance(found.get(name), kind)]
+    if isinstance(about, dict):
+        whole = {field.name for field in fields(Identity)}
+        missing += [f"task_set.{name}" for name in sorted(whole - set(about))]
+    return f"it has no {missing[0]}" if missing else None
+
+
+def _in_a_name(family: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in family)
 
 
 def _written(path: Path, text: str) -> Path:

@@ -41,14 +41,14 @@ def run(cfg: EvaluateConfig) -> None:
         policies = policies_of(cfg)
         baseline = baseline_of(cfg)
         out = results_of(cfg, policies)
-        settings = {}
+        settings, certificates = {}, {}
         for name, directory in policies:
             settings[name] = like_the_run(copy.deepcopy(cfg), name if cfg.path is None else None)
-            check(settings[name], directory)
+            certificates[name] = check(settings[name], directory)
     console = Console() if sys.stdout.isatty() else Console(width=120)  # a log file has no width: room for the tables
     if not cfg.runs:
         ((name, directory),) = policies
-        evaluate_policy(settings[name], name, directory, out, console, baseline)
+        evaluate_policy(settings[name], name, directory, out, console, baseline, certificates[name])
         return
     from rl.tracking.policies import policies_summary, print_policies
     from rl.tracking.report import write_report
@@ -56,19 +56,22 @@ def run(cfg: EvaluateConfig) -> None:
 
     found = {}
     for name, directory in policies:
-        found[name] = evaluate_policy(settings[name], name, directory, out / name, console, baseline)
+        found[name] = evaluate_policy(
+            settings[name], name, directory, out / name, console, baseline, certificates[name]
+        )
     summary = policies_summary(found, cfg.eval.confidence)
     rundir = RunDir(out)
     rundir.write_summary(summary)
     print_policies(console, summary, str(write_report(rundir)))
 
 
-def check(cfg: EvaluateConfig, directory: Path) -> None:
+def check(cfg: EvaluateConfig, directory: Path) -> dict[str, Any]:
     """Raise ValueError when the policy in ``directory`` could not be evaluated with these settings; settles how many
-    turns an episode may have."""
+    turns an episode may have. How its task sets' certificates stand."""
     from rl.commands.evaluate_settings import check_before_start
     from rl.recipes.evaluate import HELDOUT
     from rl.run.assemble import open_composer, open_tasksets
+    from rl.run.certified import standings
     from rl.run.deadlines import check_deadlines
     from rl.run.preflight import check_environments, check_judge, start_renderer
     from rl.run.turn_limit import settle_turns
@@ -77,19 +80,28 @@ def check(cfg: EvaluateConfig, directory: Path) -> None:
     renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
     open_composer(cfg.reward)
-    heldout = open_tasksets(cfg.env, cfg.seed, cfg.eval)[HELDOUT]
+    tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
+    heldout = tasksets[HELDOUT]
     check_environments(heldout, renderer, thinking=cfg.rollout.thinking)
     check_deadlines(cfg.rollout, heldout)
-    for sentence in settle_turns(cfg.rollout, heldout):
+    certificates, said = standings(tasksets["train"], cfg.certificate, cfg.certificates)
+    for sentence in said + settle_turns(cfg.rollout, heldout):
         print(sentence)
+    return certificates
 
 
 def evaluate_policy(
-    cfg: EvaluateConfig, name: str, directory: Path, out: Path, console: Console, baseline: Mapping[str, Any] | None
+    cfg: EvaluateConfig,
+    name: str,
+    directory: Path,
+    out: Path,
+    console: Console,
+    baseline: Mapping[str, Any] | None,
+    certificates: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Evaluate the policy in ``directory`` and all points of the sweep; write, log and print it. The summary.
 
-    ``baseline``: an earlier summary whose evaluation this one is compared with.
+    ``baseline``: an earlier summary whose evaluation this one is compared with. ``certificates``: of the task sets.
     """
     from omegaconf import OmegaConf
 
@@ -157,6 +169,7 @@ def evaluate_policy(
     counts, failures = event_counts(trajectories)
     summary: dict[str, Any] = {
         "reward": reward,
+        "certificates": certificates,
         "eval_after": result,
         "policy": str(directory),
         "wall_s": wall_s,

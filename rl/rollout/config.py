@@ -95,7 +95,7 @@ class RolloutConfig(EngineConfig):
             self._require("max_thinking", 1 <= self.max_thinking < self.max_tokens, wanted)
             self._require("max_thinking", self.thinking, "null with rollout.thinking=false: there is none to limit")
         if self.deterministic:
-            why = "with rollout.deterministic=true (docs/reproducibility.md)"
+            why = "with deterministic=true (docs/reproducibility.md)"
             self._require("threads", self.threads == 1, f"1 {why}")
             self._require("dtype", self.dtype == "float32", f"float32 {why}")
             self._require("dsa_backend", self.dsa_backend != "native", f"torch or auto {why}")

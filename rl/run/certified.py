@@ -1,7 +1,7 @@
 """Whether the task sets of a run have certificates (``envs.certificate``): looked at before a run has a folder.
 
 certificate=warn       one line for each task set of yours without a valid one, with the command that makes it
-certificate=demand     the run does not start
+certificate=demand     the run (or the evaluation) does not start
 certificate=off        nothing is looked for
 """
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from envs.taskset import Taskset
 
 OURS = "ours"  # without a certificate, and it needs none: it comes with this package, and so do the tests of it
-_WRONG = {"none": "has no certificate", "failed": "has a certificate of what did not hold", "stale": "has changed"}
+_WRONG = {
+    "none": "has no certificate",
+    "damaged": "has a damaged certificate",
+    "failed": "has a certificate of what did not hold",
+    "stale": "has changed",
+}
 
 
 def standings(taskset: Taskset, mode: str, folder: str) -> tuple[dict[str, dict[str, Any]], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envs.episode import demonstrator, play_episode
-from envs.exercises import KINDS, TOOL, ExerciseTaskset, compare
+from envs.exercises import KINDS, TOOLS, ExerciseTaskset, compare
 from envs.types import Message, ToolCall
 
 
@@ -15,7 +15,7 @@ def test_the_oracle_is_paid_and_silence_is_not(kind: str) -> None:
     for index in range(20):
         task = taskset.task(index)
         assert task.family == kind
-        assert str(task.answer) not in task.prompt[-1].content or kind not in (TOOL, "add")
+        assert str(task.answer) not in task.prompt[-1].content or kind not in (*TOOLS, "add")
         environment = taskset.environment(task)
         _, scores = play_episode(task, environment, demonstrator(environment), max_turns=2)
         assert scores == {"outcome": 1.0, "form": 1.0, "lenient": 1.0}
@@ -47,6 +47,9 @@ def test_train_and_held_out_share_no_question(kind: str) -> None:
         ("8", "7", [], (False, True, False)),
         ("4 + 3 = 7", "7", [], (False, False, True)),
         ("seven", "7", [], (False, False, False)),
+        ("river", "river", [], (True, True, True)),
+        ("stone", "river", [], (False, True, False)),
+        ("It is river", "river", [], (False, False, True)),
     ],
 )
 def test_form_is_told_from_substance(
@@ -55,14 +58,15 @@ def test_form_is_told_from_substance(
     assert compare(answer, gold, {"words": words}) == expected
 
 
-def test_a_guess_without_the_tool_is_not_paid() -> None:
-    taskset = ExerciseTaskset("train", 0, kind=TOOL)
+@pytest.mark.parametrize("kind", TOOLS)
+def test_a_guess_without_the_tool_is_not_paid(kind: str) -> None:
+    taskset = ExerciseTaskset("train", 0, kind=kind)
     task = taskset.task(0)
     _, scores = play_episode(
         task, taskset.environment(task), lambda history: Message("assistant", str(task.answer)), max_turns=2
     )
     assert scores == {"outcome": 0.0, "form": 0.0, "lenient": 0.0}
-    wrong = Message("assistant", tool_calls=(ToolCall("count", {"thing": "cathedral"}),))
+    wrong = Message("assistant", tool_calls=(ToolCall(TOOLS[kind], {"thing": "cathedral"}),))
     result = taskset.environment(task).step(wrong)
     assert "no cathedral is known" in result.messages[0].content
     assert result.info["counts"] == {"tool_error": 1}

@@ -94,6 +94,23 @@ def test_reference_is_the_policy_without_its_adapter(
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
+def test_a_given_reference_counts_with_an_adapter_too(
+    policy: Policy, policy_config: dict, make_groups: Groups, tmp_path: Path
+) -> None:
+    """pi_ref is the policy that was given, not the base without its adapter; it stays as it is."""
+    other, given = (build_policy({**policy_config, "seed": 5}) for _ in range(2))
+    settings = LearnerConfig(lr=1e-2, threads=1, max_tokens_per_microbatch=64, lora=LoraConfig(rank=4, alpha=8))
+    trainer = Learner(policy, settings, ObjectiveConfig(kl_coef=0.1), tmp_path, reference=given)
+    groups = make_groups()
+    assert trainer.step(groups)["loss/kl"] > 1e-3  # the base is another policy
+    for batch in trainer._pack(groups, [], ReplayBooks()):
+        with torch.no_grad():
+            wanted = packed_scores(other, batch).logprobs_N
+        found = trainer._reference_logprobs(batch)
+        assert found is not None
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
 def test_a_checkpoint_holds_the_adapter_and_resumes_bitwise(
     policy: Policy, policy_config: dict, make_groups: Groups, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +86,41 @@ def test_one_of_what_did_not_hold_is_not_enough(monkeypatch: pytest.MonkeyPatch)
     shown, said = standings(EchoTaskset(), "demand", "certificates")
     assert said == []
     assert certificate_notes({"certificates": shown}) == ["echo: cheats waived: a list may hold the answer"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (lambda text: "", "it cannot be read: Expecting value"),
+        (lambda text: text[:200], "it cannot be read: "),
+        (lambda text: "[1, 2]", "it is no certificate"),
+        (lambda text: text.replace('"certificate": 1', '"certificate": 9'), "its format is 9, this version reads 1"),
+        (lambda text: text.replace('"results"', '"result"'), "it has no results"),
+        (lambda text: text.replace('"made_by"', '"made"'), "it has no task_set.made_by"),
+    ],
+)
+def test_a_damaged_one_is_called_that_with_its_file(cut: Callable[[str], str], said: str) -> None:
+    assert check.main([ECHO]) == 0
+    (file,) = Path("certificates").glob("*.json")
+    whole = file.read_text()
+    assert cut(whole) != whole
+    file.write_text(cut(whole))
+    shown, (line,) = standings(EchoTaskset(), "warn", "certificates")
+    assert shown["echo"]["state"] == "damaged"
+    assert f"has a damaged certificate ({said}" in line
+    assert f"; {file}): run envs-check {ECHO}" in line
+    with pytest.raises(ValueError, match=r"certificate=demand: .* has a damaged certificate"):
+        standings(EchoTaskset(), "demand", "certificates")
+    file.rename(file.with_name("something-else.json"))  # whatever that is, it is not its own
+    assert standings(EchoTaskset(), "warn", "certificates")[0]["echo"]["state"] == "none"
+
+
+def test_an_evaluation_looks_for_them_too(tmp_path: Path) -> None:
+    words = ["path=pkg://rl.bases/tiny_dsa_base", f"env._target_={ECHO}", "certificate=demand", "out=results"]
+    done = command("rl-eval", *words, cwd=tmp_path)
+    assert done.returncode != 0
+    assert f"certificate=demand: the task set echo ({ECHO}) has no certificate: run envs-check {ECHO}" in done.output
+    assert not (tmp_path / "results" / "config.yaml").exists()
 
 
 def test_what_a_call_brought_along_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

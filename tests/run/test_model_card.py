@@ -76,3 +76,5 @@ def test_a_run_without_evaluations(tmp_path: Path) -> None:
 def test_the_name_of_a_repository_is_checked() -> None:
     with pytest.raises(ValueError, match=r"push_to_hub='?mine'?: must be owner/name"):
         config(push_to_hub="mine")
+    with pytest.raises(ValueError, match="push_public=true without push_to_hub: nothing is uploaded"):
+        config(push_public=True)
