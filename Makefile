@@ -39,6 +39,7 @@ test-unit: $(READY)
 gpu-check:
 	@$(or $(GPU_PYTHON),$(BIN)/python) -m pytest -q -m gpu tests/policy tests/learner tests/objective
 	@$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu $(ARGS)
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_operators
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -34,6 +34,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"compute_dtype": "bfloat16"},
     "bfloat16, recompute": {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 2048},
+    "bfloat16, recompute, triton": {"compute_dtype": "bfloat16", "recompute": True, "ops": "triton"},
     "bfloat16, recompute, offload": {
         "compute_dtype": "bfloat16", "recompute": True, "head_rows": 2048, "offload_optimizer": True,
     },

@@ -8,6 +8,7 @@ them together. Defaults are DeepSeek-V3.2's recipe where it is published; ``conf
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -353,6 +354,7 @@ class TrainConfig(Bounded):
             temperature=self.rollout.temperature,
             learner_temperature=self.objective.temperature,
         )
+        self._check_operators()
         self._check_deterministic()
         if self.push_public and self.push_to_hub is None:
             raise ValueError("push_public=true without push_to_hub: nothing is uploaded; set push_to_hub=owner/name")
@@ -362,6 +364,14 @@ class TrainConfig(Bounded):
             raise ValueError(
                 f"self_verification.enabled with judge.kind={self.judge.kind}: its verifier is the run's own judge, "
                 "choose judge=worker"
+            )
+
+    def _check_operators(self) -> None:
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if self.learner.ops == "triton" and not self.ray.learner_gpus and not interpreted:
+            raise ValueError(
+                "learner.ops=triton with ray.learner_gpus=0: its kernels run on a CUDA device; give the learner one "
+                "(ray.learner_gpus=1) or use learner.ops=torch"
             )
 
     def _check_deterministic(self) -> None:
@@ -381,6 +391,8 @@ class TrainConfig(Bounded):
             (self.judge.kind != "none", f"judge.kind={self.judge.kind}: its answers depend on what else it is asked; "
              "use judge=none"),
             (self.ray.address, f"ray.address={self.ray.address}: another machine may round differently; leave it null"),
+            (self.learner.ops == "triton", "learner.ops=triton: gradients of rows that several queries chose are added "
+             "in any order; use learner.ops=torch"),
             (gpus, f"{gpus:g} GPUs (ray.worker_gpus, ray.learner_gpus): it holds on CPUs only; set both to 0"),
         )  # fmt: skip
         for holds, reason in refused:

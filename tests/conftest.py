@@ -8,6 +8,7 @@ that starts it all the same fails and is told so.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ if settings is not None:
     settings.load_profile("any machine")
 
 _now: list[pytest.Item] = []  # the test that runs
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a GPU Triton's kernels are interpreted; that is settled when triton is loaded, by whomever."""
+    if config.option.markexpr.strip() != "gpu" and shutil.which("nvidia-smi") is None:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -11,6 +11,7 @@ weights, size = learner.weights.options(num_returns=2).remote()   # object refs:
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from configs.schema import TrainConfig
     from rl.rollout.pool import RolloutPool
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 PROBE = 192  # tokens of the sync probe, at least
 
@@ -48,6 +50,7 @@ class LearnerHandle:
         self._policy_dir = policy_dir
         self._engine_dtype = cfg.rollout.dtype
         self._adapts = cfg.learner.lora.rank > 0
+        self._tell_operators = cfg.learner.ops != "torch"
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._overlap: Overlap | None = None
         self._actor = start_learner(
@@ -86,6 +89,9 @@ class LearnerHandle:
 
         Raises WeightSyncError when an engine does not compute what the learner computes.
         """
+        if self._tell_operators:  # its process is up now; what it logs itself stays there
+            log.warning("%s", self._get("the learner's operators", self._actor.operators.remote()))
+            self._tell_operators = False
         if self._adapts and pool.base != str(self._policy_dir):
             pool.take_base(str(self._policy_dir), partial(self._stored, self._actor.base_weights))
         stored = partial(self._stored, self._actor.weights)
@@ -178,6 +184,10 @@ class LearnerProcess:
         """``weights``, of what an adapter is added to."""
         packed = pack(self.learner.base_weights())
         return packed, packed_bytes(packed)
+
+    def operators(self) -> str:
+        """What ``learner.ops`` came to, and where it runs."""
+        return self.learner.operators
 
     def version(self) -> int:
         """Version of the weights that ``weights`` returns."""

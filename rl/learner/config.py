@@ -11,6 +11,7 @@ from rl.bounds import Bounded, NonNegativeFloat, NonNegativeInt, OneOf, Positive
 
 SCHEDULES = ("constant", "cosine", "linear")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+OPERATORS = ("torch", "triton")
 
 
 @dataclass
@@ -75,6 +76,9 @@ class LearnerConfig(Bounded):
     # Targets that the output head scores at once; null: all of a micro-batch. The same gradient; the largest tensor of
     # the head is then [head_rows, vocabulary]: 512 x 150,000 float32 are 0.3 GB.
     head_rows: PositiveInt | None = None
+    # Index scores, attention over chosen rows, and the output head: torch | triton (our kernels, on a CUDA device; the
+    # head then makes no logits). What cannot run is an error: nothing falls back.
+    ops: Annotated[str, OneOf(OPERATORS)] = "torch"
     # True: the weights that learn, their gradients' sums and AdamW's state stay in the host's memory, and the step is
     # made there; the device keeps the copy that computes (in compute_dtype). The same step, for a GPU that is small.
     offload_optimizer: bool = False
@@ -94,6 +98,11 @@ class LearnerConfig(Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ops == "triton" and self.head_rows is not None:
+            raise ValueError(
+                f"learner.head_rows={self.head_rows} with learner.ops=triton: its head makes no logits; use "
+                "learner.head_rows=null"
+            )
         if self.lora.rank and self.train_indexer != "frozen":
             raise ValueError(
                 f"learner.train_indexer={self.train_indexer} with learner.lora.rank={self.lora.rank}: an adapter has "

@@ -11,7 +11,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rl.learner.packing import MicroBatch
-from rl.objective.logprobs import TokenScores, scores_of_logits, support_mask
+from rl.objective.logprobs import TokenScores, scores_of_logits, support_bits, support_mask
 from rl.policy.api import Policy
 from rl.policy.replay import Record, Replay
 
@@ -46,15 +46,20 @@ def packed_scores(
         batch.tokens_T, batch.tree or batch.cu_seqlens, replay, record, rows=batch.predict_N[at]
     )
     targets_P, targets = batch.targets_N[at], len(at)
-    support_P = batch.support_N
+    support_P = batch.support_N if sampling_mask else None
     if support_P is not None and batch.tree is not None:
         support_P = [support_P[n] for n in at.tolist()]
 
     def score(hidden: torch.Tensor, begin: int, end: int) -> TokenScores:
         mask = None
-        if support_P is not None and sampling_mask:
+        if support_P is not None:
             mask = support_mask(support_P[begin:end], targets_P[begin:end], policy.vocab_size)
         return scores_of_logits(policy.logits(hidden), targets_P[begin:end], temperature, mask)
+
+    if policy.ops.head_scores is not None:  # no tensor of it is that large
+        bits = None if support_P is None else support_bits(support_P, targets_P, policy.vocab_size)
+        scores = TokenScores(*policy.ops.head_scores(hidden_PD, policy.head_weight(), targets_P, temperature, bits))
+        return scores if batch.tree is None else TokenScores(*(column[batch.score_N] for column in scores))
 
     if head_rows is None or targets <= head_rows:
         scores = score(hidden_PD, 0, targets)

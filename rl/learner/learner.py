@@ -37,6 +37,7 @@ from rl.objective.loss import LossInputs, grpo_loss
 from rl.policy.api import Policy
 from rl.policy.dtypes import cast_copy
 from rl.policy.lora import LoraPolicy
+from rl.policy.ops.operators import choose_operators
 from rl.policy.replay import Record, Replay
 from rl.types import Group, ProbeScores, ReplayRecord, Trajectory
 
@@ -82,6 +83,12 @@ class Learner:
         for name, parameter in named:
             learns = ".lora_" in name if self.lora is not None else self.train_indexer or not is_indexer(name)
             parameter.requires_grad_(learns)
+        ops = choose_operators(config.ops, self.device)
+        policy.set_ops(ops)
+        self.operators = f"learner.ops={ops.name}: {ops.where}"
+        log.info("%s", self.operators)
+        if ops.head_scores is not None:
+            policy.head_weight()  # a head that has no kernel ends the run here, not in its first step
         self.compute = ComputeWeights(
             policy, config.compute_dtype, share_frozen=self.lora is not None, offload=config.offload_optimizer
         )
@@ -93,6 +100,7 @@ class Learner:
             # It rounds as the policy does: their KL is 0 while the weights are equal.
             self.reference = cast_copy(reference or self.compute.policy, self.compute.dtype)
             self.reference.module.to(self.device)
+            self.reference.set_ops(ops)
             for _, parameter in self.reference.named_parameters():
                 parameter.requires_grad_(False)
         self.optimizer = Optimizer(

@@ -52,6 +52,19 @@ def support_mask(support_N: Sequence[np.ndarray | None], targets_N: torch.Tensor
     return mask.scatter_(1, targets_N[:, None], True)
 
 
+def support_bits(support_N: Sequence[np.ndarray | None], targets_N: torch.Tensor, vocab: int) -> torch.Tensor | None:
+    """``support_mask`` in an eighth of its memory: uint8 [N, ceil(V / 8)], token v is bit v % 8 of byte v // 8."""
+    if all(kept is None for kept in support_N):
+        return None
+    bits = np.full((len(support_N), -(-vocab // 8)), 255, dtype=np.uint8)
+    for row, (kept, target) in enumerate(zip(support_N, targets_N.tolist(), strict=True)):
+        if kept is not None:
+            words = np.append(np.asarray(kept, dtype=np.int64), target)
+            bits[row] = 0
+            np.bitwise_or.at(bits[row], words // 8, np.left_shift(1, words % 8).astype(np.uint8))
+    return torch.from_numpy(bits).to(targets_N.device)
+
+
 class TokenScores(NamedTuple):
     """Per target token: ``logprobs_N`` float32, natural log, with gradient; without gradient ``entropy_N``
     (nats, of the distribution sampled from: temperature and support applied) and ``greedy_N`` (bool: the

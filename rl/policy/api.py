@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionMode
+from rl.policy.ops.operators import Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
 
@@ -30,6 +31,11 @@ class Policy(Protocol):
     vocab_size: int
     num_experts: int  # 0 for dense models
     num_moe_layers: int  # 0 for dense models
+
+    @property
+    def ops(self) -> Operators:
+        """What it computes with; ``set_ops`` changes it."""
+        ...
 
     @property
     def shares_prefixes(self) -> bool:
@@ -60,6 +66,14 @@ class Policy(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The output head: [N, V] of hidden states [N, hidden]."""
+        ...
+
+    def head_weight(self) -> Tensor:
+        """W [V, hidden] of the output head, logits = hidden W^T. Raises ValueError for a head that does more."""
+        ...
+
+    def set_ops(self, ops: Operators) -> None:
+        """Compute with ``ops`` from now on (``learner.ops``)."""
         ...
 
     def set_recompute(self, on: bool) -> None:

@@ -15,15 +15,12 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from rl.policy.ops.operators import TORCH, Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import (
-    GATHER_FROM,
-    NEG_INF,
     IndexerLoss,
     attention_target,
-    gathered_attention,
-    index_scores,
     indices_to_mask,
     mask_to_indices,
     row_attention,
@@ -33,7 +30,6 @@ from rl.policy.sparse import (
 
 AttentionMode = Literal["dense", "sparse"]
 BlockKind = Literal["causal", "masked", "gathered"]
-SCORE_TILE = 1 << 20  # floats of per-head index scores at a time (see GATHER_TILE)
 
 
 @dataclass(frozen=True)
@@ -114,9 +110,9 @@ class PackedContext:
 
     ``cu_seqlens`` [0, n1, n1+n2, ...], or a tree of them: queries and rows are then its nodes [U], not all tokens [T],
     and the rows of each path are put together for its queries. ``mode`` "dense" attends to every earlier token,
-    "sparse" to the indexer's choice. Sequences longer than ``gather_from`` take the O(L*k) gather path; shorter ones a
-    masked pass in chunks of ``chunk`` queries, faster there. Index scores are computed in tiles of at most ``chunk``
-    queries and never kept.
+    "sparse" to the indexer's choice. Sequences longer than ``gather_from`` (None: what ``ops`` is best at) take the
+    O(L*k) gather path; shorter ones a masked pass in chunks of ``chunk`` queries, faster there on CPUs. Index scores
+    are computed in tiles and never kept.
     """
 
     def __init__(
@@ -125,8 +121,9 @@ class PackedContext:
         *,
         mode: AttentionMode = "sparse",
         device: torch.device | str = "cpu",
-        gather_from: int = GATHER_FROM,
+        gather_from: int | None = None,
         chunk: int = 192,
+        ops: Operators = TORCH,
     ) -> None:
         self.tree = cu_seqlens if isinstance(cu_seqlens, PrefixTree) else None
         bounds = cu_bounds(cu_seqlens)
@@ -139,7 +136,8 @@ class PackedContext:
         self.bounds = bounds
         self.mode: AttentionMode = mode
         self.lengths = [b - a for a, b in pairwise(bounds)]
-        self.gather_from = gather_from
+        self.ops = ops
+        self.gather_from = ops.gather_from if gather_from is None else gather_from
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
         self._lent: dict[int, tuple[list[Block], list[Choice]]] = {}  # by the layer that chose
@@ -178,7 +176,7 @@ class PackedContext:
             if indices is not None:
                 choices.append(indices)
                 if block.kind == "gathered":
-                    outs.append(gathered_attention(part, seen, indices, spec.scale))
+                    outs.append(self.ops.gathered_attention(part, seen, indices, spec.scale, spec.latent_dim))
                     continue
             if block.kind == "causal":
                 mask = self._causal(block) if block.begin else None
@@ -194,7 +192,8 @@ class PackedContext:
             if self.mode == "dense":
                 raise ValueError("want_indexer=True needs mode='sparse': a dense context makes no choice")
             tap.record.indexer_rows.append(torch.cat(choices))
-        return torch.cat(outs)[..., : spec.latent_dim]
+        width = min(out.shape[-1] for out in outs)
+        return torch.cat([o if o.shape[-1] == width else o[..., :width] for o in outs])[..., : spec.latent_dim]
 
     def _blocks(self, topk: int, watched: bool) -> list[Block]:
         """Queries in consecutive blocks, the same for all layers.
@@ -219,12 +218,15 @@ class PackedContext:
         return blocks
 
     def _pieces(self, block: Block, q: MLAQuery) -> Iterator[Block]:
-        """The block cut into score tiles: its queries and all they see, SCORE_TILE floats or ``chunk`` queries."""
+        """The block cut into tiles of index scores: its queries and all they see, ``ops.score_tile`` floats; where the
+        heads' are made one by one, at most ``chunk`` queries."""
+        fused = self.ops.fused and block.kind != "masked"
+        heads = 1 if fused else q.index_q.shape[1]
         begin = block.begin
         while begin < block.end:
-            size = self.chunk
+            size = block.end - begin if fused else self.chunk
             if block.kind != "masked":
-                size = min(size, max(1, SCORE_TILE // (q.index_q.shape[1] * min(block.end, begin + size))))
+                size = min(size, max(1, self.ops.score_tile // (heads * min(block.end, begin + size))))
             end = min(begin + size, block.end)
             yield Block(block.seq, begin, end, block.kind)
             begin = end
@@ -244,21 +246,15 @@ class PackedContext:
         shape = block.end - block.begin, block.end
         return torch.ones(shape, dtype=torch.bool, device=self.positions.device).tril_(block.begin)
 
-    def _scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
-        asks = self._asks(block)
-        return index_scores(q.index_q[asks], q.index_w[asks], kv.index_k[self._rows(block)])
-
     def _counts(self, block: Block) -> Tensor | None:
         """int64 [block]: how many sequences a query stands for; None: one."""
         return None if self.tree is None else self.tree.count_U[self._asks(block)]
 
     @torch.no_grad()
     def _causal_scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:
-        """I [block, block.end], -inf for rows after the query: only the last ones can be."""
-        scores = self._scores(q, kv, block)
-        last = scores[:, block.begin :]
-        last.masked_fill_(torch.ones_like(last, dtype=torch.bool).triu_(1), NEG_INF)
-        return scores
+        """I [block, block.end], -inf for rows after the query."""
+        asks = self._asks(block)
+        return self.ops.causal_scores(q.index_q[asks], q.index_w[asks], kv.index_k[self._rows(block)])
 
     def _choose(self, q: MLAQuery, kv: MLARow, block: Block, topk: int) -> Tensor:
         """bool [block, block.end]: the rows chosen by the block's queries."""
@@ -284,7 +280,7 @@ class PackedContext:
         loss = None
         if record is not None and record.want_indexer_kl != "off":
             asks = self._asks(block)
-            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[self._rows(block)])
+            loss = IndexerLoss(q.index_q[asks], q.index_w[asks], kv.index_k[self._rows(block)], self.ops.index_scores)
         mask = indices = None
         if block.kind == "gathered" or (record is not None and record.want_indexer):
             indices = part.new_empty(block.end - block.begin, spec.topk, dtype=torch.int64)

@@ -13,6 +13,7 @@ from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, PackedContext
 from rl.policy.io import save_dsa
 from rl.policy.model import DSAForCausalLM
+from rl.policy.ops.operators import TORCH, Operators
 from rl.policy.replay import Record, Replay
 
 
@@ -29,6 +30,7 @@ class DSAPolicy:
         self.mode: AttentionMode = mode
         self.vocab_size = module.config.vocab_size
         self.num_experts, self.num_moe_layers = module.num_experts, module.num_moe_layers
+        self.ops = TORCH
 
     @property
     def shares_prefixes(self) -> bool:
@@ -52,7 +54,7 @@ class DSAPolicy:
         record: Record | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        ctx = PackedContext(cu_seqlens, mode=self.mode, device=tokens_T.device)
+        ctx = PackedContext(cu_seqlens, mode=self.mode, device=tokens_T.device, ops=self.ops)
         if ctx.bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {ctx.bounds[-1]} but there are {len(tokens_T)} tokens")
         if (tree := ctx.tree) is None:
@@ -64,6 +66,12 @@ class DSAPolicy:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.module.logits(hidden)
+
+    def head_weight(self) -> Tensor:
+        return self.module.lm_head.weight
+
+    def set_ops(self, ops: Operators) -> None:
+        self.ops = ops
 
     def set_recompute(self, on: bool) -> None:
         self.module.recompute = on

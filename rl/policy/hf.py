@@ -21,6 +21,7 @@ from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, cu_bounds
 from rl.policy.checkpoint_files import CheckpointError, readable
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
+from rl.policy.ops.operators import TORCH, Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
 from rl.policy.supported import unsupported
@@ -41,6 +42,7 @@ class HFPolicy:
         self.mode: AttentionMode = "dense"
         self.num_experts = self.num_moe_layers = 0
         self.recompute = False
+        self.ops = TORCH
         self._can_share = can_share(module.base_model)
         self.routing: Routing | None = None
         if config.model_type in GATES:
@@ -133,6 +135,18 @@ class HFPolicy:
     def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
         return logits
+
+    def head_weight(self) -> Tensor:
+        head = self.module.get_output_embeddings()  # type: ignore[operator]
+        if type(head) is not nn.Linear or head.bias is not None:
+            raise ValueError(
+                f"learner.ops=triton: the output head of {type(self.module).__name__} is more than a matrix "
+                f"({type(head).__name__}, or it has a bias); use learner.ops=torch"
+            )
+        return head.weight
+
+    def set_ops(self, ops: Operators) -> None:
+        self.ops = ops
 
     @property
     def shares_prefixes(self) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens, Policy
 from rl.policy.dtypes import cast_copy
+from rl.policy.ops.operators import Operators
 from rl.policy.replay import Record, Replay
 
 A, B = ".lora_A", ".lora_B"  # behind a weight's name: its factors on their way to an engine
@@ -111,6 +112,16 @@ class LoraPolicy:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)
+
+    @property
+    def ops(self) -> Operators:
+        return self.inner.ops
+
+    def head_weight(self) -> Tensor:
+        return self.inner.head_weight()
+
+    def set_ops(self, ops: Operators) -> None:
+        self.inner.set_ops(ops)
 
     def set_recompute(self, on: bool) -> None:
         self.inner.set_recompute(on)

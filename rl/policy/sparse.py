@@ -233,11 +233,17 @@ class IndexerLoss:
     """L_I of consecutive queries of one sequence, added up piece by piece; gradients are taken with each piece.
 
     So no [Hi, Q, S] tensor stays alive, and the gradients of the keys that all queries share add up in one tensor.
-    index_q [Q, Hi, di], index_w [Q, Hi], index_k [S, di].
+    index_q [Q, Hi, di], index_w [Q, Hi], index_k [S, di]; ``scores`` makes I of them.
     """
 
-    def __init__(self, index_q: Tensor, index_w: Tensor, index_k: Tensor) -> None:
-        self.inputs = index_q, index_w, index_k
+    def __init__(
+        self,
+        index_q: Tensor,
+        index_w: Tensor,
+        index_k: Tensor,
+        scores: Callable[[Tensor, Tensor, Tensor], Tensor] = index_scores,
+    ) -> None:
+        self.inputs, self.scores = (index_q, index_w, index_k), scores
         self.value = torch.zeros((), device=index_q.device)
         self.learns = torch.is_grad_enabled() and index_q.requires_grad
         self.grads = [torch.zeros_like(x) for x in self.inputs] if self.learns else []
@@ -251,7 +257,7 @@ class IndexerLoss:
         index_q, index_w, index_k = self.inputs
         inputs = [x.detach().requires_grad_(self.learns) for x in (index_q[asks], index_w[asks], index_k[rows])]
         with torch.set_grad_enabled(self.learns):
-            loss = indexer_kl(index_scores(*inputs), target, mask, counts)
+            loss = indexer_kl(self.scores(*inputs), target, mask, counts)
         self.value += loss.detach()
         if self.learns:
             for whole, where, grad in zip(

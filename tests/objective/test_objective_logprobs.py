@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rl.objective.config import ObjectiveConfig
 from rl.objective.diagnostics import Diagnostics, percentile
-from rl.objective.logprobs import check_sampler_logprobs, scores_of_logits, support_mask
+from rl.objective.logprobs import check_sampler_logprobs, scores_of_logits, support_bits, support_mask
 from rl.objective.loss import LossInputs, grpo_loss
 
 # probabilities 1/2, 1/4, 1/8, 1/8
@@ -55,6 +57,27 @@ def test_percentile_has_no_interpolation() -> None:
     values = torch.arange(1.0, 101.0)
     assert percentile(values, 0.99) == 99.0
     assert percentile(torch.tensor([3.0]), 0.99) == 3.0
+
+
+def test_support_bits_by_hand() -> None:
+    """Tokens 0 and 9 of 10 with the sampled one, 3: 0b00001001 and 0b00000010; a row that was not cut is all ones."""
+    bits = support_bits([np.array([0, 9]), None], torch.tensor([3, 1]), 10)
+    assert bits is not None
+    assert bits.tolist() == [[9, 2], [255, 255]]
+    assert support_bits([None, None], torch.tensor([3, 1]), 10) is None
+
+
+@given(st.integers(1, 40).flatmap(lambda v: st.tuples(
+    st.just(v), st.lists(st.tuples(st.none() | st.sets(st.integers(0, v - 1)), st.integers(0, v - 1)), min_size=1)
+)))  # fmt: skip
+def test_support_bits_are_the_mask(drawn: tuple[int, list[tuple[set[int] | None, int]]]) -> None:
+    vocab, rows = drawn
+    support = [None if kept is None else np.array(sorted(kept), dtype=np.int32) for kept, _ in rows]
+    targets = torch.tensor([target for _, target in rows])
+    mask, bits = support_mask(support, targets, vocab), support_bits(support, targets, vocab)
+    assert (mask is None) == (bits is None)
+    if mask is not None and bits is not None:
+        assert np.array_equal(np.unpackbits(bits.numpy(), axis=1, count=vocab, bitorder="little"), mask.numpy())
 
 
 def test_diagnostics_by_hand() -> None:
