@@ -45,6 +45,7 @@ def test_the_example_updates_as_the_learner_does(
         example.update(script, groups)
     assert script.version == trainer.version
     for name, value in trainer.policy.weights().items():
-        assert torch.equal(value, script.policy.weights()[name]), name
+        # The learner divides by the batch's size once, at the end, and the script at once: another rounding.
+        torch.testing.assert_close(script.policy.weights()[name], value, atol=1e-5, rtol=1e-4, msg=name)
     moved = policy.weights()
     assert any(not torch.equal(value, moved[name]) for name, value in script.policy.weights().items())
