@@ -160,7 +160,7 @@ def test_the_indexers_own_loss_counts_every_rollout(kl: str) -> None:
             results.append((gradient, record.indexer_kl.detach(), record.indexer_kl_tokens))
         (expected, loss, rows), (gradient, mine, counted) = results
         assert counted == rows == 3 * len(batch.tokens)
-        torch.testing.assert_close(mine, loss, rtol=1e-6, atol=0)
+        torch.testing.assert_close(mine, loss, rtol=1e-5, atol=0)  # sums of float32 in another order
         assert float((gradient - expected).norm() / expected.norm()) < 1e-5
 
 
