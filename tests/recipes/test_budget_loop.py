@@ -73,7 +73,7 @@ class Learner:
 
     def step(self, groups: list[Group], pool: Any) -> dict[str, float]:
         tokens = float(sum(t.total_tokens for g in groups for t in g.trajectories))
-        return {"learner/tokens": tokens, "learner/seconds": 0.0}
+        return {"learner/tokens": tokens, "learner/tokens_distinct": tokens, "learner/seconds": 0.0}
 
     def sync(self, pool: Any, version: int) -> float:
         return 0.0
