@@ -132,7 +132,8 @@ class StageMeter:
     def step(
         self, trajectories: Sequence[Trajectory], learner_tokens: float, stats: Mapping[str, float]
     ) -> dict[str, float]:
-        """Count one step; metrics of it. ``learner_tokens``: trained on, at the trajectories' mean context."""
+        """Count one step; metrics of it. ``learner_tokens``: those that it computed, at the trajectories' mean
+        context."""
         cost = self._ledger.cost
         every = Work()
         for t in trajectories:
