@@ -93,12 +93,12 @@ def train(
 
     inputs = Inputs()
     with configuration():
-        _check_ray()
         overrides = [*model_overrides(model), *inputs.overrides(data, reward, agent), *written(settings)]
     cfg = composed("train", overrides)
     with configuration():
         if cfg.plan:
             raise ValueError("plan=true: a plan is printed by rl-train; from Python call rl.run.run_plan.plan_of")
+        _check_ray()
     with giving(overrides):
         if cfg.resume is not None or not inputs.files:
             command.run(cfg)
