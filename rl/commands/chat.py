@@ -42,7 +42,7 @@ def run(cfg: ChatConfig, read: Callable[[str], str] = input) -> None:
             check_judge(cfg.judge)
             composer = open_composer(cfg.reward)
             taskset = open_taskset(cfg.env, HELDOUT, cfg.seed)
-            check_environments(taskset, renderer, thinking=cfg.rollout.thinking)
+            check_environments(taskset, renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy)
             if cfg.task >= len(taskset):
                 raise ValueError(f"task={cfg.task}: the held-out tasks are 0 to {len(taskset) - 1}")
     console = Console(highlight=False, soft_wrap=True)

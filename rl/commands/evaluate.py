@@ -82,7 +82,7 @@ def check(cfg: EvaluateConfig, directory: Path) -> dict[str, Any]:
     open_composer(cfg.reward)
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
     heldout = tasksets[HELDOUT]
-    check_environments(heldout, renderer, thinking=cfg.rollout.thinking)
+    check_environments(heldout, renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy)
     check_deadlines(cfg.rollout, heldout)
     certificates, said = standings(tasksets["train"], cfg.certificate, cfg.certificates)
     for sentence in said + settle_turns(cfg.rollout, heldout):

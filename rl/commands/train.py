@@ -57,7 +57,9 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
             reward = open_composer(cfg.reward).describe()
             renderer = check_start(cfg, list(members_of(tasksets["train"])))
-            check_environments(tasksets["train"], renderer, thinking=cfg.rollout.thinking)
+            check_environments(
+                tasksets["train"], renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy
+            )
             check_deadlines(cfg.rollout, tasksets["train"])
             said = [] if cfg.ray.address is not None else find_places(cfg.ray.object_store_mb)
             certificates, more = standings(tasksets["train"], cfg.certificate, cfg.certificates)

@@ -90,13 +90,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def check_environments(taskset: Taskset, renderer: Renderer | None = None, *, thinking: bool = False) -> None:
+def check_environments(
+    taskset: Taskset, renderer: Renderer | None = None, *, thinking: bool = False, context: str = "none"
+) -> None:
     """Make the first task of every family and its environment, as a rollout will, and write its prompt with
-    ``renderer``.
+    ``renderer``. ``context``: ``rollout.context.policy``.
 
     Raises ValueError that says which family cannot be had: a setting that the environment does not take, data that is
-    not there, a fault of its author, a prompt that the chat format has no form for (tools in an unknown markup).
+    not there, a fault of its author, a prompt that the chat format has no form for (tools in an unknown markup), a
+    context that nobody would rewrite.
     """
+    from envs.driving import DrivingEnvironment
     from envs.environment import Environment
     from rl.run.assemble import members_of
 
@@ -106,6 +110,10 @@ def check_environments(taskset: Taskset, renderer: Renderer | None = None, *, th
             environment = member.environment(task)
         except Exception as error:  # whatever an author's code may raise
             raise ValueError(f"env, family {family}: {explain(error)}") from error
+        if isinstance(environment, DrivingEnvironment) and context not in ("none", "parallel_fewest_step"):
+            raise ValueError(
+                f"rollout.context.policy={context}: the program of the family {family} keeps its own history; use none"
+            )
         if renderer is None or not task.prompt:
             continue
         # what the base class's reset gives: it starts nothing

@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 
 from configs.schema import PolicyConfig, register
 from envs.environment import Environment
+from envs.families import taskset_class
+from envs.own_agent import OwnAgentTaskset
 from envs.taskset import Taskset
 from envs.types import Message, Task
 from rl.commands.evaluate_settings import results_of
@@ -186,6 +188,17 @@ class Careless(Taskset):
 def test_a_fault_of_an_author_is_told_before_the_start() -> None:
     with pytest.raises(ValueError, match=r"^env, family careless: ZeroDivisionError: integer division"):
         check_environments(Careless())
+
+
+def test_a_program_keeps_its_own_history(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1?"}\n' * 8)
+    taskset = OwnAgentTaskset(path=tmp_path / "rows.jsonl", agent=lambda base_url, api_key, row: 1.0)
+    check_environments(taskset, context="none")
+    check_environments(taskset, context="parallel_fewest_step")
+    for context in ("summary", "discard_75", "discard_all"):
+        with pytest.raises(ValueError, match=rf"rollout\.context\.policy={context}: .* family own_agent .* use none"):
+            check_environments(taskset, context=context)
+    check_environments(taskset_class("search")(), context="summary")
 
 
 def test_a_prompt_that_the_chat_template_has_no_form_for() -> None:
