@@ -20,6 +20,7 @@ import pytest
 import torch
 import triton
 from devices import DEVICES
+from random_trees import Batch, run
 from torch import Tensor
 
 from rl.objective.logprobs import scores_of_logits, support_bits, support_mask
@@ -30,6 +31,7 @@ from rl.policy.ops import gathered_kernels, head_kernels, index_kernels, launch
 from rl.policy.ops.operators import TORCH, choose_operators
 from rl.policy.replay import Record, Replay
 from rl.policy.sparse import gathered_attention, index_scores, row_attention, topk_indices
+from tests.learner.conftest import tiny_config
 
 NEG_INF = float("-inf")
 # Largest error relative to the largest value (or to 1): bfloat16 has 8 bits, and the interpreter cuts off, not rounds.
@@ -286,6 +288,19 @@ def test_a_policy_computes_the_same(device: str, told: bool) -> None:
     assert torch.equal(our_choice, choice)
     torch.testing.assert_close(ours, logits, atol=2e-5, rtol=1e-4)
     assert float((our_gradient - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["live", "replayed"])
+def test_a_prefix_tree_computes_what_its_sequences_do(told: bool) -> None:
+    """A tree with the kernels, and every sequence by itself with torch's operators."""
+    built = build_policy(tiny_config())
+    assert isinstance(built, DSAPolicy)
+    batch = Batch(2, 4, 0.3, built, top=30)
+    wanted, gradient = run(built, batch, False, batch.replay(True) if told else None)
+    built.set_ops(choose_operators("triton", torch.device("cpu")))
+    found, ours = run(built, batch, True, batch.replay(True) if told else None)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert float((ours - gradient).norm() / gradient.norm()) < 1e-5
 
 
 def test_where_no_kernel_can_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
