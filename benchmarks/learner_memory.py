@@ -48,6 +48,7 @@ def measure(settings: dict[str, Any], layers: int) -> dict[str, float]:
     from rl.learner.learner import Learner
     from rl.objective.config import ObjectiveConfig
     from rl.policy.hf import HFPolicy
+    from rl.policy.packed_weights import pack, packed_bytes
     from rl.types import Group, Segment, Trajectory
 
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def measure(settings: dict[str, Any], layers: int) -> dict[str, float]:
         before, started = _resident(), time.process_time()
         step(SEQUENCES)
         seconds, peak = time.process_time() - started, _peak()
-        sent = sum(value.nbytes for value in learner.weights().values())
+        sent = packed_bytes(pack(learner.compute.policy.weights()))
         path = save_checkpoint(f"{folder}/checkpoints", learner, 1)
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
