@@ -3,9 +3,9 @@
     python -m benchmarks.gpu                                    a dense and a DSA/MoE model of about 150 million weights
     python -m benchmarks.gpu --peak-tflops 989 --lengths 1024,8192,32768
 
-Needs torch, transformers and a CUDA device; peft for the rows with an adapter. FLOPs by ``rl.run.flops`` (6 N per token
-and the attention); ``--peak-tflops``: the card's, for the dtype (H100 SXM: 989 in bfloat16). Prints a table with the
-card's name for docs/results.md.
+Needs torch, transformers and a CUDA device; peft for the rows with an adapter. FLOPs by ``rl.policy.flops`` (6 N per
+token and the attention); ``--peak-tflops``: the card's, for the dtype (H100 SXM: 989 in bfloat16). Prints a table with
+the name of the card for docs/results.md.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rl.learner.config import LearnerConfig, LoraConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
+from rl.policy.flops import CostModel
 from rl.policy.hf import HFPolicy
 from rl.policy.loading import build_policy
-from rl.run.flops import CostModel
 from rl.types import Group, ReplayRecord, Segment, Trajectory
 
 VOCAB = 32_000

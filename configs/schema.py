@@ -236,9 +236,9 @@ class RayConfig(Bounded):
     section: ClassVar[str] = "ray"
 
     address: str | None = None  # null: start a local instance; auto: join the running cluster
-    num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least workers + 1)
+    num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least one an actor)
     worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker
-    learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner
+    learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
 

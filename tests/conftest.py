@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes of tests share two cores
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15: beside another process of tests its workers starve
 
 import pytest
 from in_process import COMMANDS

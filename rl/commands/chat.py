@@ -49,7 +49,7 @@ def run(cfg: ChatConfig, read: Callable[[str], str] = input) -> None:
     with ExitStack() as opened:
         try:
             if cfg.judge.is_worker and not cfg.talk:
-                opened.enter_context(cluster(cfg.ray, 1))
+                opened.enter_context(cluster(cfg.ray, 2))
                 opened.enter_context(open_judge(cfg, directory))
             with console.status(f"starting the engine with {directory}"):
                 voice = opened.enter_context(Voice(directory, renderer, cfg.rollout))

@@ -131,7 +131,7 @@ def evaluate_policy(
         wandb_log.log(stage, step, metrics)
 
     started = time.perf_counter()
-    with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker), open_judge(cfg, directory):
+    with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker + 1), open_judge(cfg, directory):
         console.print(reward, highlight=False, markup=False)
         pool = open_pool(cfg, directory, tasksets)
         wall_s["start"] = round(time.perf_counter() - started, 1)

@@ -54,7 +54,7 @@ def run(cfg: AgreementConfig) -> dict[str, Any]:
     if client is not None:
         started = time.perf_counter()
         if cfg.judge.is_worker:
-            with cluster(cfg.ray, 1), open_judge(cfg):
+            with cluster(cfg.ray, 2), open_judge(cfg):
                 started = time.perf_counter()
                 assessed = asyncio.run(assess(client, items, cfg))
         else:

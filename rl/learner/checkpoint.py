@@ -6,7 +6,8 @@
                        state.pt     optimiser, schedule, RNG of torch, numpy and python, counters, extra
                        manifest.json   size and SHA-256 of every file above
 
-A checkpoint is written under a temporary name and renamed: one that can be seen was complete. What happens to it
+It does not depend on how many ranks trained, and is read by any number of them. A checkpoint is written under a
+temporary name and renamed: one that can be seen was complete. What happens to it
 later (a truncated, emptied or altered file, one too many) is found by the manifest, and the checkpoint before is taken.
 ``state.pt`` is a pickle: load only checkpoints that you trust.
 """
@@ -29,8 +30,11 @@ import torch
 
 from rl.learner.config import LoraConfig
 from rl.learner.learner import Learner
+from rl.learner.whole import Whole
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
+from rl.policy.lora import LoraPolicy
+from rl.policy.sharding import put
 
 _NAME = re.compile(r"step_(\d{6,})")
 FORMAT = 1
@@ -48,16 +52,19 @@ def save_checkpoint(
     if keep < 1:
         raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    needed = _size_of(learner)
-    _require_space(root, needed)
     target = root / f"step_{step:06d}"
+    held = learner.whole()
+    if held is None:  # another rank writes it
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    needed = held.bytes
+    _require_space(root, needed)
     partial, replaced = root / f".partial_{target.name}", root / f".replaced_{target.name}"
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
-        _write(partial, learner, step, extra)
+        _write(partial, held, step, extra)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, Exception):  # libraries name a full disk in their own ways
@@ -74,17 +81,17 @@ def save_checkpoint(
     return target
 
 
-def _write(partial: Path, learner: Learner, step: int, extra: Mapping[str, Any] | None) -> None:
-    if learner.lora is not None:
-        learner.lora.save_adapter(partial / "policy")
+def _write(partial: Path, held: Whole, step: int, extra: Mapping[str, Any] | None) -> None:
+    if isinstance(held.policy, LoraPolicy):
+        held.policy.save_adapter(partial / "policy")
     else:
-        learner.policy.save(partial / "policy")
-    if learner.reference is not None:
-        learner.reference.save(partial / "reference")
+        held.policy.save(partial / "policy")
+    if held.reference is not None:
+        held.reference.save(partial / "reference")
     state = {
         "format": FORMAT,
         "step": step,
-        "learner": learner.state_dict(),
+        "learner": held.state,
         "rng": rng_state(),
         "extra": dict(extra or {}),
     }
@@ -144,12 +151,12 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
         learner.lora.load_adapter(path / "policy")
     else:
         _restore(learner.policy, path / "policy")
-    if learner.reference is not None:
+    if learner.reference is not None and learner.reference.own:
         if not (path / "reference").is_dir():
             raise FileNotFoundError(
                 f"{path}/reference is missing: the run was started with objective.kl_coef=0; resume it with 0"
             )
-        _restore(learner.reference, path / "reference")
+        _restore(learner.reference.policy, path / "reference")
     learner.load_state_dict(state["learner"])
     set_rng_state(state["rng"])
     return {**state["extra"], "step": state["step"]}
@@ -216,7 +223,7 @@ def _restore(policy: Policy, directory: Path) -> None:
             raise ValueError(
                 f"{directory}: {name} has shape {tuple(stored[name].shape)}; this policy's is {tuple(value.shape)}"
             )
-        value.copy_(stored[name])
+        put(value, stored[name])
 
 
 def _sync(path: Path) -> None:
@@ -234,16 +241,6 @@ def _files(path: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size_of(learner: Learner) -> int:
-    """Bytes of the tensors that a checkpoint of ``learner`` holds."""
-    held = list(learner.policy.weights().values())
-    if learner.reference is not None:
-        held += learner.reference.weights().values()
-    for entry in learner.optimizer.adamw.state.values():
-        held += [value for value in entry.values() if isinstance(value, torch.Tensor)]
-    return sum(value.numel() * value.element_size() for value in held)
 
 
 def _require_space(root: Path, needed: int) -> None:

@@ -93,11 +93,21 @@ class LearnerConfig(Bounded):
     skip_zero_advantage: bool = True
     # Torch threads of the learner's process; 0 = all its cores. (Ray sets OMP_NUM_THREADS=1: it must be set.)
     threads: NonNegativeInt = 0
+    # Processes that train the policy together, each with ray.learner_gpus: weights, gradients and AdamW's state are
+    # split over them (FSDP2), and so are the tokens of a batch. The same gradients as one process's up to rounding.
+    ranks: PositiveInt = 1
+    # Ranks that split one copy of the weights; null: all of them. Fewer (a divisor of ranks, for instance the GPUs of
+    # one machine): every so many hold a copy, and gradients are averaged over the copies (HSDP).
+    shard_ranks: PositiveInt | None = None
     # Seed of the minibatch shuffle.
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shard_ranks is not None and self.ranks % self.shard_ranks:
+            raise ValueError(
+                f"learner.shard_ranks={self.shard_ranks}: must divide learner.ranks={self.ranks}; null is all of them"
+            )
         if self.ops == "triton" and self.head_rows is not None:
             raise ValueError(
                 f"learner.head_rows={self.head_rows} with learner.ops=triton: its head makes no logits; use "

@@ -14,8 +14,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,29 @@ import numpy as np
 import torch
 
 from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.deal import Deal
 from rl.learner.forward import device_of, is_indexer, packed_scores
+from rl.learner.items import items_of
+from rl.learner.kl_reference import Reference
 from rl.learner.open_batch import Minibatch, OpenBatch
 from rl.learner.optim import Optimizer, schedule
-from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.learner.packing import Dealing, MicroBatch, pack
 from rl.learner.precision import ComputeWeights, coarser, sync_tolerance
+from rl.learner.ranks import Ranks
 from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
-from rl.objective.advantage import group_advantages, group_token_weights
+from rl.learner.sharded import ShardedWeights
+from rl.learner.whole import Whole, on_host
 from rl.objective.config import ObjectiveConfig
 from rl.objective.drift import DriftWindow
 from rl.objective.logprobs import TokenScores, check_sampler_logprobs
 from rl.objective.loss import LossInputs, grpo_loss
 from rl.policy.api import Policy
-from rl.policy.dtypes import cast_copy
+from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
 from rl.policy.ops.operators import choose_operators
 from rl.policy.replay import Record, Replay
-from rl.types import Group, ProbeScores, ReplayRecord, Trajectory
+from rl.policy.sharding import reshard
+from rl.types import Group, ProbeScores, ReplayRecord
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +60,16 @@ class Learner:
         run_dir: str | Path,
         reference: Policy | None = None,
         replay: ReplayConfig | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """``reference``: pi_ref of the KL term, when ``objective.kl_coef`` is above 0; default a copy of ``policy`` as
         it is now, and with ``config.lora`` the policy without its adapter. ``run_dir/bad_batches`` receives batches
-        that were skipped. ``replay``: default V3.2's (experts forced, sampling mask kept)."""
-        torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+        that were skipped. ``replay``: default V3.2's (experts forced, sampling mask kept). ``ranks``: the processes
+        that train together; each makes the same calls, with the same groups, and works on its share of the tokens. The
+        first one's ``policy`` counts, the others' may be empty (``load_policy``)."""
+        beside = 1 if ranks is None else ranks.beside
+        torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // beside))
+        self.ranks = ranks
         self.lora: LoraPolicy | None = None
         if config.lora.rank:
             adapter = config.lora
@@ -68,7 +78,7 @@ class Learner:
         self.replay = replay if replay is not None else ReplayConfig()
         self.drift = DriftWindow(objective.opsm_window)
         self.bad_batches = Path(run_dir) / "bad_batches"
-        self.device = device_of(policy)
+        self.device = device_of(policy) if ranks is None else ranks.device
         self.version = 0
         self.skipped = 0
         self._open: OpenBatch | None = None
@@ -89,22 +99,25 @@ class Learner:
         log.info("%s", self.operators)
         if ops.head_scores is not None:
             policy.head_weight()  # a head that has no kernel ends the run here, not in its first step
-        self.compute = ComputeWeights(
-            policy, config.compute_dtype, share_frozen=self.lora is not None, offload=config.offload_optimizer
-        )
+        self.deal: Dealing | None = None
+        if ranks is not None:
+            self.deal = Deal(ranks.rank, ranks.size, CostModel.of(policy.module.config, policy.module)).mine
+        adapts, offload = self.lora is not None, config.offload_optimizer
+        self.compute: ComputeWeights | ShardedWeights
+        if ranks is None:
+            self.compute = ComputeWeights(policy, config.compute_dtype, share_frozen=adapts, offload=offload)
+        else:
+            self.compute = ShardedWeights(policy, config.compute_dtype, ranks, ranks.device, offload)
+            policy = self.policy = self.compute.masters
+            self.lora = policy if isinstance(policy, LoraPolicy) else None
         self.compute.policy.set_recompute(config.recompute)
-        self.reference: Policy | None = None
-        if self.lora is not None and objective.ref_refresh_every and objective.uses_reference:
+        if adapts and objective.ref_refresh_every and objective.uses_reference:
             raise ValueError("objective.ref_refresh_every: with an adapter pi_ref is the base policy; use 0")
-        if objective.uses_reference and (self.lora is None or reference is not None):
-            # It rounds as the policy does: their KL is 0 while the weights are equal.
-            self.reference = cast_copy(reference or self.compute.policy, self.compute.dtype)
-            self.reference.module.to(self.device)
-            self.reference.set_ops(ops)
-            for _, parameter in self.reference.named_parameters():
-                parameter.requires_grad_(False)
+        self.reference: Reference | None = None
+        if objective.uses_reference:
+            self.reference = Reference(self.compute, reference, self.device, frozen_base=adapts)
         self.optimizer = Optimizer(
-            named,
+            policy.named_parameters(),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
@@ -172,27 +185,34 @@ class Learner:
     def _close(self, batch: OpenBatch) -> dict[str, float]:
         """The batch is trained: what follows from it, and its metrics."""
         self._open = None
+        if self.ranks is not None:
+            batch.join(self.ranks.gather((batch.diagnostics, batch.books)))
         batch.books.close()
         for drift_S in batch.diagnostics.drifts:
             self.drift.add(drift_S)
         self.version += 1
         every = self.objective.ref_refresh_every
         if self.reference is not None and every and self.version % every == 0:
-            self.reference.module.load_state_dict(self.policy.module.state_dict())
+            self.reference.refresh()
         return batch.metrics(self.config.max_tokens_per_microbatch) | {"learner/skipped_steps": float(self.skipped)}
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for the learner: writes its files, and keeps what ranks gather."""
+        return self.ranks is None or self.ranks.rank == 0
 
     def weights(self) -> dict[str, np.ndarray | torch.Tensor]:
         """A copy of everything an engine needs, by name, on the host, in the dtype that the learner computes in; of a
         policy with an adapter only that (``rl.policy.lora.merge`` adds it to ``base_weights``).
 
-        numpy arrays (zero-copy in Ray's object store), but tensors for bfloat16, which numpy lacks.
+        numpy arrays (zero-copy in Ray's object store), but tensors for bfloat16, which numpy lacks. Of several ranks
+        all call it, and the first gets them.
         """
-        return _on_host(self.compute.policy.weights())
+        return on_host(self.compute.weights())
 
     def base_weights(self) -> dict[str, np.ndarray | torch.Tensor]:
         """What ``weights`` are added to; empty without an adapter."""
-        policy = self.compute.policy
-        return _on_host(policy.base_weights()) if isinstance(policy, LoraPolicy) else {}
+        return on_host(self.compute.base_weights())
 
     @torch.no_grad()
     def probe_logprobs(self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None) -> np.ndarray:
@@ -209,25 +229,28 @@ class Learner:
     ) -> ProbeScores:
         """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
         ours = self._sequence_logprobs(self.compute.policy, tokens, replay)
-        if self.compute.dtype == torch.float32:
-            other = cast_copy(self.compute.policy, torch.bfloat16)
-        elif self.lora is None and device_of(self.policy) == self.device:
-            other = self.policy
-        else:  # the masters are on the host, or the base of an adapter exists in bfloat16 only
-            other = cast_copy(self.compute.policy, torch.float32)
+        other = self.compute.in_dtype(torch.bfloat16 if self.compute.dtype == torch.float32 else torch.float32)
         noise = (self._sequence_logprobs(other, tokens, replay) - ours).square().mean().sqrt()
         dtype = coarser(engine_dtype, self.config.compute_dtype)
         return ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but weights (and the reference's): optimiser, schedule position, shuffle, drift, counters."""
+        """Everything but weights (and the reference's): optimiser, schedule position, shuffle, drift, counters. Of
+        several ranks the first has the optimiser's, whole; it does not depend on how many there are."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(keep=self.first),
             "rng": self.rng.bit_generator.state,
             "version": self.version,
             "skipped": self.skipped,
             "drift": self.drift.state_dict(),
         }
+
+    def whole(self) -> Whole | None:
+        """All that a checkpoint holds, of however many ranks; all of them call it, and those but the first get None."""
+        policy = self.compute.whole()
+        reference = None if self.reference is None else self.reference.whole()
+        state = self.state_dict()
+        return None if policy is None else Whole(policy, reference, state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
@@ -244,6 +267,7 @@ class Learner:
         if replay is not None:
             forced = Replay(self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer))
         logits_TV = policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
+        reshard(policy)
         return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
 
     def _choices(self, recorded: np.ndarray | None) -> torch.Tensor | None:
@@ -261,43 +285,19 @@ class Learner:
 
     def _pack(self, groups: Sequence[Group], minibatch: Minibatch, batch: OpenBatch) -> list[MicroBatch]:
         """Micro-batches of ``groups``, which join ``minibatch``; checks what the sampler recorded."""
-        items = self._items(groups, minibatch, batch.advantages)
+        items = items_of(groups, self.objective, self.version, self._skips_zero(), minibatch.size, batch.advantages)
         for item in items:
             logprobs = None if item.logprobs is None else item.logprobs[item.loss_mask]
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
-        batch.books.expect(items)
         share = self.config.share_prefixes and self.compute.policy.shares_prefixes
-        microbatches = pack(items, self.config.max_tokens_per_microbatch, self.device, share)
+        microbatches = pack(items, self.config.max_tokens_per_microbatch, self.device, share, self.deal)
+        if self.first:
+            batch.books.expect(items)
         for microbatch in microbatches:
             batch.books.pack(microbatch)
         minibatch.groups += groups
         return microbatches
-
-    def _items(self, groups: Sequence[Group], minibatch: Minibatch, advantages: list[float]) -> list[PackItem]:
-        """Segments with their advantage and token weight (to be divided by the minibatch's divisor); counts the groups
-        into its size, and appends the valid advantages to ``advantages``."""
-        items: list[PackItem] = []
-        for group in groups:
-            lengths = [_trainable_tokens(t) for t in group.trajectories]
-            minibatch.size.add(lengths)
-            weights = group_token_weights(lengths, self.objective.loss_aggregation, self.objective.loss_constant)
-            valid = [t.failure_kind is None for t in group.trajectories]
-            rewards = [t.reward for t in group.trajectories]
-            values = group_advantages(rewards, valid, self.objective.advantage_norm)
-            advantages.extend(a for a, ok in zip(values, valid, strict=True) if ok)
-            kl_coef = self.objective.kl_coef_for(group.family)
-            for trajectory, advantage, w in zip(group.trajectories, values, weights, strict=True):
-                if w == 0.0 or (advantage == 0.0 and self._skips_zero()):
-                    continue
-                items.extend(
-                    PackItem(
-                        s.tokens, s.loss_mask, w, advantage, s.logprobs, s.exact(self.version), s.replay, kl_coef,
-                        name=f"trajectory {trajectory.id} segment {i}",
-                    )
-                    for i, s in enumerate(trajectory.segments)
-                )  # fmt: skip
-        return items
 
     def _skips_zero(self) -> bool:
         # With a KL term or a learning indexer a zero advantage still has a gradient.
@@ -310,7 +310,7 @@ class Learner:
             self.compute.policy, batch, temperature=self.objective.temperature, replay=replay, record=record,
             sampling_mask=self.replay.sampling_mask == "auto", head_rows=self.config.head_rows,
         )  # fmt: skip
-        if books is not None:
+        if books is not None and not batch.padding:
             books.use(batch, replay)
         return scores
 
@@ -319,14 +319,17 @@ class Learner:
         for batches in minibatches:
             for batch in batches:
                 batch.old_logprobs_N = self._scores(batch).logprobs_N
+        reshard(self.compute.policy)
 
     def _backward(self, microbatches: Sequence[MicroBatch], minibatch: Minibatch, batch: OpenBatch) -> None:
         """Forward and backward; gradients and losses are added up, and divided in ``_update``."""
+        real: list[MicroBatch] = []
         total = torch.zeros((), device=self.device)
         policy_loss = torch.zeros((), device=self.device)
         indexer_loss = torch.zeros((), device=self.device)
         for microbatch in microbatches:
             record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
+            reference_N = self._reference_logprobs(microbatch)  # first: nothing comes between forward and backward
             scores = self._scores(microbatch, record, batch.books)
             inputs_N = LossInputs(
                 scores.logprobs_N,
@@ -336,26 +339,31 @@ class Learner:
                 microbatch.segment_N,
                 microbatch.segments,
                 microbatch.old_logprobs_N,
-                self._reference_logprobs(microbatch),
+                reference_N,
                 microbatch.kl_coefs_N,
             )
             terms = grpo_loss(inputs_N, self.objective, batch.delta)
             loss = terms.loss
-            policy_loss += terms.policy_loss
-            total += loss.detach()
             if record is not None:
                 kl = record.indexer_kl / record.indexer_kl_tokens * len(microbatch.tokens_T)
-                indexer_loss += kl.detach()
+                indexer_loss += 0.0 if microbatch.padding else kl.detach()
                 loss = loss + self.config.indexer_kl_coef * kl
+            if microbatch.padding:
+                (loss * 0.0).backward()
+                continue
+            total += terms.loss.detach()
+            policy_loss += terms.policy_loss
             exact_N = microbatch.exact_N & (minibatch.index == 0)
             batch.diagnostics.add(terms, scores.logprobs_N, microbatch.sampler_logprobs_N, scores.entropy_N, exact_N)
             loss.backward()
-            minibatch.inputs += len(microbatch.tokens_T)
-            minibatch.distinct += microbatch.distinct
-        minibatch.microbatches += len(microbatches)
-        minibatch.loss += float(total)
-        minibatch.policy_loss += float(policy_loss)
-        minibatch.indexer_loss += float(indexer_loss)
+            real.append(microbatch)
+        sums = [
+            float(len(real)),
+            float(sum(len(b.tokens_T) for b in real)),
+            float(sum(b.distinct for b in real)),
+            *map(float, (total, policy_loss, indexer_loss)),
+        ]
+        minibatch.add(sums if self.ranks is None else self.ranks.sum(sums))
 
     def _update(self, minibatch: Minibatch, batch: OpenBatch) -> None:
         """One optimiser step on what was accumulated (or none, when a number is bad)."""
@@ -366,7 +374,8 @@ class Learner:
             if self.train_indexer:
                 metrics["loss/indexer"] = minibatch.indexer_loss / minibatch.inputs
                 metrics["loss/total"] += self.config.indexer_kl_coef * metrics["loss/indexer"]
-            minibatch.divide(self.policy.named_parameters(), self.objective.loss_aggregation)
+            ranks = 1 if self.ranks is None else self.ranks.size
+            minibatch.divide(self.policy.named_parameters(), self.objective.loss_aggregation, ranks)
             outcome = self.optimizer.step(metrics["loss/total"])
             self.compute.refresh()
             metrics |= {"learner/grad_norm": outcome["grad_norm"], "learner/lr": outcome["lr"]}
@@ -378,18 +387,19 @@ class Learner:
     @torch.no_grad()
     def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor | None:
         # Routed live: the recorded experts are the sampler's choice, not pi_ref's. On the sampler's support.
-        if not self.objective.uses_reference:
+        if self.reference is None:
             return None
         keep = self.replay.sampling_mask == "auto"
-        policy = self.compute.policy
-        with policy.off() if isinstance(policy, LoraPolicy) else nullcontext():
+        with self.reference.active() as policy:
             return packed_scores(
-                self.reference or policy, batch, temperature=self.objective.temperature, sampling_mask=keep,
+                policy, batch, temperature=self.objective.temperature, sampling_mask=keep,
                 head_rows=self.config.head_rows,
             ).logprobs_N  # fmt: skip
 
     def _keep_bad_batch(self, groups: Sequence[Group], minibatch: int, outcome: dict[str, float]) -> None:
         self.skipped += 1
+        if not self.first:
+            return
         self.bad_batches.mkdir(parents=True, exist_ok=True)
         path = self.bad_batches / f"version_{self.version:06d}_minibatch_{minibatch}.pkl"
         with path.open("wb") as file:
@@ -400,16 +410,3 @@ class Learner:
             outcome["learner/grad_norm"],
             path,
         )
-
-
-def _on_host(named: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray | torch.Tensor]:
-    out: dict[str, np.ndarray | torch.Tensor] = {}
-    for name, value in named.items():
-        host = value.detach().to("cpu", copy=True)
-        out[name] = host if host.dtype == torch.bfloat16 else host.numpy()
-    return out
-
-
-def _trainable_tokens(trajectory: Trajectory) -> int:
-    """|o_i|: sampled tokens over all segments; 0 for a failed (masked) trajectory."""
-    return 0 if trajectory.failure_kind is not None else trajectory.sampled_tokens

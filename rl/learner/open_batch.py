@@ -37,11 +37,22 @@ class Minibatch:
     policy_loss: float = 0.0
     indexer_loss: float = 0.0  # L_I times tokens
 
-    def divide(self, named: Iterable[tuple[str, torch.nn.Parameter]], aggregation: str) -> None:
-        """Turn the summed gradients of ``named`` into those of the means."""
+    def add(self, sums: Sequence[float]) -> None:
+        """Some micro-batches were run: how many, inputs, distinct tokens, and the three losses."""
+        self.microbatches += int(sums[0])
+        self.inputs += int(sums[1])
+        self.distinct += int(sums[2])
+        self.loss += sums[3]
+        self.policy_loss += sums[4]
+        self.indexer_loss += sums[5]
+
+    def divide(self, named: Iterable[tuple[str, torch.nn.Parameter]], aggregation: str, ranks: int = 1) -> None:
+        """Turn the gradients of ``named`` into those of the means: they are sums over the micro-batches and, what FSDP
+        leaves, means over the ``ranks``."""
         for name, parameter in named:
             if parameter.grad is not None:
-                parameter.grad /= self.inputs if is_indexer(name) else self.size.divisor(aggregation)
+                divisor = self.inputs if is_indexer(name) else self.size.divisor(aggregation)
+                parameter.grad /= divisor / ranks
 
 
 @dataclass
@@ -58,6 +69,13 @@ class OpenBatch:
     advantages: list[float] = field(default_factory=list)  # of valid trajectories
     totals: dict[str, float] = field(default_factory=dict)  # summed over the minibatches
     seconds: float = 0.0  # that the learner has worked on it
+
+    def join(self, parts: Sequence[tuple[Diagnostics, ReplayBooks]]) -> None:
+        """Take over what the ranks have noted, each on its share of the micro-batches."""
+        self.diagnostics, self.books = Diagnostics(), ReplayBooks()
+        for diagnostics, books in parts:
+            self.diagnostics.extend(diagnostics)
+            self.books.extend(books)
 
     def metrics(self, max_tokens_per_microbatch: int) -> dict[str, float]:
         """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens."""

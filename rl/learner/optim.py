@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from rl.policy.sharding import split_state, whole, whole_state
+
 Schedule = Callable[[int], float]
 
 
@@ -73,7 +75,7 @@ class Optimizer:
 
         The gradient is cleared either way.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
         lr = self.lr * self.share(self.steps)
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
@@ -84,9 +86,11 @@ class Optimizer:
         self.zero_grad()
         return {"grad_norm": norm, "lr": lr, "applied": float(finite)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"adamw": self.adamw.state_dict(), "steps": self.steps}
+    def state_dict(self, keep: bool = True) -> dict[str, Any]:
+        """Whole tensors, whether the parameters are sharded or not. ``keep=False``: of ranks that only take part."""
+        return {"adamw": whole_state(self.adamw.state_dict(), keep), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.adamw.load_state_dict(state["adamw"])
+        """Take over what ``state_dict`` has given, of this many ranks or of another number."""
+        self.adamw.load_state_dict(split_state(state["adamw"], self.adamw.param_groups))
         self.steps = int(state["steps"])

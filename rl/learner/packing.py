@@ -12,8 +12,9 @@ nodes that are at most ``max_tokens_per_microbatch``. Targets, ratios, weights a
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -72,6 +73,7 @@ class MicroBatch:
     ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any.
     ``support_N``: kept token ids per target, None where nothing was cut. ``old_logprobs_N``: the learner's own, before
     the first update on this batch (only with objective.old_policy=learner). ``tree``: which tokens segments share.
+    ``padding``: another rank's too, run once more here, for nothing, so that all ranks make as many passes.
     ``scored_P`` long: targets whose scores are those of all, one for each of the same token, support and node;
     ``score_N`` long: of each target, which of them.
     """
@@ -94,6 +96,7 @@ class MicroBatch:
     score_N: torch.Tensor
     tree: PrefixTree | None = None
     old_logprobs_N: torch.Tensor | None = None
+    padding: bool = False
 
     @property
     def segments(self) -> int:
@@ -136,22 +139,46 @@ def pack(
     max_tokens_per_microbatch: int,
     device: torch.device | str = "cpu",
     share: bool = False,
+    deal: Dealing | None = None,
 ) -> list[MicroBatch]:
     """Micro-batches of ``items``; items without targets are left out, for they have no loss.
 
     ``share``: as prefix trees, of at most so many nodes and different targets, for a policy that ``shares_prefixes``.
+    ``deal``: those of this rank alone, as many as every other rank has (``rl.learner.deal.Deal.mine``).
     """
     live = [item for item in items if item.inputs > 0]
-    if share and live:
-        return _pack_trees(live, max_tokens_per_microbatch, device)
-    bins = best_fit_decreasing([item.inputs for item in live], max_tokens_per_microbatch)
-    return [collate([live[i] for i in members], device) for members in bins]
+    if not live:
+        return []
+    planned = partial(_tree_bins, live, *by_prefix(_rows(live))) if share else partial(_bins, live)
+    if deal is None:
+        return [b.collate(live, device) for b in planned(max_tokens_per_microbatch)]
+    return [replace(b.collate(live, device), padding=no) for b, no in deal(planned, max_tokens_per_microbatch)]
 
 
-def _pack_trees(items: Sequence[PackItem], capacity: int, device: torch.device | str) -> list[MicroBatch]:
-    """Items in the order of their rows are neighbours where they share some. That order is cut where they share next
-    to nothing, and where a tree is full; what is left in one piece is what bins are filled with."""
-    order, common = by_prefix(_rows(items))
+@dataclass(frozen=True)
+class Bin:
+    """A micro-batch that is planned: which items, and how many rows each has in common with the one before it."""
+
+    members: list[int]
+    shared: list[int]
+    rows: list[tuple[int, int]]  # of every item, those that are computed: [begin, end)
+
+    def collate(self, items: Sequence[PackItem], device: torch.device | str) -> MicroBatch:
+        return collate([items[i] for i in self.members], device, self.shared)
+
+
+Dealing = Callable[[Callable[[int], list[Bin]], int], list[tuple[Bin, bool]]]
+
+
+def _bins(items: Sequence[PackItem], capacity: int) -> list[Bin]:
+    lengths = [item.inputs for item in items]
+    found = best_fit_decreasing(lengths, capacity)
+    return [Bin(members, [0] * len(members), [(0, lengths[i]) for i in members]) for members in found]
+
+
+def _tree_bins(items: Sequence[PackItem], order: Sequence[int], common: Sequence[int], capacity: int) -> list[Bin]:
+    """``order``: in the order of their rows items are neighbours where they share some (``by_prefix``). It is cut where
+    they share next to nothing, and where a tree is full; what is left in one piece is what bins are filled with."""
     runs: list[list[int]] = []  # places in the order
     sizes: list[int] = []
     nodes = targets = 0
@@ -165,12 +192,13 @@ def _pack_trees(items: Sequence[PackItem], capacity: int, device: torch.device |
             sizes.append(0)
         runs[-1].append(place)
         sizes[-1] = max(nodes, targets)
-    batches = []
+    found = []
     for members in best_fit_decreasing(sizes, capacity):
         places = sorted(place for run in members for place in runs[run])
         shared = [0, *(min(common[a + 1 : b + 1]) for a, b in pairwise(places))]
-        batches.append(collate([items[order[place]] for place in places], device, shared))
-    return batches
+        chosen = [order[place] for place in places]
+        found.append(Bin(chosen, shared, [(s, items[i].inputs) for s, i in zip(shared, chosen, strict=True)]))
+    return found
 
 
 def _scored_before(item: PackItem, before: PackItem, common: int) -> int:

@@ -10,12 +10,14 @@ optimiser's state are therefore float32, whatever the checkpoint is stored in.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy, stays_float32
+from rl.policy.lora import LoraPolicy
 
 # Largest log-prob difference of an engine that computes right, in units of ``noise`` (rms effect of rounding to
 # bfloat16) times the dtype's unit roundoff over bfloat16's. Measured (docs/models.md): up to 4.9 in bfloat16; in
@@ -40,6 +42,7 @@ class ComputeWeights:
         if wrong := [name for name, parameter in masters.named_parameters() if parameter.dtype != torch.float32]:
             raise ValueError(f"master weights must be float32: {wrong[0]} is not ({len(wrong)} of them)")
         self.policy = masters
+        self._share_frozen = share_frozen
         self._pairs: list[tuple[Tensor, Tensor]] = []  # (master, its cast copy)
         if self.dtype == torch.float32 and not offload:
             return
@@ -66,6 +69,31 @@ class ComputeWeights:
         """Take over the masters as they are now."""
         for master, cast in self._pairs:
             cast.copy_(master)
+
+    def weights(self) -> dict[str, Tensor]:
+        """``Policy.weights`` of what computes: the live tensors, in ``dtype``."""
+        return self.policy.weights()
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """What ``weights`` are added to; empty without an adapter."""
+        return self.policy.base_weights() if isinstance(self.policy, LoraPolicy) else {}
+
+    def in_dtype(self, dtype: torch.dtype) -> Policy:
+        """The policy as it is now, computing in ``dtype``; to compute with and to drop."""
+        if dtype == self.dtype:
+            return self.policy
+        masters = next(self.masters.named_parameters())[1].device == next(self.policy.named_parameters())[1].device
+        if dtype == torch.float32 and masters and not self._share_frozen:
+            return self.masters
+        return cast_copy(self.policy, dtype)  # the masters are on the host, or some exist in ``self.dtype`` only
+
+    def whole(self) -> Policy:
+        """The masters."""
+        return self.masters
+
+    def save(self, directory: str | Path) -> None:
+        """The policy in the hub's layout and in ``dtype``."""
+        self.policy.save(directory)
 
 
 def coarser(one: str, other: str) -> str:

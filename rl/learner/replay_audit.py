@@ -65,7 +65,7 @@ class ReplayBooks:
 
     def pack(self, batch: MicroBatch) -> None:
         """Note the rows that arrived in ``batch``."""
-        if batch.replay_valid_T is not None:
+        if batch.replay_valid_T is not None and not batch.padding:
             self.packed += int(batch.replay_valid_T.sum())
 
     def use(self, batch: MicroBatch, replay: Replay | None) -> None:
@@ -75,6 +75,14 @@ class ReplayBooks:
         if replay is not None:
             self.expert_overlaps += replay.expert_overlaps
             self.indexer_overlaps += replay.indexer_overlaps
+
+    def extend(self, other: ReplayBooks) -> None:
+        """Add the counts and agreements of ``other``."""
+        self.expected += other.expected
+        self.packed += other.packed
+        self.used += other.used
+        self.expert_overlaps += other.expert_overlaps
+        self.indexer_overlaps += other.indexer_overlaps
 
     def close(self) -> None:
         """Raise ReplayError unless each recorded row was packed once and used once."""

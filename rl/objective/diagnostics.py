@@ -7,7 +7,7 @@ outside   = share of tokens with r outside [0.9, 1.1]
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -53,6 +53,11 @@ class Diagnostics:
             self.deltas.append(terms.delta)
         self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[exact_N])
         self.mismatch_ratios.append(terms.ratio_N[exact_N])
+
+    def extend(self, other: Diagnostics) -> None:
+        """Append what ``other`` has collected."""
+        for entry in fields(self):
+            getattr(self, entry.name).extend(getattr(other, entry.name))
 
     def summary(self) -> dict[str, float]:
         """Named as in ``rl.tracking.metrics``. Names without a single sample are left out."""

@@ -27,6 +27,12 @@ class Policy(Protocol):
         """Holds the parameters."""
         ...
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder layers, in order; with ``module.hidden``, which a pass enters it by, what can be sharded
+        (``rl.policy.sharding``)."""
+        ...
+
     mode: AttentionMode
     vocab_size: int
     num_experts: int  # 0 for dense models

@@ -44,7 +44,7 @@ class Indexer(nn.Module):
         k = F.layer_norm(
             k.float(), (self.head_dim,), self.k_norm.weight.float(), self.k_norm.bias.float(), self.k_norm.eps
         ).to(k.dtype)
-        w = F.linear(x.to(self.weights_proj.weight.dtype), self.weights_proj.weight).float() * self.score_scale
+        w = self.weights_proj(x.to(self.weights_proj.weight.dtype)).float() * self.score_scale
         return q, w, self.rope(k, cos, sin)
 
 

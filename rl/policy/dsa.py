@@ -33,6 +33,10 @@ class DSAPolicy:
         self.ops = TORCH
 
     @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.module.model.layers)
+
+    @property
     def shares_prefixes(self) -> bool:
         return True
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, cu_bounds
 from rl.policy.checkpoint_files import CheckpointError, readable
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
+from rl.policy.meta import on_meta
 from rl.policy.ops.operators import TORCH, Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
+from rl.policy.sharding import splits
 from rl.policy.supported import unsupported
 from rl.policy.tree_attention import TreeAttention, again, attending, can_share
 
@@ -38,6 +41,7 @@ class HFPolicy:
         if why := unsupported(config.to_dict()):
             raise ValueError(why)
         self.module: nn.Module = module
+        module.hidden = MethodType(_hidden, module)
         self.vocab_size = config.vocab_size
         self.mode: AttentionMode = "dense"
         self.num_experts = self.num_moe_layers = 0
@@ -62,6 +66,16 @@ class HFPolicy:
         if wrong := sorted(found["missing_keys"]) or sorted(map(str, found["mismatched_keys"])):
             raise CheckpointError(f"weights in {directory} do not match config.json: {wrong[:3]} ({len(wrong)})")
         return cls(model)
+
+    @classmethod
+    def empty(cls, directory: str | Path) -> HFPolicy:
+        """The same on the meta device, without its weights."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(str(directory))
+        with on_meta():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        return cls(model.eval())
 
     def packed_logits(
         self,
@@ -91,8 +105,11 @@ class HFPolicy:
         bounds = cu_bounds(cu_seqlens)
         if bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {bounds[-1]} but there are {len(tokens_T)} tokens")
+        once = splits(self.module)
+        if once and self.shares_prefixes and not isinstance(cu_seqlens, PrefixTree):
+            cu_seqlens = PrefixTree(bounds, [0] * (len(bounds) - 1), tokens_T.device)
         if not isinstance(cu_seqlens, PrefixTree):
-            return self._run(tokens_T, _padded(bounds, tokens_T.device), replay, record, rows)
+            return self._run(tokens_T, _padded(bounds, tokens_T.device, once), replay, record, rows)
         if not self.shares_prefixes:
             raise ValueError(f"{type(self.module).__name__} cannot compute prefix trees: give it the bounds alone")
         tree = cu_seqlens
@@ -122,7 +139,7 @@ class HFPolicy:
         for index, real in batches:
             batch = tokens_T[index.clamp_max(len(tokens_T) - 1)]
             with nullcontext() if self.routing is None else self.routing.run(routed.bucket(index, real)) as done:
-                hidden = self.module.base_model(input_ids=batch, use_cache=False, **how).last_hidden_state  # type: ignore[operator]
+                hidden = self.module.hidden(input_ids=batch, use_cache=False, **how)  # type: ignore[operator]
             if done is not None:
                 routed.take(done, real)
             hidden_parts.append(hidden[real])
@@ -131,6 +148,10 @@ class HFPolicy:
         if self.routing is not None:
             routed.finish(replay, record, order)
         return torch.cat(hidden_parts)[order if rows is None else order[rows]]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.module.base_model.layers)  # type: ignore[union-attr,arg-type]
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module.get_output_embeddings()(hidden)  # type: ignore[operator]
@@ -187,16 +208,24 @@ class HFPolicy:
         readable(Path(directory))
 
 
+def _hidden(module: Any, **inputs: Any) -> Tensor:
+    """Hidden states behind the final norm, of a causal LM: a method of it, so that a pass begins in all of the model
+    and not in its body alone (``rl.policy.sharding``)."""
+    states: Tensor = module.base_model(**inputs).last_hidden_state
+    return states
+
+
 @contextmanager
 def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
     with one, other:
         yield
 
 
-def _padded(bounds: Sequence[int], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sequences side by side as padded batches: places int64 [B, W], and bool [B, W] where they are no padding."""
+def _padded(bounds: Sequence[int], device: torch.device, once: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sequences side by side as padded batches (``once``: as one): places int64 [B, W], and bool [B, W] where they are
+    no padding."""
     lengths = [b - a for a, b in pairwise(bounds)]
-    for bucket in length_buckets(lengths):
+    for bucket in [list(range(len(lengths)))] if once else length_buckets(lengths):
         starts, ends = (torch.tensor([[bounds[i + n]] for i in bucket], device=device) for n in (0, 1))
         index = torch.arange(max(lengths[i] for i in bucket), device=device) + starts
         yield index, index < ends

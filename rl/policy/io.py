@@ -95,13 +95,9 @@ def load_dsa(directory: str | Path) -> DSAForCausalLM:
     layers are left out. Raises CheckpointError on missing, unknown or misshapen weights, NaN and infinity.
     """
     from rl.policy.layers import Rotary
-    from rl.policy.model import DSAForCausalLM
 
-    config = dsa_config(directory)
-    if hasattr(config, "quantization_config"):  # of the file; a policy that is saved is not quantised
-        del config.quantization_config
-    with on_meta():
-        model = DSAForCausalLM(config)
+    model = meta_dsa(directory)
+    config = model.config
     check_names(directory, model)
     model.to_empty(device="cpu")
     model.model.rotary = Rotary(config)  # its frequencies are computed, not stored
@@ -115,6 +111,17 @@ def load_dsa(directory: str | Path) -> DSAForCausalLM:
             raise CheckpointError(f"{name} holds NaN or infinite values; use another checkpoint")
         _place(own, name).copy_(value)
     return model
+
+
+def meta_dsa(directory: str | Path) -> DSAForCausalLM:
+    """The same without weights, on the meta device."""
+    from rl.policy.model import DSAForCausalLM
+
+    config = dsa_config(directory)
+    if hasattr(config, "quantization_config"):  # of the file; a policy that is saved is not quantised
+        del config.quantization_config
+    with on_meta():
+        return DSAForCausalLM(config)
 
 
 def check_names(directory: str | Path, model: DSAForCausalLM) -> None:

@@ -17,14 +17,14 @@ from rl.policy.attention_context import AttentionMode
 from rl.policy.checkpoint_checks import read_config
 from rl.policy.checkpoint_files import CheckpointError
 from rl.policy.dsa import DSAPolicy
-from rl.policy.io import load_dsa
+from rl.policy.io import load_dsa, meta_dsa
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import PRESETS
 from rl.policy.supported import DSA_ARCHITECTURES, unsupported
 
 
-def build_policy(cfg: Mapping[str, Any]) -> Policy:
-    """A policy from a config mapping.
+def build_policy(cfg: Mapping[str, Any], empty: bool = False) -> Policy:
+    """A policy from a config mapping. ``empty``: as in ``load_policy``, of one that is stored.
 
     Either ``path`` (a checkpoint directory), or ``preset`` + ``vocab_size`` (+ ``overrides``, fields of
     DeepseekV32Config; ``seed``). ``mode``: "sparse" (default) or "dense", for DSA policies.
@@ -35,7 +35,7 @@ def build_policy(cfg: Mapping[str, Any]) -> Policy:
         raise ValueError(f"policy config has unknown keys {unknown}; allowed: {sorted(allowed)}")
     mode = cast(AttentionMode, cfg.get("mode") or "sparse")
     if cfg.get("path"):
-        return load_policy(cfg["path"], mode=mode)
+        return load_policy(cfg["path"], mode, empty)
     preset = cfg.get("preset")
     if preset not in PRESETS:
         raise ValueError(f"policy.preset is {preset!r}; expected one of {sorted(PRESETS)}, or set policy.path")
@@ -47,8 +47,10 @@ def build_policy(cfg: Mapping[str, Any]) -> Policy:
         return DSAPolicy(DSAForCausalLM(config), mode)
 
 
-def load_policy(directory: str | Path, mode: AttentionMode = "sparse") -> Policy:
+def load_policy(directory: str | Path, mode: AttentionMode = "sparse", empty: bool = False) -> Policy:
     """The policy stored in ``directory``, in float32: DSA if config.json says so, else a Hugging Face model.
+
+    ``empty``: on the meta device, without reading a weight (``rl.policy.sharding`` fills its shards).
 
     Raises CheckpointError (a ValueError) when there is none, when it is of a kind that cannot be trained, or when its
     weights do not fit its configuration.
@@ -57,7 +59,7 @@ def load_policy(directory: str | Path, mode: AttentionMode = "sparse") -> Policy
     if why := unsupported(config):
         raise CheckpointError(why)
     if config["model_type"] in DSA_ARCHITECTURES:
-        return DSAPolicy(load_dsa(directory), mode)
+        return DSAPolicy(meta_dsa(directory) if empty else load_dsa(directory), mode)
     from rl.policy.hf import HFPolicy
 
-    return HFPolicy.load(directory)
+    return HFPolicy.empty(directory) if empty else HFPolicy.load(directory)

@@ -21,6 +21,7 @@ from rl.policy.api import CuSeqlens, Policy
 from rl.policy.dtypes import cast_copy
 from rl.policy.ops.operators import Operators
 from rl.policy.replay import Record, Replay
+from rl.policy.sharding import put
 
 A, B = ".lora_A", ".lora_B"  # behind a weight's name: its factors on their way to an engine
 FILE = "adapter_model.safetensors"  # peft's name
@@ -85,6 +86,10 @@ class LoraPolicy:
     @property
     def module(self) -> nn.Module:
         return self.inner.module
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return self.inner.layers
 
     @property
     def shares_prefixes(self) -> bool:
@@ -196,7 +201,7 @@ class LoraPolicy:
         if other:
             raise ValueError(f"{file} is another adapter ({other[0]}): learner.lora must be what it was")
         for name, value in own.items():
-            value.copy_(stored[name])
+            put(value, stored[name])
 
     def _adapter(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.named_parameters() if ".lora_" in name}

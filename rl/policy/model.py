@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def run(
+    def forward(
         self,
         x: Tensor,
         cos: Tensor,
@@ -125,7 +125,7 @@ class DSAForCausalLM(nn.Module):
             if isinstance(layer.mlp, MoE):
                 expert_tap = replay.expert_tap(moe)
                 moe += 1
-            run = partial(layer.run, ctx=ctx, tap=tap, expert_tap=expert_tap)
+            run = partial(layer, ctx=ctx, tap=tap, expert_tap=expert_tap)
             # What the indexer learns from or is compared by is noted in the pass, once: such a layer is not run again.
             if self.recompute and torch.is_grad_enabled() and not (tap is not None and tap.watches):
                 x, experts = checkpoint(run, x, cos, sin, use_reentrant=False, preserve_rng_state=False)

@@ -90,7 +90,6 @@ class Replay:
         return value[:, layer]
 
 
-@dataclass
 class Record:
     """What to collect in one forward pass; pass a fresh one to each pass.
 
@@ -99,13 +98,16 @@ class Record:
     only the indexer; ``indexer_kl_tokens`` the number of (layer, token) terms in that sum.
     """
 
-    want_experts: bool = True
-    want_indexer: bool = False
-    want_indexer_kl: IndexerKL = "off"
-    expert_rows: list[torch.Tensor] = field(default_factory=list)
-    indexer_rows: list[torch.Tensor] = field(default_factory=list)
-    kl_terms: list[torch.Tensor] = field(default_factory=list)
-    indexer_kl_tokens: int = 0
+    # No dataclass: FSDP copies dataclasses that a layer is given when tensors with gradients are in them, and what the
+    # layer notes in the copy would be lost.
+    def __init__(
+        self, want_experts: bool = True, want_indexer: bool = False, want_indexer_kl: IndexerKL = "off"
+    ) -> None:
+        self.want_experts, self.want_indexer, self.want_indexer_kl = want_experts, want_indexer, want_indexer_kl
+        self.expert_rows: list[torch.Tensor] = []
+        self.indexer_rows: list[torch.Tensor] = []
+        self.kl_terms: list[torch.Tensor] = []
+        self.indexer_kl_tokens = 0
 
     @property
     def experts(self) -> torch.Tensor:

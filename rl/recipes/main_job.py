@@ -65,12 +65,12 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
         base = base_stage(cfg, rundir, progress)
         ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
         usage = UsageBook(summary.get("usage", {}).get("stages"))
-        engines = cfg.rollout.workers + cfg.judge.is_worker
+        actors = cfg.rollout.workers + cfg.judge.is_worker + cfg.learner.ranks
         # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
         records = cfg.replay.indexer != "off"
         engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
         with (
-            cluster(cfg.ray, engines, cfg.deterministic),
+            cluster(cfg.ray, actors, cfg.deterministic),
             open_judge(cfg, base.path) as judge,
             opening(lambda given_up: engine_start(given_up=given_up)) as pool,
         ):

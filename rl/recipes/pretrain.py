@@ -39,9 +39,9 @@ def pretrain(
     from rl.data.demos import thought
     from rl.learner.config import SFTConfig
     from rl.learner.sft import SFTTrainer
+    from rl.policy.flops import active_parameters
     from rl.policy.loading import build_policy
     from rl.recipes.supervised import train as train_steps
-    from rl.run.flops import active_parameters
 
     if config.threads:
         torch.set_num_threads(config.threads)

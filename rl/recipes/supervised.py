@@ -13,8 +13,8 @@ from rl.chat.tokenizer import copy_tokenizer
 from rl.data.corpus import Document, batches
 from rl.learner.config import SFTConfig
 from rl.learner.sft import SFTTrainer
+from rl.policy.flops import active_parameters
 from rl.policy.loading import load_policy
-from rl.run.flops import active_parameters
 from rl.types import TokenStream
 
 if TYPE_CHECKING:

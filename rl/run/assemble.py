@@ -30,11 +30,12 @@ TRAIN, HELDOUT = "train", "heldout"
 
 
 @contextmanager
-def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Iterator[None]:
+def cluster(config: RayConfig, actors: int, deterministic: bool = False) -> Iterator[None]:
     """A Ray instance for the length of the block: a local one of our own, or a running cluster.
 
     A local one listens on this machine's loopback alone, and leaves no folder behind; a command ends with its raylet
-    or its GCS. ``deterministic``: sets of strings have one order in all its processes, and in those that they start.
+    or its GCS. ``actors``: how many have to have room. ``deterministic``: sets of strings have one order in all its
+    processes, and in those that they start.
     """
     if deterministic:
         os.environ["PYTHONHASHSEED"] = "0"
@@ -50,7 +51,7 @@ def cluster(config: RayConfig, workers: int, deterministic: bool = False) -> Ite
             ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
             ends.callback(ray.shutdown)
         else:
-            folder = start_local(config, workers)
+            folder = start_local(config, actors)
             ends.enter_context(session(folder))
             ends.callback(ray.shutdown)
             if is_orderly():

@@ -2,7 +2,7 @@
 
 RL is the GRPO stages, their rollouts and their training (specialists and mixed). Two shares of it are given: of the
 base's pre-training (the paper's measure: its post-training took more than 10 % of pre-training) and of all that
-the run and its base have cost, evaluation included. The FLOPs of one token are in ``rl.run.flops``.
+the run and its base have cost, evaluation included. The FLOPs of one token are in ``rl.policy.flops``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rl.run.flops import CostModel, Work
+from rl.policy.flops import CostModel, Work
 
 if TYPE_CHECKING:
     from configs.schema import BudgetConfig

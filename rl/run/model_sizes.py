@@ -25,8 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rl.policy.flops import EXPERTS, CostModel, is_expert, meta_model
 from rl.policy.supported import DSA_ARCHITECTURES
-from rl.run.flops import EXPERTS, CostModel, is_expert, meta_model
 
 GATHERED_FROM = 1024  # rows of context above which our DSA attention keeps chosen positions and not a mask
 POSITION, MASK = 8, 5  # bytes of a kept position (int64), and of a kept mask's entry (as bool and as float32)

@@ -1,6 +1,6 @@
 """Seconds and money of one GRPO step by a roofline: what the hardware allows at best, not what will be measured.
 
-learner   tokens F (3 + r + o + k) / (n peak share)      F: FLOPs of one token's forward pass (rl.run.flops);
+learner   tokens F (3 + r + o + k) / (n peak share)      F: FLOPs of one token's forward pass (rl.policy.flops);
           r: recompute 1, o: objective.old_policy=learner 1, k: KL reference 1; an adapter 2 in the place of 3
 prefill   (tokens - sampled) F / (peak share)
 decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)

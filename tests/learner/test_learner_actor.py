@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +15,16 @@ import ray
 from train_runs import train_config
 
 from rl.learner import actor as actors
-from rl.learner.actor import LearnerHandle, start_learner
-from rl.learner.config import LearnerConfig
+from rl.learner.actor import LearnerHandle
+from rl.learner.checkpoint import damage
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.group import LearnerGroup
+from rl.learner.learner import Learner
+from rl.learner.process import start_learner
 from rl.objective.config import ObjectiveConfig
+from rl.policy.api import Policy
+from rl.policy.loading import load_policy
+from rl.policy.replay import ReplayError
 from rl.types import Group
 
 
@@ -47,16 +57,68 @@ def test_other_operators_than_torch_s_are_said_once(
     ops: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the actor logs stays in its process, so the driver says it with the first sync."""
-    remote = SimpleNamespace(
-        operators=SimpleNamespace(remote=lambda: f"learner.ops={ops}: here"),
-        weights=SimpleNamespace(remote=lambda: {}),
-    )
+    group = SimpleNamespace(call=lambda method: f"learner.ops={ops}: here", get=lambda what, ref, *_: ref)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(actors, "start_learner", lambda *_, **__: remote)
+    monkeypatch.setattr(actors, "LearnerGroup", lambda *_, **__: group)
     monkeypatch.setattr(actors, "probe_tokens", lambda *_: [1, 2])
     handle = LearnerHandle(train_config(f"learner.ops={ops}"), Path("p"), Path("r"))
-    monkeypatch.setattr(handle, "_ray", SimpleNamespace(get=lambda ref, timeout: ref, exceptions=ray.exceptions))
     pool: Any = SimpleNamespace(base=None, sync=lambda *_: SimpleNamespace(mismatch=0.0))
     for version in range(2):
         assert handle.sync(pool, version) == 0.0
     assert caplog.messages == (["learner.ops=triton: here"] if ops == "triton" else [])
+
+
+@pytest.fixture
+def two_ranks(local_ray: None, policy: Policy, tmp_path: Path) -> Iterator[LearnerGroup]:
+    policy.save(tmp_path / "policy")
+    config = LearnerConfig(lr=1e-3, threads=1, max_tokens_per_microbatch=64, ranks=2)
+    group = LearnerGroup(
+        {"path": str(tmp_path / "policy")}, config, ObjectiveConfig(), tmp_path, replay=ReplayConfig(), num_gpus=0.0,
+        timeout_s=120.0,
+    )  # fmt: skip
+    yield group
+    group.kill()
+
+
+def test_two_ranks_are_called_as_one(
+    two_ranks: LearnerGroup, policy: Policy, make_groups: Callable[..., list[Group]], tmp_path: Path
+) -> None:
+    groups = make_groups(count=4)
+    alone = Learner(
+        policy, LearnerConfig(lr=1e-3, threads=1, max_tokens_per_microbatch=64), ObjectiveConfig(), tmp_path
+    )
+    wanted = alone.step(groups)
+    metrics = two_ranks.get("the step", two_ranks.call("step", two_ranks.put(groups)), 240)
+    assert metrics["learner/grad_norm"] == pytest.approx(wanted["learner/grad_norm"], rel=1e-5)
+    assert metrics["replay/rows"] == wanted["replay/rows"]
+    stored, size = two_ranks.call_stored("weights")
+    assert two_ranks.get("the weights", size, 240) == sum(v.nbytes for v in alone.weights().values())
+    assert {name: array.shape for name, (array, _) in ray.get(stored).items()} == {
+        name: value.shape for name, value in alone.weights().items()
+    }
+    saved = two_ranks.call("save_checkpoint", str(tmp_path / "c"), 1, {"note": 7})
+    path = two_ranks.get("the checkpoint", saved, 240)
+    assert damage(path) is None
+    assert two_ranks.get("it", two_ranks.call("load_checkpoint", str(path)), 240) == {"note": 7, "step": 1}
+    two_ranks.get("the policy", two_ranks.call("save_policy", str(tmp_path / "p")), 240)
+    assert load_policy(tmp_path / "p").weights().keys() == alone.policy.weights().keys()
+
+
+def test_what_one_rank_raises_is_said(two_ranks: LearnerGroup, make_groups: Callable[..., list[Group]]) -> None:
+    """A malformed batch is found by all; the first one's error is the run's. The learner goes on."""
+    groups = make_groups(count=2)
+    groups[0].trajectories[0].segments[0].replay = None
+    with pytest.raises(ReplayError, match="experts were recorded for 0 of"):
+        two_ranks.get("the step", two_ranks.call("step", groups), 240)
+
+
+def test_a_rank_that_dies_ends_the_learner_at_once(
+    two_ranks: LearnerGroup, make_groups: Callable[..., list[Group]]
+) -> None:
+    two_ranks.get("a step", two_ranks.call("step", make_groups()), 240)
+    pid = ray.get(two_ranks._ranks[1].pid.remote())
+    os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"the learner's process is gone; the run waited for a step"):
+        two_ranks.get("a step", two_ranks.call("step", make_groups()), 240)
+    assert time.monotonic() - began < 60

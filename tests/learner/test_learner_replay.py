@@ -217,9 +217,9 @@ def test_reference_is_replaced_every_n_steps(policy: Policy, make_groups: Groups
     start = {k: v.clone() for k, v in policy.weights().items()}
     trainer.step(make_groups())
     assert trainer.reference is not None
-    assert all(torch.equal(trainer.reference.weights()[k], v) for k, v in start.items())
+    assert all(torch.equal(trainer.reference.policy.weights()[k], v) for k, v in start.items())
     trainer.step(make_groups(seed=1, version=1))
-    assert all(torch.equal(trainer.reference.weights()[k], v) for k, v in policy.weights().items())
+    assert all(torch.equal(trainer.reference.policy.weights()[k], v) for k, v in policy.weights().items())
 
 
 def test_learner_old_policy_starts_every_ratio_at_one(policy: Policy, tmp_path: Path) -> None:

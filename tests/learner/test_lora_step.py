@@ -82,7 +82,8 @@ def test_reference_is_the_policy_without_its_adapter(
     """KL 0 at first, and after a step that to the very policy it began from, from a second model."""
     groups, objective = make_groups(), ObjectiveConfig(kl_coef=0.1)
     trainer = learner(policy, tmp_path, objective)
-    assert trainer.reference is None
+    assert trainer.reference is not None
+    assert not trainer.reference.own
     first = trainer.step(groups)
     assert first["loss/kl"] == pytest.approx(0.0, abs=1e-6)
     second = trainer.step(groups)

@@ -13,11 +13,11 @@ from configs.schema import TrainConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.types import StopReason
 from rl.learner.overlap import Overlap
+from rl.policy.flops import CostModel
 from rl.recipes.grpo import Position, grpo
 from rl.rollout.pool import Beside, RolloutPool
 from rl.rollout.worker import GroupSpec
 from rl.run.finished import FOLDER, FinishedGroups
-from rl.run.flops import CostModel
 from rl.run.ledger import Ledger, StageMeter
 from rl.run.stage_log import StageLog, Totals
 from rl.tracking.rundir import RunDir

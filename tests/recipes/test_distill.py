@@ -12,9 +12,9 @@ import pytest
 from configs.schema import DistillConfig
 from envs.types import StopReason
 from rl.data.corpus import documents, load_data, save_data
+from rl.policy.flops import CostModel
 from rl.policy.loading import load_policy
 from rl.recipes.distill import distill, verified
-from rl.run.flops import CostModel
 from rl.run.paths import resolve
 from rl.types import Segment, Trajectory
 

@@ -16,10 +16,10 @@ from envs.factory.builder import build
 from envs.factory.plan import plan_of
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.mixture import CYCLE, MixTaskset
+from rl.policy.flops import CostModel
 from rl.recipes import v32_pipeline as pipeline
 from rl.recipes.evaluate import heldout_tasks
 from rl.run.assemble import open_tasksets
-from rl.run.flops import CostModel
 from rl.run.job import Job
 from rl.run.ledger import Ledger
 from rl.run.stage_cache import StageResult

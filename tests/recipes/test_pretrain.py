@@ -14,9 +14,9 @@ import torch
 from configs.schema import BaseConfig, CorpusConfig, PolicyConfig
 from envs.interpreter.taskset import InterpreterTaskset
 from rl.chat.tokenizer import ChatTokenizer
+from rl.policy.flops import active_parameters
 from rl.policy.loading import load_policy
 from rl.recipes.pretrain import pretrain, split_validation
-from rl.run.flops import active_parameters
 
 CONFIG = BaseConfig(
     corpus=CorpusConfig(demos=12, drills=60, max_facts=2),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DeepseekV3Config, GlmMoeDsaConfig, LlamaConfig
 
+from rl.policy.flops import CostModel, Work
 from rl.policy.presets import deepseek_v32, tiny_dsa
-from rl.run.flops import CostModel, Work
 from rl.run.paths import resolve
 
 BASE = resolve("pkg://rl.bases/tiny_dsa_base")

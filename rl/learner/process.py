@@ -1,0 +1,173 @@
+"""What runs in a process of the learner: a Ray actor owns the policy (or its shard), its optimiser and its threads.
+
+actor = start_learner(policy_cfg, config, objective, run_dir)
+metrics = ray.get(actor.step.remote(groups))
+weights, size = actor.weights.options(num_returns=2).remote()   # object refs: workers take the first as it is
+
+With ``learner.ranks`` above 1 the processes meet first (``rl.learner.group``), and every call is made by all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.objective.config import ObjectiveConfig
+from rl.policy.packed_weights import Packed, pack, packed_bytes
+from rl.types import Group, ProbeScores, ReplayRecord
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from rl.learner.learner import Learner
+    from rl.learner.ranks import Ranks
+
+Meeting = tuple[str, int]  # where ranks meet: address of the first one's machine, and port
+
+
+class LearnerProcess:
+    """What runs inside the actor; every method is one remote call."""
+
+    def __init__(
+        self,
+        policy: Mapping[str, Any],
+        config: LearnerConfig,
+        objective: ObjectiveConfig,
+        run_dir: str,
+        replay: ReplayConfig | None = None,
+        rank: int = 0,
+        timeout_s: float = 600.0,
+    ) -> None:
+        """``policy``: a mapping for ``rl.policy.loading.build_policy``, e.g. {"path": directory}. ``timeout_s``: how
+        long ranks wait for each other."""
+        self._given = (policy, config, objective, run_dir, replay)
+        self._rank, self._timeout_s = rank, timeout_s
+        self._learner: Learner | None = None
+        if config.ranks == 1:
+            self._build()
+
+    def meet(self) -> Meeting:
+        """Open the meeting of the ranks, in the first one's process."""
+        from ray.util import get_node_ip_address
+
+        from rl.learner.ranks import open_meeting
+
+        host = get_node_ip_address()
+        self._store = open_meeting(host, self._given[1].ranks, self._timeout_s)
+        return host, self._store.port
+
+    def join(self, meeting: Meeting) -> None:
+        """Meet the other ranks, and take up this one's share of the policy."""
+        from ray.util import get_node_ip_address
+
+        from rl.learner.ranks import Place, Ranks, enter_meeting
+
+        size, shards = self._given[1].ranks, self._given[1].shard_ranks
+        store = enter_meeting(*meeting, size, self._timeout_s)
+        self._build(Ranks(Place(self._rank, size, shards or size), store, get_node_ip_address(), self._timeout_s))
+
+    def _build(self, ranks: Ranks | None = None) -> None:
+        import torch  # in the actor only: the driver needs the handle, not torch
+
+        from rl.learner.learner import Learner
+        from rl.policy.loading import build_policy
+
+        policy, config, objective, run_dir, replay = self._given
+        built = build_policy(policy, empty=self._rank > 0)
+        if ranks is None and torch.cuda.is_available():
+            built.module.to("cuda")
+        self._learner = Learner(built, config, objective, run_dir, replay=replay, ranks=ranks)
+
+    @property
+    def learner(self) -> Learner:
+        if self._learner is None:
+            raise RuntimeError(f"rank {self._rank} of the learner has not met the others yet")
+        return self._learner
+
+    def step(self, groups: Sequence[Group]) -> dict[str, float]:
+        """``Learner.step``."""
+        return self.learner.step(groups)
+
+    def accumulate(self, groups: Sequence[Group]) -> None:
+        """``Learner.accumulate``."""
+        self.learner.accumulate(groups)
+
+    def finish(self, rest: Sequence[Group], ids: Sequence[int]) -> dict[str, float]:
+        """``Learner.finish``, once the ``rest`` of the groups ``ids`` is accumulated too."""
+        if rest:
+            self.learner.accumulate(rest)
+        return self.learner.finish(ids)
+
+    def weights(self) -> tuple[Packed, int]:
+        """What an engine needs, to stay in the object store (ask for two returns), and its bytes.
+
+        Ray copies the live weights into the store before the next call runs.
+        """
+        packed = pack(self.learner.compute.weights())
+        return packed, packed_bytes(packed)
+
+    def base_weights(self) -> tuple[Packed, int]:
+        """``weights``, of what an adapter is added to."""
+        packed = pack(self.learner.compute.base_weights())
+        return packed, packed_bytes(packed)
+
+    def operators(self) -> str:
+        """What ``learner.ops`` came to, and where it runs."""
+        return self.learner.operators
+
+    def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    def version(self) -> int:
+        """Version of the weights that ``weights`` returns."""
+        return self.learner.version
+
+    def probe_logprobs(self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None) -> np.ndarray:
+        """``Learner.probe_logprobs``: float32 [T-1]."""
+        return self.learner.probe_logprobs(tokens, replay)
+
+    def probe(self, tokens: Sequence[int], replay: ReplayRecord | None, engine_dtype: str) -> ProbeScores:
+        """``Learner.probe``."""
+        return self.learner.probe(tokens, replay, engine_dtype)
+
+    def save_policy(self, directory: str) -> None:
+        """The policy alone, in the hub's layout (what an engine or transformers loads) and the dtype it computes in."""
+        self.learner.compute.save(directory)
+
+    def save_checkpoint(self, root: str, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2) -> Path:
+        """``rl.learner.checkpoint.save_checkpoint``."""
+        from rl.learner.checkpoint import save_checkpoint
+
+        return save_checkpoint(root, self.learner, step, extra, keep)
+
+    def load_checkpoint(self, path: str) -> dict[str, Any]:
+        """``rl.learner.checkpoint.load_checkpoint``: the extra dict, with ``step``."""
+        from rl.learner.checkpoint import load_checkpoint
+
+        return load_checkpoint(path, self.learner)
+
+
+def start_learner(
+    policy: Mapping[str, Any],
+    config: LearnerConfig,
+    objective: ObjectiveConfig,
+    run_dir: str | Path,
+    *,
+    replay: ReplayConfig | None = None,
+    rank: int = 0,
+    timeout_s: float = 600.0,
+    **options: Any,
+) -> ActorHandle[LearnerProcess]:
+    """Start the actor of rank ``rank`` with Ray's ``options``: what is reserved (num_gpus) and where. Torch's threads
+    are ``config.threads``."""
+    import ray
+
+    actor: Any = ray.remote(**({"num_cpus": 1.0} | options))(LearnerProcess)
+    handle: ActorHandle[LearnerProcess] = actor.remote(policy, config, objective, str(run_dir), replay, rank, timeout_s)
+    return handle

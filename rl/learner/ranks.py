@@ -1,0 +1,98 @@
+"""The processes that train one policy together, seen from one of them.
+
+    mesh (replicas, shards):   each of ``replicas`` copies of the weights is split over ``shards`` ranks
+
+Collective calls (``sum``, ``gather``) are made by every rank, in the same order. A rank that dies ends those of the
+others with an error, at the latest after ``timeout_s``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export their types
+from torch.distributed.device_mesh import init_device_mesh
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of ``size`` ranks a process is. ``shards``: ranks that split one copy of the weights, a divisor."""
+
+    rank: int
+    size: int
+    shards: int
+
+
+class Ranks:
+    """This process's part in a group that has met (``meet``)."""
+
+    def __init__(self, place: Place, store: Store, host: str, timeout_s: float) -> None:
+        """``host``: address of this machine that the others reach; gloo listens on its interface alone."""
+        self.rank, self.size, self.shards = place.rank, place.size, place.shards
+        cuda = torch.cuda.is_available()
+        os.environ["GLOO_SOCKET_IFNAME"] = interface_of(host)
+        if cuda:
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface_of(host))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store, rank=place.rank, world_size=place.size, timeout=timedelta(seconds=timeout_s),
+        )  # fmt: skip
+        shape = (place.size // place.shards, place.shards)
+        names = ("replicas", "shards")
+        device = "cuda" if cuda else "cpu"
+        self.device = torch.device(device)
+        if shape[0] == 1:
+            self.mesh: DeviceMesh = init_device_mesh(device, shape[1:], mesh_dim_names=names[1:])
+        else:
+            self.mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+        self.beside = self.gather(socket.gethostname()).count(socket.gethostname())  # ranks on this machine
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each of ``values`` summed over the ranks, in float64."""
+        total = torch.tensor(list(values), dtype=torch.float64)
+        dist.all_reduce(total)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def gather(self, value: Any) -> list[Any]:
+        """``value`` of every rank, in the order of the ranks; picklable."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def open_meeting(host: str, size: int, timeout_s: float) -> TCPStore:
+    """Where ``size`` ranks meet, in this process: listens on ``host`` alone, at a free port (``.port``)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.bind((host, 0))
+    listener.listen(size)
+    port = listener.getsockname()[1]
+    return TCPStore(
+        host, port, size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s),
+        master_listen_fd=listener.detach(),
+    )  # fmt: skip
+
+
+def enter_meeting(host: str, port: int, size: int, timeout_s: float) -> TCPStore:
+    """The same, seen from another process."""
+    return TCPStore(host, port, size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+
+
+def interface_of(host: str) -> str:
+    """Name of the network interface that has the address ``host``. Raises ValueError when none has."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == host for entry in addresses):
+            return str(name)
+    raise ValueError(f"no network interface of this machine has the address {host}")

@@ -1,0 +1,103 @@
+"""The learner's state split over ranks: what ``rl.learner.precision.ComputeWeights`` is for one process.
+
+Masters, their gradients' sums and AdamW's state are float32 shards (ZeRO-3, Rajbhandari et al. 2020); a layer is
+gathered in the dtype that computes. What leaves the learner (weights for the engines, checkpoints, the saved policy) is
+gathered tensor by tensor, and only the first rank keeps it: the calls here that give whole tensors are collective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rl.learner.ranks import Ranks
+from rl.policy.api import Policy
+from rl.policy.dtypes import DTYPES, cast_copy
+from rl.policy.lora import LoraPolicy
+from rl.policy.sharding import empty_copy, filled, gather, shard, sharded_copy, sharded_from_first
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another sharded policy, and what it looks like when it is not."""
+
+    policy: Policy
+    empty: Policy
+
+
+class ShardedWeights:
+    """What learns, sharded, computes in ``dtype`` and is its own master; see ``ComputeWeights`` for the methods.
+
+    ``policy``: whole on the first rank, of the others its shape alone is used (it may be on the meta device). With
+    ``offload`` the shards rest in the host's memory. Raises ValueError for weights that are not float32.
+    """
+
+    def __init__(self, policy: Policy, dtype: str, ranks: Ranks, device: torch.device, offload: bool = False) -> None:
+        if wrong := [name for name, parameter in policy.named_parameters() if parameter.dtype != torch.float32]:
+            raise ValueError(f"master weights must be float32: {wrong[0]} is not ({len(wrong)} of them)")
+        self.dtype, self._ranks, self._device = DTYPES[dtype], ranks, device
+        self._offload = offload and device.type != "cpu"
+        self._empty = empty_copy(policy)
+        self._like = cast_copy(self._empty, self.dtype)  # says the dtype of every weight
+        self.masters = self.policy = sharded_from_first(
+            self._empty, policy if self.first else None, ranks.mesh, self.dtype, device, self._offload
+        )
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that keeps what is gathered."""
+        return self._ranks.rank == 0
+
+    def refresh(self) -> None:
+        """Nothing to do: a layer is cast when it is gathered."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """On the first rank everything an engine needs, in ``dtype`` and on the host; empty on the others."""
+        if not isinstance(self.policy, LoraPolicy):
+            return self._cast(gather(self.policy.weights(), self.first), self._like.weights())
+        state = gather({n: p for n, p in self.policy.named_parameters() if ".lora_" in n}, self.first)
+        return self._cast(filled(self._empty, state).weights(), self._like.weights()) if self.first else {}
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """The same of what an adapter is added to; empty without an adapter."""
+        if not (isinstance(self.policy, LoraPolicy) and isinstance(self._like, LoraPolicy)):
+            return {}
+        return self._cast(gather(self.policy.base_weights(), self.first), self._like.base_weights())
+
+    def in_dtype(self, dtype: torch.dtype) -> Policy:
+        """The policy as it is now, computing in ``dtype``: each rank copies its own shards."""
+        if dtype == self.dtype:
+            return self.policy
+        return sharded_copy(self._empty, self.policy, self._ranks.mesh, dtype, self._device, self._offload)
+
+    def beside(self, given: Policy | None = None) -> Beside:
+        """``given`` (whole, the same on every rank; default what learns as it is now), sharded and in this dtype."""
+        if given is None:
+            copied = sharded_copy(self._empty, self.policy, self._ranks.mesh, self.dtype, self._device, self._offload)
+            return Beside(copied, self._empty)
+        policy = cast_copy(given, torch.float32)
+        policy.module.to(self._device)
+        empty = empty_copy(policy)
+        shard(policy, self._ranks.mesh, self.dtype, self._offload)
+        return Beside(policy, empty)
+
+    def whole(self, other: Beside | None = None) -> Policy | None:
+        """On the first rank an unsharded float32 copy of the policy that learns, or of ``other``, on the host."""
+        sharded, empty = (other.policy, other.empty) if other is not None else (self.policy, self._empty)
+        state = gather(sharded.module.state_dict(), self.first)
+        return filled(empty, state) if self.first else None
+
+    def save(self, directory: str | Path) -> None:
+        """Written by the first rank, in ``dtype``."""
+        whole = self.whole()
+        if whole is not None:
+            (whole if self.dtype == torch.float32 else cast_copy(whole, self.dtype)).save(directory)
+
+    def _cast(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``whole`` in the dtypes of ``like``; a tensor of two names stays one."""
+        cast: dict[int, Tensor] = {}
+        return {name: cast.setdefault(id(value), value.to(like[name].dtype)) for name, value in whole.items()}

@@ -1,0 +1,202 @@
+"""A policy whose weights are split over processes, by torch's FSDP2 (``fully_shard``; Zhao et al. 2023).
+
+    rank r keeps 1/n of every weight, its gradient and its optimiser state; a layer is whole while it runs
+
+Weights are float32 where they rest. A layer is gathered in the dtype that computes, and its gradient is summed over the
+ranks in float32. Every rank has to make the same passes in the same order; what differs is the tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rl.policy.api import Policy
+from rl.policy.dtypes import stays_float32
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+ENTRY = "hidden"  # the method of a policy's module that a pass begins with
+
+
+def shard(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype, offload: bool = False) -> None:
+    """Split the weights of ``policy`` over ``mesh``, in place; parameters become DTensors, buffers stay whole.
+
+    ``mesh`` of two dimensions: copies of the weights by the first, shards of each copy by the second (HSDP).
+    ``offload``: shards rest in the host's memory. Each rank calls it with the same weights.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    computes = None if dtype == torch.float32 else dtype
+    how: dict[str, Any] = {"mesh": mesh}
+    if offload:
+        how["offload_policy"] = CPUOffloadPolicy()
+
+    def wrap(module: nn.Module, dtype: torch.dtype | None = computes) -> None:
+        # What a layer is given has its dtype already; FSDP would copy the taps to cast what is in them.
+        fully_shard(module, **how, mp_policy=MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False))
+
+    if computes is not None:
+        for name, child in policy.module.named_modules():
+            if any(True for _ in child.parameters(recurse=False)) and stays_float32(policy.module, f"{name}.weight"):
+                wrap(child, None)
+    for layer in policy.layers:
+        wrap(layer)
+    wrap(policy.module)
+    register_fsdp_forward_method(policy.module, ENTRY)
+
+
+def empty_copy(policy: Policy) -> Policy:
+    """A copy of ``policy`` whose parameters are on the meta device: it costs no memory, and says what to fill in."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in policy.module.parameters()
+    }
+    return copy.deepcopy(policy, memo)  # deepcopy takes what its memo holds instead of copying it
+
+
+def filled(empty: Policy, state: Mapping[str, Tensor]) -> Policy:
+    """A copy of ``empty`` (``empty_copy``) that holds the tensors ``state``, by the names of its state dict; the others
+    stay on the meta device."""
+    policy = copy.deepcopy(empty)
+    unknown = policy.module.load_state_dict(dict(state), strict=False, assign=True).unexpected_keys
+    assert not unknown, unknown
+    return policy
+
+
+@torch.no_grad()
+def sharded_from_first(
+    empty: Policy, whole: Policy | None, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, offload: bool
+) -> Policy:
+    """``whole``, which the first rank has and the others (None) need not, sharded over ``mesh``; tensor by tensor."""
+    import torch.distributed as dist
+    from torch.distributed.tensor import distribute_tensor
+
+    policy = copy.deepcopy(empty)
+    shard(policy, mesh, dtype, offload)
+    policy.module.to_empty(device=torch.device("cpu") if offload else device)
+    parameters = {} if whole is None else dict(whole.module.named_parameters())
+    buffers = {} if whole is None else dict(whole.module.named_buffers())
+    for name, value in policy.module.named_parameters():
+        full = parameters[name].to(device) if parameters else torch.empty(value.shape, dtype=value.dtype, device=device)
+        placed: Any = value
+        local(value).copy_(local(distribute_tensor(full, mesh, placed.placements)))
+    for name, buffer in policy.module.named_buffers():
+        if buffers:
+            buffer.copy_(buffers[name])
+        dist.broadcast(buffer, 0)
+    return policy
+
+
+@torch.no_grad()
+def sharded_copy(
+    empty: Policy, source: Policy, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, offload: bool = False
+) -> Policy:
+    """``source``, which is sharded over ``mesh``, once more in another ``dtype``: each rank copies its own shards."""
+    policy = copy.deepcopy(empty)
+    buffers = dict(source.module.named_buffers())
+    shard(policy, mesh, dtype, offload)
+    policy.module.to_empty(device=torch.device("cpu") if offload else device)
+    for name, value in policy.module.named_parameters():
+        local(value).copy_(local(source.module.get_parameter(name)))
+    for name, buffer in policy.module.named_buffers():
+        buffer.copy_(buffers[name])
+    return policy
+
+
+@torch.no_grad()
+def gather(named: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """The whole tensors of ``named``, on the host, one after the other; every rank of the mesh calls it.
+
+    ``keep=False``: takes part, and returns nothing. A tensor of two names is one tensor here too.
+    """
+    found: dict[str, Tensor] = {}
+    names: dict[int, str] = {}  # by where a tensor is: the name that it was met by first
+    for name, value in named.items():
+        held = local(value)
+        first = names.setdefault(held.data_ptr() if held.numel() else id(value), name)
+        if first == name:
+            full = whole(value)
+            if keep:
+                found[name] = full.detach().to("cpu", copy=True)
+        elif keep:
+            found[name] = found[first]
+    return found
+
+
+def reshard(policy: Policy) -> None:
+    """After a pass without a backward pass: drop the weights that it has left gathered. Those who ask for the policy's
+    parameters would get them instead of the shards, and the next pass would see them instead of new ones."""
+    if splits(policy.module):
+        policy.module.reshard()  # type: ignore[operator]
+
+
+def splits(module: nn.Module) -> bool:
+    """Whether the weights of ``module`` are split over ranks: all of them have to make as many passes through it."""
+    import torch.distributed
+
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Whether ``value`` is a DTensor."""
+    return hasattr(value, "full_tensor")
+
+
+def local(value: Tensor) -> Tensor:
+    """The part of ``value`` that this rank holds; all of it where it is not sharded."""
+    return value.to_local().detach() if is_sharded(value) else value.detach()  # type: ignore[attr-defined]
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of ``value``, wherever it is; collective where it is sharded."""
+    full: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
+    return full
+
+
+@torch.no_grad()
+def put(value: Tensor, full: Tensor) -> None:
+    """Copy ``full``, the same on every rank, into ``value``, of which each may hold a shard."""
+    if is_sharded(value):
+        from torch.distributed.tensor import distribute_tensor
+
+        placed: Any = value
+        local(value).copy_(local(distribute_tensor(full.to(value.device), placed.device_mesh, placed.placements)))
+    else:
+        value.copy_(full)
+
+
+def whole_state(state: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
+    """An optimiser's state dict with whole tensors on the host in the place of shards; empty unless ``keep``."""
+    entries: dict[Any, dict[str, Any]] = {}
+    for key, entry in state["state"].items():
+        entries[key] = entry | gather({name: v for name, v in entry.items() if is_sharded(v)}, keep)
+    return {**state, "state": entries} if keep else {}
+
+
+def split_state(state: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The inverse: whole tensors as the parameters of ``groups`` (``Optimizer.param_groups``) are sharded."""
+    from torch.distributed.tensor import distribute_tensor
+
+    keys = [key for group in state["param_groups"] for key in group["params"]]
+    parameters: list[Any] = [parameter for group in groups for parameter in group["params"]]
+    if not any(is_sharded(parameter) for parameter in parameters):
+        return dict(state)
+    entries: dict[Any, dict[str, Any]] = {}
+    for key, parameter in zip(keys, parameters, strict=True):
+        entries[key] = {
+            name: distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+            if value.shape == parameter.shape and value.ndim
+            else value
+            for name, value in state["state"].get(key, {}).items()
+        }
+    return {**state, "state": entries}

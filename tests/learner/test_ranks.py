@@ -1,0 +1,142 @@
+"""A learner of several ranks is the learner of one: gradients, metrics, weights, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from moe_families import FAMILIES, write
+from rank_processes import Case, learn, run_ranks
+from test_open_batch import PACKED, SMALL, TIMES, batch
+from test_precision import llama
+from test_shared_step import groups_of
+
+from rl.policy.loading import build_policy, load_policy
+from rl.types import Group
+from tests.learner.conftest import tiny_config
+
+Groups = Callable[..., list[Group]]
+CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    ("plain", {}, {}, {}),
+    ("token_mean", {"loss_aggregation": "token_mean"}, {}, {}),
+    ("kl", {"kl_coef": 0.1, "opsm_delta": 0.001, "ref_refresh_every": 1}, {}, {}),
+    ("old_policy", {"kl_coef": {"default": 0.3}, "old_policy": "learner", "correction": "truncate"}, {}, {}),
+    ("indexer", {"loss_aggregation": "token_mean"}, {"train_indexer": "kl", "indexer_kl_coef": 3.0}, {}),
+    ("minibatches", {}, {"minibatches": 2}, {}),
+    ("recompute", {}, {"recompute": True, "head_rows": 7}, {}),
+    ("flat", {}, {"share_prefixes": False}, {}),
+    ("live", {}, {}, {"routing": "check"}),
+    ("bfloat16", {}, {"compute_dtype": "bfloat16"}, {}),
+    ("lora", {"kl_coef": 0.1}, {"lora": {"rank": 2}}, {}),
+    ("lora bfloat16", {}, {"lora": {"rank": 2}, "compute_dtype": "bfloat16"}, {}),
+]
+
+
+def assert_equal(found: dict[str, Any], wanted: dict[str, Any], close: float, name: str) -> None:
+    """``found``: of rank 0. The weights themselves differ by what AdamW makes of rounding: of a gradient near 0."""
+    first = wanted["gradients"][0]
+    assert float((found["gradients"][0] - first).norm() / first.norm()) < close, name
+    for n, (here, there) in enumerate(zip(found["metrics"], wanted["metrics"], strict=True)):
+        assert here.keys() == there.keys(), name
+        assert here["learner/tokens"] == there["learner/tokens"], name
+        if n == 0:
+            for key in here.keys() - TIMES - PACKED - {"learner/tokens_distinct", "learner/sharing"}:
+                small = 1e-6 if key in SMALL else 0.0
+                assert here[key] == pytest.approx(there[key], rel=20 * close, abs=max(small, close)), (name, key)
+    assert found["weights"].keys() == wanted["weights"].keys(), name
+    for key, value in found["weights"].items():
+        assert value.dtype == wanted["weights"][key].dtype, (name, key)
+    assert np.abs(found["probe"].logprobs - wanted["probe"].logprobs).max() < max(2e-3, 3 * close), name
+    assert found["version"] == wanted["version"], name
+
+
+@pytest.mark.parametrize(("size", "shards"), [(2, 2), (3, 3), (4, 2)])
+def test_gradients_are_those_of_one_process(
+    policy_config: dict, make_groups: Groups, tmp_path: Path, size: int, shards: int
+) -> None:
+    """3: the numbers do not come out even. 4, 2: two copies of the weights, each on two ranks (HSDP)."""
+    build_policy(policy_config).save(tmp_path / "policy")
+    batches = [batch(make_groups), batch(make_groups, seed=1)]
+    chosen = CASES if size == 2 else [case for case in CASES if case[0] in ("plain", "kl", "indexer", "minibatches")]
+    cases = [Case(tmp_path / "policy", batches, o, s, r) for _, o, s, r in chosen]
+    found = run_ranks(size, shards, cases, tmp_path / "ranks")
+    for n, (name, *_) in enumerate(chosen):
+        wanted = learn(cases[n], tmp_path)
+        assert_equal(found[0][n], wanted, 2e-2 if "bfloat16" in name else 2e-6, name)
+        assert all(rank[n]["metrics"][0]["loss/total"] == found[0][n]["metrics"][0]["loss/total"] for rank in found)
+        assert all(not rank[n]["weights"] for rank in found[1:]), "only the first rank holds whole weights"
+
+
+def test_models_of_transformers(tmp_path: Path) -> None:
+    """A dense one whose head is tied to its embedding, and the families with experts: replay counts every record."""
+    folders = {"llama": llama(tmp_path / "llama", torch.float32)}
+    folders |= {family: write(family, tmp_path / family) for family in FAMILIES}
+    cases = [Case(folder, [groups_of(load_policy(folder))]) for folder in folders.values()]
+    cases.append(Case(folders["llama"], cases[0].batches, settings={"share_prefixes": False}))
+    found = run_ranks(2, 2, cases, tmp_path / "ranks")[0]
+    for result, case, name in zip(found, cases, [*folders, "flat"], strict=True):
+        assert_equal(result, learn(case, tmp_path), 2e-6, name)
+
+
+def test_groups_that_arrive_one_by_one(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
+    build_policy(policy_config).save(tmp_path / "policy")
+    case = Case(tmp_path / "policy", [batch(make_groups)], accumulate=True)
+    found = run_ranks(2, 2, [case], tmp_path / "ranks")[0][0]
+    assert_equal(found, learn(Case(tmp_path / "policy", case.batches), tmp_path), 2e-6, "one by one")
+
+
+def test_no_group_with_a_gradient(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
+    """Nobody makes a pass, nobody waits, and the weights stay."""
+    policy = build_policy(policy_config)
+    policy.save(tmp_path / "policy")
+    groups = make_groups(count=2)
+    for t in (t for group in groups for t in group.trajectories):
+        t.reward = 1.0
+    found = run_ranks(2, 2, [Case(tmp_path / "policy", [groups])], tmp_path / "ranks")[0][0]
+    assert not found["gradients"]
+    assert found["version"] == 1
+    for name, value in policy.weights().items():
+        assert torch.equal(found["weights"][name], value)
+
+
+def test_checkpoints_fit_any_number_of_ranks(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
+    """2 ranks -> 1 -> 3, each one more step: as one process that never stopped. Adapter, reference, bfloat16 too."""
+    build_policy(policy_config).save(tmp_path / "policy")
+    batches = [batch(make_groups, seed=n) for n in range(3)]
+    kinds: list[dict[str, Any]] = [
+        {"settings": {"warmup_steps": 3, "minibatches": 2}, "objective": {"kl_coef": 0.1}},
+        {"settings": {"lora": {"rank": 2}, "compute_dtype": "bfloat16"}},
+    ]
+    straight = [learn(Case(tmp_path / "policy", batches, **kind), tmp_path) for kind in kinds]
+    before: list[Path | None] = [None for _ in kinds]
+    for n, size in enumerate((2, 1, 3)):
+        saved = [tmp_path / f"checkpoints_{k}_{n}" for k in range(len(kinds))]
+        cases = [
+            Case(tmp_path / "policy", [batches[n]], **kind, start=start, save=save)
+            for kind, start, save in zip(kinds, before, saved, strict=True)
+        ]
+        if size == 1:
+            found = [learn(case, tmp_path) for case in cases]
+        else:
+            found = run_ranks(size, size, cases, tmp_path / f"ranks{n}")[0]
+        before = [next(path.glob("step_*")) for path in saved]
+    for kind, here, there in zip(("float32", "bfloat16"), found, straight, strict=True):
+        close = 2e-5 if kind == "float32" else 2e-2
+        assert here["version"] == there["version"] == 3
+        a, b = here["metrics"][0]["learner/grad_norm"], there["metrics"][2]["learner/grad_norm"]
+        assert a == pytest.approx(b, rel=50 * close)
+        for name, value in here["weights"].items():
+            assert torch.allclose(value.float(), there["weights"][name].float(), atol=2e-3), (kind, name)
+
+
+def test_the_weights_are_really_split(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
+    """What a rank keeps of parameters and moments is its share; the rest is there while a layer runs."""
+    build_policy(tiny_config()).save(tmp_path / "policy")
+    case = Case(tmp_path / "policy", [batch(make_groups)])
+    alone = learn(case, tmp_path)["resting"]
+    for rank in run_ranks(2, 2, [case], tmp_path / "ranks"):
+        assert rank[0]["resting"] < 0.55 * alone

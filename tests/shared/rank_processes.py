@@ -1,0 +1,132 @@
+"""Learners of several ranks in processes of their own, over gloo on the loopback; what each did comes back in a file.
+
+python rank_processes.py JOB RANK     # JOB: a pickle of Job
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HOST = "127.0.0.1"
+TIMEOUT_S = 120.0
+
+
+@dataclass
+class Case:
+    """One learner: ``policy`` is a directory; ``batches`` are trained one after the other."""
+
+    policy: Path
+    batches: list[list[Any]]
+    objective: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    replay: dict[str, Any] = field(default_factory=dict)
+    start: Path | None = None  # a checkpoint to go on from
+    save: Path | None = None  # where to write one
+    accumulate: bool = False  # group by group instead of whole
+
+
+@dataclass
+class Job:
+    size: int
+    shards: int
+    cases: list[Case]
+    folder: Path
+    host: str = HOST
+    port: int = 0
+
+
+def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
+    """What the learner of ``case`` comes to: gradients [P] and metrics of every batch, and its weights afterwards."""
+    from rl.learner.checkpoint import load_checkpoint, save_checkpoint
+    from rl.learner.config import LearnerConfig, LoraConfig, ReplayConfig
+    from rl.learner.learner import Learner
+    from rl.objective.config import ObjectiveConfig
+    from rl.policy.loading import load_policy
+    from rl.policy.sharding import local, whole
+
+    settings = {"lr": 1e-3, "threads": 1, "max_tokens_per_microbatch": 64} | case.settings
+    if "lora" in settings:
+        settings["lora"] = LoraConfig(**settings["lora"])
+    learner = Learner(
+        load_policy(case.policy, empty=ranks is not None and ranks.rank > 0), LearnerConfig(**settings),
+        ObjectiveConfig(**case.objective), folder,
+        replay=ReplayConfig(**case.replay), ranks=ranks,
+    )  # fmt: skip
+    if case.start is not None:
+        load_checkpoint(case.start, learner)
+    gradients: list[torch.Tensor] = []
+    step = learner.optimizer.step
+
+    def spy(loss: float) -> dict[str, float]:
+        grads = [whole(p.grad) for p in learner.optimizer.parameters if p.grad is not None]
+        gradients.append(torch.cat([g.float().flatten() for g in grads]))
+        return step(loss)
+
+    learner.optimizer.step = spy  # type: ignore[method-assign]
+    metrics = []
+    for groups in case.batches:
+        if case.accumulate:
+            for group in groups:
+                learner.accumulate([group])
+            metrics.append(learner.finish([group.id for group in groups]))
+        else:
+            metrics.append(learner.step(groups))
+    held = list(learner.policy.named_parameters())
+    held += [(n, v) for e in learner.optimizer.adamw.state.values() for n, v in e.items() if n != "step"]
+    resting = sum(local(value).numel() * value.element_size() for _, value in held)
+    tokens = list(range(3, 31))
+    probe = learner.probe(tokens)
+    if case.save is not None:
+        save_checkpoint(case.save, learner, len(case.batches))
+    weights = {k: torch.as_tensor(v) for k, v in (learner.base_weights() | learner.weights()).items()}
+    return {
+        "gradients": gradients,
+        "metrics": metrics,
+        "weights": weights,
+        "probe": probe,
+        "version": learner.version,
+        "resting": resting,
+    }
+
+
+def run_ranks(size: int, shards: int, cases: list[Case], folder: Path) -> list[list[dict[str, Any]]]:
+    """``learn`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank printed last."""
+    from rl.learner.ranks import open_meeting
+
+    meeting = open_meeting(HOST, size, TIMEOUT_S)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "job.pkl"
+    path.write_bytes(pickle.dumps(Job(size, shards, cases, folder, port=meeting.port)))
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(path), str(rank)], stderr=subprocess.PIPE, text=True)
+        for rank in range(size)
+    ]
+    said = [process.communicate(timeout=4 * TIMEOUT_S)[1] for process in processes]
+    if wrong := [f"rank {n}: {text[-6000:]}" for n, text in enumerate(said) if processes[n].returncode]:
+        raise RuntimeError("\n".join(wrong))
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def main(path: str, rank: int) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    torch.set_num_threads(1)
+    from rl.learner.ranks import Place, Ranks, enter_meeting
+
+    job: Job = pickle.loads(Path(path).read_bytes())
+    store = enter_meeting(job.host, job.port, job.size, TIMEOUT_S)
+    ranks = Ranks(Place(rank, job.size, job.shards), store, job.host, TIMEOUT_S)
+    results = [learn(case, job.folder / f"run{rank}", ranks) for case in job.cases]
+    torch.save(results, job.folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    # Pickles name this module as tests import it.
+    sys.modules["rank_processes"] = sys.modules["__main__"]
+    main(sys.argv[1], int(sys.argv[2]))
