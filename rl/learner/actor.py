@@ -53,7 +53,6 @@ class LearnerHandle:
             timeout_s=cfg.step_deadline_s,
         )
         self._group = self._start()
-        self.restarts = 0
 
     @property
     def started_from(self) -> str:
@@ -64,7 +63,6 @@ class LearnerHandle:
         """New processes with the weights that the first ones started from: ``load`` a checkpoint."""
         self._group.kill()
         self._group, self._overlap = self._start(), None
-        self.restarts += 1
 
     def overlap(self) -> Overlap:
         """For ``pool.take``: the groups of the next ``step`` are worked on as they arrive."""

@@ -107,10 +107,8 @@ def grpo(
                 for group in groups:
                     del pending[group.id]
                     taskset.observe(group.task_index, group.outcomes())
-                counted = {
-                    "rollout/reused_groups": float(finished.reused), "learner/restarts": float(learner.restarts)
-                }  # fmt: skip
-                log.step(at.step, groups, learned | taskset.metrics() | counted, probe)
+                reused = {"rollout/reused_groups": float(finished.reused)}
+                log.step(at.step, groups, learned | taskset.metrics() | reused, probe)
                 if not spent and (spent := log.spent()):
                     end = min(end, at.step + len(pending) // cfg.prompts_per_step)
                 if at.step % cfg.checkpoint_every == 0 or at.step == end:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -105,9 +106,9 @@ def grpo_stage(
     """
     begun, losses = copy.deepcopy(taskset.state_dict()), Losses(cfg.learner.max_restarts, cfg.learner.restarts_s)
     with job.progress.stage(title, total=cfg.steps) as progress:
-        while True:
+        for restarts in count():
             try:
-                return _to_the_end(job, title, stage, cfg, learner, pool, taskset, files, progress)
+                return _to_the_end(job, title, stage, cfg, learner, pool, taskset, files, progress, restarts)
             except LearnerLost as error:
                 if not losses.may_replace():
                     raise LearnerLost(
@@ -119,11 +120,12 @@ def grpo_stage(
             learner.restart()
             pool.restart()
             taskset.load_state_dict(copy.deepcopy(begun))
+    raise AssertionError("unreachable: it counts without end")
 
 
 def _to_the_end(
     job: Job, title: str, stage: str, cfg: TrainConfig, learner: LearnerHandle, pool: RolloutPool, taskset: Taskset,
-    files: RunDir, progress: Stage,
+    files: RunDir, progress: Stage, restarts: int,
 ) -> Totals:  # fmt: skip
     """``grpo_stage`` as long as the learner lives."""
     from rl.learner.checkpoint import newest_whole  # loads torch
@@ -164,7 +166,7 @@ def _to_the_end(
 
         log.writer.put(f"{name} of wandb and summary.json", write)
 
-    log = StageLog(cfg, stage, files, pool, totals, meter, on_step)
+    log = StageLog(cfg, stage, files, pool, totals, meter, on_step, restarts)
     origin = hashlib.sha256(job.rundir.config.read_bytes() + learner.started_from.encode()).hexdigest()
     finished = FinishedGroups(files.path / FOLDER, origin, cfg.keep_finished_mb * 2**20, cfg.keep_checkpoints)
     grpo(cfg, pool, learner, taskset, at, log, files.checkpoints, finished)
