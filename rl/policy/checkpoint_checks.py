@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+from rl.policy.checkpoint_files import ADAPTER, CheckpointError, CheckpointFiles, check_one_reading
 from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
 from rl.policy.meta import on_meta
@@ -42,6 +42,7 @@ def check_checkpoint(
     if config["model_type"] in DSA_ARCHITECTURES:
         model: nn.Module = _check_dsa(directory)
     else:
+        check_one_reading(directory)
         files.check_scales()
         model = _check_hugging_face(directory, config, files)
     adapter_modules(model, adapted, rank)
@@ -54,7 +55,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if (directory / "adapter_config.json").is_file():
+        if (directory / ADAPTER).is_file():
             raise CheckpointError(
                 f"{directory} holds a LoRA adapter alone; use the policy that its run left, where it is merged"
             ) from error
@@ -89,12 +90,14 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
         except ValueError as error:
             raise CheckpointError(f"model_type={kind} is no causal language model ({error})") from error
-    wanted = {name: tuple(value.shape) for name, value in unstack_experts(model.state_dict()).items()}
+    state = unstack_experts(model.state_dict())
+    wanted = {name: tuple(value.shape) for name, value in state.items()}
     for name in wanted.keys() & files.shapes.keys():
         if wanted[name] != files.shapes[name]:
             raise CheckpointError(
                 f"{name} has shape {files.shapes[name]} in {directory}; config.json asks for {wanted[name]}"
             )
+    files.check_floats(name for name in wanted.keys() & files.shapes.keys() if state[name].is_floating_point())
     if get_checkpoint_conversion_mapping(kind):  # the files' names are others than the model's: loading will tell
         return model  # type: ignore[no-any-return]
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
