@@ -7,10 +7,12 @@ and infinity.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from rl.policy.checkpoint_files import ADAPTER, CheckpointError, CheckpointFiles, check_one_reading
@@ -18,6 +20,8 @@ from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
 from rl.policy.meta import on_meta
 from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def check_checkpoint(
@@ -88,8 +92,14 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
     with on_meta():
         try:
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
-        except ValueError as error:
-            raise CheckpointError(f"model_type={kind} is no causal language model ({error})") from error
+        except ValueError as error:  # its first line; the rest is a list of all there are
+            said = str(error).partition("\n")[0]
+            raise CheckpointError(f"model_type={kind} is no causal language model ({said})") from error
+        except Exception as error:  # of transformers' own code, for a value that it looks up
+            said = f"{type(error).__name__}: {error}"
+            raise CheckpointError(
+                f"config.json of {directory} asks for what transformers does not have ({said})"
+            ) from error
     state = unstack_experts(model.state_dict())
     wanted = {name: tuple(value.shape) for name, value in state.items()}
     for name in wanted.keys() & files.shapes.keys():
@@ -105,4 +115,17 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
         raise CheckpointError(
             f"weights in {directory} do not match config.json: missing {missing[:3]} ({len(missing)})"
         )
+    layers = model.config.num_hidden_layers + (config.get("num_nextn_predict_layers") or 0)
+    if beyond := sorted(n for n in files.shapes if (m := _LAYER.match(n)) and int(m[1]) >= layers):
+        raise CheckpointError(
+            f"weights in {directory} do not match config.json: it asks for {layers} layers, and {beyond[0]} "
+            f"({len(beyond)} such) is of another"
+        )
+    for name in sorted(tied & files.shapes.keys()):
+        source = model._tied_weights_keys[name]
+        if source in files.shapes and not torch.equal(files.tensor(name), files.tensor(source)):
+            raise CheckpointError(
+                f"{name} and {source} in {directory} differ, and tie_word_embeddings in config.json makes one of them; "
+                "set it to false"
+            )
     return model  # type: ignore[no-any-return]

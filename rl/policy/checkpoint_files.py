@@ -119,8 +119,10 @@ class CheckpointFiles:
                 )
 
     def check_finite(self) -> None:
-        """Raise CheckpointError for the first tensor that holds NaN or infinity. Reads every weight once."""
+        """Raise CheckpointError for the first tensor that holds NaN or infinity in float32. Reads every weight once."""
         for name, value in self.stream():
+            if value.dtype == torch.float64:  # what is read into
+                value = value.float()
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 bad = int((~value.isfinite()).sum())
                 raise CheckpointError(
@@ -215,6 +217,8 @@ def _spread(scale: Tensor, block: tuple[int, int], rows: int, columns: int) -> T
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+            raise TypeError("weight_map must give each tensor's file")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index.name} is no index of a checkpoint ({error}); fetch it again") from error
     return found

@@ -254,6 +254,37 @@ def test_what_is_checked_is_what_is_loaded(tmp_path: Path) -> None:
             load(named)
 
 
+def test_more_that_does_not_fit(tmp_path: Path) -> None:
+    def told(name: str, **values: Any) -> Path:
+        folder = llama(tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+        return folder
+
+    with pytest.raises(CheckpointError, match=r"asks for 1 layers, and model.layers.1.* \(9 such\) is of another"):
+        check_checkpoint(told("fewer", num_hidden_layers=1))
+    check_checkpoint(told("prediction", num_hidden_layers=1, num_nextn_predict_layers=1))  # those are left out
+    with pytest.raises(CheckpointError, match=r"lm_head.weight and model.embed_tokens.weight in .* differ"):
+        check_checkpoint(told("tied", tie_word_embeddings=True))
+    with pytest.raises(CheckpointError, match=r"asks for what transformers does not have \(KeyError: 'nonsense'\)"):
+        check_checkpoint(told("activation", hidden_act="nonsense"))
+    with pytest.raises(CheckpointError, match=r"^model_type=t5 is no causal language model \([^\n]*\)$"):
+        check_checkpoint(told("t5", model_type="t5"))
+
+    def large(state: dict[str, torch.Tensor]) -> None:
+        state["model.norm.weight"] = state["model.norm.weight"].double() * 1e300
+
+    with pytest.raises(CheckpointError, match=r"model.norm.weight in model.safetensors holds 32 values"):
+        check_checkpoint(change(llama(tmp_path / "double"), large))
+
+
+@pytest.mark.parametrize("index", ["null", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
+    (llama(tmp_path) / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=r"model.safetensors.index.json is no index of a checkpoint"):
+        check_checkpoint(tmp_path)
+
+
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     """Eight-bit weights of some libraries have the names and shapes of the plain ones."""
     name = "model.layers.0.self_attn.q_proj.weight"
