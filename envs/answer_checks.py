@@ -39,7 +39,7 @@ from envs.answers.quantity import Number, readings
 from envs.answers.typography import tidy
 from envs.final_answer import normalise, one_answer, same_value
 from envs.sandbox import Limits, Sandbox
-from envs.sandbox.asserts import TOTAL_S, run_asserts
+from envs.sandbox.asserts import LONGEST_S, TOTAL_S, run_asserts
 from envs.types import InfrastructureError
 
 Verifier = Callable[[str, dict[str, Any]], Any]
@@ -155,6 +155,8 @@ VERIFIERS: dict[str, Verifier] = {
     "choice": choice,
     "unit_tests": unit_tests,
 }
+
+LIMITS_S: dict[str, float] = {"unit_tests": LONGEST_S}  # of those that run what the policy wrote: seconds of one check
 
 
 def program_of(answer: str, prompt: str = "") -> str:

@@ -25,7 +25,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from envs.answer_checks import VERIFIERS, Verifier
+from envs.answer_checks import LIMITS_S, VERIFIERS, Verifier
 from envs.environment import Environment
 from envs.epochs import EpochOrder
 from envs.message_forms import checked_prompt, messages_of
@@ -46,6 +46,11 @@ class DatasetEnvironment(Environment):
     def __init__(self, task: Task, reward: str | Reward | None = None, **config: Any) -> None:
         super().__init__(task, **config)
         self.reward: Reward = find_reward(reward or "exact")
+
+    @classmethod
+    def longest_score_s(cls, config: Mapping[str, Any]) -> float | None:
+        """A verifier's own limit; of a reward function of yours nothing is known."""
+        return LIMITS_S.get(str(config.get("reward")))
 
     def score(self, episode: Episode) -> Any:
         """The reward's scores; a coroutine when the reward is ``async def``."""

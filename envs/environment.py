@@ -60,7 +60,7 @@ class Environment:
 
     What the policy makes last must end here, as an observation or a score, before the rollout's deadlines mask the
     episode as a failure of the infrastructure: ``rl.run.deadlines`` compares ``longest_step_s`` with
-    ``rollout.step_s`` and ``score_limit_s`` with ``rollout.score_s`` before a run starts.
+    ``rollout.step_s`` and ``longest_score_s`` with ``rollout.score_s`` before a run starts.
     """
 
     max_output_chars: int = 2000
@@ -86,6 +86,11 @@ class Environment:
         """Seconds that the calls of one message can take, with the setting ``tool_timeout_s``; None: nobody knows."""
         bounds = [s for s in (cls.call_limit_s, tool_timeout_s or cls.tool_timeout_s) if s is not None]
         return cls.message_s + min(bounds) if bounds else None
+
+    @classmethod
+    def longest_score_s(cls, config: Mapping[str, Any]) -> float | None:
+        """Seconds that ``score`` can take with the settings ``config``, whatever the policy did; None: nobody knows."""
+        return cls.score_limit_s
 
     # -- the four methods of an episode ------------------------------------------------------
 

@@ -25,6 +25,7 @@ from envs.factory.rows import row_of
 from envs.families import names_of
 from envs.mixture import MixTaskset, families_of
 from envs.taskset import Split, Taskset
+from envs.url_secrets import cleaned
 
 SAMPLE = 5  # tasks that stand for the rows of a task set without files
 ROWS = "(its rows)"  # in place of a file's name in the settings
@@ -55,7 +56,7 @@ def identity_of(taskset: Taskset, sampled: Mapping[str, Any] | None = None) -> I
     return Identity(
         f"{cls.__module__}.{cls.__qualname__}",
         families_of(taskset),
-        {name: _short(_unnamed(value, taskset)) for name, value in settings_of(taskset).items()},
+        {name: _short(cleaned(_unnamed(value, taskset))) for name, value in settings_of(taskset).items()},
         _rows(taskset, sampled or {}),
         {"sha256": _digest(sorted(modules.items())), "modules": {n: h[:12] for n, h in sorted(modules.items())}},
     )

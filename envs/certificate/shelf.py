@@ -21,6 +21,7 @@ from envs.certificate.verdicts import Result, failed
 from envs.factory.store import write_atomic
 from envs.mixture import families_of
 from envs.taskset import Taskset
+from envs.url_secrets import without_credentials
 
 FORMAT = 1
 FOLDER = "certificates"  # beside the data, and by default in the working directory
@@ -48,7 +49,7 @@ def certificate_of(
     return {
         _MARK: FORMAT,
         "date": now,
-        "command": command,
+        "command": without_credentials(command),
         "package": f"{PACKAGE} {_version()}",
         "python": platform.python_version(),
         "tasks": tasks,

@@ -5,18 +5,19 @@
     tool       3 of 3 tests passed.
     assistant  Done.
 
-outcome = 1 when the last submission passes every hidden test. The tests' expected values never enter the
-sandbox (see ``judge``). A repair task shows a function with one mistake in it.
+outcome = 1 when the last submission passes every hidden test. These run when the policy has had its last word: what a
+program is called with it can tell the policy. The tests' expected values never enter the sandbox (see ``judge``). A
+repair task shows a function with one mistake in it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envs.code.specs import Spec, mistaken, random_inputs, random_spec
-from envs.code.submission import Inputs, Outcome, judge
+from envs.code.submission import Outcome, judge
 from envs.environment import Environment, tool
 from envs.sandbox import Limits
 from envs.taskset import Split, Taskset
@@ -31,31 +32,31 @@ _PASSED = f"{_VISIBLE} of {_VISIBLE} tests passed."
 class CodeEnvironment(Environment):
     """One function to write. Tests are in the task's metadata as (inputs, expected) pairs."""
 
-    call_limit_s = _LIMITS.wall_s
+    call_limit_s = score_limit_s = _LIMITS.wall_s
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
-        self._visible: list[tuple[tuple[int, ...], int]] = [(tuple(x), y) for x, y in task.metadata["visible"]]
-        self._hidden: list[tuple[tuple[int, ...], int]] = [(tuple(x), y) for x, y in task.metadata["hidden"]]
-        self._solved = False
-        self._submissions = 0
+        self._submitted: str | None = None
 
     @tool
     def submit(self, code: str) -> str:
         """Test the code."""
-        inputs: Inputs = tuple(x for x, _ in (*self._visible, *self._hidden))
-        outcomes = judge(code, "f", inputs, _LIMITS)
-        seen, unseen = outcomes[: len(self._visible)], outcomes[len(self._visible) :]
-        self._submissions += 1
-        self._solved = all(o.value == y for o, (_, y) in zip(unseen, self._hidden, strict=True))
-        for outcome, (x, y) in zip(seen, self._visible, strict=True):
-            if outcome.value != y:
-                return _failure(outcome, x, y)
-        return _PASSED
+        self._submitted = code
+        return next((_failure(*failed) for failed in self._failures(code, "visible")), _PASSED)
 
     def score(self, episode: Episode) -> dict[str, float]:
         """outcome: the last submission passes all hidden tests; submitted: there was one."""
-        return {"outcome": float(self._solved), "submitted": float(self._submissions > 0)}
+        if self._submitted is None:
+            return {"outcome": 0.0, "submitted": 0.0}
+        return {"outcome": float(not any(self._failures(self._submitted, "hidden"))), "submitted": 1.0}
+
+    def _failures(self, code: str, tests: str) -> Iterator[tuple[Outcome, tuple[int, ...], int]]:
+        """What ``code`` gave, for which inputs and instead of what, of each of the task's ``tests`` that it fails."""
+        pairs = [(tuple(inputs), expected) for inputs, expected in self.task.metadata[tests]]
+        outcomes = judge(code, "f", tuple(inputs for inputs, _ in pairs), _LIMITS)
+        for outcome, (inputs, expected) in zip(outcomes, pairs, strict=True):
+            if outcome.value != expected:
+                yield outcome, inputs, expected
 
     def oracle(self, history: Sequence[Message]) -> Message:
         """Submit the right function, and say Done once the tests passed."""

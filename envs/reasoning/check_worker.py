@@ -5,8 +5,9 @@ r"""The process that checks answers. Started by ``checker.py``; one request a li
 
 Two lines come back for each: ``ready`` when the request is understood and the right answer was seen to be right, and
 the verdict ``{"right": true}`` or ``{"right": false, "why": …}``. Between the two only the policy's answer can do
-harm: it has ``CPU_S`` seconds of CPU time, after which the kernel ends the process (SIGPROF), whatever library
-is busy then; it has ``MEMORY_MB`` of address space; it can write no file and start no process.
+harm: it has the request's ``cpu_s`` (``CPU_S``) seconds of CPU time, after which the kernel ends the process
+(SIGPROF), whatever library is busy then; it has ``MEMORY_MB`` of address space; it can write no file. The process that
+looks at answers is a child, and the next one is there at once (``keep_serving``).
 """
 
 from __future__ import annotations
@@ -157,13 +158,26 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             _say(replies, {"broken": f"{type(error).__name__}: {error}"})
             continue
         _say(replies, "ready")
-        signal.setitimer(signal.ITIMER_PROF, CPU_S)
+        signal.setitimer(signal.ITIMER_PROF, request.get("cpu_s", CPU_S))
         try:
             verdict = {"right": judge(request, request["answer"]), "why": ""}
         except Exception as error:  # the scorer cannot read the answer (MemoryError and RecursionError are among these)
             verdict = {"right": False, "why": f"unreadable: {type(error).__name__}"}
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         _say(replies, verdict)
+
+
+def keep_serving(requests: TextIO, replies: TextIO) -> None:
+    """``serve`` in a child, and in another one when an answer has ended it: this process stays as warm as it is, and a
+    new child takes no time to start. Of one that was ended the reply is ``{"ended": <exit code>}``."""
+    while True:
+        if (child := os.fork()) == 0:
+            serve(requests, replies)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if (code := os.waitstatus_to_exitcode(status)) == 0:
+            return
+        _say(replies, {"ended": code})
 
 
 def _say(replies: TextIO, value: Any) -> None:
@@ -191,7 +205,7 @@ def main() -> None:
     ):
         resource.setrlimit(kind, (amount, amount))
     _say(replies, "started")
-    serve(sys.stdin, replies)
+    keep_serving(sys.stdin, replies)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,13 @@
 Whose fault a failure is:
 
 * the answer's (scored 0): it took more than ``check_worker.CPU_S`` CPU seconds, the scorer could not read it, or
-  it ended two fresh workers in a row;
+  it ended two fresh processes in a row;
 * the infrastructure's (``InfrastructureError``, the sample is masked): the worker does not start, does not accept the
   right answer, or gives no reply though it used little CPU time.
+
+Many costly answers at once (all rollouts of a worker ask the same one) must not make each other wait until
+``rollout.score_s`` masks them: every answer has ``QUICK_S`` first, which is enough for nearly all. Those that need more
+stand in a line of their own, and who has had no turn ``LINE_S`` after it came is too costly.
 """
 
 from __future__ import annotations
@@ -23,10 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envs.reasoning.check_worker import CPU_S
 from envs.types import InfrastructureError
 
 START_S = 180.0  # importing sympy and reasoning-gym on a busy machine
 WALL_S = 120.0  # for one check; the worker's own limit is CPU time, far less
+QUICK_S = 0.25  # CPU seconds of the first look
+LINE_S = 25.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,7 +50,8 @@ class Verdict:
 
 
 class _Ended(Exception):
-    """The worker is gone. ``ready``: it had understood the request, so that the answer may be to blame."""
+    """The process that looks at answers is gone. ``ready``: it had understood the request, so that the answer may be to
+    blame."""
 
     def __init__(self, ready: bool, code: int) -> None:
         super().__init__(f"the checker ended with code {code}")
@@ -59,17 +67,25 @@ class Checker:
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
         self._lock = threading.Lock()
+        self._line = threading.Lock()  # of answers that need more than a first look
 
     def check(self, request: dict[str, Any]) -> Verdict:
         """The verdict on one request (``check_worker`` says what it holds)."""
+        came = time.monotonic()
+        verdict = self._within(request, QUICK_S)
+        if verdict.why != "too_costly" or not self._line.acquire(timeout=max(0.0, came + LINE_S - time.monotonic())):
+            return verdict
+        try:
+            return self._within(request, CPU_S)
+        finally:
+            self._line.release()
+
+    def _within(self, request: dict[str, Any], cpu_s: float) -> Verdict:
         with self._lock:
-            for _ in range(
-                2
-            ):  # a worker that something else killed is not the answer's fault: once more, with a new one
+            for _ in range(2):  # a process that something else killed is not the answer's fault: once more
                 try:
-                    return self._ask(request)
+                    return self._ask({**request, "cpu_s": cpu_s})
                 except _Ended as end:
-                    self._stop()
                     if end.ready and end.code == -signal.SIGPROF:
                         return Verdict(False, "too_costly")
                     last = end
@@ -98,10 +114,14 @@ class Checker:
         except BrokenPipeError:
             raise self._ended(ready=False) from None
         first = self._reply(WALL_S, ready=False)
+        if isinstance(first, dict) and "ended" in first:
+            raise _Ended(False, first["ended"])
         if isinstance(first, dict):
             where = request.get("gym", "a story")
             raise GoldRejectedError(f"an answer cannot be checked: {first['broken'][:300]}; entry: {where}")
         verdict = self._reply(WALL_S, ready=True)
+        if "ended" in verdict:
+            raise _Ended(True, verdict["ended"])
         return Verdict(verdict["right"], verdict["why"])
 
     def _start(self) -> None:
@@ -132,7 +152,6 @@ class Checker:
         try:
             said = self._reply(START_S, ready=False)
         except _Ended as end:
-            self._stop()
             raise InfrastructureError(f"the answer checker did not start (code {end.code})") from None
         if said != "started":
             self._stop()
@@ -169,7 +188,9 @@ class Checker:
 
     def _ended(self, ready: bool) -> _Ended:
         assert self._process
-        return _Ended(ready, self._process.wait())
+        code = self._process.wait()
+        self._stop()
+        return _Ended(ready, code)
 
     def _stop(self) -> None:
         process, self._process, self._unread = self._process, None, b""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.chat.control_text import ControlText
@@ -78,3 +80,35 @@ class ChatTemplate:
 
     def _encode_piece(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's directory; a class that the directory brings as code is never run. Raises ValueError
+    for one that does not do, OSError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+    except ValueError as error:
+        file = directory / "tokenizer_config.json"
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if "auto_map" not in stored:
+            raise
+        raise ValueError(
+            f"{stored.get('tokenizer_class')} is code of its own (auto_map in tokenizer_config.json), which is not run"
+        ) from error
+    return tokenizer
+
+
+def stop_tokens(directory: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """EOS of ``tokenizer`` and of the directory's generation_config.json. Raises ValueError for what is no token."""
+    stops: list[Any] = [tokenizer.eos_token_id]
+    file = directory / "generation_config.json"
+    if file.is_file():
+        ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        stops += ids if isinstance(ids, list) else [ids]
+    stops = [stop for stop in dict.fromkeys(stops) if stop is not None]
+    known = set(tokenizer.get_vocab().values())
+    if wrong := [stop for stop in stops if stop not in known]:
+        raise ValueError(f"eos_token_id={wrong[0]!r} in {file} is no token of the tokenizer")
+    return stops

@@ -16,7 +16,6 @@ What cannot be served is a ValueError with the tokenizer's name, when the render
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,7 +26,7 @@ from jinja2 import TemplateError
 
 from envs.types import Message
 from rl.chat import tool_markup
-from rl.chat.chat_template import ChatTemplate
+from rl.chat.chat_template import ChatTemplate, open_tokenizer, stop_tokens
 from rl.chat.renderer import RenderError, Retention, begun, cut_off_error
 from rl.chat.split import Split, split_response
 from rl.chat.template_messages import (
@@ -100,15 +99,8 @@ class HFTemplateRenderer:
 
         Raises ValueError for a tokenizer or a template that does not do, OSError where there is none.
         """
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(str(directory))
-        stops = [tokenizer.eos_token_id]
-        generation = Path(directory) / "generation_config.json"
-        if generation.is_file():
-            ids = json.loads(generation.read_text()).get("eos_token_id")
-            stops += ids if isinstance(ids, list) else [ids]
-        return cls(tokenizer, [i for i in dict.fromkeys(stops) if i is not None], retention)
+        tokenizer = open_tokenizer(Path(directory))
+        return cls(tokenizer, stop_tokens(Path(directory), tokenizer), retention)
 
     def describe(self) -> str:
         """What was found out, in one line."""

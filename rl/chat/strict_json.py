@@ -1,7 +1,8 @@
 """JSON as the standard has it, read from the beginning of a text that goes on: what a policy writes is not trusted.
 
 Python's own reader takes NaN, Infinity and numbers that overflow, keeps the last of several equal keys, and lets half
-a surrogate pair through, which no tokenizer can encode afterwards. All of them are the writer's mistakes here.
+a surrogate pair through, which no tokenizer can encode afterwards. All of them are the writer's mistakes here. So is a
+value that is nested deeper than whoever renders, stores or sends it can follow.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 from typing import Any
+
+DEEPEST = 100  # lists and objects within each other; no tool asks for as many, and recursion ends at about 500
 
 
 def read_json_prefix(text: str) -> tuple[Any, int]:
@@ -18,6 +21,8 @@ def read_json_prefix(text: str) -> tuple[Any, int]:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     written = text[:end]
+    if written.count("[") + written.count("{") > DEEPEST:
+        _refuse_deep(value)
     if "\\u" in written or not written.isascii():
         _refuse_half_pairs(value)
     return value, end
@@ -49,6 +54,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:40]!r} is given twice")
         found[key] = value
     return found
+
+
+def _refuse_deep(value: Any) -> None:
+    inside = [value]
+    for _ in range(DEEPEST + 1):
+        nested = [one for one in inside if isinstance(one, dict | list)]
+        inside = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+        if not nested:
+            return
+    raise ValueError("nested too deeply")
 
 
 def _refuse_half_pairs(value: Any) -> None:

@@ -111,10 +111,11 @@ def show_plan(cfg: TrainConfig) -> NoReturn:
 def stored_config(cfg: TrainConfig) -> TrainConfig:
     """The configuration of the run that ``cfg.resume`` names."""
     from configs.schema import TrainConfig
+    from envs.url_secrets import without_credentials
     from rl.commands.hydra import given_overrides
     from rl.run.credentials import restore
     from rl.run.preflight import stored_settings
-    from rl.tracking.rundir import RunDir, without_credentials
+    from rl.tracking.rundir import RunDir
 
     assert cfg.resume is not None
     given = [o for o in given_overrides() if o.partition("=")[0] not in ("resume", "runs_dir")]

@@ -7,17 +7,21 @@ and infinity.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
+from rl.policy.checkpoint_files import ADAPTER, CheckpointError, CheckpointFiles, check_one_reading
 from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
 from rl.policy.meta import on_meta
 from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def check_checkpoint(
@@ -42,6 +46,7 @@ def check_checkpoint(
     if config["model_type"] in DSA_ARCHITECTURES:
         model: nn.Module = _check_dsa(directory)
     else:
+        check_one_reading(directory)
         files.check_scales()
         model = _check_hugging_face(directory, config, files)
     adapter_modules(model, adapted, rank)
@@ -54,7 +59,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if (directory / "adapter_config.json").is_file():
+        if (directory / ADAPTER).is_file():
             raise CheckpointError(
                 f"{directory} holds a LoRA adapter alone; use the policy that its run left, where it is merged"
             ) from error
@@ -87,14 +92,22 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
     with on_meta():
         try:
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(directory)))
-        except ValueError as error:
-            raise CheckpointError(f"model_type={kind} is no causal language model ({error})") from error
-    wanted = {name: tuple(value.shape) for name, value in unstack_experts(model.state_dict()).items()}
+        except ValueError as error:  # its first line; the rest is a list of all there are
+            said = str(error).partition("\n")[0]
+            raise CheckpointError(f"model_type={kind} is no causal language model ({said})") from error
+        except Exception as error:  # of transformers' own code, for a value that it looks up
+            said = f"{type(error).__name__}: {error}"
+            raise CheckpointError(
+                f"config.json of {directory} asks for what transformers does not have ({said})"
+            ) from error
+    state = unstack_experts(model.state_dict())
+    wanted = {name: tuple(value.shape) for name, value in state.items()}
     for name in wanted.keys() & files.shapes.keys():
         if wanted[name] != files.shapes[name]:
             raise CheckpointError(
                 f"{name} has shape {files.shapes[name]} in {directory}; config.json asks for {wanted[name]}"
             )
+    files.check_floats(name for name in wanted.keys() & files.shapes.keys() if state[name].is_floating_point())
     if get_checkpoint_conversion_mapping(kind):  # the files' names are others than the model's: loading will tell
         return model  # type: ignore[no-any-return]
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
@@ -102,4 +115,17 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
         raise CheckpointError(
             f"weights in {directory} do not match config.json: missing {missing[:3]} ({len(missing)})"
         )
+    layers = model.config.num_hidden_layers + (config.get("num_nextn_predict_layers") or 0)
+    if beyond := sorted(n for n in files.shapes if (m := _LAYER.match(n)) and int(m[1]) >= layers):
+        raise CheckpointError(
+            f"weights in {directory} do not match config.json: it asks for {layers} layers, and {beyond[0]} "
+            f"({len(beyond)} such) is of another"
+        )
+    for name in sorted(tied & files.shapes.keys()):
+        source = model._tied_weights_keys[name]
+        if source in files.shapes and not torch.equal(files.tensor(name), files.tensor(source)):
+            raise CheckpointError(
+                f"{name} and {source} in {directory} differ, and tie_word_embeddings in config.json makes one of them; "
+                "set it to false"
+            )
     return model  # type: ignore[no-any-return]

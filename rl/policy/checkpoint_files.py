@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ BLOCK = (128, 128)
 OPEN_FILES = 4  # what was read of an open file stays in this process's memory
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FP8_NAMES = ("F8_E4M3", "F8_E5M2")
+_FLOAT_NAMES = ("F64", "F32", "F16", "BF16", *_FP8_NAMES)
+ADAPTER = "adapter_config.json"
 _NOT_MODEL = ("adapter", "consolidated")  # what other tools lay beside a model
 
 
@@ -107,9 +109,20 @@ class CheckpointFiles:
             if found != wanted:
                 raise CheckpointError(f"{name}{SCALE} has shape {found}; blocks of {self.block} need {wanted}")
 
+    def check_floats(self, names: Iterable[str]) -> None:
+        """Raise CheckpointError for a tensor of ``names`` that holds whole numbers: a weight that was quantised."""
+        for name in sorted(names):
+            if (kind := self._slice(name).get_dtype()) not in _FLOAT_NAMES:
+                raise CheckpointError(
+                    f"{name} in {self._file_of[name].name} is stored as {kind}, not as floating-point numbers: it is "
+                    "quantised; use the plain checkpoint"
+                )
+
     def check_finite(self) -> None:
-        """Raise CheckpointError for the first tensor that holds NaN or infinity. Reads every weight once."""
+        """Raise CheckpointError for the first tensor that holds NaN or infinity in float32. Reads every weight once."""
         for name, value in self.stream():
+            if value.dtype == torch.float64:  # what is read into
+                value = value.float()
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 bad = int((~value.isfinite()).sum())
                 raise CheckpointError(
@@ -167,6 +180,27 @@ def readable(directory: Path) -> None:
         shutil.copymode(directory / "config.json", file)
 
 
+def check_one_reading(directory: Path) -> None:
+    """Raise CheckpointError where transformers would load other weights than ``CheckpointFiles`` reads, which are those
+    that are checked and that an engine gets."""
+    index, single = directory / INDEX, directory / SINGLE
+    if index.is_file() and single.is_file() and (named := set(_weight_map(index).values())) != {SINGLE}:
+        other = min(named - {SINGLE}, default="nothing")
+        raise CheckpointError(
+            f"{SINGLE} and {INDEX} are both in {directory}, and the index names {other}: which of them is the model? "
+            "remove the other"
+        )
+    if not index.is_file() and not single.is_file():
+        raise CheckpointError(f"{directory} has weights, but no {INDEX} that names them: half a download; fetch it")
+    if (directory / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{ADAPTER} in {directory} lies beside a whole model, and transformers would put that adapter on it; merge "
+            "it, or move it away"
+        )
+    if "transformers_weights" in json.loads((directory / "config.json").read_text(encoding="utf-8")):
+        raise CheckpointError(f"transformers_weights in {directory / 'config.json'} names other weights; take it out")
+
+
 def dequantise(value: Tensor, scale: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
     """float32 [rows, columns] of FP8 ``value`` and its block scales. Raises CheckpointError when the shapes differ."""
     rows, columns = value.shape
@@ -183,6 +217,8 @@ def _spread(scale: Tensor, block: tuple[int, int], rows: int, columns: int) -> T
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+            raise TypeError("weight_map must give each tensor's file")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index.name} is no index of a checkpoint ({error}); fetch it again") from error
     return found

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, cu_bounds
-from rl.policy.checkpoint_files import CheckpointError, readable
+from rl.policy.checkpoint_files import CheckpointError, check_one_reading, readable
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.meta import on_meta
 from rl.policy.ops.operators import TORCH, Operators
@@ -59,8 +59,14 @@ class HFPolicy:
         """The model of ``directory`` in float32, whatever it is stored in."""
         from transformers import AutoModelForCausalLM
 
+        check_one_reading(Path(directory))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(directory), dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+            str(directory),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         model, found = loaded
         if wrong := sorted(found["missing_keys"]) or sorted(map(str, found["mismatched_keys"])):

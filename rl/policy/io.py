@@ -149,6 +149,7 @@ def check_names(directory: str | Path, model: DSAForCausalLM) -> None:
             f"weights in {directory} do not match config.json: missing {missing[:3]} ({len(missing)}), unexpected "
             f"{unknown[:3]} ({len(unknown)})"
         )
+    files.check_floats(found)
     for name, shape in found.items():
         if tuple(wanted[name]) != shape:
             raise CheckpointError(

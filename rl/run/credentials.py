@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from rl.tracking.rundir import LEFT_OUT, without_credentials
+from envs.url_secrets import LEFT_OUT, without_credentials
 
 
 def left_out(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ def check_deadlines(rollout: RolloutConfig, taskset: Taskset) -> None:
         kind = member.env_class
         longest = {
             "step_s": kind.longest_step_s(member.config.get("tool_timeout_s")),
-            "score_s": kind.score_limit_s,
+            "score_s": kind.longest_score_s(member.config),
         }
         for name, seconds in longest.items():
             allowed: float = getattr(rollout, name)

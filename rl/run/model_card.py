@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.url_secrets import without_credentials
 from rl.run.hub import is_hub_id
-from rl.tracking.rundir import without_credentials, write_atomic
+from rl.tracking.rundir import write_atomic
 from rl.tracking.summary import EVALUATION_COLUMNS, evaluation_rows
 
 if TYPE_CHECKING:

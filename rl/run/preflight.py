@@ -180,7 +180,8 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     try:
         renderer: Renderer = open_renderer(policy.renderer, str(directory), retention)
     except (ValueError, OSError) as error:
-        raise ValueError(f"policy.renderer={policy.renderer} with the tokenizer of '{directory}': {error}") from error
+        said = " ".join(str(error).split())  # transformers writes paragraphs
+        raise ValueError(f"policy.renderer={policy.renderer} with the tokenizer of '{directory}': {said}") from error
     return renderer
 
 

@@ -2,7 +2,7 @@
 
 The key is a SHA-256 over everything the stage depends on: its configuration, the keys of the stages before it,
 and the code that it runs (``envs.closure``). Change any of them and the stage runs again; change nothing and it is
-reused. ``inputs.json`` in the folder shows what the key was made of.
+reused. ``inputs.json`` in the folder shows what the key was made of, without passwords.
 
 A stage writes into a temporary folder that is renamed when it is complete. ``manifest.json``, written last, lists every
 file with its size and SHA-256: an entry that does not match it is damaged, and is made again. What a killed stage left
@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from envs.url_secrets import cleaned
 
 if TYPE_CHECKING:
     from rl.tracking.progress import Progress, Stage
@@ -125,7 +127,7 @@ def _make(target: Path, name: str, inputs: dict[str, Any], produce: Callable[[Pa
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             produce(scratch)
-            (scratch / INPUTS).write_text(json.dumps(inputs, sort_keys=True, indent=1))
+            (scratch / INPUTS).write_text(json.dumps(cleaned(inputs), sort_keys=True, indent=1))
             listed = {str(file.relative_to(scratch)): _about(file) for file in _files(scratch) if file.name != _LOCK}
             (scratch / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n")
             (scratch / _LOCK).unlink()

@@ -13,10 +13,15 @@ MEMORY = 0.9  # of the running mean, a step
 
 
 class MaskedShare:
-    """Told every step's rollouts; a cause is named again only when its share has doubled once more."""
+    """Told every step's rollouts; a cause is named again only when its share has doubled once more.
+
+    A share is compared with the lowest mean since the cause was last named (before that with 0): a mean alone would
+    follow a share that rises slowly.
+    """
 
     def __init__(self) -> None:
         self._mean: dict[str, float] = {}
+        self._lowest: dict[str, float] = {}
 
     def rise(self, trajectories: Sequence[Trajectory]) -> str:
         """The causes whose share has risen since the steps before, in one sentence; empty when there are none."""
@@ -24,12 +29,13 @@ class MaskedShare:
         said = []
         for kind in sorted(self._mean.keys() | kinds.keys()):
             share = kinds[kind] / max(1, len(trajectories))
-            before = self._mean.get(kind, 0.0)
+            before = self._lowest.get(kind, 0.0)
             risen = share >= LEAST and share >= RISE * before
             if risen:
                 families = sorted({t.family for t in trajectories if t.failure_kind == kind})
                 said.append(f"{kind} {share:.0%} (so far {before:.0%}; {', '.join(families)})")
-            self._mean[kind] = share if risen else MEMORY * before + (1 - MEMORY) * share
+            mean = share if risen else MEMORY * self._mean.get(kind, 0.0) + (1 - MEMORY) * share
+            self._mean[kind], self._lowest[kind] = mean, mean if risen else min(before, mean)
         if not said:
             return ""
         return f"warning: more rollouts are masked: {'; '.join(said)}. They leave the loss: see failure_detail for why"

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.url_secrets import without_credentials
 from rl.types import Segment, Trajectory
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -39,16 +40,6 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class RunDirError(RuntimeError):
     """A record of the run could not be written or read; the message names the file and the fix."""
-
-
-LEFT_OUT = "***"
-_USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^/\s@'\"]{1,500}@")
-_QUERY_KEY = re.compile(r"([?&][\w.-]{0,40}(?:key|token|secret|password|signature)=)[^&\s'\"#]{1,2000}", re.IGNORECASE)
-
-
-def without_credentials(text: str) -> str:
-    """User names, passwords and keys in URLs as ``***``: run folders are shown and copied."""
-    return _QUERY_KEY.sub(rf"\1{LEFT_OUT}", _USER_INFO.sub(rf"\1{LEFT_OUT}@", text))
 
 
 class RunDir:

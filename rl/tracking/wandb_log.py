@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
+from envs.url_secrets import cleaned
 from rl.tracking.config import TrackingConfig
 from rl.tracking.metrics import best_of
 from rl.tracking.rundir import RunDir
@@ -68,7 +69,7 @@ class WandbLog:
             tags=list(config.tags) or None,
             mode=cast(Literal["offline", "online"], config.wandb),
             dir=str(run_dir.path),
-            config=dict(resolved),
+            config=cleaned(resolved),
             # Our own trajectories and tables say what ran; a console log or a code copy adds only weight.
             settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import pytest
@@ -237,3 +238,21 @@ def test_an_empty_block_that_was_said_is_kept() -> None:
     added = chat.render_after(history, [Message("user", "why?")], thinking=False)
     assert added is not None
     assert text_of(chat, added) == "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_tokenizer_of_own_code_is_not_run_and_nobody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *said: pytest.fail("it asked"))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenization_x.py").write_text("raise SystemExit('it ran')\n")
+    stored = {"tokenizer_class": "X", "auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"^X is code of its own \(auto_map in tokenizer_config.json\), which is not"):
+        HFTemplateRenderer.load(tmp_path)
+
+
+@pytest.mark.parametrize("stop", ["x", 10**7, -1])
+def test_a_stop_token_that_is_none_is_refused(tmp_path, stop):
+    chat_renderer(CHATML).tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [stop]}))
+    with pytest.raises(ValueError, match=rf"^eos_token_id={stop!r} in .*generation_config.json is no token"):
+        HFTemplateRenderer.load(tmp_path)

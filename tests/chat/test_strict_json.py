@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.types import ToolCall
+from envs.types import Message, ToolCall
+from rl.chat.control_text import ControlText
 from rl.chat.dsml import DSMLError, _json_value
 from rl.chat.hermes import parse_hermes
 from rl.chat.strict_json import read_json, read_json_prefix
@@ -41,6 +43,8 @@ def test_what_json_writes_is_read_back(value: object, ascii_only: bool) -> None:
         ('{"\\udc00": 1}', "half a surrogate pair"),
         ("[1] 2", "Extra data: ' 2'"),
         ("[" * 100_000, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),
+        ('{"a":' * 60 + "[" * 41 + "]" * 41 + "}" * 60, "nested too deeply"),
         ("", "Expecting value"),
     ],
 )
@@ -48,6 +52,16 @@ def test_what_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError) as refused:
         read_json(text)
     assert said in str(refused.value)
+
+
+def test_what_is_read_can_be_rendered_stored_and_sent() -> None:
+    """A policy that could write what nobody can follow would end its episodes, or its worker."""
+    deepest = read_json("[" * 100 + "]" * 100)
+    assert read_json("[" + ",".join(["[]"] * 500) + "]") == [[]] * 500  # many are not deep
+    message = Message("assistant", tool_calls=(ToolCall("f", {"x": deepest}),))
+    assert pickle.loads(pickle.dumps(message)) == message
+    json.dumps(message.to_json())
+    ControlText(["<a>"], lambda text: [1], lambda ids: "xy").mark(message)
 
 
 def test_both_formats_read_strictly() -> None:

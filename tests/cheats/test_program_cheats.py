@@ -73,6 +73,15 @@ def test_a_program_that_takes_for_ever_pays_nothing(name: str, kind: str, progra
     assert code(program) == code(HONEST)
 
 
+def test_hidden_tests_come_after_the_last_word() -> None:
+    """A program can tell the policy what it was called with: that must be the visible tests' inputs alone."""
+    environment = CodeTaskset("heldout").environment(task := CodeTaskset("heldout").task(0))
+    leak = "import __main__\ndef f(*a): raise Exception(repr(__main__.INPUTS))"
+    said = environment.step(Message("assistant", tool_calls=(ToolCall("submit", {"code": leak}),))).messages[0].content
+    assert all(str(tuple(inputs)) in said for inputs, _ in task.metadata["visible"])
+    assert not any(str(tuple(inputs)) in said for inputs, _ in task.metadata["hidden"])
+
+
 def test_the_table_is_large_and_names_are_unique() -> None:
     names = [name for name, _, _ in (*PROGRAMS, *SLOW_PROGRAMS)]
     assert len(set(names)) == len(names) >= 40

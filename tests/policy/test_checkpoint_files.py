@@ -223,3 +223,78 @@ def test_a_run_does_not_start_from_quantised_weights(tmp_path: Path) -> None:
         check_policy(folder)
     load_policy(folder).save(tmp_path / "out")
     check_policy(tmp_path / "out")
+
+
+def test_what_is_checked_is_what_is_loaded(tmp_path: Path) -> None:
+    """transformers takes model.safetensors before an index, needs one of them, and puts an adapter that lies beside a
+    model on it: each time other weights than those that were looked at, and that engines get."""
+    for load in (check_checkpoint, load_policy):
+        both = llama(tmp_path / f"both-{load.__name__}")
+        index = both / "model.safetensors.index.json"
+        state = load_file(both / "model.safetensors")
+        index.write_text(json.dumps({"weight_map": dict.fromkeys(state, "model.safetensors")}))
+        load(both)  # an index of the one file says the same
+        shard = both / "model-00001-of-00001.safetensors"
+        save_file(state, shard, metadata={"format": "pt"})
+        index.write_text(json.dumps({"weight_map": dict.fromkeys(state, shard.name)}))
+        with pytest.raises(CheckpointError, match=rf"are both in .*, and the index names {shard.name}: which of them"):
+            load(both)
+        (both / "model.safetensors").rename(both / "pytorch_model.bin")
+        index.unlink()
+        with pytest.raises(CheckpointError, match=r"has weights, but no model.safetensors.index.json that names them"):
+            load(both)
+        adapted = llama(tmp_path / f"adapted-{load.__name__}")
+        (adapted / "adapter_config.json").write_text("{}")
+        with pytest.raises(CheckpointError, match=r"adapter_config.json in .* lies beside a whole model"):
+            load(adapted)
+        named = llama(tmp_path / f"named-{load.__name__}")
+        config = json.loads((named / "config.json").read_text())
+        (named / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors"}))
+        with pytest.raises(CheckpointError, match=r"transformers_weights in .*config.json names other weights"):
+            load(named)
+
+
+def test_more_that_does_not_fit(tmp_path: Path) -> None:
+    def told(name: str, **values: Any) -> Path:
+        folder = llama(tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+        return folder
+
+    with pytest.raises(CheckpointError, match=r"asks for 1 layers, and model.layers.1.* \(9 such\) is of another"):
+        check_checkpoint(told("fewer", num_hidden_layers=1))
+    check_checkpoint(told("prediction", num_hidden_layers=1, num_nextn_predict_layers=1))  # those are left out
+    with pytest.raises(CheckpointError, match=r"lm_head.weight and model.embed_tokens.weight in .* differ"):
+        check_checkpoint(told("tied", tie_word_embeddings=True))
+    with pytest.raises(CheckpointError, match=r"asks for what transformers does not have \(KeyError: 'nonsense'\)"):
+        check_checkpoint(told("activation", hidden_act="nonsense"))
+    with pytest.raises(CheckpointError, match=r"^model_type=t5 is no causal language model \([^\n]*\)$"):
+        check_checkpoint(told("t5", model_type="t5"))
+
+    def large(state: dict[str, torch.Tensor]) -> None:
+        state["model.norm.weight"] = state["model.norm.weight"].double() * 1e300
+
+    with pytest.raises(CheckpointError, match=r"model.norm.weight in model.safetensors holds 32 values"):
+        check_checkpoint(change(llama(tmp_path / "double"), large))
+
+
+@pytest.mark.parametrize("index", ["null", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
+    (llama(tmp_path) / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=r"model.safetensors.index.json is no index of a checkpoint"):
+        check_checkpoint(tmp_path)
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    """Eight-bit weights of some libraries have the names and shapes of the plain ones."""
+    name = "model.layers.0.self_attn.q_proj.weight"
+
+    def quantised(state: dict[str, torch.Tensor]) -> None:
+        state[name] = torch.ones(32, 32, dtype=torch.int8)
+
+    with pytest.raises(CheckpointError, match=rf"{name} in model.safetensors is stored as I8, .*: it is quantised"):
+        check_checkpoint(change(llama(tmp_path / "a"), quantised))
+    build_policy(TINY).save(tmp_path / "b")
+    own = change(tmp_path / "b", lambda s: s.update({"model.norm.weight": s["model.norm.weight"].to(torch.int64)}))
+    with pytest.raises(CheckpointError, match=r"model.norm.weight in model.safetensors is stored as I64"):
+        check_checkpoint(own)

@@ -33,6 +33,15 @@ def test_a_limit_above_the_deadline_is_refused_with_the_fix():
         check_deadlines(RolloutConfig(step_s=22.0), code)
 
 
+def test_the_verifier_of_a_data_set_has_its_limit(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Add.", "tests": [{"input": "3 4", "output": "7"}]}\n' * 9)
+    taskset = taskset_class("dataset")(path=rows, reward="unit_tests", answer_column=None)
+    check_deadlines(RolloutConfig(), taskset)
+    with pytest.raises(ValueError, match=r"rollout\.score_s=30: the environment dataset lets the policy take 35 s"):
+        check_deadlines(RolloutConfig(score_s=30.0), taskset)
+
+
 def test_the_calls_of_one_message_share_its_time():
     class Slow(Environment):
         message_s = 0.25
@@ -62,3 +71,16 @@ def test_a_rise_of_masked_rollouts_is_said_once():
     assert [step(4), step(5)] == ["", ""]
     assert "env_timeout 60%" in step(12)
     assert "env_error 10%" in step(2, "env_error")
+
+
+def test_a_share_that_rises_slowly_is_said_too():
+    """One rollout in a hundred more every ten steps: a running mean would rise with it."""
+    from types import SimpleNamespace
+
+    watch, said = MaskedShare(), []
+    for step in range(1000):
+        kinds = ["env_timeout"] * (step // 10) + [None] * (100 - step // 10)
+        rows = [SimpleNamespace(failure_kind=kind, family="code") for kind in kinds]
+        if watch.rise(rows):  # type: ignore[arg-type]
+            said.append(step // 10)
+    assert said == [10, 20, 40, 80]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from envs.url_secrets import without_credentials
 from rl.commands import train
 from rl.commands.hydra import composed, giving
 from rl.commands.python import written
 from rl.run.credentials import left_out, restore
-from rl.tracking.rundir import without_credentials
 
 
 @dataclass

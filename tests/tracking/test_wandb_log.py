@@ -40,7 +40,7 @@ def records(file: Path) -> Iterator[Any]:
 def test_offline_run(tmp_path: Path, make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     run_dir = RunDir(tmp_path / "demo")
-    log = WandbLog(TrackingConfig(wandb="offline", table_rows=2), run_dir, {"seed": 3, "env": {"x": 1}})
+    log = WandbLog(TrackingConfig(wandb="offline", table_rows=2), run_dir, {"seed": 3, "env": {"x": "http://me:pw@h/"}})
     log.log("coldstart", 1, {"sft/loss": 2.0})
     for step in (1, 2):
         log.log("grpo", step, {"reward/mean": 0.1 * step, "learner/lr": 1e-4})
@@ -66,7 +66,7 @@ def check_stored(file: Path) -> None:
     config = {
         item.key: json.loads(item.value_json) for r in stored if r.HasField("run") for item in r.run.config.update
     }
-    assert (config["seed"], config["env"]) == (3, {"x": 1})
+    assert (config["seed"], config["env"]) == (3, {"x": "http://***@h/"})
     rows = [
         {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in r.history.item}
         for r in stored
