@@ -97,6 +97,7 @@ class Episode:
     sampled_tokens: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)  # malformed_call, unknown_tool, bad_arguments, …
     thinking_tokens: int = 0  # of the sampled ones, those of the thinking, markers included
+    said: tuple[Message, ...] | None = None  # by the policy, where a program may have put other answers into histories
 
     @property
     def ended(self) -> bool:
@@ -105,7 +106,10 @@ class Episode:
 
     @property
     def sampled(self) -> tuple[Message, ...]:
-        """What the policy said, in order: the last ``turns`` assistant messages. Examples in a prompt are left out."""
+        """What the policy said, in order: ``said``, or where that is None the last ``turns`` assistant messages.
+        Examples in a prompt are left out."""
+        if self.said is not None:
+            return self.said
         said = [message for message in self.messages if message.role == "assistant"]
         return tuple(said[len(said) - min(self.turns, len(said)) :])
 

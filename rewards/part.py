@@ -130,5 +130,6 @@ def digest(*things: Any) -> str:
 def _plain(episode: Episode) -> list[Any]:
     task = episode.task
     messages = [message.to_json() for message in episode.messages]
+    said = [] if episode.said is None else [[message.to_json() for message in episode.said]]
     return [task.family, task.id, task.seed, task.answer, messages, episode.stop_reason.value, episode.turns,
-            episode.sampled_tokens, episode.thinking_tokens, dict(episode.counts)]  # fmt: skip
+            episode.sampled_tokens, episode.thinking_tokens, dict(episode.counts), *said]  # fmt: skip

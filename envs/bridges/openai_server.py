@@ -207,8 +207,11 @@ def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
             return self._json(200, completion)
 
         def _body(self) -> dict[str, Any]:
-            size = int(self.headers.get("Content-Length") or 0)
-            if size > _MAX_BYTES:
+            length = self.headers.get("Content-Length") or "0"
+            if self.headers.get("Transfer-Encoding") or not (length.isascii() and length.isdigit()):
+                self.close_connection = True  # where the body ends is not known
+                raise ChatRefusal(411, "the request says no Content-Length (in chunks it is not read)")
+            if (size := int(length)) > _MAX_BYTES:
                 self.close_connection = True
                 raise ChatRefusal(413, f"the request has {size} bytes, allowed are {_MAX_BYTES}")
             try:

@@ -99,8 +99,9 @@ class Dialogues:
         """The session of ``turn`` has the policy's answer, and the program gets it as ``shown``; None: it gets none."""
         dialogue = turn.dialogue
         dialogue.busy = False
-        self._spoken += 1
-        dialogue.spoke = self._spoken
+        if dialogue.session.place() != turn.prompt:  # the policy has spoken, be it what does not parse
+            self._spoken += 1
+            dialogue.spoke = self._spoken
         if shown is not None:
             dialogue.seen.append(shown)
             dialogue.ends[len(dialogue.seen)] = dialogue.session.place()

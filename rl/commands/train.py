@@ -95,7 +95,7 @@ def show_plan(cfg: TrainConfig) -> NoReturn:
 
     from rl.run.plan_table import print_plan
     from rl.run.preflight import configuration
-    from rl.run.run_plan import plan_of, sizes_of
+    from rl.run.run_plan import judge_sizes, plan_of, sizes_of
 
     with configuration():
         if cfg.resume is not None:
@@ -103,7 +103,8 @@ def show_plan(cfg: TrainConfig) -> NoReturn:
                 f"plan=true with resume={cfg.resume}: a run that is there keeps its settings; leave one out"
             )
         sizes, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size)
-    plan = plan_of(cfg, sizes, refused)
+        judge = judge_sizes(cfg.judge)
+    plan = plan_of(cfg, sizes, refused, judge)
     print_plan(plan, cfg, Console() if sys.stdout.isatty() else Console(width=120))
     sys.exit(0 if plan.runs else 1)
 

@@ -3,8 +3,9 @@
     layer(nodes [1, U]):   queries of a sequence's own nodes  x  keys and values of the path that leads to them
 
 transformers asks a registered function for the attention of every layer. Ours puts the keys and values of each path
-together and leaves the rest to transformers' own ``sdpa``, for sequences of similar size at once; everything else of a
-model, its router included, sees tokens only.
+together, for sequences of similar size at once, and attends as transformers' own ``sdpa`` does; everything else of a
+model, its router included, sees tokens only. Paths together may be many times as long as the tree is large, so what was
+put together is not kept: the backward pass does it again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rl.policy.prefix_tree import PrefixTree
 
@@ -62,20 +65,36 @@ class TreeAttention:
         answered = torch.cat([b.asks[b.real] for b in self.buckets])
         self.order = answered.argsort()  # answers of all buckets, in the order of the nodes
 
-    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
         """[1, U, H, D] of queries [1, H, U, D], keys and values [1, H', U, D]."""
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, D]
+        nodes = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, D]
         outs = []
         for bucket in self.buckets:
-            q, k, v = (
-                _gather(x, at).transpose(1, 2)
-                for x, at in ((queries, bucket.asks), (keys, bucket.seen), (values, bucket.seen))
-            )
-            out, _ = sdpa_attention_forward(module, q, k, v, bucket.mask, **kwargs)
-            outs.append(out[bucket.real])
+            run = partial(_attend_bucket, bucket, scaling, dropout)
+            if torch.is_grad_enabled():
+                outs.append(checkpoint(run, *nodes, use_reentrant=False, preserve_rng_state=False))
+            else:
+                outs.append(run(*nodes))
         return torch.cat(outs)[self.order][None]
+
+
+def _attend_bucket(
+    bucket: _Bucket, scaling: float | None, dropout: float, queries: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """[N, H, D] of the N nodes that ask; queries [U, H, D], keys and values [U, H', D].
+
+    The heads that share keys ask as one head with as many more queries: copies of the keys for each of them, which
+    masked attention wants otherwise, take longer than the attention.
+    """
+    q, k, v = (
+        _gather(x, at).transpose(1, 2) for x, at in ((queries, bucket.asks), (keys, bucket.seen), (values, bucket.seen))
+    )
+    batch, heads, asks, width = q.shape
+    shared = k.shape[1]
+    q = q.reshape(batch, shared, -1, width)
+    mask = bucket.mask.repeat(1, 1, heads // shared, 1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return out.reshape(batch, heads, asks, -1).transpose(1, 2)[bucket.real]
 
 
 def _gather(x: Tensor, at: Tensor) -> Tensor:
@@ -124,11 +143,18 @@ def again(config: Any) -> AbstractContextManager[None]:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if _now is None:
         raise RuntimeError(f"attention {NAME!r} runs inside of a pass over a prefix tree only")
-    return _now(module, query, key, value, **kwargs), None
+    return _now(query, key, value, scaling, dropout), None
 
 
 def can_share(model: Any) -> bool:

@@ -70,7 +70,12 @@ class Driven:
         self._asked: list[_Asked] = []
         self._told: dict[Dialogue, int] = {}  # messages that ``observe`` has heard
         self._is_over = False
-        self._refused: StopReason | None = None  # why the last request was, while none has been answered since
+        self._requests = self._begun = 0  # requests so far; answers that were begun, each of which is a turn
+        self._promised = 0  # tokens that may still be sampled for answers that are not there yet
+        self._said: list[Message] = []
+        # Why a request was refused, and how many there were by then, while none of a later number has been answered.
+        self._refused: StopReason | None = None
+        self._refused_at = 0
         self._broken: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.turns = self.sampled_tokens = 0
 
@@ -113,6 +118,11 @@ class Driven:
     def dialogue(self) -> tuple[Message, ...]:
         """Dialogue after dialogue, without repetitions; last that which spoke last."""
         return tuple(message for part in self._dialogues.parts for message in part)
+
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """What the policy said, in the order in which it did: a program may put other answers into a history."""
+        return tuple(self._said)
 
     @property
     def shown(self) -> list[dict[str, Any]]:
@@ -165,7 +175,8 @@ class Driven:
     def _new(self, request: ChatRequest) -> _Asked:
         if self._is_over:
             raise ChatRefusal(403, "the episode is over", "episode_over")
-        if self.turns >= self._config.turn_limit:
+        self._requests += 1
+        if self._begun >= self._config.turn_limit:
             raise self._refusal(StopReason.MAX_TURNS)
         longest = self._config.longest_observation
         messages = tuple(shortened(m, longest) for m in request.messages)
@@ -175,15 +186,16 @@ class Driven:
             self._counts["request_refused"] += 1
             raise ChatRefusal(400, str(error)) from error
         self._tell(turn)
-        asked = _Asked(turn, asyncio.ensure_future(self._sample(turn, request)), [])
+        asked = _Asked(turn, asyncio.ensure_future(self._sample(turn, request, self._requests)), [])
         self._asked.append(asked)
         return asked
 
-    async def _sample(self, turn: Turn, request: ChatRequest) -> ChatReply:
-        """Sample the answer into the turn's session. Raises ChatRefusal; everything else ends the episode."""
+    async def _sample(self, turn: Turn, request: ChatRequest, number: int) -> ChatReply:
+        """Sample the answer to request ``number`` into the turn's session. Raises ChatRefusal; everything else ends the
+        episode."""
         shown: Message | None = None
         try:
-            reply = await self._speak(turn, request)
+            reply = await self._speak(turn, request, number)
             shown = reply.message
             return reply
         except EpisodeTimeout:
@@ -197,23 +209,28 @@ class Driven:
         finally:
             self._dialogues.answered(turn, shown)
 
-    async def _speak(self, turn: Turn, request: ChatRequest) -> ChatReply:
+    async def _speak(self, turn: Turn, request: ChatRequest, number: int) -> ChatReply:
         session, config, options = turn.session, self._config, request.options
         begins = session.usage
         while True:
-            if self.turns >= config.turn_limit:
+            if self._begun >= config.turn_limit:
                 raise self._refusal(StopReason.MAX_TURNS)
-            total = config.context.max_total_tokens
+            total, spent = config.context.max_total_tokens, self._dialogues.total_tokens + self._promised
             limits = {
                 StopReason.MAX_TOKENS: min(config.max_tokens, options.max_tokens or config.max_tokens),
                 StopReason.CONTEXT: session.room(),
-                StopReason.TOTAL_TOKENS: 2**31 if total is None else total - self._dialogues.total_tokens,
+                StopReason.TOTAL_TOKENS: 2**31 if total is None else total - spent,
             }
             bound = min(limits, key=lambda reason: limits[reason])
-            if limits[bound] < 1:
+            if (budget := limits[bound]) < 1:
                 raise self._refusal(bound)
-            said = await sample_message(session, self._generate, limits[bound], config.max_thinking, options.stop)
+            self._begun, self._promised = self._begun + 1, self._promised + budget
+            try:
+                said = await sample_message(session, self._generate, budget, config.max_thinking, options.stop)
+            finally:
+                self._promised -= budget
             self.turns, self.sampled_tokens = self.turns + 1, self.sampled_tokens + said.sampled_tokens
+            self._said.append(said.message)
             self._counts.update(said.counts)
             self._tell(turn)
             if said.finish_reason == "abort":
@@ -221,7 +238,8 @@ class Driven:
                     ended = Ended(StopReason.ABORTED, "aborted", "the engine gave up the request")
                     self._broken.set_result(ended)
                 raise ChatRefusal(500, "the engine gave up the request")
-            self._refused = None
+            if number > self._refused_at:
+                self._refused = None
             cut = said.finish_reason == "length"
             if cut or said.message.parse_error is None:
                 made = session.usage
@@ -240,7 +258,7 @@ class Driven:
         self._told[dialogue] = len(said)
 
     def _refusal(self, stop: StopReason) -> ChatRefusal:
-        self._refused = stop
+        self._refused, self._refused_at = stop, self._requests
         limits = {
             StopReason.CONTEXT: f"the context window of {self._config.max_context} tokens is full: send less",
             StopReason.MAX_TURNS: f"the episode is over: it had {self._config.turn_limit} answers",

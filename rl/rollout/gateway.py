@@ -28,7 +28,7 @@ class Gateway:
         self._server = ChatServer()
         for name in ("NO_PROXY", "no_proxy"):  # clients in this process would ask a proxy for this machine
             hosts = os.environ.get(name, "")
-            if _HOST not in hosts.split(","):
+            if hosts.strip() != "*" and _HOST not in hosts.split(","):  # "*" is all of them, and alone only
                 os.environ[name] = f"{hosts},{_HOST}" if hosts else _HOST
 
     @contextmanager

@@ -114,7 +114,8 @@ async def rollout(
             counts[stop.value] += stop is not StopReason.ANSWERED
             thinking = playing.usage.thinking
             episode = Episode(
-                task, playing.dialogue, stop, playing.turns, playing.sampled_tokens, dict(counts), thinking
+                task, playing.dialogue, stop, playing.turns, playing.sampled_tokens, dict(counts), thinking,
+                playing.said,
             )  # fmt: skip
             scores = {"outcome": ended.outcome} if ended.outcome is not None else await env.score(episode)
             watch(f"task {task.id}: reward")

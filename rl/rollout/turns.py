@@ -43,6 +43,11 @@ class Playing(Protocol):
         ...
 
     @property
+    def said(self) -> tuple[Message, ...] | None:
+        """``Episode.said``."""
+        ...
+
+    @property
     def shown(self) -> list[dict[str, Any]]:
         """All that was said, as stored with the trajectory; ``context`` marks what was not just said in turn."""
         ...
@@ -55,6 +60,8 @@ class Playing(Protocol):
 
 class Turns:
     """See the module. ``observe`` is called with every message, as it comes; ``counts`` gets the events."""
+
+    said = None  # behind the prompt all answers are the policy's
 
     def __init__(
         self,

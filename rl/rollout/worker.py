@@ -298,7 +298,8 @@ class RolloutWorker:
     ) -> Generation:
         from rl.rollout.engine import GenerateRequest
 
-        known = asked.known_tokens(prompt_tokens)
+        counts = self.config.deterministic  # else nobody reads it, and to keep and compare every prompt costs
+        known = asked.known_tokens(prompt_tokens) if counts else 0
         generation = await self._engine.generate(
             GenerateRequest(
                 request_id=str(next(self._serial)),
@@ -313,7 +314,8 @@ class RolloutWorker:
                 known_tokens=known,
             )
         )
-        asked.computed(prompt_tokens + generation.tokens[:-1])
+        if counts:
+            asked.computed(prompt_tokens + generation.tokens[:-1])
         return generation
 
 

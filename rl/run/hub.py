@@ -20,8 +20,9 @@ def is_hub_id(setting: str) -> bool:
     return re.fullmatch(HUB_ID, setting) is not None
 
 
-def from_hub(field: str, hub_id: str) -> Path:
-    """The directory with the files of the model ``hub_id``, fetched now if they are not there.
+def from_hub(field: str, hub_id: str, *, config_only: bool = False) -> Path:
+    """The directory with the files of the model ``hub_id``, fetched now if they are not there. ``config_only``: of its
+    files config.json alone.
 
     Raises ValueError: the hub cannot be reached, or has no such model.
     """
@@ -29,7 +30,7 @@ def from_hub(field: str, hub_id: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=["config.json"] if config_only else list(FILES)))
     except GatedRepoError as error:
         raise ValueError(
             f"{field}={hub_id}: the hub asks for its licence to be accepted; do so on the model's page, then run: hf "

@@ -29,6 +29,7 @@ from rl.policy.flops import EXPERTS, CostModel, is_expert, meta_model
 from rl.policy.supported import DSA_ARCHITECTURES
 
 GATHERED_FROM = 1024  # rows of context above which our DSA attention keeps chosen positions and not a mask
+FIELDS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
 POSITION, MASK = 8, 5  # bytes of a kept position (int64), and of a kept mask's entry (as bool and as float32)
 
 
@@ -50,9 +51,16 @@ class ModelSizes:
 
     @classmethod
     def of(cls, config: Any) -> ModelSizes:
-        """From a transformers configuration. Raises ValueError for routed experts whose number it does not name."""
+        """From a transformers configuration. Raises ValueError for routed experts whose number it does not name, and
+        for a family whose sizes are not known (layers inside of another configuration, or under another name)."""
+        kind = f"model_type={config.model_type}"
+        if missing := [name for name in FIELDS if getattr(config, name, None) is None]:
+            raise ValueError(f"{kind}: its sizes are not known, its config.json has no {missing[0]}")
         module = meta_model(config)
-        return cls(module, CostModel.of(config, module))
+        sizes = cls(module, CostModel.of(config, module))
+        if len(sizes.layers) != config.num_hidden_layers:
+            raise ValueError(f"{kind}: its sizes are not known, no weight of it is in a layer 'layers.0'")
+        return sizes
 
     @classmethod
     def load(cls, directory: str | Path) -> ModelSizes:

@@ -45,12 +45,16 @@ def on_the_hub(setting: str | Path) -> bool:
     return is_hub_id(str(setting)) and not Path(setting).exists()
 
 
-def policy_directory(field: str, setting: str | Path) -> Path:
+def policy_directory(field: str, setting: str | Path, *, config_only: bool = False) -> Path:
     """The directory of a policy in Hugging Face format that ``field`` is set to, or of the hub's model of that name.
+    ``config_only``: who asks reads nothing but config.json, so no more is fetched.
 
     Raises ValueError when there is none.
     """
-    directory = from_hub(field, str(setting)) if on_the_hub(setting) else _resolved(field, setting)
+    if on_the_hub(setting):
+        directory = from_hub(field, str(setting), config_only=config_only)
+    else:
+        directory = _resolved(field, setting)
     if not (directory / "config.json").is_file():
         found = "no config.json there" if directory.is_dir() else "no such directory"
         if (directory / "adapter_config.json").is_file():

@@ -12,6 +12,7 @@ from rl.run.model_sizes import ModelSizes
 from rl.run.plan_memory import (
     ENGINE,
     GB,
+    JUDGE,
     LEARNER,
     Memory,
     engine_memory,
@@ -39,13 +40,15 @@ RANKS = tuple(2**i for i in range(11))
 def refusals_of(
     cfg: TrainConfig,
     sizes: ModelSizes,
+    judge: ModelSizes,
     placed: list[list[str]],
     memory: dict[str, Memory],
     host_gb: float,
     speed: Speed,
 ) -> list[str]:
-    """All of them, one line each. ``placed``, ``memory``, ``host_gb``, ``speed``: as in ``rl.run.run_plan.Plan``."""
-    devices = _devices(cfg, sizes, placed, memory, host_gb)
+    """All of them, one line each. ``sizes`` of the policy, ``judge`` of the judge; ``placed``, ``memory``, ``host_gb``,
+    ``speed``: as in ``rl.run.run_plan.Plan``."""
+    devices = _devices(cfg, sizes, judge, placed, memory, host_gb)
     return [*_cache(cfg, sizes), *devices, *_others(cfg, sizes, host_gb, speed)]
 
 
@@ -66,7 +69,12 @@ def _cache(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
 
 
 def _devices(
-    cfg: TrainConfig, sizes: ModelSizes, placed: list[list[str]], memory: dict[str, Memory], host_gb: float
+    cfg: TrainConfig,
+    sizes: ModelSizes,
+    judge: ModelSizes,
+    placed: list[list[str]],
+    memory: dict[str, Memory],
+    host_gb: float,
 ) -> list[str]:
     """GPUs (without GPUs: the machine) that what is on them does not fit."""
     limit = cfg.hardware.memory_gb
@@ -74,7 +82,7 @@ def _devices(
         if (needed := total(memory, placed[0]) + host_gb) <= limit:
             return []
         role = max(memory, key=lambda r: memory[r].on_device * placed[0].count(r))
-        return [f"{_field(role, memory[role])}: all processes need {needed:,.1f} GB, hardware.memory_gb={limit:g}"]
+        return [f"{_field(cfg, role, memory[role])}: all processes need {needed:,.1f} GB, hardware.memory_gb={limit:g}"]
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, roles in enumerate(placed):
         if roles and total(memory, roles) > limit:
@@ -87,20 +95,25 @@ def _devices(
         where = f"GPU {gpus[0]}" if len(gpus) == 1 else f"each of {len(gpus)} GPUs"
         others = needed - memory[heavy].on_device
         found.append(
-            f"{_field(heavy, memory[heavy])}: {' + '.join(roles)} on {where}: {needed:,.1f} GB of {limit:g}; "
-            f"{_remedy(cfg, sizes, heavy, limit - others)}"
+            f"{_field(cfg, heavy, memory[heavy])}: {' + '.join(roles)} on {where}: {needed:,.1f} GB of {limit:g}; "
+            f"{_remedy(cfg, judge if heavy == JUDGE else sizes, heavy, limit - others)}"
         )
     return found
 
 
-def _field(role: str, memory: Memory) -> str:
+def _path(cfg: TrainConfig, role: str) -> str:
+    """The field that names the model of a role."""
+    return "judge.path" if role == JUDGE and cfg.judge.path is not None else "policy.path"
+
+
+def _field(cfg: TrainConfig, role: str, memory: Memory) -> str:
     """The field that the largest part of a role follows from."""
     parts = memory.device
     part = max(parts, key=lambda name: parts[name])
     if role != LEARNER:
         group = "rollout" if role == ENGINE else "judge"
         fields = {"cache": "kv_cache_gib", "logits": "max_concurrency", "working activations": "max_num_batched_tokens"}
-        return f"{group}.{fields[part]}" if part in fields else "policy.path"
+        return f"{group}.{fields[part]}" if part in fields else _path(cfg, role)
     fields = {
         "saved activations": "learner.recompute", "working activations": "learner.max_tokens_per_microbatch",
         "logits": "learner.head_rows", "replay and batch": "prompts_per_step", "reference": "objective.kl_coef",
@@ -126,21 +139,24 @@ def _remedy(cfg: TrainConfig, sizes: ModelSizes, role: str, limit: float) -> str
                     f"learner.head_rows=1024 would fit ({held:,.1f} GB), which is not built"
                 )
         return f"no setting fits, up to {RANKS[-1]} GPUs: take a smaller policy.path"
-    engine = cfg.rollout if role == ENGINE else cfg.judge
-    memory = engine_memory(cfg, sizes, engine, cfg.hardware.tensor_parallel)
+    engine, group, own = (cfg.rollout, "rollout", cfg.hardware.tensor_parallel) if role == ENGINE else (
+        cfg.judge, "judge", 1
+    )  # fmt: skip
+    smaller = f"take a smaller {_path(cfg, role)}"
+    memory = engine_memory(cfg, sizes, engine, own)
     room = (limit - (memory.on_device - memory.device["cache"])) * GB / 2**30
-    one = row_bytes(sizes, engine, cfg.hardware.tensor_parallel) * engine.max_context / 2**30
-    group = "rollout" if role == ENGINE else "judge"
+    one = row_bytes(sizes, engine, own) * engine.max_context / 2**30
     if room >= one:
         return f"fits with {group}.kv_cache_gib={max(floor(room), floor(room * 10) / 10, one):.3g}"
     if engine.dtype == "float32":
-        return f"set {group}.dtype=bfloat16 (learner.compute_dtype=bfloat16), or take a smaller policy.path"
-    for tensor in (t for t in RANKS if t > cfg.hardware.tensor_parallel):
+        follows = " (learner.compute_dtype=bfloat16)" if role == ENGINE else ""
+        return f"set {group}.dtype=bfloat16{follows}, or {smaller}"
+    for tensor in (t for t in RANKS if t > own) if role == ENGINE else ():
         split = engine_memory(cfg, sizes, engine, tensor)
         cache = row_bytes(sizes, engine, tensor) * engine.max_context / GB
         if split.on_device - split.device["cache"] + cache <= limit:
-            return f"take a smaller policy.path; hardware.tensor_parallel={tensor} would fit, which is not built"
-    return "take a smaller policy.path"
+            return f"{smaller}; hardware.tensor_parallel={tensor} would fit, which is not built"
+    return smaller
 
 
 def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: float) -> str | None:

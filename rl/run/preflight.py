@@ -124,29 +124,30 @@ def check_environments(
             raise ValueError(f"env, family {family}: {error}") from error
 
 
-def start_directory(policy: PolicyConfig, source: str) -> Path | None:
+def start_directory(policy: PolicyConfig, source: str, *, config_only: bool = False) -> Path | None:
     """Where the policy lies that a run starts from: ``policy.path``, else ``base.source``; None: pre-trained now.
+    ``config_only``: as for ``policy_directory``.
 
     Raises ValueError when there is none, for a model that cannot be trained, and for a preset that only a directory can
     give.
     """
     if policy.path is not None:
-        return _trainable("policy.path", policy.path)
+        return _trainable("policy.path", policy.path, config_only)
     if source == "scratch":
         check_preset(policy)
         return None
     if policy.preset != "tiny_dsa":
         raise ValueError(f"policy.path is missing: policy.preset={policy.preset} needs policy.path=<directory>")
-    return _trainable("base.source", source)
+    return _trainable("base.source", source, config_only)
 
 
-def _trainable(field: str, setting: str) -> Path:
+def _trainable(field: str, setting: str, config_only: bool) -> Path:
     """The directory that ``field`` is set to. Raises ValueError when its config.json is of a model that cannot be
     trained: that is said first, whatever else is missing there."""
     from rl.policy.checkpoint_checks import read_config
     from rl.policy.supported import unsupported
 
-    directory = policy_directory(field, setting)
+    directory = policy_directory(field, setting, config_only=config_only)
     try:
         why = unsupported(read_config(directory))
     except ValueError as error:

@@ -29,6 +29,7 @@ from rl.run.plan_speed import Speed, decode_speed, step_speed
 
 if TYPE_CHECKING:
     from configs.schema import PolicyConfig, TrainConfig
+    from rl.rollout.config import JudgeConfig
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def sizes_of(policy: PolicyConfig, source: str, vocab_size: int) -> tuple[ModelS
         check_preset(policy)
         own = {} if policy.preset == "deepseek_v32" else {"vocab_size": vocab_size}
         return ModelSizes.of(PRESETS[policy.preset](**own, **policy.overrides)), []
-    directory: Path | None = start_directory(policy, source)
+    directory: Path | None = start_directory(policy, source, config_only=True)
     assert directory is not None
     refused = []
     if read_config(directory).get("quantization_config"):
@@ -93,12 +94,27 @@ def sizes_of(policy: PolicyConfig, source: str, vocab_size: int) -> tuple[ModelS
     return ModelSizes.load(directory), refused
 
 
-def plan_of(cfg: TrainConfig, sizes: ModelSizes, refused: list[str] | None = None) -> Plan:
-    """The plan of ``cfg`` for a policy of these ``sizes``. ``refused``: what is known to be wrong already."""
+def judge_sizes(judge: JudgeConfig) -> ModelSizes | None:
+    """Sizes of the model in ``judge.path``; None: the judge, if there is one, is the policy that the run starts from.
+
+    Raises ValueError when no model lies there.
+    """
+    from rl.run.paths import policy_directory
+
+    if not judge.is_worker or judge.path is None:
+        return None
+    return ModelSizes.load(policy_directory("judge.path", judge.path, config_only=True))
+
+
+def plan_of(
+    cfg: TrainConfig, sizes: ModelSizes, refused: list[str] | None = None, judge: ModelSizes | None = None
+) -> Plan:
+    """The plan of ``cfg`` for a policy of these ``sizes``. ``refused``: what is known to be wrong already; ``judge``:
+    sizes of the judge, where it is another model."""
     hardware = cfg.hardware
     memory = {LEARNER: learner_memory(cfg, sizes), ENGINE: _engine(cfg, sizes)}
     if cfg.judge.is_worker:
-        memory[JUDGE] = engine_memory(cfg, sizes, cfg.judge)
+        memory[JUDGE] = engine_memory(cfg, judge or sizes, cfg.judge)
     refusals, notes = list(refused or []), list[str]()
     placed, missing = place(cfg)
     if missing:
@@ -108,7 +124,7 @@ def plan_of(cfg: TrainConfig, sizes: ModelSizes, refused: list[str] | None = Non
     host = _host(cfg, sizes, memory, min(used, hardware.gpus_per_node))
     speed = step_speed(cfg, sizes, nodes)
     plan = Plan(sizes, memory, placed, nodes, host, _per_tp(cfg, sizes), speed, refusals, _needs(cfg), notes)
-    refusals += refusals_of(cfg, sizes, placed, memory, host, speed)
+    refusals += refusals_of(cfg, sizes, judge or sizes, placed, memory, host, speed)
     notes += _notes(cfg, sizes, plan)
     return plan
 

@@ -1,14 +1,17 @@
 """Files written by a thread beside the loop, in order: a step does not wait for the records of the one before.
 
 The queue is bounded, so that what is written slowly slows the run down instead of filling its memory. An error is
-raised where the next thing is put or flushed, as it was raised in the thread.
+raised where the next thing is put or flushed, as it was raised in the thread. A write that hangs keeps no process from
+its end.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 from rl.tracking.stall import StallError
 
@@ -20,9 +23,12 @@ class Writer:
     """Runs what it is given, one after the other. Used by one thread."""
 
     def __init__(self, waiting: int = WAITING, limit_s: float = LIMIT_S) -> None:
-        self._thread = ThreadPoolExecutor(1, "writer")
+        self._inbox: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
+        # A thread of an executor would be waited for at the end of the process.
+        threading.Thread(target=_write_all, args=(self._inbox,), name="writer", daemon=True).start()
         self._records: deque[tuple[str, Future[None]]] = deque()
         self._waiting, self._limit_s = waiting, limit_s
+        self._hangs = False  # a record took too long
 
     def put(self, what: str, write: Callable[[], None]) -> None:
         """Have ``write`` called, which writes ``what``; what it uses must not change any more.
@@ -32,12 +38,16 @@ class Writer:
         """
         while self._records and (self._records[0][1].done() or len(self._records) >= self._waiting):
             self._wait()
-        self._records.append((what, self._thread.submit(write)))
+        record: Future[None] = Future()
+        self._records.append((what, record))
+        self._inbox.put((write, record))
 
     def flush(self) -> None:
-        """Return when all is written. Raises as ``put``; what is queued behind a record that failed is written too."""
+        """Return when all is written. Raises as ``put``; what is queued behind a record that failed is written too, and
+        not waited for behind one that takes too long."""
         failed: Exception | None = None
-        while self._records:
+        self._hangs = False
+        while self._records and not self._hangs:
             try:
                 self._wait()
             except Exception as error:
@@ -50,7 +60,7 @@ class Writer:
         try:
             self.flush()
         finally:
-            self._thread.shutdown(wait=False)
+            self._inbox.put(None)
 
     def _wait(self) -> None:
         what, record = self._records.popleft()
@@ -59,4 +69,16 @@ class Writer:
         except TimeoutError:
             if record.done():  # it raised this itself
                 raise
+            self._hangs = True
             raise StallError(f"{what} to be written", self._limit_s) from None
+
+
+def _write_all(inbox: SimpleQueue[tuple[Callable[[], None], Future[None]] | None]) -> None:
+    while (item := inbox.get()) is not None:
+        write, record = item
+        try:
+            write()
+        except BaseException as error:
+            record.set_exception(error)
+        else:
+            record.set_result(None)

@@ -156,6 +156,16 @@ def test_an_answer_that_was_not_given_is_asked_again_in_its_place() -> None:
     assert len(dialogues.all) == 1
 
 
+def test_a_dialogue_that_got_no_answer_has_not_spoken_last() -> None:
+    played = Played()
+    played.ask(SYSTEM, QUESTION)
+    claimed = Message("assistant", "Gold", "made up")
+    played.dialogues.answered(played.dialogues.ask((SYSTEM, QUESTION, claimed, MORE)), None)
+    assert [part[-1] for part in played.dialogues.parts] == [MORE, ANSWER]
+    played.ask(SYSTEM, QUESTION, claimed, MORE, says=CALL)
+    assert [part[-1] for part in played.dialogues.parts] == [ANSWER, CALL]
+
+
 def test_a_dialogue_goes_on_behind_an_answer_that_was_cut_off() -> None:
     played = Played()
     said = played.ask(SYSTEM, QUESTION, cut=3)

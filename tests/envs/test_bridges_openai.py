@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -286,6 +288,27 @@ def test_settings_that_are_obeyed_and_those_that_mean_nothing() -> None:
     assert messages == (Message("system", response_format=shape), Message("user", "Hi"))
     messages, _ = read_request({"messages": [{"role": "system", "content": "S"}, *HELLO], "response_format": given})
     assert messages[0] == Message("system", "S", response_format=shape)
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ("Transfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n"),
+        ("Content-Length: -1", b"{}"),
+        ("Content-Length: x", b"{}"),
+    ],
+)
+def test_a_body_of_no_length_is_refused_once(header: str, body: bytes) -> None:
+    """In words, and what was not read is not taken for the next request."""
+    with ChatServer() as server:
+        url = urlsplit(server.url_of(server.open_session(lambda request: ChatReply(Message("assistant", "hi")))))
+        with socket.create_connection(("127.0.0.1", url.port or 0), timeout=30) as connection:
+            head = f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: me\r\n{header}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            said = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert said.startswith(b"HTTP/1.1 411 ")
+    assert said.count(b"HTTP/1.1") == 1
+    assert b"says no Content-Length" in said
 
 
 def test_a_session_that_is_closed_lets_go_of_its_connections() -> None:

@@ -24,6 +24,7 @@ from transformers import (
 
 from rl.policy.hf import HFPolicy
 from rl.policy.lora import LoraPolicy
+from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record
 from rl.policy.tree_attention import area_buckets
 
@@ -103,6 +104,37 @@ def test_experts_are_recorded_and_compared_for_all_rows(kind: str) -> None:
         taken.append((record.experts.sort(-1).values, torch.cat(replay.expert_overlaps).sort().values))
     for flat, mine in zip(*taken, strict=True):
         assert torch.equal(flat, mine)
+
+
+def kept_bytes(policy: HFPolicy, tokens: torch.Tensor, layout: Any) -> int:
+    """What a forward pass keeps for the backward pass beside the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in policy.module.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[torch.Tensor] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        alive.append(value)
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        policy.packed_hidden(tokens, layout)
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+def test_paths_are_not_kept() -> None:
+    """64 sequences that share all but 4 tokens: the paths are 32 times the tree, and memory follows the tree."""
+    rng = torch.Generator().manual_seed(0)
+    shared, own, count = 256, 4, 64
+    prompt = torch.randint(64, (shared,), generator=rng)
+    tokens = torch.cat([torch.cat((prompt, torch.randint(64, (own,), generator=rng))) for _ in range(count)])
+    tree = PrefixTree([i * (shared + own) for i in range(count + 1)], [0, *[shared] * (count - 1)])
+    assert len(tokens) > 32 * tree.nodes
+    flat = [0, *[tree.nodes // 2 * (i + 1) for i in range(2)]]  # as many tokens without anything shared
+    for kind in ("llama", "qwen3"):
+        policy = MADE[kind]
+        most = 1.5 * kept_bytes(policy, tokens[: flat[-1]], flat)
+        assert kept_bytes(policy, tokens, tree) < most
 
 
 def test_models_with_windows_do_not_share() -> None:

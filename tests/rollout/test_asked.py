@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import itertools
+from types import SimpleNamespace
+from typing import Any
 
-from rl.rollout.worker import Asked
+import pytest
+from rollout_doubles import AddTaskset
+
+from rl.rollout.config import RolloutConfig
+from rl.rollout.engine import GenerateRequest, Generation
+from rl.rollout.worker import Asked, GroupSpec, RolloutWorker
 
 
 def test_a_seed_is_a_hash_of_the_rollout_and_of_the_number_of_the_request() -> None:
@@ -25,3 +34,23 @@ def test_known_tokens_are_the_longest_prefix_of_all_that_was_computed() -> None:
     assert asked.known_tokens([1, 2, 8]) == 2
     assert asked.known_tokens([1, 9, 9]) == 2
     assert asked.known_tokens([7]) == 0
+
+
+@pytest.mark.parametrize(("deterministic", "known"), [(True, [0, 3, 4]), (False, [0, 0, 0])])
+def test_what_was_computed_is_kept_where_it_is_read(deterministic: bool, known: list[int]) -> None:
+    """Only a deterministic engine reads it; elsewhere an episode of many turns would keep every prompt it had."""
+    requests: list[GenerateRequest] = []
+
+    async def generate(request: GenerateRequest) -> Generation:
+        requests.append(request)
+        return Generation([7, 8], [-1.0, -1.0], "stop", 0, [0, 0])
+
+    worker: Any = RolloutWorker.__new__(RolloutWorker)
+    worker.config = config = RolloutConfig(deterministic=deterministic)
+    worker._thread, worker._serial = SimpleNamespace(generate=generate), itertools.count()
+    worker._renderer = SimpleNamespace(stop_token_ids=(8,))
+    asked, spec = Asked("r"), GroupSpec(0, AddTaskset().task(0), 0, 1, 0)
+    for prompt in ([1, 2], [1, 2, 7, 8], [1, 2, 7, 8, 9]):
+        asyncio.run(worker._generate(spec, config, asked, prompt, 4))
+    assert [request.known_tokens for request in requests] == known
+    assert bool(asked._sequences) is deterministic

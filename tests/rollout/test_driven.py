@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,9 @@ from rollout_doubles import AddEnv, Script, answer, call, play, tokenizer
 from envs.driving import DrivingEnvironment, Endpoint
 from envs.environment import Environment
 from envs.types import Episode, InfrastructureError, Message, StopReason, Task
+from rl.chat.context_manager import ContextConfig
 from rl.rollout.engine import Generation
+from rl.rollout.gateway import Gateway
 from rl.types import Trajectory
 
 TOOLS: list[Any] = [{"type": "function", "function": t.schema} for t in AddEnv(Task("t", "t", ())).tools.values()]
@@ -157,6 +160,30 @@ def test_rewritten_history_is_context() -> None:
     assert "I never said that." in tokenizer().decode(script.prompts[1])
 
 
+def test_scores_are_of_what_the_policy_said() -> None:
+    """What a program claims in a history that it has rewritten is no answer of the policy, and the last one it gave is
+    its last, whatever was asked in vain behind it."""
+    seen: list[Episode] = []
+    claimed = {"role": "assistant", "content": "I never said that."}
+
+    class Claiming(DrivingEnvironment):
+        def drive(self, endpoint: Endpoint) -> None:
+            with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
+                create(client, ASK)
+                create(client, [*ASK, claimed, {"role": "user", "content": "Sure?"}])
+                with pytest.raises(openai.BadRequestError):
+                    create(client, [*ASK, claimed, {"role": "user", "content": "Sure? " * 2000}])
+
+        def score(self, episode: Episode) -> dict[str, float]:
+            seen.append(episode)
+            return {"outcome": 1.0}
+
+    t = play([answer("6"), answer("5")], Claiming)
+    assert (t.turns, t.reward) == (2, 1.0)
+    assert [message.content for message in seen[0].sampled] == ["6", "5"]
+    assert seen[0].answer == "5"
+
+
 def test_a_repeated_request_gets_the_first_answer() -> None:
     """The client hangs up and sends the same body again, as OpenAI's does after its timeout."""
     release = asyncio.Event()
@@ -237,6 +264,54 @@ def test_the_limit_of_turns_is_the_policys_and_scored() -> None:
     assert (t.failure_kind, t.stop_reason, t.turns) == (None, StopReason.MAX_TURNS, 3)
     assert t.reward_parts["score/outcome"] == 0.0
     assert t.counts == {"max_turns": 1}
+
+
+def at_once(count: int, outcomes: list[str]) -> Callable[[openai.OpenAI], str]:
+    """An agent that asks ``count`` things in ``count`` threads."""
+
+    def ask(client: openai.OpenAI, number: int) -> str:
+        try:
+            return str(create(client, [{"role": "user", "content": f"Add {number}"}]).message.content)
+        except openai.PermissionDeniedError as error:
+            return str(error.code)
+
+    def agent(client: openai.OpenAI) -> str:
+        with ThreadPoolExecutor(count) as pool:
+            outcomes.extend(pool.map(lambda number: ask(client, number), range(count)))
+        return "5"
+
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"max_turns": 3}, "max_turns"),
+        ({"max_turns": 16, "context": ContextConfig(max_total_tokens=150)}, "total_tokens"),
+    ],
+)
+def test_a_limit_holds_for_answers_at_once(settings: dict[str, Any], why: str) -> None:
+    """Seven requests come while none is answered: what is being sampled counts, and an answer to an earlier request
+    does not make up for the refusal."""
+    script = Script([answer("5")] * 7)
+    came = asyncio.Event()
+
+    async def slow(prompt: list[int], max_tokens: int) -> Generation:
+        if not came.is_set():
+            asyncio.get_running_loop().call_later(1.0, came.set)
+        await came.wait()
+        return await script(prompt, max_tokens)
+
+    outcomes: list[str] = []
+    t = play([], driven(at_once(7, outcomes)), generate=slow, max_tokens=30, **settings)
+    assert outcomes.count("5") == t.turns == len(t.segments)
+    assert outcomes.count(why) == 7 - t.turns > 0
+    assert (t.stop_reason.value, t.reward) == (why, 1.0)
+    if why == "max_turns":
+        assert t.turns == 3
+    else:
+        assert t.turns > 0
+        assert t.total_tokens <= 150
 
 
 def test_a_full_window_is_said_and_a_program_may_send_less() -> None:
@@ -372,3 +447,19 @@ def test_a_key_is_good_for_one_episode() -> None:
     assert isinstance(outcome[0], openai.APIError)
     assert len(t.segments) == 1
     assert seen[0].base_url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", "127.0.0.1"), ("a.example", "a.example,127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("*", "*")],
+)
+def test_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
+    """ "*" means all hosts only where it stands alone."""
+
+    async def open_one() -> None:
+        Gateway().close()
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, before)
+    asyncio.run(open_one())
+    assert {os.environ[name] for name in ("NO_PROXY", "no_proxy")} == {after}

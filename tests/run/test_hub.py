@@ -67,11 +67,11 @@ def hub() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def ask(setting: str, endpoint: str, home: Path) -> str:
+def ask(setting: str, endpoint: str, home: Path, how: str = "") -> str:
     """What a process of its own says that ``setting`` is: the client reads its endpoint when it is imported."""
     code = (
         "import sys\nfrom rl.run.paths import policy_directory\n"
-        "try: print(sorted(p.name for p in policy_directory('policy.path', sys.argv[1]).iterdir()))\n"
+        f"try: print(sorted(p.name for p in policy_directory('policy.path', sys.argv[1]{how}).iterdir()))\n"
         "except ValueError as error: print(error)"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
@@ -93,6 +93,13 @@ def test_a_model_of_the_hub_and_again_without_it(hub: ThreadingHTTPServer, tmp_p
         "policy.path=me/other: no such directory, and the hub has no model of that name (a private one needs: hf auth "
         "login)"
     )
+
+
+def test_a_plan_fetches_no_weights(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    """A run that follows fetches the rest."""
+    endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
+    assert ask("me/tiny", endpoint, tmp_path, ", config_only=True") == "['config.json']"
+    assert ask("me/tiny", endpoint, tmp_path) == "['config.json', 'model.safetensors']"
 
 
 def test_without_a_network(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from moe_families import FAMILIES, GLM5, config_of, write
 from released_models import NAMES, sizes
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, Qwen3Config
 
 from rl.policy.hf import HFPolicy
 from rl.policy.lora import LoraPolicy
@@ -173,6 +174,19 @@ def test_what_a_tiny_dsa_layer_keeps_is_what_autograd_keeps() -> None:
     sized = ModelSizes.of(tiny_dsa(64, num_hidden_layers=3, first_k_dense_replace=0))
     expected = 4 * (sized.norms(4) + sized.layers[0].saved) + sized.choices(512)
     assert grown(keeps, 512) == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (GPT2Config(n_layer=2, n_embd=32, n_head=2), "its config.json has no intermediate_size"),
+        (Gemma3Config(), "its config.json has no num_hidden_layers"),  # a model in a model
+        (GPT2Config(n_layer=2, n_embd=32, n_head=2, intermediate_size=64), "no weight of it is in a layer 'layers.0'"),
+    ],
+)
+def test_a_family_whose_sizes_are_not_known_is_told_by_name(config: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=f"model_type={config.model_type}: its sizes are not known, {why}"):
+        ModelSizes.of(config)
 
 
 def test_the_released_ones_are_all_there() -> None:

@@ -18,7 +18,7 @@ from train_runs import train_config
 from rl.policy.presets import tiny_dsa
 from rl.run.model_sizes import ModelSizes
 from rl.run.plan_memory import ENGINE, JUDGE, LEARNER
-from rl.run.run_plan import place, plan_of, sizes_of
+from rl.run.run_plan import judge_sizes, place, plan_of, sizes_of
 
 TINY = ModelSizes.of(tiny_dsa(1024))
 SEVEN = (*LARGE, "rollout.workers=7", "objective.kl_coef=0")
@@ -66,6 +66,20 @@ def test_the_judge_is_placed_first() -> None:
     plan = plan_of(cfg, sizes("qwen3_8b"))
     assert plan.placed[:4] == [[JUDGE], [ENGINE], [ENGINE], [LEARNER]]
     assert plan.memory[JUDGE].device["weights"] == pytest.approx(4 * 8.19, rel=1e-3)  # the judge's dtype is its own
+
+
+def test_a_judge_is_as_large_as_its_own_model() -> None:
+    path = directory("qwen3_30b_a3b")
+    cfg = planned(*SEVEN, "judge=worker", "judge.num_gpus=1", "judge.dtype=bfloat16", f"judge.path={path}")
+    judge = judge_sizes(cfg.judge)
+    plan = plan_of(cfg, sizes("qwen3_8b"), judge=judge)
+    assert plan.memory[JUDGE].device["weights"] == pytest.approx(61.1, rel=1e-3)
+    assert plan.memory[ENGINE].device["weights"] == pytest.approx(2 * 8.19, rel=1e-3)
+    assert judge_sizes(planned(*SEVEN, "judge=worker").judge) is judge_sizes(planned(*SEVEN).judge) is None
+    refusals = plan_of(cfg, sizes("qwen3_8b"), judge=sizes("glm_4_5_air")).refusals
+    (refusal,) = [r for r in refusals if "judge on GPU 0" in r]
+    assert refusal.startswith("judge.path: ")
+    assert refusal.endswith("; take a smaller judge.path")
 
 
 def test_too_few_gpus() -> None:
@@ -183,7 +197,7 @@ def test_notes_on_what_is_allowed() -> None:
     assert any(note.startswith("ray.object_store_mb=512: a weight sync puts 31,245 MiB into it") for note in notes)
 
 
-def test_where_the_model_comes_from(tmp_path: Path) -> None:
+def test_where_the_model_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = train_config("plan=true", "base=scratch", "policy.overrides.num_hidden_layers=2", "base.vocab_size=512")
     model, refused = sizes_of(scratch.policy, scratch.base.source, 512)
     assert (len(model.layers), model.config.vocab_size, refused) == (2, 512, [])
@@ -195,6 +209,16 @@ def test_where_the_model_comes_from(tmp_path: Path) -> None:
     assert sizes_of(quantised, "", 0)[1][0].startswith(f"policy.path={tmp_path}: its weights are quantised")
     with pytest.raises(ValueError, match=r"policy\.path is missing"):
         sizes_of(replace(real.policy, preset="hf"), "", 0)
+    asked: list[bool] = []
+
+    def fetch(field: str, hub_id: str, *, config_only: bool) -> Path:
+        asked.append(config_only)
+        return directory("qwen3_8b")
+
+    monkeypatch.setattr("rl.run.paths.from_hub", fetch)
+    assert sizes_of(replace(real.policy, preset="hf", path="me/large"), "", 0)[0].parameters > 8e9
+    assert judge_sizes(train_config("judge=worker", "judge.path=me/large").judge) is not None
+    assert asked == [True, True], "a plan reads config.json alone"
 
 
 @given(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,3 +69,21 @@ def test_an_error_is_raised_where_the_next_thing_is_put() -> None:
     with pytest.raises(TimeoutError, match="a share that hangs"):
         writer.put("step 2", lambda: None)
     writer.close()
+
+
+def test_what_hangs_keeps_no_process_from_its_end() -> None:
+    """Nor is what is queued behind it waited for, record by record."""
+    program = """
+import threading
+from rl.tracking.stall import StallError
+from rl.tracking.writer import Writer
+writer = Writer(limit_s=0.05)
+for n in range(4):
+    writer.put(f"record {n}", threading.Event().wait)
+try:
+    writer.close()
+except StallError as error:
+    print(error, len(writer._records))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "waited 0.05 s for record 0 to be written; nothing came 3\n"
