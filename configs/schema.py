@@ -257,7 +257,7 @@ class HardwareConfig(Bounded):
     tflops_float32: PositiveFloat = 0.1  # the same in float32
     memory_gb_s: PositiveFloat = 20.0  # GB/s of that memory
     link_gb_s: PositiveFloat = 20.0  # GB/s between GPUs of one machine, one way
-    network_gb_s: PositiveFloat = 1.0  # GB/s of one machine to another
+    network_gb_s: PositiveFloat = 1.0  # GB/s of one machine to another, for each of its GPUs
     host_gb_s: PositiveFloat = 20.0  # GB/s between a GPU and its machine's memory, one way
     copy_gb_s: PositiveFloat = 2.0  # GB/s of a copy into Ray's object store
     # price of one GPU for an hour (without GPUs: of the machine), in cost.currency; null: the plan says no money
@@ -268,17 +268,8 @@ class HardwareConfig(Bounded):
     rollout_tokens: PositiveInt | None = None  # mean tokens of a rollout, prompt included; null: rollout.max_context
     sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
     # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
-    learner_gpus: PositiveInt = 1  # GPUs that the learner is sharded over
     tensor_parallel: PositiveInt = 1  # GPUs of each engine
-    expert_parallel: PositiveInt = 1  # GPUs that share the experts of a layer of the sharded learner
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learner_gpus % self.expert_parallel:
-            raise ValueError(
-                f"hardware.expert_parallel={self.expert_parallel}: must divide hardware.learner_gpus="
-                f"{self.learner_gpus}"
-            )
+    expert_parallel: PositiveInt = 1  # ranks of the learner that share the experts of a layer
 
 
 @dataclass
@@ -354,6 +345,7 @@ class TrainConfig(Bounded):
             temperature=self.rollout.temperature,
             learner_temperature=self.objective.temperature,
         )
+        self._check_ranks()
         self._check_operators()
         self._check_deterministic()
         if self.push_public and self.push_to_hub is None:
@@ -364,6 +356,17 @@ class TrainConfig(Bounded):
             raise ValueError(
                 f"self_verification.enabled with judge.kind={self.judge.kind}: its verifier is the run's own judge, "
                 "choose judge=worker"
+            )
+
+    def _check_ranks(self) -> None:
+        ranks, share = self.learner.ranks, self.ray.learner_gpus
+        if ranks > 1 and 0 < share < 1:
+            raise ValueError(
+                f"ray.learner_gpus={share:g} with learner.ranks={ranks}: NCCL takes one rank a GPU; use 1, or 0 on CPUs"
+            )
+        if ranks % self.hardware.expert_parallel:
+            raise ValueError(
+                f"hardware.expert_parallel={self.hardware.expert_parallel}: must divide learner.ranks={ranks}"
             )
 
     def _check_operators(self) -> None:

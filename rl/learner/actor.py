@@ -74,11 +74,14 @@ class LearnerHandle:
         meanwhile."""
         overlap, self._overlap = self._overlap, None
         step: ray.ObjectRef[dict[str, float]]
+        running = None if overlap is None else overlap.running
         if overlap is None:
             step = self._group.call("step", self._group.put(list(groups)))
         else:
             step = self._group.call("finish", self._group.put(overlap.waiting), [group.id for group in groups])
         pool.receive_until(step, self._deadline_s)
+        if running is not None:  # nobody has looked yet at how the last part has ended
+            self._get("the learner's work on a batch", running, left_s=5.0)
         return self._get("the learner's step", step, left_s=5.0)  # it is there, or it was waited for long enough
 
     def sync(self, pool: RolloutPool, version: int) -> float:

@@ -165,10 +165,14 @@ class Learner:
         started = time.perf_counter()
         batch = self._open or self.begin()
         (minibatch,) = batch.minibatches
-        microbatches = self._pack(groups, minibatch, batch)
-        if self.objective.old_policy == "learner":
-            self._note_old_logprobs([microbatches])
-        self._backward(microbatches, minibatch, batch)
+        try:
+            microbatches = self._pack(groups, minibatch, batch)
+            if self.objective.old_policy == "learner":
+                self._note_old_logprobs([microbatches])
+            self._backward(microbatches, minibatch, batch)
+        except BaseException:
+            self._open = None  # a part of its gradient is there: no step may be made of it
+            raise
         batch.seconds += time.perf_counter() - started
 
     def finish(self, ids: Sequence[int]) -> dict[str, float]:

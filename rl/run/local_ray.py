@@ -44,6 +44,16 @@ def start_local(config: RayConfig, actors: int) -> Path:
     return folder
 
 
+def visible_gpus() -> int:
+    """GPUs that a local Ray will offer: those of this machine that CUDA_VISIBLE_DEVICES (or its like) does not hide."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager: Any = get_accelerator_manager_for_resource("GPU")
+    shown = manager.get_current_process_visible_accelerator_ids()
+    there: int = manager.get_current_node_num_accelerators()
+    return there if shown is None else min(there, len(shown))
+
+
 def vital_processes() -> dict[str, int]:
     """Ids of the processes that the local Ray cannot do without, by the names of their logs."""
     import ray

@@ -126,6 +126,11 @@ class ModelSizes:
         return [LayerSizes(total[i], routed[i], attention + self._mlp(routed[i] > 0)) for i in sorted(total)]
 
     @property
+    def outside(self) -> int:
+        """Parameters of no layer: embedding, head and last norm."""
+        return self.parameters - sum(layer.parameters for layer in self.layers)
+
+    @property
     def largest(self) -> LayerSizes:
         return max(self.layers, key=lambda layer: layer.parameters)
 

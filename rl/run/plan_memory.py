@@ -12,8 +12,14 @@ Learner on one GPU, P parameters that learn, c bytes of the dtype that computes 
     probe      what it needs beyond a step, of which nothing is left then: 4 P or 2 P, a copy in the other dtype
     replay     recorded choices as int64, of the *whole batch*: micro-batches are all on the GPU when a step begins
 
-Over n GPUs (not built; FSDP2 as torch does it) masters, gradients, optimiser and reference are cut by n; ``gathered``
-are two layers in c bytes and one layer's gradients, of routed experts only 1 / expert_parallel.
+Of several ranks (``learner.ranks``, rl.policy.sharding) each holds 1/s of masters, gradients, optimiser, reference and
+the probe's copy, all float32, s = shard_ranks; a base beside its adapter too. Its share of the batch is 1/ranks.
+
+    gathered   (3 c + 4) Y + 2 c R,  at least 4 R    Y: the largest layer, R: embedding, head and last norm
+               a layer, the next one, and a gradient in c; what is summed over the ranks in float32. R stays gathered
+               from its forward to its backward pass. An adapter has no such gradient: 2 c Y + c R
+
+What passes through the host of the first rank's machine: ``passing``.
 
 Engine: c P / TP, rollout.kv_cache_gib, working memory of one prefill and its logits.
 """
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 GB = 1e9
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 LEARNER, ENGINE, JUDGE = "learner", "rollout worker", "judge"
+LOADING, SYNC, CHECKPOINT = "loading the policy", "a weight sync", "a checkpoint"
 ROW = 60  # bytes of a token of the batch on the learner's GPU beside its recorded choices: ids, masks, log-probs, …
 
 
@@ -61,43 +68,76 @@ def rollout_tokens(cfg: TrainConfig) -> tuple[int, int]:
 
 
 def learner_memory(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
-    """Of the learner, on each of its GPUs."""
-    learner, ranks = cfg.learner, cfg.hardware.learner_gpus
+    """Of each rank of the learner: on its GPU, and in its machine."""
+    learner = cfg.learner
+    sharded = learner.ranks > 1
     width = WIDTH[learner.compute_dtype]
     learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
-    host: dict[str, float] = {}
-    device: dict[str, float]
-    if learner.lora.rank:
-        adapter = sizes.adapter(learner.lora.rank, learner.lora.modules)
-        copy = width * adapter if width < 4 else 0
-        device = {
-            "weights": width * sizes.parameters + 4 * adapter + copy,
-            "gradients": 4 * adapter,
-            "optimiser": 8 * adapter,
-        }
-        if learner.offload_optimizer:
-            host["masters, gradients, optimiser"] = 4 * sizes.parameters + 16 * adapter
-            device = {"weights": width * (sizes.parameters + adapter)}
+    adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
+    masters, trained = 4 * (sizes.parameters + adapter), adapter or learns
+    if sharded:
+        weights = masters
+    elif adapter:
+        weights = width * sizes.parameters + 4 * adapter + (width * adapter if width < 4 else 0)
     else:
-        # Sharded, the copy that computes exists of the gathered layers only.
-        copy = width * sizes.parameters if width < 4 and ranks == 1 else 0
-        device = {"weights": 4 * sizes.parameters + copy, "gradients": 4 * learns, "optimiser": 8 * learns}
-        if learner.offload_optimizer:
-            host["masters, gradients, optimiser"] = 4 * sizes.parameters + 12 * learns
-            device = {"weights": width * sizes.parameters}
-    if cfg.objective.uses_reference and not learner.lora.rank:
-        device["reference"] = width * sizes.parameters
-    device = {part: size / ranks for part, size in device.items()}
-    host = {part: size / ranks for part, size in host.items()}
-    if ranks > 1:
-        layer = sizes.largest
-        whole = layer.parameters - layer.experts + layer.experts / cfg.hardware.expert_parallel
-        device["gathered layers"] = 3 * width * whole
+        weights = masters + (width * sizes.parameters if width < 4 else 0)
+    device: dict[str, float] = {"weights": weights, "gradients": 4 * trained, "optimiser": 8 * trained}
+    host: dict[str, float] = {}
+    if learner.offload_optimizer:
+        host["masters, gradients, optimiser"] = masters + 12 * trained
+        device = {} if sharded else {"weights": width * (sizes.parameters + adapter)}
+    if cfg.objective.uses_reference and not adapter:
+        place = host if sharded and learner.offload_optimizer else device
+        place["reference"] = (4 if sharded else width) * sizes.parameters
+    device = {part: size / shards(cfg) for part, size in device.items()}
+    host = {part: size / shards(cfg) for part, size in host.items()}
+    if sharded:
+        device["gathered layers"] = _gathered(cfg, sizes)
     step = _step(cfg, sizes)
-    if ranks == 1:
-        step |= _probe(cfg, sizes, sum(step.values()))
+    step |= _probe(cfg, sizes, sum(step.values()))
     device |= step
     return Memory(_gb(device) | {"process": cfg.hardware.process_gb}, _gb(host))
+
+
+def shards(cfg: TrainConfig) -> int:
+    """Ranks that one copy of the learner's state is split over."""
+    return cfg.learner.shard_ranks or cfg.learner.ranks
+
+
+def _gathered(cfg: TrainConfig, sizes: ModelSizes) -> float:
+    """Bytes of whole weights and gradients that a rank holds while a layer runs."""
+    width, layer = WIDTH[cfg.learner.compute_dtype], sizes.largest
+    whole = layer.parameters - layer.experts + layer.experts / cfg.hardware.expert_parallel
+    if cfg.learner.lora.rank:
+        return 2 * width * whole + width * sizes.outside
+    return max((3 * width + 4) * whole, 4 * sizes.outside) + 2 * width * sizes.outside
+
+
+def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
+    """GB that pass through the memory of the first rank's machine, beside what its processes keep there; by occasion:
+    one of them is there at a time.
+
+    Ranks gather on the first one's host: float32 weights for a sync, which are cast there; masters, reference and both
+    moments for a checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
+    """
+    learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
+    adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
+    learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
+    whole, sent = 4.0 * sizes.parameters, float(width * sizes.parameters)
+    if learner.ranks > 1:
+        state = 8.0 * (adapter or learns) + 4.0 * adapter
+        state += whole if cfg.objective.uses_reference and not adapter else 0
+        copied = whole if sizes.is_dsa and not adapter else 0.0
+        parts = {
+            LOADING: whole,
+            SYNC: max(whole + (sent if width < 4 else 0.0), 2 * sent),
+            CHECKPOINT: whole + state + copied,
+        }
+    else:
+        on_gpu = cfg.hardware.gpus > 0  # else weights are loaded to where they stay, and sent from there
+        copied = whole if (on_gpu or sizes.is_dsa) and not adapter else 0.0
+        parts = {LOADING: whole if on_gpu else 0.0, SYNC: sent * (2 if on_gpu else 1), CHECKPOINT: copied}
+    return _gb(parts)
 
 
 def _probe(cfg: TrainConfig, sizes: ModelSizes, step: float) -> dict[str, float]:
@@ -105,10 +145,12 @@ def _probe(cfg: TrainConfig, sizes: ModelSizes, step: float) -> dict[str, float]
     the other dtype (``rl.learner.learner.Learner.probe``). No more than that is the policy while it is loaded, in
     float32."""
     learner = cfg.learner
-    if learner.compute_dtype == "float32":
-        copy = 2 * sizes.parameters
+    if learner.ranks > 1:  # float32 shards, whatever they compute in; offloaded ones are in the host's memory
+        copy = 0.0 if learner.offload_optimizer else 4 * sizes.parameters / shards(cfg)
+    elif learner.compute_dtype == "float32":
+        copy = 2.0 * sizes.parameters
     else:  # the float32 masters serve, where they are on the GPU and whole
-        copy = 4 * sizes.parameters if learner.lora.rank or learner.offload_optimizer else 0
+        copy = 4.0 * sizes.parameters if learner.lora.rank or learner.offload_optimizer else 0.0
     return {"probe after a sync": copy - step} if copy > step else {}
 
 
@@ -125,7 +167,7 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     rows = tokens if learner.head_rows is None else min(tokens, learner.head_rows)
     logit = 16 + (width < 4) * 2 + (objective.temperature != 1.0) * 4
     logit += cfg.rollout.truncates * 5 + (objective.uses_reference and learner.head_rows is None) * 4
-    batch = cfg.prompts_per_step * cfg.group_size * length / cfg.hardware.learner_gpus
+    batch = cfg.prompts_per_step * cfg.group_size * length / learner.ranks
     recorded = 0 if cfg.replay.routing == "off" else sizes.replay_row(indexer=False, wide=True)
     if cfg.replay.indexer != "off":
         recorded += sizes.replay_row(indexer=True, wide=True) - sizes.replay_row(indexer=False, wide=True)

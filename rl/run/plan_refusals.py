@@ -1,5 +1,6 @@
 """Why a plan cannot be run: memory, deadlines, what is not recorded. Every line begins with the field to change, and
-what would fit is found by trying it (``REMEDIES``, then sharding, which is not built)."""
+what would fit is found by trying it: ``REMEDIES`` where the learner is, more ranks on GPUs that have nothing to do or
+an engine to spare, then more GPUs, and what is not built."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from rl.run.plan_memory import (
     Memory,
     engine_memory,
     learner_memory,
+    passing,
     rollout_tokens,
     row_bytes,
     sequences,
@@ -32,8 +34,8 @@ REMEDIES: tuple[dict[str, Any], ...] = (
     {"recompute": True, "head_rows": 1024},
     {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024},
     {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024, "offload_optimizer": True},
-    {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024, "lora": 16},
 )
+ADAPTER: dict[str, Any] = {"compute_dtype": "bfloat16", "recompute": True, "head_rows": 1024, "lora": 16}
 RANKS = tuple(2**i for i in range(11))
 
 
@@ -117,7 +119,7 @@ def _field(cfg: TrainConfig, role: str, memory: Memory) -> str:
     fields = {
         "saved activations": "learner.recompute", "working activations": "learner.max_tokens_per_microbatch",
         "logits": "learner.head_rows", "replay and batch": "prompts_per_step", "reference": "objective.kl_coef",
-        "gathered layers": "hardware.expert_parallel",
+        "gathered layers": "policy.path",
     }  # fmt: skip
     return fields.get(part, "learner.offload_optimizer")
 
@@ -125,20 +127,7 @@ def _field(cfg: TrainConfig, role: str, memory: Memory) -> str:
 def _remedy(cfg: TrainConfig, sizes: ModelSizes, role: str, limit: float) -> str:
     """What would make ``role`` fit into ``limit`` GB, found by trying."""
     if role == LEARNER:
-        for changes in REMEDIES:
-            if fits := _with(cfg, sizes, changes, limit):
-                return f"fits with {fits}"
-        hardware = cfg.hardware
-        for ranks in (r for r in RANKS if r > hardware.learner_gpus):
-            sharded = replace(hardware, learner_gpus=ranks, expert_parallel=min(8, ranks))
-            learner = replace(cfg.learner, compute_dtype="bfloat16", recompute=True, head_rows=1024)
-            if (held := learner_memory(replace(cfg, hardware=sharded, learner=learner), sizes).on_device) <= limit:
-                return (
-                    f"no setting of one GPU fits: take a smaller policy.path. Sharded, hardware.learner_gpus={ranks} "
-                    f"hardware.expert_parallel={min(8, ranks)} learner.compute_dtype=bfloat16 learner.recompute=true "
-                    f"learner.head_rows=1024 would fit ({held:,.1f} GB), which is not built"
-                )
-        return f"no setting fits, up to {RANKS[-1]} GPUs: take a smaller policy.path"
+        return _learner_remedy(cfg, sizes, limit)
     engine, group, own = (cfg.rollout, "rollout", cfg.hardware.tensor_parallel) if role == ENGINE else (
         cfg.judge, "judge", 1
     )  # fmt: skip
@@ -159,23 +148,61 @@ def _remedy(cfg: TrainConfig, sizes: ModelSizes, role: str, limit: float) -> str
     return smaller
 
 
+def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
+    for changes in REMEDIES:
+        if fits := _with(cfg, sizes, changes, limit):
+            return f"fits with {fits}"
+    gpus, share = cfg.hardware.gpus, cfg.ray.worker_gpus
+    judged = cfg.judge.num_gpus if cfg.judge.is_worker else 0.0
+    room = floor(gpus - judged - min(1.0, share))  # one engine at least stays
+    for ranks in (r for r in RANKS if cfg.learner.ranks < r <= room):
+        engines = cfg.rollout.workers
+        if share > 0:
+            engines = min(engines, floor((gpus - judged - ranks) / share))
+        for changes in REMEDIES[2:]:
+            if fits := _with(cfg, sizes, changes | {"ranks": ranks, "workers": engines}, limit):
+                return f"fits with {fits}"
+    if fits := _with(cfg, sizes, ADAPTER, limit):
+        return f"fits with {fits}"
+    for ranks in (r for r in RANKS if r > cfg.learner.ranks):
+        if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks}, limit):
+            return f"no setting of these {gpus} GPUs fits: take a smaller policy.path, or more GPUs: {fits} would fit"
+    for ranks in (r for r in RANKS if r >= 8 and r > cfg.learner.ranks):
+        if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks, "expert_parallel": 8}, limit):
+            return f"no setting fits: take a smaller policy.path; {fits} would fit, which is not built"
+    host = cfg.hardware.host_memory_gb
+    return f"no setting fits, up to {RANKS[-1]} GPUs and hardware.host_memory_gb={host:g}: take a smaller policy.path"
+
+
 def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: float) -> str | None:
     """The overrides of ``changes`` that are not set yet, and what they come to; None: they do not fit."""
-    rank = changes.get("lora")
-    values = {name: value for name, value in changes.items() if name != "lora"}
+    values = {name: value for name, value in changes.items() if name not in ("lora", "workers", "expert_parallel")}
+    rank = changes.get("lora", 0) if not cfg.learner.lora.rank else 0
     try:
-        learner = replace(cfg.learner, **values)
-        if rank and not cfg.learner.lora.rank:
+        whole: dict[str, Any] = {"shard_ranks": None} if "ranks" in values else {}
+        learner = replace(cfg.learner, **values, **whole)
+        if rank:
             learner = replace(learner, lora=replace(cfg.learner.lora, rank=rank))
-        changed = replace(cfg, learner=learner, rollout=replace(cfg.rollout, dtype=learner.compute_dtype))
+        rollout = replace(cfg.rollout, dtype=learner.compute_dtype)
+        hardware = replace(cfg.hardware, expert_parallel=changes.get("expert_parallel", cfg.hardware.expert_parallel))
+        changed = replace(cfg, learner=learner, rollout=rollout, hardware=hardware)
     except ValueError:  # these settings exclude each other
         return None
     memory = learner_memory(changed, sizes)
-    if memory.on_device > limit or memory.on_host > cfg.hardware.host_memory_gb:
+    beside = min(learner.ranks, hardware.gpus_per_node)
+    engines = min(changes.get("workers", rollout.workers), hardware.gpus_per_node - 1)
+    in_machine = memory.on_host * beside + max(passing(changed, sizes).values())
+    in_machine += engine_memory(changed, sizes, rollout, hardware.tensor_parallel).on_host * engines
+    if memory.on_device > limit or in_machine > hardware.host_memory_gb:
         return None
     before = {name: getattr(cfg.learner, name) for name in values}
     words = [f"learner.{name}={str(v).lower()}" for name, v in values.items() if v != before[name]]
-    words += [f"learner.lora.rank={rank}"] if rank and not cfg.learner.lora.rank else []
+    words += ["learner.shard_ranks=null"] if "ranks" in values and cfg.learner.shard_ranks else []
+    words += [f"learner.lora.rank={rank}"] if rank else []
+    workers = changes.get("workers", cfg.rollout.workers)
+    words += [f"rollout.workers={workers}"] if workers != cfg.rollout.workers else []
+    if "expert_parallel" in changes:
+        words.append(f"hardware.expert_parallel={hardware.expert_parallel}")
     return f"{' '.join(words)} ({memory.on_device:,.1f} GB)" if words else None
 
 
@@ -188,9 +215,14 @@ def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -
     episode = sampled / (decode_speed(cfg, sizes, hardware.tensor_parallel)[0] / speed.at_once)
     refused = (
         (
+            hardware.gpus > 0 and cfg.learner.ranks > 1 and cfg.ray.learner_gpus < 1,
+            f"ray.learner_gpus={cfg.ray.learner_gpus:g}: each of learner.ranks={cfg.learner.ranks} needs a GPU of its "
+            "own; set it to 1",
+        ),
+        (
             hardware.gpus > 0 and host_gb > hardware.host_memory_gb,
-            f"learner.offload_optimizer={str(cfg.learner.offload_optimizer).lower()}: {host_gb:,.0f} GB of "
-            f"the first machine's memory, hardware.host_memory_gb={hardware.host_memory_gb:g}",
+            f"{_host_field(cfg)}: {host_gb:,.0f} GB of the memory of the learner's machine, "
+            f"hardware.host_memory_gb={hardware.host_memory_gb:g}",
         ),
         (
             native and cfg.replay.routing != "off",
@@ -213,3 +245,12 @@ def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -
         ),
     )
     return [text for holds, text in refused if holds]
+
+
+def _host_field(cfg: TrainConfig) -> str:
+    """What fills the machine's memory: masters that are kept there, else what passes through it."""
+    if cfg.learner.offload_optimizer:
+        return "learner.offload_optimizer=true"
+    if cfg.learner.ranks > 1:
+        return f"learner.ranks={cfg.learner.ranks}: the first one gathers all weights and moments for a checkpoint"
+    return "policy.path"

@@ -2,11 +2,12 @@
 
 learner   tokens F (3 + r + o + k) / (n peak share)      F: FLOPs of one token's forward pass (rl.policy.flops);
           r: recompute 1, o: objective.old_policy=learner 1, k: KL reference 1; an adapter 2 in the place of 3
+          n ranks: no faster than each micro-batch's traffic, ``traffic_seconds``
 prefill   (tokens - sampled) F / (peak share)
 decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)
           bytes = weights that n tokens touch + n cache rows; of E experts, K chosen: 1 - (1 - K/E)^n
-sync      GPU → host, two copies into Ray's store, once to every other machine, host → GPU
-          over n > 1 GPUs (not built): one broadcast, at the speed of the slowest link in it
+sync      GPU → host, a copy into Ray's store, once to every other machine, host → GPU
+          n ranks: gathered on the first one's GPU before, in float32, and so to its host
 step      max_staleness=0: rollouts, then the learner, then the sync. Above 0: the slower of the two, then the sync
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl.run.model_sizes import ModelSizes
-from rl.run.plan_memory import WIDTH, rollout_tokens, sequences, sync_bytes
+from rl.run.plan_memory import WIDTH, rollout_tokens, sequences, shards, sync_bytes
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -34,6 +35,7 @@ class Speed:
     trained_per_s: float  # prompts included, as the learner counts them
     at_once: int  # sequences that one engine decodes together
     gpu_seconds_price: float | None = None  # of all GPUs for a second
+    traffic_s: float = 0.0  # of learner_s at least: what ranks send each other; the rest is hidden behind it
 
     @property
     def step_s(self) -> float:
@@ -69,7 +71,8 @@ def step_speed(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> Speed:
     prefill = _peak(cfg, cfg.rollout.dtype) * cfg.hardware.tensor_parallel / _forward(sizes, length)
     each = -(-rollouts // engines)  # the engine with the most rollouts
     rollout_s = each * (sampled / decode + (length - sampled) / prefill)
-    learner_s = rollouts * length / learner_speed(cfg, sizes)
+    traffic_s = traffic_seconds(cfg, sizes)
+    learner_s = max(rollouts * length / learner_speed(cfg, sizes), traffic_s)
     hardware = cfg.hardware
     return Speed(
         rollout_s=rollout_s,
@@ -79,16 +82,44 @@ def step_speed(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> Speed:
         sampled_per_s=rollouts * sampled / rollout_s,
         trained_per_s=rollouts * length / learner_s,
         at_once=at_once,
+        traffic_s=traffic_s,
         gpu_seconds_price=None if hardware.gpu_hour is None else hardware.gpu_hour / 3600 * max(1, hardware.gpus),
     )
 
 
 def learner_speed(cfg: TrainConfig, sizes: ModelSizes) -> float:
-    """Tokens per second of the learner on all its GPUs, prompts included."""
+    """Tokens per second of the learner on all its GPUs, prompts included, as far as computing goes."""
     passes = 2.0 if cfg.learner.lora.rank else 3.0
     passes += cfg.learner.recompute + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
-    peak = _peak(cfg, cfg.learner.compute_dtype) * cfg.hardware.learner_gpus
+    peak = _peak(cfg, cfg.learner.compute_dtype) * cfg.learner.ranks
     return peak / (passes * _forward(sizes, rollout_tokens(cfg)[0]))
+
+
+def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
+    """Of a step: what the ranks send each other, however long the computing takes.
+
+    Every micro-batch gathers all layers for the forward and for the backward pass, once more each for the reference and
+    ``old_policy=learner``, and sums the gradients in float32; copies of the weights (``shard_ranks``) are summed over
+    too.
+    """
+    learner, hardware, ranks, split = cfg.learner, cfg.hardware, cfg.learner.ranks, shards(cfg)
+    if ranks == 1:
+        return 0.0
+    tokens = cfg.prompts_per_step * cfg.group_size * rollout_tokens(cfg)[0]
+    passes = -(-tokens // (ranks * learner.max_tokens_per_microbatch))
+    gathers = 2 + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
+    adapter = learner.lora.rank and sizes.adapter(learner.lora.rank, learner.lora.modules)
+    learns = adapter or sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
+    within = (split - 1) / split * (gathers * WIDTH[learner.compute_dtype] * sizes.parameters + 4 * learns)
+    between = 2 * (1 - split / ranks) * 4 * learns / split  # an all-reduce sends all but its own share twice
+
+    link, network, here = hardware.link_gb_s * 1e9, hardware.network_gb_s * 1e9, hardware.gpus_per_node
+    seconds = within / link
+    if split > here:  # what a machine needs comes to it once, over the network of all its GPUs
+        seconds = max(seconds, within / (network * here))
+    if learner.offload_optimizer:  # shards come from the host's memory, and their gradients go there
+        seconds += (gathers * 4 * sizes.parameters + 4 * learns) / split / (hardware.host_gb_s * 1e9)
+    return passes * (seconds + between / (link if ranks <= here else network))
 
 
 def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> tuple[float, int]:
@@ -115,13 +146,16 @@ def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> t
 def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
     """From the end of a step until every engine has the new weights; the probe after it is left out."""
     hardware, sent = cfg.hardware, sync_bytes(cfg, sizes) / 1e9
-    if hardware.learner_gpus > 1 or hardware.tensor_parallel > 1:
-        return sent / (hardware.network_gb_s if nodes > 1 else hardware.link_gb_s)
-    seconds = 2 * sent / hardware.copy_gb_s
+    taken = sent  # by the learner's host
+    seconds = sent / hardware.copy_gb_s
+    if cfg.learner.ranks > 1:
+        taken = 4 * sent / WIDTH[cfg.learner.compute_dtype] if not cfg.learner.lora.rank else sent
+        apart = shards(cfg) > hardware.gpus_per_node
+        seconds += taken / (hardware.network_gb_s if apart else hardware.link_gb_s)
     if nodes > 1:
         seconds += sent / hardware.network_gb_s
     if hardware.gpus:
-        seconds += 2 * sent / hardware.host_gb_s
+        seconds += (taken + sent) / hardware.host_gb_s
     return seconds
 
 

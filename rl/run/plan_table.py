@@ -75,10 +75,13 @@ def memory_table(plan: Plan, cfg: TrainConfig) -> Table:
     host = dict.fromkeys(part for memory in plan.memory.values() for part in memory.host)
     for part in host:
         table.add_row(f"in the machine: {part}", *(_gb(memory.host.get(part)) for memory in plan.memory.values()))
+    first = "in the first rank's machine" if cfg.learner.ranks > 1 else "in the machine"
+    for occasion, size in plan.passing.items():
+        table.add_row(f"{first}: {occasion}", _gb(size))
     full = max((plan.on_gpu(i) for i, roles in enumerate(plan.placed) if roles), default=0.0)
     fullest = "fullest GPU" if cfg.hardware.gpus else "all processes"
     table.caption = (
-        f"{fullest}: {full:,.1f} of {cfg.hardware.memory_gb:g} GB; first machine besides: {plan.host_gb:,.1f} GB"
+        f"{fullest}: {full:,.1f} of {cfg.hardware.memory_gb:g} GB; its machine besides: {plan.host_gb:,.1f} GB"
     )
     return table
 
@@ -111,7 +114,7 @@ def speed_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
         f"{speed.sync_s:,.2f} s",
         f"sampled {speed.sampled_per_s:,.0f} tokens/s{each(speed.sampled_per_s / engines)}, {speed.at_once} rollouts "
         f"at once in an engine; learner {speed.trained_per_s:,.0f} tokens/s"
-        f"{each(speed.trained_per_s / cfg.hardware.learner_gpus)}",
+        f"{each(speed.trained_per_s / cfg.learner.ranks)}",
         speed.who_waits(),
     ]
     if speed.step_price is not None:

@@ -231,6 +231,37 @@ def check_judge(judge: JudgeConfig) -> None:
         policy_directory("judge.path", judge.path)
 
 
+def check_room(cfg: TrainConfig) -> None:
+    """Raise ValueError when a Ray of this machine could not place every process: some would wait for ever."""
+    if cfg.ray.address is not None:
+        return
+    ranks, workers, share = cfg.learner.ranks, cfg.rollout.workers, cfg.ray.learner_gpus
+    several = f"learner.ranks={ranks} and " if ranks > 1 else ""
+    actors = ranks + workers + cfg.judge.is_worker
+    if cfg.ray.num_cpus is not None and cfg.ray.num_cpus < actors:
+        raise ValueError(
+            f"ray.num_cpus={cfg.ray.num_cpus}: {several}rollout.workers={workers} make {actors} processes, one CPU "
+            f"each; give at least {actors} (they need not be there), or null"
+        )
+    wanted = ranks * share + workers * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
+    if not wanted and ranks == 1:
+        return
+    from rl.run.local_ray import visible_gpus
+
+    gpus = visible_gpus()
+    if wanted > gpus:
+        raise ValueError(
+            f"{several}rollout.workers={workers} with ray.learner_gpus={share:g} and ray.worker_gpus="
+            f"{cfg.ray.worker_gpus:g} need {wanted:g} GPUs, and this machine shows {gpus}; lower one of them, or join "
+            "a cluster (ray=cluster)"
+        )
+    if ranks > 1 and not share and gpus:
+        raise ValueError(
+            f"ray.learner_gpus=0 with learner.ranks={ranks} on a machine with {gpus} GPUs: all ranks would take the "
+            "first one; set it to 1, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on CPUs"
+        )
+
+
 def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks. Returns
     the renderer; None where the tokenizer is made by the run."""
@@ -249,6 +280,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
+    check_room(cfg)
     cfg.objective.check_families(families)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:

@@ -1,8 +1,9 @@
 """The plan of a run, from its settings and config.json alone: who runs where, what fits, how long a step takes at best.
 
-Planned is what this version runs: one learner on one GPU, ``rollout.workers`` engines on one GPU each, as Ray places
-them by ``ray.learner_gpus``, ``ray.worker_gpus`` and ``judge.num_gpus``. What ``hardware`` asks for beyond that (a
-sharded learner, engines over several GPUs) is computed too, and stands under ``needs``. Every refusal names a field.
+Planned is what this version runs: ``learner.ranks`` processes of the learner and ``rollout.workers`` engines on one GPU
+each, as Ray places them by ``ray.learner_gpus``, ``ray.worker_gpus`` and ``judge.num_gpus``. What ``hardware`` asks for
+beyond that (experts over several GPUs, engines over several GPUs) is computed too, and stands under ``needs``. Every
+refusal names a field.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rl.run.plan_memory import (
     Memory,
     engine_memory,
     learner_memory,
+    passing,
     sequences,
     sync_bytes,
 )
@@ -46,14 +48,15 @@ class Fit:
 @dataclass(frozen=True)
 class Plan:
     """``memory``: of one process by its role. ``placed``: roles on every GPU, the first GPU first (without GPUs one
-    list: the machine). ``refusals``: why it cannot run, each with the field to change. ``needs``: what is planned and
-    not built."""
+    list: the machine). ``host_gb``: of the memory of the first rank's machine, ``passing`` (by occasion) included.
+    ``refusals``: why it cannot run, each with the field to change. ``needs``: what is planned and not built."""
 
     sizes: ModelSizes
     memory: dict[str, Memory]
     placed: list[list[str]]
     nodes: int
     host_gb: float
+    passing: dict[str, float]
     fits_per_tp: list[Fit]
     speed: Speed
     refusals: list[str]
@@ -121,9 +124,11 @@ def plan_of(
         refusals.append(missing)
     used = max((i + 1 for i, roles in enumerate(placed) if roles), default=1)
     nodes = ceil(used / hardware.gpus_per_node) if hardware.gpus else 1
-    host = _host(cfg, sizes, memory, min(used, hardware.gpus_per_node))
+    passed = passing(cfg, sizes)
+    host = _host(cfg, memory, placed) + max(passed.values())
     speed = step_speed(cfg, sizes, nodes)
-    plan = Plan(sizes, memory, placed, nodes, host, _per_tp(cfg, sizes), speed, refusals, _needs(cfg), notes)
+    fits = _per_tp(cfg, sizes)
+    plan = Plan(sizes, memory, placed, nodes, host, passed, fits, speed, refusals, _needs(cfg), notes)
     refusals += refusals_of(cfg, sizes, judge or sizes, placed, memory, host, speed)
     notes += _notes(cfg, sizes, plan)
     return plan
@@ -133,23 +138,27 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
     """Roles on every GPU, in the order in which they start (judge, workers, learner), and what does not find a place.
 
     A process with a share below 1 goes to the first GPU with room for it, one with 0 GPUs to the first one: Ray
-    reserves nothing for it and hides nothing from it. Without GPUs all of them are on the machine.
+    reserves nothing for it and hides nothing from it. Several ranks go to the machine with most room for them, then to
+    the next (Ray's placement group, PACK). Without GPUs all of them are on the machine.
     """
-    hardware, workers = cfg.hardware, cfg.rollout.workers
-    tensor, ranks = hardware.tensor_parallel, hardware.learner_gpus
+    hardware, workers, ranks = cfg.hardware, cfg.rollout.workers, cfg.learner.ranks
     wanted = [(JUDGE, cfg.judge.num_gpus, 1)] if cfg.judge.is_worker else []
-    wanted += [(ENGINE, cfg.ray.worker_gpus, tensor)] * workers + [(LEARNER, cfg.ray.learner_gpus, ranks)]
+    wanted += [(ENGINE, cfg.ray.worker_gpus, hardware.tensor_parallel)] * workers
+    wanted += [(LEARNER, cfg.ray.learner_gpus, 1)] * ranks
     if not hardware.gpus:
         return [[role for role, _, _ in wanted]], None
     placed: list[list[str]] = [[] for _ in range(hardware.gpus)]
     free = [1.0] * hardware.gpus
+    order = list(range(hardware.gpus))
     left: list[str] = []
-    for role, share, gpus in wanted:
+    for n, (role, share, gpus) in enumerate(wanted):
         if gpus == 1 and share == 0:
             placed[0].append(role)
             continue
+        if n == len(wanted) - ranks:
+            order = _roomiest_first(free, hardware.gpus_per_node)
         count, each = (gpus, 1.0) if gpus > 1 else (max(1, ceil(share)), min(1.0, share))
-        found = [i for i, room in enumerate(free) if room >= each - 1e-9][:count]
+        found = [i for i in order if free[i] >= each - 1e-9][:count]
         if len(found) < count:
             left.append(role)
             continue
@@ -160,25 +169,32 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
     if not left:
         return placed, None
     need = sum(gpus if gpus > 1 else share for _, share, gpus in wanted)
+    several = f", learner.ranks={ranks}" if ranks > 1 else ""
     return placed, (
-        f"rollout.workers={workers}: no GPU is left for {', '.join(sorted(set(left)))}; ray.worker_gpus="
+        f"rollout.workers={workers}{several}: no GPU is left for {', '.join(sorted(set(left)))}; ray.worker_gpus="
         f"{cfg.ray.worker_gpus:g} and ray.learner_gpus={cfg.ray.learner_gpus:g} need {need:g} GPUs, hardware.gpus="
         f"{hardware.gpus}; lower one of them"
     )
+
+
+def _roomiest_first(free: list[float], per_machine: int) -> list[int]:
+    """GPUs in the order of their machines' room, the roomiest first."""
+    machines = [range(i, min(i + per_machine, len(free))) for i in range(0, len(free), per_machine)]
+    machines.sort(key=lambda gpus: -sum(free[i] for i in gpus))
+    return [i for gpus in machines for i in gpus]
 
 
 def _engine(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
     return engine_memory(cfg, sizes, cfg.rollout, cfg.hardware.tensor_parallel)
 
 
-def _host(cfg: TrainConfig, sizes: ModelSizes, memory: dict[str, Memory], local: int) -> float:
-    """GB of the machine of driver and learner: what its processes keep there, and the copies of a weight sync."""
-    sharded = cfg.hardware.learner_gpus > 1 or cfg.hardware.tensor_parallel > 1  # then nothing goes by the host
-    copies = (
-        0.0 if sharded else 3 * sync_bytes(cfg, sizes) / GB
-    )  # the learner's, the one Ray hands over, the packed one
-    processes = memory[LEARNER].on_host + memory[ENGINE].on_host * min(cfg.rollout.workers, max(1, local - 1))
-    return copies + processes
+def _host(cfg: TrainConfig, memory: dict[str, Memory], placed: list[list[str]]) -> float:
+    """GB that the processes on the first rank's machine keep in its memory."""
+    each = cfg.hardware.gpus_per_node if cfg.hardware.gpus else 1
+    first = next((i // each for i, roles in enumerate(placed) if LEARNER in roles), 0)
+    roles = [role for gpu in placed[first * each : (first + 1) * each] for role in gpu]
+    engines = roles.count(ENGINE) / cfg.hardware.tensor_parallel
+    return memory[LEARNER].on_host * roles.count(LEARNER) + memory[ENGINE].on_host * engines
 
 
 def _per_tp(cfg: TrainConfig, sizes: ModelSizes) -> list[Fit]:
@@ -198,7 +214,10 @@ def _per_tp(cfg: TrainConfig, sizes: ModelSizes) -> list[Fit]:
 def _needs(cfg: TrainConfig) -> list[str]:
     hardware = cfg.hardware
     wanted = (
-        (hardware.learner_gpus > 1, f"hardware.learner_gpus={hardware.learner_gpus}: a learner on several GPUs"),
+        (
+            hardware.expert_parallel > 1,
+            f"hardware.expert_parallel={hardware.expert_parallel}: experts of a layer spread over ranks",
+        ),
         (
             hardware.tensor_parallel > 1,
             f"hardware.tensor_parallel={hardware.tensor_parallel}: an engine over several GPUs",
@@ -212,13 +231,13 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
     hardware, store = cfg.hardware, cfg.ray.object_store_mb * 2**20 / GB
     held = sequences(sizes, cfg.rollout, cfg.rollout.max_context, hardware.tensor_parallel)
     idle = sum(not roles for roles in plan.placed)
-    sent = 2 * sync_bytes(cfg, sizes) / GB
+    sent = sync_bytes(cfg, sizes) / GB
     first = {role for role in plan.placed[0] if {ENGINE: cfg.ray.worker_gpus, LEARNER: cfg.ray.learner_gpus,
                                                   JUDGE: cfg.judge.num_gpus}[role] == 0}  # fmt: skip
     said = (
         (idle > 0, f"{idle} of {hardware.gpus} GPUs have nothing to do; raise rollout.workers"),
         (
-            hardware.gpus > 0 and bool(first) and hardware.learner_gpus == hardware.tensor_parallel == 1,
+            hardware.gpus > 0 and bool(first) and cfg.learner.ranks == hardware.tensor_parallel == 1,
             f"Ray reserves no GPU for {', '.join(sorted(first))}: all of these share the first one (ray.worker_gpus, "
             "ray.learner_gpus)",
         ),
@@ -231,6 +250,12 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
             cfg.ray.address is None and sent > store,
             f"ray.object_store_mb={cfg.ray.object_store_mb}: a weight sync puts {sent * GB / 2**20:,.0f} MiB into it; "
             "what does not fit goes through the disk",
+        ),
+        (
+            plan.speed.traffic_s >= plan.speed.learner_s,
+            f"learner.ranks={cfg.learner.ranks}: gathering weights and summing gradients takes "
+            f"{plan.speed.traffic_s:,.1f} s of a step, more than computing; with larger micro-batches there is less of "
+            "it (learner.max_tokens_per_microbatch)",
         ),
         (
             plan.nodes > 1 and cfg.ray.address is None,

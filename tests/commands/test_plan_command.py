@@ -25,7 +25,16 @@ def test_the_demo_fits(tmp_path: Path) -> None:
     assert "deepseek_v32: 1.26 M parameters" in done.output
     assert "one machine without GPU: rollout worker, learner" in done.output
     assert "the plan fits. Nothing was started" in done.output
-    for part in ("weights", "gradients", "optimiser", "saved activations", "logits", "cache", "replay and batch"):
+    for part in (
+        "weights",
+        "gradients",
+        "optimiser",
+        "saved activations",
+        "logits",
+        "cache",
+        "replay and batch",
+        "in the machine: a",
+    ):
         assert part in done.output
     assert list(tmp_path.iterdir()) == []
 
@@ -44,10 +53,25 @@ def test_one_machine_of_eight_gpus(tmp_path: Path) -> None:
 
 
 def test_what_is_not_built_ends_with_1(tmp_path: Path) -> None:
-    done = command("rl-train", *EIGHT, "hardware.learner_gpus=4", "rollout.workers=4", cwd=tmp_path)
+    done = command(
+        "rl-train", *EIGHT, "hardware.tensor_parallel=2", "rollout.workers=3", "learner.lora.rank=16", cwd=tmp_path
+    )
     assert done.returncode == 1
-    assert "needs what is not built: hardware.learner_gpus=4: a learner on several GPUs" in done.output
+    assert "needs what is not built: hardware.tensor_parallel=2: an engine over several GPUs" in done.output
     assert "the plan fits, and cannot be run yet" in done.output
+
+
+def test_four_ranks_beside_four_engines(tmp_path: Path) -> None:
+    done = command("rl-train", *EIGHT, "learner.ranks=4", "rollout.workers=4", cwd=tmp_path)
+    assert done.returncode == 0, done.output
+    assert "GPU 0 to 3: rollout worker" in done.output
+    assert "GPU 4 to 7: learner" in done.output
+    for part in (
+        "gathered layers",
+        "in the first rank's machine: a checkpoint",
+        "in the first rank's machine: a weight",
+    ):
+        assert part in done.output
 
 
 @pytest.mark.parametrize(

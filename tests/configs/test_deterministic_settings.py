@@ -11,6 +11,7 @@ def test_rollouts_follow_the_run() -> None:
     assert cfg.rollout.deterministic
     assert cfg.rollout.seed == 7
     assert not train_config().rollout.deterministic
+    assert train_config("deterministic=true", "learner.ranks=2").learner.ranks == 2  # tests/learner/test_ranks.py
 
 
 def test_groups_come_whole_where_their_order_would_be_a_matter_of_time() -> None:

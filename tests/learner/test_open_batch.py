@@ -167,3 +167,27 @@ def test_a_bad_group_skips_the_step_and_keeps_them_all(policy: Policy, make_grou
     assert all(torch.equal(value, before[name]) for name, value in policy.module.state_dict().items())
     assert len(list((tmp_path / "bad_batches").iterdir())) == 1
     assert trainer.step(make_groups(seed=1, version=1))["learner/grad_norm"] > 0
+
+
+def test_a_part_that_fails_leaves_nothing_to_finish(
+    policy: Policy, make_groups: Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of its gradient is there then, and no step may be made of it."""
+    trainer, groups = Trained(policy, tmp_path, ObjectiveConfig(), {}).learner, make_groups(count=3)
+    before = {name: value.clone() for name, value in policy.module.state_dict().items()}
+    trainer.accumulate(groups[:2])
+    backward, calls = torch.Tensor.backward, []
+
+    def fails(loss: torch.Tensor) -> None:
+        calls.append(loss)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        backward(loss)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "backward", fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            trainer.accumulate(groups[2:])
+    with pytest.raises(ValueError, match=r"accumulated were \[\]"):
+        trainer.finish([0, 1, 2])
+    assert all(torch.equal(value, before[name]) for name, value in policy.module.state_dict().items())

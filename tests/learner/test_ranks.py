@@ -140,3 +140,37 @@ def test_the_weights_are_really_split(policy_config: dict, make_groups: Groups, 
     alone = learn(case, tmp_path)["resting"]
     for rank in run_ranks(2, 2, [case], tmp_path / "ranks"):
         assert rank[0]["resting"] < 0.55 * alone
+
+
+@pytest.mark.parametrize(("size", "shards"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
+def test_ranks_repeat_themselves_bit_for_bit(
+    policy_config: dict, make_groups: Groups, tmp_path: Path, size: int, shards: int
+) -> None:
+    """``deterministic=true`` allows them: gradients, metrics but times, weights; and after a resume."""
+    build_policy(policy_config).save(tmp_path / "policy")
+    batches = [batch(make_groups, seed=n) for n in range(2)]
+    kinds: list[dict[str, Any]] = [
+        {"objective": {"kl_coef": 0.1, "opsm_delta": 0.001}, "settings": {"minibatches": 2, "warmup_steps": 2}},
+        {"settings": {"lora": {"rank": 2}, "compute_dtype": "bfloat16"}},
+    ]
+    straight = [Case(tmp_path / "policy", batches, **kind) for kind in kinds]
+    saved, resumed = [], []
+    for n, kind in enumerate(kinds):
+        place = tmp_path / f"saved{n}"
+        saved.append(Case(tmp_path / "policy", batches[:1], **kind, save=place))
+        resumed.append(Case(tmp_path / "policy", batches[1:], **kind, start=place / "step_000001"))
+    first = run_ranks(size, shards, straight + saved, tmp_path / "first")[0]
+    again = run_ranks(size, shards, straight + resumed, tmp_path / "again")[0]
+    for n in range(len(kinds)):
+        one, other, later = first[n], again[n], again[len(kinds) + n]
+        assert all(torch.equal(a, b) for a, b in zip(one["gradients"], other["gradients"], strict=True))
+        assert without_times(one["metrics"]) == without_times(other["metrics"])
+        assert without_times(one["metrics"][1:]) == without_times(later["metrics"])
+        for found in (other, later):
+            assert one["weights"].keys() == found["weights"].keys()
+            assert all(torch.equal(value, found["weights"][name]) for name, value in one["weights"].items())
+            assert np.array_equal(one["probe"].logprobs, found["probe"].logprobs)
+
+
+def without_times(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in one.items() if key not in TIMES} for one in metrics]

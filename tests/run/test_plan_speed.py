@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from released_models import LARGE, NAMES, on_hardware, planned, sizes
 
-from rl.run.plan_speed import Speed, decode_speed, learner_speed, step_speed, sync_seconds
+from rl.run.plan_speed import Speed, decode_speed, learner_speed, step_speed, sync_seconds, traffic_seconds
 
 ALONE = (*LARGE, "objective.kl_coef=0", "learner.recompute=false", "rollout.workers=4")
 PEAK = 0.35 * 989e12
@@ -27,7 +27,7 @@ def test_the_learner_of_qwen3_8b() -> None:
     assert learner_speed(cfg, model) == pytest.approx(PEAK / (3 * forward))
     assert learner_speed(learner(cfg, recompute=True), model) == pytest.approx(PEAK / (4 * forward))
     assert learner_speed(planned(*ALONE, "learner.lora.rank=8"), model) == pytest.approx(PEAK / (2 * forward))
-    assert learner_speed(on_hardware(cfg, learner_gpus=8), model) == pytest.approx(8 * PEAK / (3 * forward))
+    assert learner_speed(learner(cfg, ranks=8), model) == pytest.approx(8 * PEAK / (3 * forward))
     kl = replace(cfg, objective=replace(cfg.objective, kl_coef=0.01, old_policy="learner"))
     assert learner_speed(kl, model) == pytest.approx(PEAK / (5 * forward))
     float32 = learner(cfg, compute_dtype="float32")
@@ -60,11 +60,38 @@ def test_dsa_reads_the_chosen_rows_and_all_index_keys() -> None:
 def test_the_sync_goes_through_the_host() -> None:
     cfg, model = planned(*ALONE), sizes("qwen3_8b")
     sent = 2 * 8.190735360
-    assert sync_seconds(cfg, model, nodes=1) == pytest.approx(2 * sent / 2 + 2 * sent / 50)
-    assert sync_seconds(cfg, model, nodes=4) == pytest.approx(2 * sent / 2 + 2 * sent / 50 + sent / 50)
-    sharded = on_hardware(cfg, learner_gpus=8)  # not built: a broadcast between GPUs
-    assert sync_seconds(sharded, model, nodes=4) == pytest.approx(sent / 50)
-    assert sync_seconds(sharded, model, nodes=1) == pytest.approx(sent / 450)
+    assert sync_seconds(cfg, model, nodes=1) == pytest.approx(sent / 2 + 2 * sent / 50)
+    assert sync_seconds(cfg, model, nodes=4) == pytest.approx(sent / 2 + 2 * sent / 50 + sent / 50)
+    several = learner(cfg, ranks=8)  # gathered in float32 first, on the first one's GPU
+    assert sync_seconds(several, model, nodes=1) == pytest.approx(sent / 2 + 2 * sent / 450 + 3 * sent / 50)
+    apart = learner(cfg, ranks=16)
+    assert sync_seconds(apart, model, nodes=2) == pytest.approx(sent / 2 + 2 * sent / 50 + 3 * sent / 50 + sent / 50)
+
+
+def test_what_ranks_send_each_other() -> None:
+    cfg, model = planned(*ALONE), sizes("qwen3_30b_a3b")
+    parameters = 30.532122624
+    assert traffic_seconds(cfg, model) == 0
+    # 128 rollouts of 8,192 tokens: 16 micro-batches a rank, each with two gathers in bfloat16 and a sum in float32
+    eight = learner(cfg, ranks=8)
+    assert traffic_seconds(eight, model) == pytest.approx(16 * 7 / 8 * (2 * 2 + 4) * parameters / 450)
+    larger = learner(eight, max_tokens_per_microbatch=65_536)
+    assert traffic_seconds(larger, model) == pytest.approx(traffic_seconds(eight, model) / 8)
+    # 32: the network of a machine's eight GPUs is slower than the links within
+    apart = learner(cfg, ranks=32)
+    assert traffic_seconds(apart, model) == pytest.approx(4 * 31 / 32 * 8 * parameters / 400)
+    # copies on machines of their own: gradients alone go between, an all-reduce of each rank's eighth
+    copies = learner(cfg, ranks=32, shard_ranks=8)
+    within, between = 7 / 8 * 8 * parameters / 450, 2 * 3 / 4 * 4 * parameters / 8 / 50
+    assert traffic_seconds(copies, model) == pytest.approx(4 * (within + between))
+    offloaded = learner(eight, offload_optimizer=True)
+    host = 16 * (2 * 4 + 4) * parameters / 8 / 50
+    assert traffic_seconds(offloaded, model) == pytest.approx(traffic_seconds(eight, model) + host)
+    kl = replace(eight, objective=replace(cfg.objective, kl_coef=0.01, old_policy="learner"))
+    assert traffic_seconds(kl, model) == pytest.approx(16 * 7 / 8 * (4 * 2 + 4) * parameters / 450)
+    speed = step_speed(apart, model, nodes=4)
+    assert speed.traffic_s == traffic_seconds(apart, model)
+    assert speed.learner_s == max(128 * 8192 / learner_speed(apart, model), speed.traffic_s)
 
 
 def test_a_step_and_its_price() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from in_process import command
 from omegaconf import OmegaConf
+from train_runs import train_config
 
 from configs.schema import PolicyConfig, register
 from envs.environment import Environment
@@ -19,7 +21,7 @@ from envs.taskset import Taskset
 from envs.types import Message, Task
 from rl.commands.evaluate_settings import results_of
 from rl.run.paths import output_directory, output_file, resolve
-from rl.run.preflight import ConfigurationError, check_environments, configuration, start_directory
+from rl.run.preflight import ConfigurationError, check_environments, check_room, configuration, start_directory
 
 COMMANDS = {
     "train": "train", "coldstart": "cold_start", "pretrain": "pretrain", "evaluate": "evaluate", "adapt": "adapt",
@@ -219,3 +221,55 @@ def test_where_results_may_go(tmp_path: Path) -> None:
     assert output_directory("out", tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert output_file("out", tmp_path / "a" / "b.json") == tmp_path / "a" / "b.json"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "said"),
+    [
+        (8, ("cluster=node8",), None),
+        (8, ("cluster=node8", "learner.ranks=2", "rollout.workers=6"), None),
+        (0, ("learner.ranks=2",), None),  # on CPUs
+        (0, ("cluster=nodes4",), None),  # another Ray's machines are not known
+        (
+            8,
+            ("cluster=node8", "learner.ranks=2"),
+            r"^learner\.ranks=2 and rollout\.workers=7 with ray\.learner_gpus=1 and ray\.worker_gpus=1 need 9 GPUs, "
+            r"and this machine shows 8; lower one of them",
+        ),
+        (0, ("ray.learner_gpus=1",), r"^rollout\.workers=1 with ray\.learner_gpus=1 .* need 1 GPUs, .* shows 0"),
+        (
+            2,
+            ("learner.ranks=2",),
+            r"^ray\.learner_gpus=0 with learner\.ranks=2 on a machine with 2 GPUs: .* set it to 1",
+        ),
+        (
+            0,
+            ("learner.ranks=3", "rollout.workers=2", "ray.num_cpus=4"),
+            r"^ray\.num_cpus=4: learner\.ranks=3 and rollout\.workers=2 make 5 processes, .* at least 5",
+        ),
+    ],
+)
+def test_a_local_ray_has_room_for_every_process(
+    gpus: int, words: tuple[str, ...], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.run.local_ray.visible_gpus", lambda: gpus)
+    cfg = train_config(*words)
+    if said is None:
+        check_room(cfg)
+    else:
+        with pytest.raises(ValueError, match=said):
+            check_room(cfg)
+
+
+def test_too_many_ranks_are_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    done = command("rl-train", "learner.ranks=3", "ray.learner_gpus=99", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.output.count("\n") == 1, done.output
+    assert "configuration error: learner.ranks=3 and rollout.workers=1 with ray.learner_gpus=99" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_has_a_whole_gpu() -> None:
+    assert train_config("learner.ranks=2", "ray.learner_gpus=1").learner.ranks == 2
+    with pytest.raises(Exception, match=r"ray\.learner_gpus=0\.5 with learner\.ranks=2: .* use 1, or 0 on CPUs"):
+        train_config("learner.ranks=2", "ray.learner_gpus=0.5")

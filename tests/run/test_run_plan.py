@@ -29,6 +29,10 @@ def on_ray(cfg: Any, worker: float, learner: float, **rollout: Any) -> Any:
     return replace(cfg, ray=ray, rollout=replace(cfg.rollout, **rollout))
 
 
+def ranks(cfg: Any, number: int) -> Any:
+    return replace(cfg, learner=replace(cfg.learner, ranks=number))
+
+
 def test_the_defaults_fit_on_one_machine_without_gpus() -> None:
     cfg = train_config("plan=true")
     model, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size)
@@ -57,8 +61,13 @@ def test_shares_zeros_and_whole_gpus() -> None:
     # 0 GPUs: Ray reserves none and hides none, so all of them use the first
     assert place(on_ray(cfg, 0.0, 0.0, workers=2))[0][:2] == [[ENGINE, ENGINE, LEARNER], []]
     assert place(on_ray(cfg, 2.0, 1.0, workers=2))[0][:5] == [[ENGINE], [], [ENGINE], [], [LEARNER]]
-    sharded = on_hardware(on_ray(cfg, 1.0, 1.0, workers=2), learner_gpus=4, tensor_parallel=2)
+    sharded = ranks(on_hardware(on_ray(cfg, 1.0, 1.0, workers=2), tensor_parallel=2), 4)
     assert place(sharded)[0] == [[ENGINE]] * 4 + [[LEARNER]] * 4
+    # 5 engines leave 3 GPUs of the first machine: four ranks stay together on the second
+    apart = on_hardware(ranks(on_ray(cfg, 1.0, 1.0, workers=5), 4), gpus=16)
+    assert place(apart)[0] == [[ENGINE]] * 5 + [[]] * 3 + [[LEARNER]] * 4 + [[]] * 4
+    more = on_hardware(ranks(on_ray(cfg, 1.0, 1.0, workers=5), 10), gpus=16)
+    assert place(more)[0] == [[ENGINE]] * 5 + [[LEARNER]] * 2 + [[]] + [[LEARNER]] * 8
 
 
 def test_the_judge_is_placed_first() -> None:
@@ -93,9 +102,15 @@ def test_too_few_gpus() -> None:
     ("name", "offered"),
     [
         ("qwen3_8b", "fits with learner.offload_optimizer=true (50.6 GB)"),
-        ("qwen3_30b_a3b", "Sharded, hardware.learner_gpus=8 hardware.expert_parallel=8"),
-        ("glm_4_5_air", "Sharded, hardware.learner_gpus=32 hardware.expert_parallel=8"),
-        ("deepseek_v3_2", "Sharded, hardware.learner_gpus=256 hardware.expert_parallel=8"),
+        (
+            "qwen3_30b_a3b",
+            "fits with learner.offload_optimizer=true learner.ranks=2 rollout.workers=6 (17.8 GB)",
+        ),
+        (
+            "glm_4_5_air",
+            "no setting of these 8 GPUs fits: take a smaller policy.path, or more GPUs: learner.ranks=64 (68.6 GB)",
+        ),
+        ("deepseek_v3_2", "no setting fits, up to 1024 GPUs and hardware.host_memory_gb=2000"),
     ],
 )
 def test_full_training_on_one_gpu_is_refused_and_something_is_offered(name: str, offered: str) -> None:
@@ -138,12 +153,12 @@ def test_an_engine_that_does_not_fit() -> None:
             ("rollout.kv_cache_gib=0.5",),
             "rollout.kv_cache_gib=0.5: one rollout of rollout.max_context=8192 tokens takes",
         ),
-        (("rollout.sync_s=5",), "rollout.sync_s=5: a weight sync takes 17 s at best"),
+        (("rollout.sync_s=5",), "rollout.sync_s=5: a weight sync takes 9 s at best"),
         (("step_deadline_s=60",), "step_deadline_s=60: rollouts take"),
         (("rollout.episode_s=10",), "rollout.episode_s=10: 4096 tokens of 8192 take"),
         (
             ("learner.offload_optimizer=true", "hardware.host_memory_gb=64"),
-            "learner.offload_optimizer=true: 180 GB of the first machine's memory, hardware.host_memory_gb=64",
+            "learner.offload_optimizer=true: 164 GB of the memory of the learner's machine, hardware.host_memory_gb=64",
         ),
     ],
 )
@@ -160,22 +175,62 @@ def test_dsa_on_gpus_records_no_experts() -> None:
     assert not [r for r in off if r.startswith("rollout.dsa_backend")]
 
 
+def test_several_ranks_run() -> None:
+    """Qwen3-30B-A3B on two machines: eight engines on the first, sixteen ranks where there is room for them."""
+    cfg = on_hardware(ranks(planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0", "rollout.kv_cache_gib=14",
+                                    "ray.address=auto"), 16), gpus=24)  # fmt: skip
+    plan = plan_of(cfg, sizes("qwen3_30b_a3b"))
+    assert plan.placed == [[ENGINE]] * 8 + [[LEARNER]] * 16
+    assert plan.runs, plan.refusals
+    assert plan.nodes == 3
+    assert plan.on_gpu(8) == pytest.approx(48.5, abs=0.1)
+    assert plan.host_gb == pytest.approx(12 * 30.532, rel=1e-3)  # the first rank's machine has no engine
+    refused = plan_of(on_hardware(cfg, host_memory_gb=256), sizes("qwen3_30b_a3b")).refusals
+    assert refused == [
+        "learner.ranks=16: the first one gathers all weights and moments for a checkpoint: 366 GB of the memory of the "
+        "learner's machine, hardware.host_memory_gb=256"
+    ]
+
+
+def test_ranks_are_offered_where_there_is_room() -> None:
+    """An adapter changes the training, so ranks on idle GPUs come before it, and no engine is given up for them."""
+    cfg = on_hardware(planned(*LARGE, "rollout.workers=4", "objective.kl_coef=0"), gpus=8, host_memory_gb=150)
+    (refusal,) = [r for r in plan_of(cfg, sizes("qwen3_8b")).refusals if "learner on" in r]
+    assert "fits with learner.ranks=4 (52.9 GB)" in refusal
+    there = plan_of(ranks(cfg, 4), sizes("qwen3_8b"))
+    assert there.runs, there.refusals
+    full = on_hardware(planned(*LARGE, "rollout.workers=7", "objective.kl_coef=0"), gpus=8, host_memory_gb=150)
+    (refusal,) = [r for r in plan_of(full, sizes("qwen3_8b")).refusals if "learner on" in r]
+    assert "fits with learner.ranks=4 rollout.workers=4 (52.9 GB)" in refusal
+
+
+def test_ranks_need_gpus_of_their_own() -> None:
+    shared = ranks(on_ray(planned(*SEVEN), 1.0, 0.0), 2)
+    assert any(
+        r.startswith("ray.learner_gpus=0: each of learner.ranks=2 needs a GPU") for r in plan_of(shared, TINY).refusals
+    )
+    (refusal,) = [r for r in plan_of(ranks(planned(*SEVEN), 2), TINY).refusals if r.startswith("rollout.workers=7")]
+    assert refusal.startswith("rollout.workers=7, learner.ranks=2: no GPU is left for learner;")
+    on_cpus = plan_of(ranks(train_config("plan=true"), 2), TINY)
+    assert on_cpus.runs, on_cpus.refusals
+    assert on_cpus.placed[0].count(LEARNER) == 2
+
+
 def test_what_is_not_built_is_planned_and_said() -> None:
-    cfg = on_hardware(
-        planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0"), gpus=32, learner_gpus=8, expert_parallel=8,
-        tensor_parallel=2,
-    )  # fmt: skip
+    cfg = ranks(planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0", "rollout.sync_s=600"), 16)
+    cfg = on_hardware(cfg, gpus=40, expert_parallel=8, tensor_parallel=2)
     plan = plan_of(cfg, sizes("qwen3_30b_a3b"))
     assert plan.refusals == []
     assert plan.needs == [
-        "hardware.learner_gpus=8: a learner on several GPUs", "hardware.tensor_parallel=2: an engine over several GPUs",
-    ]  # fmt: skip
+        "hardware.expert_parallel=8: experts of a layer spread over ranks",
+        "hardware.tensor_parallel=2: an engine over several GPUs",
+    ]
     assert not plan.runs
-    assert plan.placed == [[ENGINE]] * 16 + [[LEARNER]] * 8 + [[]] * 8
-    assert plan.nodes == 3
-    assert "8 of 32 GPUs have nothing to do; raise rollout.workers" in plan.notes
-    assert any(note.startswith("ray.address=null starts Ray on one machine; 3 machines") for note in plan.notes)
-    with pytest.raises(ValueError, match=r"hardware\.expert_parallel=3: must divide hardware\.learner_gpus=8"):
+    assert plan.placed == [[ENGINE]] * 16 + [[LEARNER]] * 16 + [[]] * 8
+    assert plan.nodes == 4
+    assert "8 of 40 GPUs have nothing to do; raise rollout.workers" in plan.notes
+    assert any(note.startswith("ray.address=null starts Ray on one machine; 4 machines") for note in plan.notes)
+    with pytest.raises(ValueError, match=r"hardware\.expert_parallel=3: must divide learner\.ranks=16"):
         on_hardware(cfg, expert_parallel=3)
 
 
@@ -194,7 +249,10 @@ def test_notes_on_what_is_allowed() -> None:
     assert any(note.startswith("Ray reserves no GPU for learner, rollout worker") for note in notes)
     words = [word for word in SEVEN if not word.startswith("ray.object")]
     notes = plan_of(planned(*words), sizes("qwen3_8b")).notes
-    assert any(note.startswith("ray.object_store_mb=512: a weight sync puts 31,245 MiB into it") for note in notes)
+    assert any(note.startswith("ray.object_store_mb=512: a weight sync puts 15,623 MiB into it") for note in notes)
+    wide = on_hardware(ranks(planned(*SEVEN), 8), gpus=16, link_gb_s=45.0)
+    notes = plan_of(wide, sizes("qwen3_30b_a3b")).notes
+    assert any(note.startswith("learner.ranks=8: gathering weights and summing gradients takes ") for note in notes)
 
 
 def test_where_the_model_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,15 +281,18 @@ def test_where_the_model_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @given(
     workers=st.integers(1, 16), gpus=st.integers(1, 24), worker=st.sampled_from((0.25, 0.5, 1.0)),
-    learner=st.sampled_from((0.5, 1.0)),
+    learner=st.sampled_from((0.5, 1.0)), several=st.integers(1, 4),
 )  # fmt: skip
-def test_nobody_is_lost_and_no_gpu_is_given_twice(workers: int, gpus: int, worker: float, learner: float) -> None:
-    cfg = on_hardware(on_ray(planned(*SEVEN), worker, learner, workers=workers), gpus=gpus)
+def test_nobody_is_lost_and_no_gpu_is_given_twice(
+    workers: int, gpus: int, worker: float, learner: float, several: int
+) -> None:
+    several = several if learner == 1.0 else 1
+    cfg = on_hardware(ranks(on_ray(planned(*SEVEN), worker, learner, workers=workers), several), gpus=gpus)
     placed, missing = place(cfg)
     share = {ENGINE: worker, LEARNER: learner}
     assert all(sum(share[role] for role in roles) <= 1 for roles in placed)
     there = sum(len(roles) for roles in placed)
-    assert (there == workers + 1) == (missing is None)
+    assert (there == workers + several) == (missing is None)
     more, still = place(on_hardware(cfg, gpus=gpus + 1))
     assert missing is not None or still is None
     assert sum(len(roles) for roles in more) >= there
