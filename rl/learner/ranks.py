@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export their types
@@ -92,6 +91,8 @@ def enter_meeting(host: str, port: int, size: int, timeout_s: float) -> TCPStore
 
 def interface_of(host: str) -> str:
     """Name of the network interface that has the address ``host``. Raises ValueError when none has."""
+    import psutil  # where ranks meet: the learner alone needs it not
+
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == host for entry in addresses):
             return str(name)
