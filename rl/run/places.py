@@ -90,7 +90,7 @@ def session(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        _remove(folder)
+        remove_session(folder)
         os.close(descriptor)
 
 
@@ -104,7 +104,7 @@ def sweep_sessions(root: Path) -> list[Path]:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(lock.parent)
+            remove_session(lock.parent)
             swept.append(lock.parent)
         except BlockingIOError:  # its driver lives
             continue
@@ -113,7 +113,8 @@ def sweep_sessions(root: Path) -> list[Path]:
     return swept
 
 
-def _remove(folder: Path) -> None:
+def remove_session(folder: Path) -> None:
+    """Remove a session folder, and the link to it."""
     latest = folder.parent / "session_latest"
     if latest.is_symlink() and latest.readlink().name == folder.name:
         latest.unlink(missing_ok=True)
