@@ -157,7 +157,9 @@ def _remind(now: _Ending, signum: int) -> None:
     while now is _now and is_orderly():  # until the command is over
         if not now.held:
             now.reminds = True
-            _thread.interrupt_main(signum)  # no real signal: Ray has handlers of its own in C++ for a while
+            _thread.interrupt_main(
+                signal.Signals(signum)
+            )  # no real signal: Ray has handlers of its own in C++ for a while
         time.sleep(REMIND_S)
 
 
