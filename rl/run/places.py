@@ -45,14 +45,16 @@ def _temporary() -> list[str]:
             "bytes; set TMPDIR to a folder with a short name"
         )
     temporary = os.environ.get("RAY_TMPDIR", own)
+    why = ""
     if len(os.fsencode(temporary)) > RAY_SOCKETS:
+        why = f"too long for the sockets of Ray ({RAY_SOCKETS} bytes)"
+    elif not temporary.isascii():
+        why = "no name for Ray, which takes ASCII alone"
+    if why:
         if not os.access("/tmp", os.W_OK | os.X_OK):
-            raise ValueError(
-                f"TMPDIR={temporary}: too long for the sockets of Ray, which allow {RAY_SOCKETS} bytes; set "
-                "RAY_TMPDIR to a folder with a short name"
-            )
+            raise ValueError(f"TMPDIR={temporary}: {why}; set RAY_TMPDIR to a folder with a short, plain name")
         os.environ["RAY_TMPDIR"] = "/tmp"
-        said.append(f"TMPDIR={temporary}: too long for the sockets of Ray ({RAY_SOCKETS} bytes): it uses /tmp")
+        said.append(f"TMPDIR={temporary}: {why}: it uses /tmp")
     elif not os.access(temporary, os.W_OK | os.X_OK):
         raise ValueError(f"TMPDIR={temporary}: cannot be written; set TMPDIR to a folder that can")
     return said
