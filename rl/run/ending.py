@@ -4,14 +4,20 @@ The first signal raises ``Ended`` in the main thread, so that every ``with`` blo
 the learner, engines and sandboxes, Ray. A loop whose state must not be torn apart holds it back (``held``) and says
 where it may come (``open_to``). A second signal, or ``allow`` seconds after the first, ends the process at once:
 what it had started ends with it, as after a SIGKILL. Python code that calls ``rl.train`` keeps its own handlers.
+
+What a handler raises in the callback of a weak reference or in ``__del__`` is dropped by Python (imports have many such
+callbacks), and a library may swallow it. So a thread looks after it: while the main thread is not on its way out,
+``Ended`` is raised in it again.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +25,7 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEFAULT_S = 25.0  # Slurm and Kubernetes kill 30 s after their SIGTERM
+REMIND_S = 0.5
 
 
 class Ended(KeyboardInterrupt):
@@ -34,6 +41,7 @@ class _Ending:
         self.held = 0
         self.allowed_s = DEFAULT_S
         self.timer: threading.Timer | None = None
+        self.reminds = False  # the next signal is not from outside
 
 
 _now = _Ending()
@@ -122,13 +130,37 @@ def _raise_if_asked() -> None:
 
 
 def _on_signal(signum: int, frame: FrameType | None) -> None:
+    if _now.reminds:
+        _now.reminds = False
+        if not _on_its_way_out(sys.exception()):
+            _raise_if_asked()
+        return
     if _now.asked is not None:
         leave(signum)
     _now.asked = signum
     _now.timer = threading.Timer(_now.allowed_s, _too_late, (signum,))
     _now.timer.daemon = True
     _now.timer.start()
+    threading.Thread(target=_remind, args=(_now, signum), name="ending", daemon=True).start()
     _raise_if_asked()
+
+
+def _on_its_way_out(handled: BaseException | None) -> bool:
+    """Whether the code that a signal has met is run because of an ``Ended``, as what ``finally`` and ``with`` do is."""
+    while handled is not None and not isinstance(handled, KeyboardInterrupt):
+        handled = handled.__context__
+    return handled is not None
+
+
+def _remind(now: _Ending, signum: int) -> None:
+    time.sleep(REMIND_S)
+    while now is _now and is_orderly():  # until the command is over
+        if not now.held:
+            now.reminds = True
+            _thread.interrupt_main(
+                signal.Signals(signum)
+            )  # no real signal: Ray has handlers of its own in C++ for a while
+        time.sleep(REMIND_S)
 
 
 def _too_late(signum: int) -> None:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.run.places import sweep_sessions
+from rl.run.ending import held, is_orderly, take_back
+from rl.run.places import remove_session, sweep_sessions
 
 if TYPE_CHECKING:
     from configs.schema import RayConfig
@@ -22,26 +23,35 @@ _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
 def start_local(config: RayConfig, actors: int) -> Path:
-    """Start Ray's processes for this one, on the loopback; returns their session folder."""
+    """Start Ray's processes for this one, on the loopback; returns their session folder.
+
+    A signal that comes meanwhile takes effect when they are up: of half a start Ray leaves processes behind.
+    """
     import ray
 
-    with _alone():
-        _start(
-            address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
-            num_cpus=config.num_cpus or max(os.cpu_count() or 1, actors),
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-            object_store_memory=config.object_store_mb * 2**20,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    node: Any = ray._private.worker.global_worker.node  # there is no public name for these
-    if node.node_ip_address != LOOPBACK:
+    folder: Path | None = None
+    try:
+        with held(), _alone():
+            _start(
+                address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
+                num_cpus=config.num_cpus or max(os.cpu_count() or 1, actors),
+                include_dashboard=False,
+                _node_ip_address=LOOPBACK,
+                object_store_memory=config.object_store_mb * 2**20,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            node: Any = ray._private.worker.global_worker.node  # there is no public name for these
+            folder = Path(node.get_session_dir_path())
+            if (address := node.node_ip_address) != LOOPBACK:
+                raise RuntimeError(f"a local Ray must listen on {LOOPBACK} alone, and this version took {address}")
+            sweep_sessions(folder.parent)
+        return folder
+    except BaseException:
         ray.shutdown()
-        raise RuntimeError(f"a local Ray must listen on {LOOPBACK} alone, and this version took {node.node_ip_address}")
-    folder = Path(node.get_session_dir_path())
-    sweep_sessions(folder.parent)
-    return folder
+        if folder is not None:
+            remove_session(folder)
+        raise
 
 
 def visible_gpus() -> int:
@@ -67,13 +77,15 @@ def vital_processes() -> dict[str, int]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """A Ray that starts in the block knows no other machine. There is no public setting for any of it."""
-    from ray._private import ray_constants
+    from ray._private import ray_constants, utils
     from ray._private.node import Node
 
     # Ray takes 127.0.0.1 for a wish for this machine's outward address, and then listens on all of them. It keeps the
     # loopback only where it knows of no clusters, as on Windows.
     changes: list[tuple[Any, str, Any]] = [(ray_constants, "ENABLE_RAY_CLUSTER", False)]
     changes += [(Node, name, _nothing) for name in _UNUSED]
+    if is_orderly():  # it takes SIGTERM for itself: once in Python, against its own handler in C++ before
+        changes.append((utils, "set_sigterm_handler", lambda handler: take_back()))
     before = [getattr(owner, name) for owner, name, _ in changes]
     for owner, name, value in changes:
         setattr(owner, name, value)

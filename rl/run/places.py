@@ -45,14 +45,16 @@ def _temporary() -> list[str]:
             "bytes; set TMPDIR to a folder with a short name"
         )
     temporary = os.environ.get("RAY_TMPDIR", own)
+    why = ""
     if len(os.fsencode(temporary)) > RAY_SOCKETS:
+        why = f"too long for the sockets of Ray ({RAY_SOCKETS} bytes)"
+    elif not temporary.isascii():
+        why = "no name for Ray, which takes ASCII alone"
+    if why:
         if not os.access("/tmp", os.W_OK | os.X_OK):
-            raise ValueError(
-                f"TMPDIR={temporary}: too long for the sockets of Ray, which allow {RAY_SOCKETS} bytes; set "
-                "RAY_TMPDIR to a folder with a short name"
-            )
+            raise ValueError(f"TMPDIR={temporary}: {why}; set RAY_TMPDIR to a folder with a short, plain name")
         os.environ["RAY_TMPDIR"] = "/tmp"
-        said.append(f"TMPDIR={temporary}: too long for the sockets of Ray ({RAY_SOCKETS} bytes): it uses /tmp")
+        said.append(f"TMPDIR={temporary}: {why}: it uses /tmp")
     elif not os.access(temporary, os.W_OK | os.X_OK):
         raise ValueError(f"TMPDIR={temporary}: cannot be written; set TMPDIR to a folder that can")
     return said
@@ -90,7 +92,7 @@ def session(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        _remove(folder)
+        remove_session(folder)
         os.close(descriptor)
 
 
@@ -104,7 +106,7 @@ def sweep_sessions(root: Path) -> list[Path]:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(lock.parent)
+            remove_session(lock.parent)
             swept.append(lock.parent)
         except BlockingIOError:  # its driver lives
             continue
@@ -113,7 +115,8 @@ def sweep_sessions(root: Path) -> list[Path]:
     return swept
 
 
-def _remove(folder: Path) -> None:
+def remove_session(folder: Path) -> None:
+    """Remove a session folder, and the link to it."""
     latest = folder.parent / "session_latest"
     if latest.is_symlink() and latest.readlink().name == folder.name:
         latest.unlink(missing_ok=True)

@@ -127,3 +127,52 @@ def test_without_a_signal_nothing_happens() -> None:
     with held(), open_to():
         pass
     assert ending.asked() is None
+
+
+def test_an_end_that_python_dropped_comes_again() -> None:
+    """What is raised in the callback of a weak reference goes no further; the next ``Ended`` does, and only one."""
+    body = """
+import weakref
+class Thing: pass
+def slow(_):
+    ready()
+    time.sleep(0.3)
+thing = Thing()
+kept = weakref.ref(thing, slow)
+ending.REMIND_S = 0.2
+try:
+    del thing
+    print('dropped', flush=True)
+    for _ in range(600): time.sleep(0.1)
+finally:
+    time.sleep(1.0)
+    print('closed')
+"""
+    process = child(body)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=50)
+    assert (process.returncode, out) == (143, "dropped\nclosed\n")
+    assert err.startswith("Exception ignored in")
+
+
+def test_what_handles_an_end_is_left_alone() -> None:
+    body = """
+ending.REMIND_S = 0.1
+try:
+    ready()
+    time.sleep(60)
+except KeyboardInterrupt:
+    try:
+        try:
+            raise OSError
+        except OSError:
+            time.sleep(0.5)
+    finally:
+        time.sleep(0.5)
+        print('whole')
+    raise
+"""
+    process = child(body)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=50)
+    assert (process.returncode, out, err) == (143, "whole\n", "")

@@ -37,10 +37,17 @@ def test_a_long_temporary_folder(environment: pytest.MonkeyPatch) -> None:
     assert places.find_places(75) == []  # it has been said, and is so
 
 
+def test_a_temporary_folder_with_other_letters(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("TMPDIR", "/tmp/\u00e9")
+    (said,) = places.find_places(75)
+    assert said == "TMPDIR=/tmp/\u00e9: no name for Ray, which takes ASCII alone: it uses /tmp"
+    assert os.environ["RAY_TMPDIR"] == "/tmp"
+
+
 def test_a_long_folder_and_no_other(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RAY_TMPDIR", "/scratch/" + "x" * 40)
     environment.setattr(os, "access", lambda path, mode: path != "/tmp")
-    with pytest.raises(ValueError, match=r"^TMPDIR=/scratch/x+: too long for the sockets of Ray, which allow 39 bytes"):
+    with pytest.raises(ValueError, match=r"^TMPDIR=/scratch/x+: too long for the sockets of Ray \(39 bytes\); set"):
         places.find_places(75)
 
 
