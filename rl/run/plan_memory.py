@@ -125,7 +125,7 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     whole, sent = 4.0 * sizes.parameters, float(width * sizes.parameters)
     if learner.ranks > 1:
-        state = 8 * (adapter or learns) + 4 * adapter
+        state = 8.0 * (adapter or learns) + 4 * adapter
         state += whole if cfg.objective.uses_reference and not adapter else 0
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
