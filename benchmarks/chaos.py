@@ -265,7 +265,7 @@ class Chaos:
             return
         self.books.kills.append(kill)
         self.fresh = False
-        if kind == WORKER:
+        if kind in (WORKER, LEARNER):  # the run goes on
             return
         self.struck = True
         try:
@@ -279,9 +279,10 @@ class Chaos:
         kill.on_disk = look(self.run, self.books)
 
     def ended_by_itself(self, code: int) -> None:
-        """A run stops when a worker dies whose engine starts; no other end is in order."""
+        """A run stops when a worker dies whose engine starts, or a learner outside GRPO; no other end is in order."""
         last = self.books.kills[-1] if self.books.kills else None
-        if last is not None and (last.victim, last.early, last.exit_code) == (WORKER, True, None):
+        ends = last is not None and (last.victim == LEARNER or (last.victim == WORKER and last.early))
+        if last is not None and ends and last.exit_code is None:
             last.exit_code, last.on_disk = code, look(self.run, self.books)
         else:
             self.books.faults.append(f"ended by itself with code {code}; kills before: {len(self.books.kills)}")

@@ -42,7 +42,8 @@ class LearnerHandle:
         self._tell_operators = cfg.learner.ops != "torch"
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._overlap: Overlap | None = None
-        self._group = LearnerGroup(
+        self._start = partial(
+            LearnerGroup,
             {"path": str(policy_dir)},
             cfg.learner,
             cfg.objective,
@@ -51,11 +52,17 @@ class LearnerHandle:
             num_gpus=cfg.ray.learner_gpus,
             timeout_s=cfg.step_deadline_s,
         )
+        self._group = self._start()
 
     @property
     def started_from(self) -> str:
         """Name of the policy's directory: a cached stage has its key in it."""
         return self._policy_dir.name
+
+    def restart(self) -> None:
+        """New processes with the weights that the first ones started from: ``load`` a checkpoint."""
+        self._group.kill()
+        self._group, self._overlap = self._start(), None
 
     def overlap(self) -> Overlap:
         """For ``pool.take``: the groups of the next ``step`` are worked on as they arrive."""

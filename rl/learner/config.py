@@ -99,6 +99,10 @@ class LearnerConfig(Bounded):
     # Ranks that split one copy of the weights; null: all of them. Fewer (a divisor of ranks, for instance the GPUs of
     # one machine): every so many hold a copy, and gradients are averaged over the copies (HSDP).
     shard_ranks: PositiveInt | None = None
+    # A GRPO stage whose learner has died goes on from its last checkpoint with new processes: so often within
+    # restarts_s before the run stops.
+    max_restarts: NonNegativeInt = 3
+    restarts_s: PositiveFloat = 3600.0
     # Seed of the minibatch shuffle.
     seed: Seed = 0
 

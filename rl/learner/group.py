@@ -25,6 +25,10 @@ CAUSE_S = 10.0  # when one rank has failed: how long to look for the one that fa
 TRANSPORT = ("gloo", "NCCL", "ncclUniqueId", "TCPStore")  # in what a rank says of another one's end
 
 
+class LearnerLost(RuntimeError):
+    """A process of the learner is gone: with it the weights since the last checkpoint."""
+
+
 class LearnerGroup:
     """``config.ranks`` learners. Methods are named; see ``LearnerProcess``."""
 
@@ -92,7 +96,7 @@ class LearnerGroup:
     def get(self, what: str, ref: ObjectRef[Any], deadline_s: float, left_s: float | None = None) -> Any:
         """The first rank's result, when all ranks are done. ``what`` names it; ``left_s``: wait for so long only.
 
-        Raises StallError after ``deadline_s``, RuntimeError when a process is gone, and what a rank has raised.
+        Raises StallError after ``deadline_s``, LearnerLost when a process is gone, and what a rank has raised.
         """
         others = self._others.pop(ref, [])
         refs = [ref, *others, *self._starting]
@@ -119,7 +123,9 @@ class LearnerGroup:
                     found.append(other)
         gone = self._ray.exceptions.RayActorError
         if dead := next((e for e in found if isinstance(e, gone)), None):
-            raise RuntimeError(f"the learner's process is gone; the run waited for {what}") from dead
+            if dead.actor_init_failed:
+                raise RuntimeError(f"the learner could not start: {str(dead).strip().splitlines()[-1]}") from dead
+            raise LearnerLost(f"the learner's process is gone; the run waited for {what}") from dead
         if own := next((e for e in found if not any(word in str(e) for word in TRANSPORT)), None):
             raise own
 

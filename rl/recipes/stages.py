@@ -11,11 +11,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from rl.learner.group import LearnerLost
 from rl.recipes.grpo import Position, grpo
+from rl.rollout.losses import Losses
 from rl.run.assemble import HELDOUT, TRAIN
 from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import StageMeter
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from rl.learner.config import LoraConfig
     from rl.rollout.pool import RolloutPool
     from rl.run.job import Job
+    from rl.tracking.progress import Stage
     from rl.tracking.rundir import RunDir
     from rl.types import Group
 
@@ -97,53 +101,75 @@ def grpo_stage(
     """GRPO from the last checkpoint in ``files``, or from the beginning, to ``cfg.steps`` or the end of the budget.
 
     ``stage`` names the rows in metrics.jsonl; trajectories and checkpoints go to ``files``. The learner starts from its
-    own policy; the workers hold what it holds when this returns.
+    own policy; the workers hold what it holds when this returns. A learner that dies on the way is started again.
+    Raises LearnerLost when it dies too often (``learner.max_restarts``).
     """
+    begun, losses = copy.deepcopy(taskset.state_dict()), Losses(cfg.learner.max_restarts, cfg.learner.restarts_s)
+    with job.progress.stage(title, total=cfg.steps) as progress:
+        for restarts in count():
+            try:
+                return _to_the_end(job, title, stage, cfg, learner, pool, taskset, files, progress, restarts)
+            except LearnerLost as error:
+                if not losses.may_replace():
+                    raise LearnerLost(
+                        f"{error}, and there were {losses.recent} restarts in {cfg.learner.restarts_s:g} s "
+                        "(learner.max_restarts, learner.restarts_s)"
+                    ) from error
+                print(f"{error}; {title} goes on from its last checkpoint with new processes")
+            # As a run that was killed and resumed: groups that were finished are on disk, the rest runs again.
+            learner.restart()
+            pool.restart()
+            taskset.load_state_dict(copy.deepcopy(begun))
+    raise AssertionError("unreachable: it counts without end")
+
+
+def _to_the_end(
+    job: Job, title: str, stage: str, cfg: TrainConfig, learner: LearnerHandle, pool: RolloutPool, taskset: Taskset,
+    files: RunDir, progress: Stage, restarts: int,
+) -> Totals:  # fmt: skip
+    """``grpo_stage`` as long as the learner lives."""
     from rl.learner.checkpoint import newest_whole  # loads torch
 
     at, totals = Position(), Totals()
     main = files is job.rundir
-    with job.progress.stage(title, total=cfg.steps) as progress:
-        checkpoint, _ = newest_whole(files.checkpoints)
-        if checkpoint is not None:
-            stored = learner.load(checkpoint)
-            if "at" not in stored:
-                raise ValueError(f"{checkpoint} was written by an earlier version of this package: start a new run")
-            at, totals = Position(**stored["at"]), Totals(**stored["totals"])
-            with configuration():  # data that has changed is no fault of the program
-                taskset.load_state_dict(at.taskset)
-        at.heldout = job.tasksets[HELDOUT].inputs()
-        learner.sync(pool, at.step)
-        meter = StageMeter(job.ledger, title, pool, cfg.objective, totals.flops)
+    checkpoint, _ = newest_whole(files.checkpoints)
+    if checkpoint is not None:
+        stored = learner.load(checkpoint)
+        if "at" not in stored:
+            raise ValueError(f"{checkpoint} was written by an earlier version of this package: start a new run")
+        at, totals = Position(**stored["at"]), Totals(**stored["totals"])
+        with configuration():  # data that has changed is no fault of the program
+            taskset.load_state_dict(at.taskset)
+    at.heldout = job.tasksets[HELDOUT].inputs()
+    learner.sync(pool, at.step)
+    meter = StageMeter(job.ledger, title, pool, cfg.objective, totals.flops)
 
-        def on_step(step: int, metrics: dict[str, float], groups: list[Group]) -> None:
-            families = {
-                k.removeprefix("outcome/family/"): v for k, v in metrics.items() if k.startswith("outcome/family/")
-            }
-            progress.update(
-                step,
-                reward=metrics.get("reward/mean"),
-                rewards=families,
-                tokens_per_s=metrics.get("rollout/tokens_per_s"),
-                note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
-            )
-            job.usage.put(title, "rl", totals.usage)
-            summary = copy.deepcopy(job.current(totals.summary() if main else None))
-            name = f"step_{step:06d}" if main else f"{stage}/step_{step:06d}"
+    def on_step(step: int, metrics: dict[str, float], groups: list[Group]) -> None:
+        families = {k.removeprefix("outcome/family/"): v for k, v in metrics.items() if k.startswith("outcome/family/")}
+        progress.update(
+            step,
+            reward=metrics.get("reward/mean"),
+            rewards=families,
+            tokens_per_s=metrics.get("rollout/tokens_per_s"),
+            note=f"mismatch {metrics.get('mismatch/max', 0.0):.0e}",
+        )
+        job.usage.put(title, "rl", totals.usage)
+        summary = copy.deepcopy(job.current(totals.summary() if main else None))
+        name = f"step_{step:06d}" if main else f"{stage}/step_{step:06d}"
 
-            def write() -> None:
-                if not main:  # the row stands next to the stage's trajectories; the run's own file has all stages
-                    job.rundir.log_metrics(stage, step, metrics)
-                job.rundir.write_summary(summary)
-                job.wandb_log.log(stage, step, metrics)
-                job.wandb_log.log_trajectories(name, step, [t for g in groups for t in g.trajectories])
+        def write() -> None:
+            if not main:  # the row stands next to the stage's trajectories; the run's own file has all stages
+                job.rundir.log_metrics(stage, step, metrics)
+            job.rundir.write_summary(summary)
+            job.wandb_log.log(stage, step, metrics)
+            job.wandb_log.log_trajectories(name, step, [t for g in groups for t in g.trajectories])
 
-            log.writer.put(f"{name} of wandb and summary.json", write)
+        log.writer.put(f"{name} of wandb and summary.json", write)
 
-        log = StageLog(cfg, stage, files, pool, totals, meter, on_step)
-        origin = hashlib.sha256(job.rundir.config.read_bytes() + learner.started_from.encode()).hexdigest()
-        finished = FinishedGroups(files.path / FOLDER, origin, cfg.keep_finished_mb * 2**20, cfg.keep_checkpoints)
-        grpo(cfg, pool, learner, taskset, at, log, files.checkpoints, finished)
-        if at.step < cfg.steps:
-            progress.update(at.step, note=totals.stop)
+    log = StageLog(cfg, stage, files, pool, totals, meter, on_step, restarts)
+    origin = hashlib.sha256(job.rundir.config.read_bytes() + learner.started_from.encode()).hexdigest()
+    finished = FinishedGroups(files.path / FOLDER, origin, cfg.keep_finished_mb * 2**20, cfg.keep_checkpoints)
+    grpo(cfg, pool, learner, taskset, at, log, files.checkpoints, finished)
+    if at.step < cfg.steps:
+        progress.update(at.step, note=totals.stop)
     return totals

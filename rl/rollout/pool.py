@@ -323,6 +323,14 @@ class RolloutPool:
         """Process ids of the workers (for tests and for looking at them)."""
         return self._ask_all("give its pid", lambda actor: actor.pid.remote(), self.config.start_s)
 
+    def restart(self) -> None:
+        """Forget all groups and begin again with new workers, which hold the weights of the last ``sync``."""
+        self._orders, self._finished, self._held = {}, deque(), deque()
+        for slot in self._slots:
+            self._ray.kill(slot.actor, no_restart=True)
+        self._slots = [_Slot(slot.index, self._spawn(slot.index)) for slot in self._slots]
+        self._ask_all("start its engine", lambda actor: actor.ready.remote(), self.config.start_s, replace=False)
+
     def close(self) -> None:
         """Release the engines and end the workers; unfinished groups are dropped."""
         closing = [slot.actor.close.remote() for slot in self._slots]

@@ -90,8 +90,10 @@ class StageLog:
         totals: Totals,
         meter: StageMeter | None = None,
         on_step: OnStep = lambda step, metrics, groups: None,
+        restarts: int = 0,
     ) -> None:
-        self.totals = totals
+        """``restarts``: of the learner, in this stage so far."""
+        self.totals, self._restarts = totals, restarts
         self._cfg, self._stage, self._files, self._pool = cfg, stage, files, pool
         self._meter, self._on_step = meter, on_step
         self._laps: dict[str, float] = {}
@@ -134,6 +136,7 @@ class StageLog:
             "tokens/sampled_total": float(self.totals.tokens_sampled),
             "rollout/prefix_hit_rate": metrics["usage/cached"] / max(metrics["usage/prompt"], 1.0),
             "rollout/restarted_workers": float(self._pool.counts["workers_restarted"]),
+            "learner/restarts": float(self._restarts),
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
         if self._meter is not None:

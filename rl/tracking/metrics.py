@@ -147,6 +147,7 @@ METRICS: dict[str, str] = {
     "rollout/prefix_hit_rate": "Share of the step's prompt tokens found in the prefix cache: usage/cached of "
     "usage/prompt.",
     "rollout/restarted_workers": "Rollout workers restarted so far.",
+    "learner/restarts": "Times that the learner's processes were started again, from the last checkpoint.",
     "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
     "rollout/reused_groups": "Finished groups that a resumed run took from disk and did not sample again, so far.",
     # time

@@ -41,7 +41,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> EndedRun:
     session = session_of(descendants)
     command.process.send_signal(signal.SIGTERM)
     code = command.process.wait(60)
-    left = reap(descendants, 30)
+    left = reap(descendants, 30, agents=True)
     run = RunDir.existing(cwd / "runs" / "ended")
     steps = run.read_metrics("grpo")[-1]["step"]
     return EndedRun(cwd, run, code, command.output, left, steps, sorted(stored(run.path / FOLDER)), session)

@@ -51,7 +51,7 @@ def _killed_and_resumed(cwd: Path, first_run: FirstRun) -> KilledRun:
     # One step past a checkpoint: that step is lost and has to be made again.
     command.wait_until(lambda: metrics.exists() and '"stage": "grpo", "step": 3' in metrics.read_text())
     descendants = command.kill()
-    orphans = reap(descendants, 120)
+    orphans = reap(descendants, 120, agents=True)
     run = RunDir.existing(cwd / "runs" / "plugin")
     checkpoint = latest_checkpoint(run.checkpoints)
     assert checkpoint is not None

@@ -18,7 +18,7 @@ from rl.learner import actor as actors
 from rl.learner.actor import LearnerHandle
 from rl.learner.checkpoint import damage
 from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.learner.group import LearnerGroup
+from rl.learner.group import LearnerGroup, LearnerLost
 from rl.learner.learner import Learner
 from rl.learner.process import start_learner
 from rl.objective.config import ObjectiveConfig
@@ -119,6 +119,18 @@ def test_a_rank_that_dies_ends_the_learner_at_once(
     pid = ray.get(two_ranks._ranks[1].pid.remote())
     os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"the learner's process is gone; the run waited for a step"):
+    with pytest.raises(LearnerLost, match=r"the learner's process is gone; the run waited for a step"):
         two_ranks.get("a step", two_ranks.call("step", make_groups()), 240)
     assert time.monotonic() - began < 60
+
+
+def test_a_learner_that_cannot_start_is_not_one_that_was_lost(local_ray: None, tmp_path: Path) -> None:
+    for ranks in (1, 2):
+        group = LearnerGroup(
+            {"path": str(tmp_path / "nowhere")}, LearnerConfig(threads=1, ranks=ranks), ObjectiveConfig(), tmp_path,
+            replay=ReplayConfig(), num_gpus=0.0, timeout_s=20.0,
+        )  # fmt: skip
+        with pytest.raises(Exception, match="nowhere") as raised:
+            group.get("a step", group.call("version"), 240)
+        assert not isinstance(raised.value, LearnerLost)
+        group.kill()

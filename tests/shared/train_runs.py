@@ -32,6 +32,8 @@ SMALL = (
     "learner.skip_zero_advantage=false",
 )  # fmt: skip
 
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
 
 class Command:
     """A console script in a process group of its own, its output in a file."""
@@ -74,8 +76,17 @@ class Command:
         return descendants
 
 
-def reap(processes: list[psutil.Process], seconds: float) -> list[str]:
-    """Names of those that are still alive after ``seconds``; they are killed then."""
+def reap(processes: list[psutil.Process], seconds: float, agents: bool = False) -> list[str]:
+    """Names of those that are still alive after ``seconds``; they are killed then.
+
+    ``agents``: wait for Ray's agents too. Beside a killed raylet they report its end to a GCS that is gone for 60 s,
+    a number in Ray's code; one test waits for them, for the others they are ended at once.
+    """
+    if not agents:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(word in " ".join(process.cmdline()) for word in AGENTS):
+                    process.kill()
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     names = []
     for process in alive:
