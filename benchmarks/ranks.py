@@ -11,6 +11,7 @@ end of the optimiser step on every rank. Memory is each process's largest, by th
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -92,7 +93,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, cluster(RayConfig(object_store_mb=400), 1 + args.ranks):
         place = Path(folder) / "policy"
         if args.demo:
-            policy, vocabulary, what = resolve("pkg://rl.bases/tiny_dsa_base"), 1000, "the shipped base policy"
+            policy, what = resolve("pkg://rl.bases/tiny_dsa_base"), "the shipped base policy"
+            vocabulary = json.loads((policy / "config.json").read_text())["vocab_size"]
         else:
             millions = dense(place, args.layers) / 1e6
             policy, vocabulary, what = place, 49152, f"a dense model of {millions:.0f}M parameters"
