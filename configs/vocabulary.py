@@ -107,6 +107,8 @@ VERL = (
     Word("actor_rollout_ref.actor.ppo_epochs", "learner.minibatches", "every rollout is used once", same=False),
     Word("actor_rollout_ref.actor.fsdp_config.optimizer_offload", "learner.offload_optimizer",
          "the float32 weights go to the host with it"),
+    Word("actor_rollout_ref.actor.fsdp_config.fsdp_size", "learner.shard_ranks",
+         "null in the place of -1; the processes of the learner are learner.ranks", same=False),
     Word("actor_rollout_ref.model.lora_rank", "learner.lora.rank", "rank of the update"),
     Word("actor_rollout_ref.model.lora_alpha", "learner.lora.alpha", "the update is scaled by alpha / rank"),
     Word("actor_rollout_ref.model.target_modules", "learner.lora.modules",

@@ -140,23 +140,27 @@ def newest_whole(root: str | Path) -> tuple[Path | None, list[str]]:
 
 
 def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
-    """Restore ``learner`` and the process's RNGs from ``path``; returns ``extra`` with ``step`` added."""
+    """Restore ``learner`` and the process's RNGs from ``path``; returns ``extra`` with ``step`` added.
+
+    Of several ranks the first one reads the tensors; to the others they are mapped, and stay on the disk.
+    """
     path = Path(path)
     if not (path / "state.pt").is_file():
         raise FileNotFoundError(f"{path} is no checkpoint: state.pt is missing; see latest_checkpoint(root)")
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
+    others = not learner.first
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=False, mmap=others)
     if state["format"] != FORMAT:
         raise ValueError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}")
     if learner.lora is not None:
         learner.lora.load_adapter(path / "policy")
     else:
-        _restore(learner.policy, path / "policy")
+        _restore(learner.policy, path / "policy", others)
     if learner.reference is not None and learner.reference.own:
         if not (path / "reference").is_dir():
             raise FileNotFoundError(
                 f"{path}/reference is missing: the run was started with objective.kl_coef=0; resume it with 0"
             )
-        _restore(learner.reference.policy, path / "reference")
+        _restore(learner.reference.policy, path / "reference", others)
     learner.load_state_dict(state["learner"])
     set_rng_state(state["rng"])
     return {**state["extra"], "step": state["step"]}
@@ -212,9 +216,10 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _restore(policy: Policy, directory: Path) -> None:
-    """Copy the stored weights into ``policy`` in place (the optimiser holds its parameters)."""
-    stored = load_policy(directory).weights()
+def _restore(policy: Policy, directory: Path, empty: bool) -> None:
+    """Copy the stored weights into ``policy`` in place (the optimiser holds its parameters). ``empty``: another rank
+    reads them."""
+    stored = load_policy(directory, empty=empty).weights()
     live = policy.weights()
     if stored.keys() != live.keys():
         raise ValueError(f"{directory} holds other weights than this policy: {sorted(stored.keys() ^ live.keys())[:5]}")

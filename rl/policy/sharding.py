@@ -165,14 +165,16 @@ def whole(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put(value: Tensor, full: Tensor) -> None:
-    """Copy ``full``, the same on every rank, into ``value``, of which each may hold a shard."""
+    """Copy ``full`` into ``value``, of which each rank may hold a shard; of ranks the first one's ``full`` counts."""
     if is_sharded(value):
-        from torch.distributed.tensor import distribute_tensor
-
-        placed: Any = value
-        local(value).copy_(local(distribute_tensor(full.to(value.device), placed.device_mesh, placed.placements)))
-    else:
+        local(value).copy_(local(_split(full, value)))
+        return
+    if not full.is_meta:
         value.copy_(full)
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(value, 0)
 
 
 def whole_state(state: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
@@ -183,10 +185,19 @@ def whole_state(state: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
     return {**state, "state": entries} if keep else {}
 
 
-def split_state(state: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The inverse: whole tensors as the parameters of ``groups`` (``Optimizer.param_groups``) are sharded."""
+def _split(full: Tensor, like: Any) -> Tensor:
+    """The first rank's ``full``, sharded as ``like`` is; the others' is not read, and may be on the meta device."""
+    import torch.distributed as dist
     from torch.distributed.tensor import distribute_tensor
 
+    first = dist.get_rank() == 0
+    own = full.to(like.device) if first else torch.empty(full.shape, dtype=full.dtype, device=like.device)
+    return distribute_tensor(own, like.device_mesh, like.placements)
+
+
+def split_state(state: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The inverse: whole tensors as the parameters of ``groups`` (``Optimizer.param_groups``) are sharded. Of ranks the
+    first one's tensors count."""
     keys = [key for group in state["param_groups"] for key in group["params"]]
     parameters: list[Any] = [parameter for group in groups for parameter in group["params"]]
     if not any(is_sharded(parameter) for parameter in parameters):
@@ -194,9 +205,7 @@ def split_state(state: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[
     entries: dict[Any, dict[str, Any]] = {}
     for key, parameter in zip(keys, parameters, strict=True):
         entries[key] = {
-            name: distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-            if value.shape == parameter.shape and value.ndim
-            else value
+            name: _split(value, parameter) if value.shape == parameter.shape and value.ndim else value
             for name, value in state["state"].get(key, {}).items()
         }
     return {**state, "state": entries}

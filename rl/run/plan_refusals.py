@@ -176,11 +176,13 @@ def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
 
 def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: float) -> str | None:
     """The overrides of ``changes`` that are not set yet, and what they come to; None: they do not fit."""
-    values = {name: value for name, value in changes.items() if name not in ("lora", "workers", "expert_parallel")}
+    values: dict[str, Any] = {
+        name: value for name, value in changes.items() if name not in ("lora", "workers", "expert_parallel")
+    }
+    copies: dict[str, Any] = {"shard_ranks": None} if "ranks" in values else {}
     rank = changes.get("lora", 0) if not cfg.learner.lora.rank else 0
     try:
-        whole: dict[str, Any] = {"shard_ranks": None} if "ranks" in values else {}
-        learner = replace(cfg.learner, **values, **whole)
+        learner = replace(cfg.learner, **values, **copies)
         if rank:
             learner = replace(learner, lora=replace(cfg.learner.lora, rank=rank))
         rollout = replace(cfg.rollout, dtype=learner.compute_dtype)

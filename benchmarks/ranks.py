@@ -1,0 +1,144 @@
+"""Learner steps of one process and of several ranks, in turns, on the same batch: seconds and memory.
+
+    python -m benchmarks.ranks [--ranks 2] [--threads 2]
+
+Both are what a run starts (``rl.learner.group``): Ray actors on this machine, over gloo. The policy: a dense model of
+SmolLM2-135M's shape with fewer layers and random weights, or the shipped one (``--demo``), its experts chosen anew. The
+threads are shared out: one process has all of them, each rank its part. Seconds are the driver's, from the call to the
+end of the optimiser step on every rank. Memory is each process's largest, by the kernel. Gradients' norms are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from benchmarks.runs import markdown
+from envs.types import StopReason
+from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.group import LearnerGroup
+from rl.objective.config import ObjectiveConfig
+from rl.types import Group, Segment, Trajectory
+
+DEADLINE_S = 1200.0
+
+
+def groups(vocabulary: int, prompt: int, own: int, seed: int) -> list[Group]:
+    """12 groups of 8 rollouts: tokens of a prompt, and of a rollout's own (half to one and a half)."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for n in range(12):
+        start = rng.integers(0, vocabulary, prompt)
+        rollouts = []
+        for i in range(8):
+            tokens = np.concatenate((start, rng.integers(0, vocabulary, rng.integers(own // 2, own + own // 2))))
+            mask = np.arange(len(tokens)) >= prompt
+            logprobs = np.where(mask, -np.log(vocabulary), 0.0).astype(np.float32)
+            versions = np.where(mask, 0, -1).astype(np.int32)
+            segment = Segment(tokens.astype(np.int32), mask, logprobs, versions)
+            rollouts.append(Trajectory(f"{n}-{i}", "t", "f", [segment], [], StopReason.ANSWERED, float(i % 2), {}))
+        made.append(Group(n, n, f"t{n}", "f", 0, rollouts))
+    return made
+
+
+def dense(folder: Path, layers: int) -> int:
+    """A random policy of SmolLM2-135M's shape with so many layers, in ``folder``; returns its parameters."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def peaks(group: LearnerGroup) -> list[float]:
+    """Largest resident memory so far of each process of ``group``, GB."""
+    import ray
+
+    found = []
+    for pid in ray.get([rank.pid.remote() for rank in group._ranks]):
+        status = Path(f"/proc/{pid}/status").read_text()
+        found.append(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Learner steps of one process and of several ranks, in turns.")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of one process, and of all ranks together")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--prompt", type=int, default=100, help="tokens that the rollouts of a group begin with")
+    parser.add_argument("--own", type=int, default=40, help="tokens of each rollout's own, in the mean")
+    parser.add_argument("--tokens", type=int, default=2048, help="of a micro-batch")
+    parser.add_argument("--demo", action="store_true", help="the shipped base policy instead of a dense one")
+    args = parser.parse_args()
+    from configs.schema import RayConfig
+    from rl.run.assemble import cluster
+    from rl.run.paths import resolve
+
+    with tempfile.TemporaryDirectory() as folder, cluster(RayConfig(object_store_mb=400), 1 + args.ranks):
+        place = Path(folder) / "policy"
+        if args.demo:
+            policy, what = resolve("pkg://rl.bases/tiny_dsa_base"), "the shipped base policy"
+            vocabulary = json.loads((policy / "config.json").read_text())["vocab_size"]
+        else:
+            millions = dense(place, args.layers) / 1e6
+            policy, vocabulary, what = place, 49152, f"a dense model of {millions:.0f}M parameters"
+        batch = groups(vocabulary, args.prompt, args.own, seed=0)
+        tried: dict[int, LearnerGroup] = {}
+        for ranks in (1, args.ranks):
+            config = LearnerConfig(
+                ranks=ranks, threads=max(1, args.threads // ranks), max_tokens_per_microbatch=args.tokens, lr=1e-6
+            )
+            tried[ranks] = LearnerGroup(
+                {"path": str(policy)}, config, ObjectiveConfig(), Path(folder), replay=ReplayConfig(routing="off"),
+                num_gpus=0.0, timeout_s=DEADLINE_S,
+            )  # fmt: skip
+        seconds: dict[int, list[float]] = {ranks: [] for ranks in tried}
+        metrics: dict[int, dict[str, float]] = {}
+        for round_ in range(args.rounds + 1):
+            for ranks in sorted(tried, reverse=bool(round_ % 2)):
+                stored = tried[ranks].put(batch)
+                started = perf_counter()
+                done: dict[str, Any] = tried[ranks].get("a step", tried[ranks].call("step", stored), DEADLINE_S)
+                if round_ == 0:
+                    metrics[ranks] = done
+                else:  # the first step loads and allocates
+                    seconds[ranks].append(perf_counter() - started)
+        held = {ranks: peaks(group) for ranks, group in tried.items()}
+        for group in tried.values():
+            group.kill()
+    one, several = metrics[1], metrics[args.ranks]
+    print(
+        f"{what}: {one['learner/tokens']:.0f} tokens, {one['learner/tokens_distinct']:.0f} distinct; micro-batches: "
+        f"{one['learner/microbatches']:.0f} of one process, {several['learner/microbatches']:.0f} of all ranks; norm "
+        f"of the gradient {one['learner/grad_norm']:.6g} and {several['learner/grad_norm']:.6g}\n"
+    )
+    rows = [
+        [
+            str(ranks), str(max(1, args.threads // ranks)), f"{median(values):.2f}", f"{min(values):.2f}",
+            f"{max(values):.2f}", ", ".join(f"{peak:.2f}" for peak in held[ranks]),
+        ]
+        for ranks, values in seconds.items()
+    ]  # fmt: skip
+    print(markdown(["ranks", "threads each", "median s", "fastest", "slowest", "GB at most, each process"], rows))
+    print(f"\nmedian of {args.ranks} ranks over one process's: {median(seconds[args.ranks]) / median(seconds[1]):.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
