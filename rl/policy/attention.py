@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionContext, AttentionSpec, MLAQuery, MLARow
-from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, rope_pairs, softmax_scale, weight_of
+from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, rope_pairs, softmax_scale, turns, weight_of
 from rl.policy.replay import IndexerTap
 
 
@@ -37,15 +37,15 @@ class Indexer(nn.Module):
         self.weights_proj = nn.Linear(config.hidden_size, self.n_heads, bias=False)
         self.score_scale = self.n_heads**-0.5 * self.head_dim**-0.5
 
-    def forward(self, x: Tensor, qr: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, qr: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """index_q [T, Hi, di], scaled index_w [T, Hi], index_k [T, di]; x [T, hidden], qr [T, q_lora]."""
-        q = self.rope(self.wq_b(qr).view(-1, self.n_heads, self.head_dim), cos, sin)
+        q = self.rope(self.wq_b(qr).view(-1, self.n_heads, self.head_dim), turn)
         k = self.wk(x)
         k = F.layer_norm(
             k.float(), (self.head_dim,), self.k_norm.weight.float(), self.k_norm.bias.float(), self.k_norm.eps
         ).to(k.dtype)
         w = F.linear(x.to(self.weights_proj.weight.dtype), self.weights_proj.weight).float() * self.score_scale
-        return q, w, self.rope(k, cos, sin)
+        return q, w, self.rope(k, turn)
 
 
 def lenders(config: Any) -> list[int]:
@@ -100,7 +100,7 @@ class MLAttention(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, ctx: AttentionContext, tap: IndexerTap | None = None
     ) -> Tensor:
         """x [T, hidden] -> [T, hidden]; cos, sin [T, rope/2]."""
-        tokens = x.shape[0]
+        tokens, turn = x.shape[0], turns(cos, sin)
         qr = self.q_a_layernorm(self.q_a_proj(x))
         q = self.q_b_proj(qr).view(tokens, self.heads, self.nope + self.rope)
         q_nope, q_rope = q.split([self.nope, self.rope], dim=-1)
@@ -116,10 +116,10 @@ class MLAttention(nn.Module):
             # nothing of it needs a graph.
             learns = tap is not None and tap.record is not None and tap.record.want_indexer_kl != "off"
             with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-                index_q, index_w, index_k = self.indexer(x.detach(), qr.detach(), cos, sin)
+                index_q, index_w, index_k = self.indexer(x.detach(), qr.detach(), turn)
 
-        query = MLAQuery(q_abs, rope_interleaved(q_rope, cos, sin), index_q, index_w)
-        row = MLARow(self.kv_a_layernorm(latent), rope_interleaved(k_rope, cos, sin), index_k)
+        query = MLAQuery(q_abs, rope_interleaved(q_rope, turn), index_q, index_w)
+        row = MLARow(self.kv_a_layernorm(latent), rope_interleaved(k_rope, turn), index_k)
         if tap is None:
             mixed = ctx.attend(self.layer, query, row, self.spec)
         else:

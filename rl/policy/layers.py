@@ -26,10 +26,9 @@ class _RMSNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed, r = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, r)
-        return (x * r).mul_(weight)
+        return normed
 
     @staticmethod
     @once_differentiable
@@ -41,6 +40,13 @@ class _RMSNormFunction(torch.autograd.Function):
         )
         dx.addcmul_(r, (grad @ weight).unsqueeze(-1), value=1.0 / dim)
         return dx, dw, None
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """RMSNorm of x [..., d], and 1 / RMS [..., 1]."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (x * r).mul_(weight), r
 
 
 _rms_norm: Callable[[Tensor, Tensor, float], Tensor] = _RMSNormFunction.apply
@@ -69,6 +75,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # a custom function costs as much as a third of its kernels
+            return _normed(x.float(), self.weight.float(), self.eps)[0].to(x.dtype)
         return _rms_norm(x.float(), self.weight.float(), self.eps).to(x.dtype)
 
 
@@ -106,25 +114,29 @@ def softmax_scale(config: Any) -> float:
     return scale
 
 
-def rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (x0,x1),(x2,x3)... of x [T, ..., d] in place of each pair: (x0 + i x1) * (cos + i sin)."""
-    turn = torch.complex(_align(x, cos).float(), _align(x, sin).float())
+def turns(cos: Tensor, sin: Tensor) -> Tensor:
+    """cos + i sin, complex64 [T, d/2]: what the functions below rotate by."""
+    return torch.complex(cos.float(), sin.float())
+
+
+def rope_interleaved(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate pairs (x0,x1),(x2,x3)... of x [T, ..., d] in place of each pair: (x0 + i x1) * turn [T, d/2]."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * _align(x, turn)).flatten(-2).to(x.dtype)
 
 
-def rope_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (x0,x_{d/2})... of the FIRST 2*len(cos) dims of x [T, ..., d]; the rest passes through."""
-    cos, sin = _align(x, cos), _align(x, sin)
-    half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+def rope_half_split(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate pairs (x0,x_{d/2})... of the FIRST d = 2*turn.shape[-1] dims of x [T, ...]; the rest passes through."""
+    half = turn.shape[-1]
+    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    turned = torch.view_as_real(torch.complex(first.float(), second.float()) * _align(x, turn))
+    return torch.cat([turned[..., 0].to(x.dtype), turned[..., 1].to(x.dtype), rest], dim=-1)
 
 
-def rope_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``rope_interleaved`` on the FIRST 2*len(cos) dims of x [T, ..., d]; the rest passes through."""
-    turned = 2 * cos.shape[-1]
-    return torch.cat([rope_interleaved(x[..., :turned], cos, sin), x[..., turned:]], dim=-1)
+def rope_pairs(x: Tensor, turn: Tensor) -> Tensor:
+    """``rope_interleaved`` on the FIRST 2*turn.shape[-1] dims of x [T, ...]; the rest passes through."""
+    turned = 2 * turn.shape[-1]
+    return torch.cat([rope_interleaved(x[..., :turned], turn), x[..., turned:]], dim=-1)
 
 
 def _align(x: Tensor, table: Tensor) -> Tensor:

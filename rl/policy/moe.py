@@ -20,7 +20,7 @@ from rl.policy.layers import MLP
 from rl.policy.replay import ExpertTap
 
 # Up to this many tokens every expert runs on every token: a few batched launches beat the sorting.
-DENSE_TOKENS = 256
+DENSE_TOKENS = 64
 
 
 class Router(nn.Module):
@@ -51,7 +51,8 @@ class Router(nn.Module):
         choice = scores + self.e_score_correction_bias
         if self.groups > 1:
             grouped = choice.view(-1, self.groups, self.experts // self.groups)
-            best = grouped.topk(2, dim=-1).values.sum(-1).topk(self.top_groups, dim=-1, sorted=False).indices
+            pair = grouped if grouped.shape[-1] == 2 else grouped.topk(2, dim=-1).values
+            best = pair.sum(-1).topk(self.top_groups, dim=-1, sorted=False).indices
             keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(1, best, True)
             choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).view(-1, self.experts)
         return choice.topk(self.top_k, dim=-1, sorted=False).indices
@@ -149,9 +150,10 @@ class Experts(nn.Module):
 
     def _dense(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
         weights = torch.zeros(x.shape[0], self.n, dtype=gates.dtype, device=x.device).scatter(1, experts, gates)
-        gate, up = (x @ self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)  # [E, T, I]
-        inner = F.silu(gate) * up * weights.t().unsqueeze(-1).to(x.dtype)
-        return (inner @ self.down_proj.transpose(1, 2)).sum(0)
+        # One product for the gates and ups of all experts: [T, E, 2, I]
+        gate, up = F.linear(x, self.gate_up_proj.flatten(0, 1)).view(len(x), self.n, 2, self.inner).unbind(2)
+        inner = F.silu(gate) * up * weights.unsqueeze(-1).to(x.dtype)
+        return (inner.transpose(0, 1) @ self.down_proj.transpose(1, 2)).sum(0)
 
     def _grouped(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
         return _grouped_experts(x, gates.to(x.dtype), experts, self.gate_up_proj, self.down_proj)

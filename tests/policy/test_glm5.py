@@ -16,7 +16,7 @@ from rl.policy.attention import lenders
 from rl.policy.attention_context import PackedContext
 from rl.policy.checkpoint_checks import check_checkpoint
 from rl.policy.dsa import DSAPolicy
-from rl.policy.layers import rope_pairs
+from rl.policy.layers import rope_pairs, turns
 from rl.policy.loading import load_policy
 from rl.policy.model import DSAForCausalLM
 from rl.policy.recall import hidden_and_recall
@@ -65,7 +65,7 @@ def test_logits_and_gradients_are_transformers_own(sharing: bool, gather_from: i
 def test_rotation_by_hand() -> None:
     """A quarter turn of the pairs (1, 2) and (3, 4); the last number is not rotated."""
     x = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
-    assert rope_pairs(x, torch.zeros(1, 2), torch.ones(1, 2)).tolist() == [[-2.0, 1.0, -4.0, 3.0, 5.0]]
+    assert rope_pairs(x, turns(torch.zeros(1, 2), torch.ones(1, 2))).tolist() == [[-2.0, 1.0, -4.0, 3.0, 5.0]]
 
 
 def test_who_lends_to_whom() -> None:
