@@ -7,8 +7,8 @@ make a row of our policy depend on its company, and each is kept from happening:
   to a multiple of ``ROWS`` (``filled``), so that there are none;
 - experts are computed densely, in pieces of at most ``DENSE_TOKENS`` rows (``rl.policy.moe``): grouped products have as
   many rows as tokens chose the expert;
-- every query attends to exactly its k rows in ascending order (``rl.rollout.paged``), and index scores add up their
-  heads one by one (``rl.policy.sparse``).
+- every query attends to exactly its k rows in ascending order, chosen by a loop that knows no other query
+  (``rl.rollout.paged_choice``).
 
 It holds on one thread: several cut a loop where the size of the batch says.
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,24 +27,17 @@ KEY_ROWS = 1024  # up to so many scores one ``topk`` of integer keys is faster t
 GATHER_TILE = 1 << 20  # floats of gathered rows at a time, 4 MiB in fp32: larger tiles fall out of the CPU's caches
 
 
-def index_scores(index_q: Tensor, index_w: Tensor, index_k: Tensor, *, invariant: bool = False) -> Tensor:
+def index_scores(index_q: Tensor, index_w: Tensor, index_k: Tensor) -> Tensor:
     """I [..., Q, S] from index_q [..., Q, Hi, di], index_w [..., Q, Hi] and index_k [..., S, di].
 
     ``index_w`` already carries Hi^-0.5 * di^-0.5 (both are positive: they commute with the ReLU). The heads are summed
-    in its precision (float32, as in the released model), whatever that of the keys is. ``invariant``: the heads
-    are summed one by one, so that the bits of a score do not depend on how many others there are.
+    in its precision (float32, as in the released model), whatever that of the keys is.
     """
     *batch, queries, heads, dim = index_q.shape
     dots = index_q.reshape(*batch, queries * heads, dim) @ index_k.transpose(-1, -2)
     dots = dots.relu() if dots.requires_grad else dots.relu_()
     dots = dots.to(index_w.dtype).view(*batch, queries, heads, -1)
-    if not invariant:
-        return (index_w.unsqueeze(-2) @ dots).squeeze(-2)
-    # A product with one row takes other kernels for other widths. Multiplication and addition apart, never fused.
-    total = index_w[..., 0, None] * dots[..., 0, :]
-    for head in range(1, heads):
-        total += index_w[..., head, None] * dots[..., head, :]
-    return total
+    return (index_w.unsqueeze(-2) @ dots).squeeze(-2)
 
 
 def select_topk(scores: Tensor, k: int) -> Tensor:
@@ -53,7 +47,13 @@ def select_topk(scores: Tensor, k: int) -> Tensor:
     """
     if scores.shape[-1] <= k:
         return scores > NEG_INF
-    kth = scores.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    if _partitions(scores):
+        taken, best = _taken(scores, k)
+        if np.count_nonzero(taken) == best.size * k:
+            return torch.from_numpy(taken)
+        kth = torch.from_numpy(best).to(scores.dtype)
+    else:
+        kth = scores.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     # With fewer than k visible rows kth is -inf: raised to the lowest finite value, hidden rows stay out.
     kth = kth.clamp_min(torch.finfo(scores.dtype).min)
     above = scores > kth
@@ -70,6 +70,8 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
     again.
     """
     flat = scores.flatten(0, -2)
+    if _partitions(scores):
+        return _topk_by_partition(flat, k).view(*scores.shape[:-1], k)
     if scores.shape[-1] <= KEY_ROWS:
         return _topk_by_key(flat, k).view(*scores.shape[:-1], k)
     values, picked = flat.topk(k + 1, dim=-1, sorted=False)
@@ -81,6 +83,36 @@ def topk_indices(scores: Tensor, k: int) -> Tensor:
     if len(tied):
         picked[tied] = _topk_by_key(flat[tied], k)
     return picked.view(*scores.shape[:-1], k)
+
+
+def _partitions(scores: Tensor) -> bool:
+    """Whether numpy looks for the k-th best of each row: vectorised, it takes a seventh of the time of ``torch.topk``
+    on one thread and stays ahead of a few for short rows."""
+    return scores.is_cpu and (scores.shape[-1] <= KEY_ROWS or torch.get_num_threads() == 1)
+
+
+def _taken(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool [..., Q, S]: what is not below the k-th best score of its row, and that score [..., Q, 1]. More than k of a
+    row where others have the k-th best score too, or fewer than k can be seen."""
+    rows = scores.detach().float().numpy()
+    last = rows.shape[-1] - k
+    kth = np.partition(rows, last, axis=-1)[..., last : last + 1]
+    return rows >= kth, kth
+
+
+def _topk_by_partition(scores: Tensor, k: int) -> Tensor:
+    """int64 [Q, k] as ``_topk_by_key``; its queries are those where a tie is cut or fewer than k rows can be seen."""
+    taken, _ = _taken(scores, k)
+    queries, rows = taken.shape
+    where = np.flatnonzero(taken)
+    if len(where) == queries * k:
+        return torch.from_numpy(where.reshape(queries, k) - np.arange(0, queries * rows, rows)[:, None])
+    whole = np.count_nonzero(taken, axis=1) == k
+    picked = torch.empty(queries, k, dtype=torch.long)
+    picked[torch.from_numpy(whole)] = torch.from_numpy(taken[whole].nonzero()[1].reshape(-1, k))
+    others = torch.from_numpy(~whole)
+    picked[others] = _topk_by_key(scores[others], k)
+    return picked
 
 
 def _topk_by_key(scores: Tensor, k: int) -> Tensor:
@@ -184,8 +216,11 @@ def _pick(rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return picked, (indices >= 0).unsqueeze(1)
 
 
-def _gather_and_attend(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
+def _gather_and_attend(query: Tensor, rows: Tensor, indices: Tensor, scale: float, full: bool = False) -> Tensor:
     def attend(tile: slice) -> Tensor:
+        if full:
+            kv = rows.index_select(0, indices[tile].flatten()).view(-1, 1, indices.shape[1], rows.shape[1])
+            return F.scaled_dot_product_attention(query[tile].unsqueeze(1), kv, kv, scale=scale).squeeze(1)
         picked, mask = _pick(rows, indices[tile])
         # The heads of one token share their rows, so they are the queries of one fused call.
         return row_attention(query[tile].unsqueeze(1), picked, mask, scale).squeeze(1)
@@ -199,13 +234,17 @@ def _gather_and_attend(query: Tensor, rows: Tensor, indices: Tensor, scale: floa
     return out
 
 
-def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float) -> Tensor:
+def gathered_attention(query: Tensor, rows: Tensor, indices: Tensor, scale: float, *, full: bool = False) -> Tensor:
     """``row_attention`` for [Q, H, C+R] queries that read only their own rows: O(Q*k), no [Q, S] matrix.
 
-    rows [S, C+R], indices int [Q, k] with -1 for unused (at least one used). -> [Q, H, C+R].
+    rows [S, C+R], indices int [Q, k] with -1 for unused (at least one used; ``full``: all are). -> [Q, H, C+R].
     """
-    attend = _GatheredAttention.apply if torch.is_grad_enabled() else _gather_and_attend
-    return attend(query, rows, indices, scale)
+    if torch.is_grad_enabled():
+        return _with_less_memory(query, rows, indices, scale)
+    return _gather_and_attend(query, rows, indices, scale, full)
+
+
+_with_less_memory: Callable[[Tensor, Tensor, Tensor, float], Tensor] = _GatheredAttention.apply
 
 
 def attention_target(query: Tensor, rows: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
@@ -33,18 +35,20 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 from rl.policy.batch_invariance import filled, make_invariant
 from rl.policy.dtypes import keep_float32
 from rl.policy.io import stack_experts
+from rl.policy.layers import RMSNorm
 from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import Record
 from rl.policy.supported import dsa_config
-from rl.rollout.paged import Bucket, LayerCache, PagedContext, plan_buckets
+from rl.rollout.paged import LayerCache, PagedContext
+from rl.rollout.paged_plan import Plan, plan_step
 
 
 @dataclass
 class PagedMetadata:
-    """One step: the slots its T tokens go to (long [T]) and the buckets of its queries."""
+    """One step: the slots its T tokens go to (long [T]), and who answers its queries."""
 
     slots: torch.Tensor
-    buckets: list[Bucket]
+    plan: Plan
 
 
 class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
@@ -62,6 +66,7 @@ class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         config = vllm_config.model_config.hf_config
         self.heads = max(config.num_attention_heads, config.index_n_heads)
+        self.singly = device.type == "cpu" and vllm_config.model_config.dtype == torch.float32
         self.invariant = False  # see DSAForVLLM.make_invariant
 
     def build(
@@ -69,15 +74,16 @@ class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
     ) -> PagedMetadata:
         batch = common_attn_metadata
         n, tokens = batch.num_reqs, batch.num_actual_tokens
-        buckets = plan_buckets(
+        plan = plan_step(
             batch.query_start_loc_cpu[: n + 1].tolist(),
             batch.seq_lens[:n].tolist(),
             batch.block_table_tensor[:n],
             self.kv_cache_spec.block_size,
             self.heads,
-            self.invariant,
+            singly=self.singly,
+            invariant=self.invariant,
         )
-        return PagedMetadata(batch.slot_mapping[:tokens].long(), buckets)
+        return PagedMetadata(batch.slot_mapping[:tokens].long(), plan)
 
 
 class PagedBackend(AttentionBackend):
@@ -137,6 +143,19 @@ class PagedLayer(AttentionLayerBase):
         self.cache = LayerCache(kv_cache, self.index_dim)
 
 
+def call_directly(model: nn.Module) -> None:
+    """Linear layers and norms below ``model`` are called without what ``nn.Module`` does at each call: for the few rows
+    of a decode step that is as much work as theirs. Parameters and their names stay as they are."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                called: Any = partial(F.linear, weight=child.weight, bias=child.bias)
+                called.weight = child.weight
+                module.__dict__[name] = called
+            elif type(child) is RMSNorm:
+                module.__dict__[name] = child.forward
+
+
 class DSAForVLLM(nn.Module):
     """``DSAForCausalLM`` behind vLLM's model interface.
 
@@ -157,6 +176,7 @@ class DSAForVLLM(nn.Module):
             )
         self.dsa = DSAForCausalLM(self.config).requires_grad_(False)
         keep_float32(self.dsa)  # vLLM makes it under the engine's dtype
+        call_directly(self.dsa)
         self.layers = [
             PagedLayer(f"model.layers.{i}.self_attn", self.config, vllm_config)
             for i in range(self.config.num_hidden_layers)
@@ -195,7 +215,7 @@ class DSAForVLLM(nn.Module):
         ids, positions = input_ids[:tokens].long(), positions[:tokens].long()
         if self.invariant:
             ids, positions = filled(ids), filled(positions)
-        context = PagedContext(positions, step.slots, step.buckets, [x.cache for x in self.layers], self.invariant)
+        context = PagedContext(positions, step.slots, step.plan, [x.cache for x in self.layers])
         record = Record(want_experts=self.dsa.num_moe_layers > 0, want_indexer=self.record_indexer)
         hidden = self.dsa.hidden(ids, context, record=record)[:tokens]
         if record.want_experts:

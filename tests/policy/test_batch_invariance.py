@@ -9,7 +9,7 @@ from rl.policy.batch_invariance import ROWS, filled, make_invariant
 from rl.policy.model import DSAForCausalLM
 from rl.policy.moe import DENSE_TOKENS, Experts
 from rl.policy.presets import tiny_dsa
-from rl.policy.sparse import ascending, index_scores
+from rl.policy.sparse import ascending
 
 
 @pytest.mark.parametrize(("rows", "wanted"), [(1, 16), (15, 16), (16, 16), (17, 32), (64, 64)])
@@ -22,17 +22,6 @@ def test_rows_are_filled_up_with_zeros(rows: int, wanted: int) -> None:
 
 def test_positions_in_ascending_order_with_the_unused_last() -> None:
     assert ascending(torch.tensor([[5, -1, 0, 3], [-1, -1, 2, -1]])).tolist() == [[0, 3, 5, -1], [2, -1, -1, -1]]
-
-
-def test_index_scores_have_the_same_bits_however_many_keys() -> None:
-    torch.manual_seed(0)
-    q, w, k = torch.randn(3, 2, 4, 32), torch.rand(3, 2, 4), torch.randn(3, 512, 32)
-    whole = index_scores(q, w, k, invariant=True)
-    assert torch.allclose(whole, index_scores(q, w, k), atol=1e-5)
-    for rows in (16, 48, 112, 256):
-        assert torch.equal(index_scores(q, w, k[:, :rows], invariant=True), whole[..., :rows])
-    by_hand = sum(w[0, 0, j] * (q[0, 0, j] @ k[0, 7]).relu() for j in range(4))
-    assert torch.allclose(whole[0, 0, 7], torch.as_tensor(by_hand), atol=1e-5)
 
 
 def test_experts_of_a_long_prompt_have_the_bits_of_a_short_one() -> None:

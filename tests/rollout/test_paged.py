@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from rl.policy import sparse
 from rl.policy.attention_context import AttentionSpec, MLAQuery, MLARow, PackedContext
 from rl.policy.replay import IndexerTap, Record
-from rl.rollout import paged
-from rl.rollout.paged import LayerCache, PagedContext, plan_buckets
+from rl.rollout import paged, paged_choice, paged_plan
+from rl.rollout.paged import LayerCache, PagedContext
+from rl.rollout.paged_plan import Plan, plan_buckets, plan_step
 
 SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6, lends=True)
 BORROWS = replace(SPEC, borrows=0, lends=False)
@@ -50,17 +51,23 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
     seed=st.integers(0, 10_000),
     gather_from=st.sampled_from([8, 1000]),
     long_context=st.booleans(),
+    singly=st.booleans(),
     invariant=st.booleans(),
 )
 def test_any_split_into_steps_equals_packed(
-    lengths: list[int], seed: int, gather_from: int, long_context: bool, invariant: bool
+    lengths: list[int], seed: int, gather_from: int, long_context: bool, singly: bool, invariant: bool
 ) -> None:
     limits = dict(SHORT=3, RUN_ROWS=2 * BLOCK) if long_context else {}
-    with patch.multiple(paged, GATHER_FROM=gather_from, **limits), patch.object(sparse, "KEY_ROWS", gather_from):
-        check_any_split(lengths, seed, invariant)
+    with (
+        patch.object(paged, "GATHER_FROM", gather_from),
+        patch.multiple(paged_plan, ALONE=3, **limits),
+        patch.multiple(paged_choice, SHORT=3, MAX_SCORES=30),
+        patch.object(sparse, "KEY_ROWS", gather_from),
+    ):
+        check_any_split(lengths, seed, singly, singly and invariant)
 
 
-def check_any_split(lengths: list[int], seed: int, invariant: bool) -> None:
+def check_any_split(lengths: list[int], seed: int, singly: bool, invariant: bool) -> None:
     q, kv = random_rows(sum(lengths), seed)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     record = Record(want_indexer=True)
@@ -91,9 +98,10 @@ def check_any_split(lengths: list[int], seed: int, invariant: bool) -> None:
         slots = table[request, positions // BLOCK] * BLOCK + positions % BLOCK
         start = [sum(counts[:j]) for j in range(len(counts) + 1)]
         seq_lens = [done[i] + c for i, c in zip(order, counts, strict=True)]
-        buckets = plan_buckets(start, seq_lens, table[order], BLOCK, HEADS, invariant)
+        plan = plan_step(start, seq_lens, table[order], BLOCK, HEADS, singly=singly, invariant=invariant)
+        assert not (invariant and plan.buckets)
         filling = torch.zeros(3 if invariant else 0, dtype=torch.long)  # rows without a slot
-        context = PagedContext(torch.cat((positions, filling)), slots, buckets, caches, invariant)
+        context = PagedContext(torch.cat((positions, filling)), slots, plan, caches)
         step_record, tokens = Record(want_indexer=True), torch.cat((flat, filling))
         out = context.attend(0, *rows_of(q, kv, tokens), SPEC, IndexerTap(None, None, step_record))
         out_next = context.attend(1, *rows_of(q_next, kv_next, tokens), BORROWS)
@@ -108,7 +116,8 @@ def check_any_split(lengths: list[int], seed: int, invariant: bool) -> None:
     assert torch.equal(choice, record.indexer_rows[0])
 
 
-def test_ties_go_to_the_earlier_position() -> None:
+@pytest.mark.parametrize("singly", [False, True])
+def test_ties_go_to_the_earlier_position(singly: bool) -> None:
     q, kv = random_rows(12, 0)
     q.index_q.zero_()  # every score is 0: the first topk rows win
     record = Record(want_indexer=True)
@@ -116,13 +125,14 @@ def test_ties_go_to_the_earlier_position() -> None:
     table = torch.tensor([[3, 1, 2]])
     positions = torch.arange(12)
     slots = table[0, positions // BLOCK] * BLOCK + positions % BLOCK
-    buckets = plan_buckets([0, 12], [12], table, BLOCK, HEADS)
-    PagedContext(positions, slots, buckets, [cache]).attend(0, q, kv, SPEC, IndexerTap(None, None, record))
+    plan = plan_step([0, 12], [12], table, BLOCK, HEADS, singly=singly)
+    PagedContext(positions, slots, plan, [cache]).attend(0, q, kv, SPEC, IndexerTap(None, None, record))
     assert record.indexer_rows[0][11].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert record.indexer_rows[0][2].tolist() == [0, 1, 2, -1, -1, -1, -1]
 
 
-def test_negative_zero_ties_with_zero_in_a_decode_step() -> None:
+@pytest.mark.parametrize("singly", [False, True])
+def test_negative_zero_ties_with_zero_in_a_decode_step(singly: bool) -> None:
     # relu(0) times a negative weight is -0.0: it must tie with +0.0, in one-token steps as in prefills
     q, kv = random_rows(12, 0)
     q.index_q.zero_()
@@ -134,9 +144,9 @@ def test_negative_zero_ties_with_zero_in_a_decode_step() -> None:
     choices = []
     for lo, hi in ((0, 11), (11, 12)):
         record = Record(want_indexer=True)
-        buckets = plan_buckets([0, hi - lo], [hi], table, BLOCK, HEADS)
+        plan = plan_step([0, hi - lo], [hi], table, BLOCK, HEADS, singly=singly)
         part = torch.arange(lo, hi)
-        PagedContext(positions[lo:hi], slots[lo:hi], buckets, [cache]).attend(
+        PagedContext(positions[lo:hi], slots[lo:hi], plan, [cache]).attend(
             0, *rows_of(q, kv, part), SPEC, IndexerTap(None, None, record)
         )
         choices.append(record.indexer_rows[0])
@@ -144,18 +154,18 @@ def test_negative_zero_ties_with_zero_in_a_decode_step() -> None:
 
 
 def test_long_queries_and_large_buckets_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged, "MAX_QUERIES", 8)
-    monkeypatch.setattr(paged, "MAX_SCORES", 8 * 3 * 24)  # one request of 24 rows at a time
+    monkeypatch.setattr(paged_plan, "MAX_QUERIES", 8)
+    monkeypatch.setattr(paged_plan, "MAX_SCORES", 8 * 3 * 24)  # one request of 24 rows at a time
     buckets = plan_buckets([0, 20, 40, 41], [20, 24, 9], torch.arange(1, 19).view(3, 6), BLOCK, HEADS)
     assert all(b.token.shape[1] <= 8 for b in buckets)
     covered = sorted(t for b in buckets for t in b.token.unique().tolist())
     assert covered == list(range(41))
-    assert all(b.token.shape[0] * b.token.shape[1] * HEADS * b.context <= paged.MAX_SCORES for b in buckets)
+    assert all(b.token.shape[0] * b.token.shape[1] * HEADS * b.context <= paged_plan.MAX_SCORES for b in buckets)
 
 
 def test_recording_only() -> None:
     with pytest.raises(ValueError, match="records indexer choices only"):
-        PagedContext(torch.zeros(1), torch.zeros(1), [], []).attend(
+        PagedContext(torch.zeros(1), torch.zeros(1), Plan(None, []), []).attend(
             0,
             *random_rows(1, 0),
             SPEC,
@@ -165,7 +175,7 @@ def test_recording_only() -> None:
 
 @pytest.mark.parametrize("topk", [7, 100])
 def test_long_contexts_share_no_bucket_with_short_ones(topk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged, "SHORT", 4)
+    monkeypatch.setattr(paged_plan, "SHORT", 4)
     table = torch.arange(1, 25).view(3, 8)
     buckets = plan_buckets([0, 1, 2, 3], [32, 9, 16], table, BLOCK, HEADS)
     assert [b.context for b in buckets] == [16, 32]
@@ -177,16 +187,31 @@ def test_long_contexts_share_no_bucket_with_short_ones(topk: int, monkeypatch: p
     storage = torch.randn(25, 1, BLOCK, SPEC.row_dim)
     outs = []
     for short in (4, 10):
-        monkeypatch.setattr(paged, "SHORT", short)
+        monkeypatch.setattr(paged_plan, "SHORT", short)
         buckets = plan_buckets([0, 1, 2, 3], [32, 9, 16], table, BLOCK, HEADS)
         cache = LayerCache(storage.clone(), SPEC.index_dim)
-        outs.append(PagedContext(positions, slots, buckets, [cache]).attend(0, q, kv, replace(SPEC, topk=topk)))
+        plan = Plan(None, buckets)
+        outs.append(PagedContext(positions, slots, plan, [cache]).attend(0, q, kv, replace(SPEC, topk=topk)))
     assert torch.allclose(outs[0], outs[1], atol=2e-6)
 
 
 def test_blocks_that_follow_each_other_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged, "SHORT", 2)
-    monkeypatch.setattr(paged, "RUN_ROWS", 3 * BLOCK)
+    monkeypatch.setattr(paged_plan, "SHORT", 2)
+    monkeypatch.setattr(paged_plan, "RUN_ROWS", 3 * BLOCK)
     table = torch.tensor([[9, 1, 2, 3, 4, 7, 6], [10, 11, 12, 13, 14, 15, 16]])
     bucket = plan_buckets([0, 1, 2], [7 * BLOCK, 5 * BLOCK], table, BLOCK, HEADS)[0]
     assert bucket.runs == [(0, 0, 1, None), (0, 1, 5, 1), (0, 5, 7, None), (1, 0, 5, 10)]
+
+
+def test_scores_that_are_no_numbers_choose_rows_of_their_own() -> None:
+    """A policy that has diverged: whatever is chosen lies in the request's own part of the cache."""
+    q, _ = random_rows(12, 0)
+    q.index_q[11] = float("nan")
+    cache = LayerCache(torch.zeros(4, 1, BLOCK, SPEC.row_dim), SPEC.index_dim)
+    table = torch.tensor([[3, 1, 2]])
+    positions = torch.arange(12)
+    slots = table[0, positions // BLOCK] * BLOCK + positions % BLOCK
+    plan = plan_step([0, 12], [12], table, BLOCK, HEADS, singly=True)
+    assert plan.singles is not None
+    picked = plan.singles.choose(cache.index.copy_(torch.randn_like(cache.index)), q.index_q, q.index_w, 7)
+    assert set(picked.slots[11].tolist()) <= set(slots.tolist())
