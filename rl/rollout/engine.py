@@ -112,7 +112,7 @@ class Engine:
         config: size, dtype, threads and seed of the engine (``rl.rollout.config.EngineConfig``; vLLM seeds this
             process's torch, numpy and random generators with the seed; a Ray actor with num_cpus=1 starts with one
             thread).
-        block_size: tokens per cache block, the grain of prefix hits; None: 16 for the torch DSA model, else
+        block_size: tokens per cache block, the grain of prefix hits; None: 8 for the torch DSA model, else
             what vLLM's kernels want.
         record_indexer: generations carry the DSA indexer's choices too (layers x index_topk numbers a token).
         structured: requests may carry a ``json_schema``; loads the tokenizer of ``model_dir`` for its grammar.
@@ -500,11 +500,12 @@ class Engine:
 
 
 def _default_block_size(model_dir: Path) -> int | None:
-    """16 for our own paged layers (fine-grained prefix hits); elsewhere the attention backend decides: on a CPU 32, the
-    smallest that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
+    """8 for our own paged layers: every rollout that has a prompt computes what does not fill a block of it anew, and
+    smaller blocks cost more to look up than that. Elsewhere the attention backend decides: on a CPU 32, the smallest
+    that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
     import torch
 
     kind = json.loads((model_dir / "config.json").read_text())["model_type"]
     if kind in DSA_ARCHITECTURES and dsa_backend_here() == "torch":
-        return 16
+        return 8
     return None if torch.cuda.is_available() else 32
