@@ -115,12 +115,12 @@ class Singles:
         return self._parts[k]
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiled at the first call, and kept on disk where there is a place for it."""
 
-    def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
-            made: Callable[..., None] = numba.njit(function, cache=True, nogil=True, error_model="numpy", **options)
+            made: Callable[..., Any] = numba.njit(function, cache=True, nogil=True, error_model="numpy", **options)
         except RuntimeError:  # no folder that may be written
             made = numba.njit(function, nogil=True, error_model="numpy", **options)
         return made
