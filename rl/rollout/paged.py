@@ -11,11 +11,11 @@ with the same selection (and the same tie-break) as the learner.
 
 Memory layout: vLLM allocates one block of floats per layer; we cut it into two planes, indexer keys first,
 latents after them, because the indexer reads every key of a sequence while attention reads only the k selected
-latents.
+latents. ``TILE`` keys lie side by side, first the first number of each: a query is multiplied with all of them at once.
 
-On a CPU in float32, decode steps and short prompts over short contexts are answered token by token
-(``rl.rollout.paged_choice``). Other queries are answered in buckets: requests with a similar number of new tokens and a
-similar context form one padded batch, so that a step costs a few kernels per layer whatever the batch.
+On a CPU in float32, decode steps and short prompts are answered token by token (``rl.rollout.paged_choice``). Other
+queries are answered in buckets: requests with a similar number of new tokens and a similar context form one padded
+batch, so that a step costs a few kernels per layer whatever the batch.
 
 A deterministic engine (``rl.policy.batch_invariance``) answers every query, of a decode step or of a prefill, as a
 single one: it reads exactly its k rows, in the order of their positions. The bits of its result then depend on the
@@ -48,8 +48,14 @@ if TYPE_CHECKING:
     from rl.rollout.paged_plan import Bucket, Plan
 
 
+TILE = 8  # indexer keys that lie side by side: floats of a vector (AVX2)
+
+
 class LayerCache:
-    """The two planes of one layer: ``index`` [slots, d_I] and ``latent`` [slots, kv_lora + rope]."""
+    """The two planes of one layer: ``index`` [slots / tile, d_I, tile] and ``latent`` [slots, kv_lora + rope].
+
+    ``tile``: TILE where blocks are made of such, else a block.
+    """
 
     def __init__(self, kv_cache: torch.Tensor, index_dim: int) -> None:
         num_blocks, heads, block_size, width = kv_cache.shape
@@ -62,9 +68,10 @@ class LayerCache:
         flat = kv_cache.view(-1)
         self.block_size = block_size
         self.num_slots = slots
-        self.index = flat[: slots * index_dim].view(slots, index_dim)
+        tile = block_size if block_size % TILE else TILE
+        self.index = flat[: slots * index_dim].view(-1, index_dim, tile)
+        self.index_blocks = self.index.view(num_blocks, index_dim * block_size)
         self.latent = flat[slots * index_dim :].view(slots, width - index_dim)
-        self.index_blocks = self.index.view(num_blocks, block_size * index_dim)
         self.latent_blocks = self.latent.view(num_blocks, block_size * (width - index_dim))
 
 
@@ -81,6 +88,7 @@ class PagedContext:
         self.slots = slots
         self.plan = plan
         self.caches = caches
+        self._keys: torch.Tensor | None = None  # where the numbers of the tokens' keys go
         # The last choice that a later layer will ask for: of the singles, and of each bucket.
         self._lent: tuple[Picked | None, list[torch.Tensor]] = None, []
 
@@ -95,7 +103,7 @@ class PagedContext:
         cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1)[:tokens])
         singles, buckets = self.plan.singles, self.plan.buckets
         if spec.borrows is None:
-            cache.index.index_copy_(0, self.slots, kv.index_k[:tokens])
+            cache.index.view(-1).index_copy_(0, self._key_places(cache), kv.index_k[:tokens].reshape(-1))
             picked = None if singles is None else singles.choose(cache.index, q.index_q, q.index_w, spec.topk)
             chosen = [_choose(bucket, cache, q, spec) for bucket in buckets]
         else:
@@ -122,6 +130,14 @@ class PagedContext:
         if tap is not None and tap.record is not None and choice is not None:
             tap.record.indexer_rows.append(choice)
         return _put_together(answers, q.q_abs, tokens)
+
+    def _key_places(self, cache: LayerCache) -> torch.Tensor:
+        """long [tokens * d_I]: where in the plane of keys those of the tokens go; the same in all layers."""
+        if self._keys is None:
+            _, dim, tile = cache.index.shape
+            first = self.slots // tile * (dim * tile) + self.slots % tile
+            self._keys = (first[:, None] + torch.arange(0, dim * tile, tile, device=first.device)).flatten()
+        return self._keys
 
 
 def _put_together(
@@ -181,19 +197,9 @@ def _attend_bucket(
 
 def _paged_scores(bucket: Bucket, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor) -> torch.Tensor:
     """I [R, Tq, S] of index_q [R, Tq, Hi, di] and index_w [R, Tq, Hi]; rows that no query may see are undefined."""
-    requests, queries, _, dim = index_q.shape
-    if not bucket.runs:
-        keys = cache.index_blocks.index_select(0, bucket.blocks.flatten()).view(requests, -1, dim)
-        return index_scores(index_q, index_w, keys)
-    scores = index_q.new_empty(requests, queries, bucket.slots.shape[1], dtype=index_w.dtype)
-    for run in bucket.runs:
-        if run.first is None:
-            keys = cache.index_blocks.index_select(0, bucket.blocks[run.request, run.begin : run.end]).view(-1, dim)
-        else:
-            keys = cache.index_blocks[run.first : run.first + run.end - run.begin].view(-1, dim)
-        rows = slice(run.begin * cache.block_size, run.end * cache.block_size)
-        scores[run.request, :, rows] = index_scores(index_q[run.request], index_w[run.request], keys)
-    return scores
+    _, dim, tile = cache.index.shape
+    tiles = cache.index_blocks.index_select(0, bucket.blocks.flatten()).view(-1, dim, tile)
+    return index_scores(index_q, index_w, tiles.transpose(1, 2).reshape(len(index_q), -1, dim))
 
 
 def _attend_picked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,18 +14,7 @@ if TYPE_CHECKING:
 ALONE = 48  # new tokens of one request up to which each is answered by itself, where that is possible
 MAX_QUERIES = 256  # new tokens of one request that are answered together; longer prefills are chunked
 MAX_SCORES = 1 << 24  # floats of one [R, H, Tq, S] score tensor; larger buckets are split
-RUN_ROWS = 1024  # consecutive rows in the cache from which their indexer keys are read in place, not gathered
 SHORT = 10  # contexts up to 2^SHORT rows share buckets; longer ones only with those of the same power of two
-
-
-class Run(NamedTuple):
-    """Columns [begin, end) of one request's blocks. ``first``: they are blocks first, first + 1, ... of the cache, so
-    their keys are a view of it; None: they are scattered and must be gathered."""
-
-    request: int
-    begin: int
-    end: int
-    first: int | None
 
 
 @dataclass
@@ -37,7 +26,6 @@ class Bucket:
     ``slots`` long [R, S]: where in the cache each of the S = N * block_size rows is.
     ``context``: rows the longest member sees.
     ``future`` bool [R, Tq, S]: rows that the query may not see.
-    ``runs``: for long contexts, the blocks in use, those that follow each other apart; empty: all are gathered.
     ``take`` / ``put`` long [M]: from flattened [R * Tq] results to token rows, padding left out; None when
     the bucket is exactly the run of token rows that begins at ``start``.
     """
@@ -48,7 +36,6 @@ class Bucket:
     slots: torch.Tensor
     future: torch.Tensor
     context: int
-    runs: list[Run]
     start: int
     take: torch.Tensor | None = None
     put: torch.Tensor | None = None
@@ -72,14 +59,14 @@ def plan_step(
     singly: bool,
     invariant: bool = False,
 ) -> Plan:
-    """See ``plan_buckets``. ``singly``: short prompts over short contexts are answered token by token (a cache on the
-    CPU, in float32). ``invariant``: all are."""
+    """See ``plan_buckets``. ``singly``: decode steps and short prompts are answered token by token (a cache on the CPU,
+    in float32). ``invariant``: all prompts are."""
     if not singly:
         return Plan(None, plan_buckets(query_start, seq_lens, block_table, block_size, heads))
     from rl.rollout.paged_choice import Singles  # its compiler is loaded where it is used
 
     starts, lengths = np.array(query_start), np.array(seq_lens)
-    alone = (np.diff(starts) <= ALONE) & (lengths <= 1 << SHORT) | invariant
+    alone = (np.diff(starts) <= ALONE) | invariant
     singles = Singles(starts, lengths, alone, block_table, block_size, invariant) if alone.any() else None
     if alone.all():
         return Plan(singles, [])
@@ -146,30 +133,10 @@ def _bucket(members: list[tuple[int, int, int, int]], block_table: torch.Tensor,
     blocks = torch.where(torch.arange(blocks_needed)[None] < used, blocks, blocks[:, :1])
     slots = (blocks[:, :, None] * block_size + torch.arange(block_size)).flatten(1)
     future = torch.arange(blocks_needed * block_size)[None, None] > query_pos[:, :, None]
-    runs = _runs(blocks, used.flatten().tolist(), block_size) if context > 1 << SHORT else []
     full = torch.arange(width)[None] < count
     flat = token.flatten()
     start = int(flat[0])
     if bool(full.all()) and torch.equal(flat, torch.arange(start, start + len(flat))):
-        return Bucket(token, query_pos, blocks, slots, future, context, runs, start)
+        return Bucket(token, query_pos, blocks, slots, future, context, start)
     take = full.flatten().nonzero().squeeze(1)
-    return Bucket(token, query_pos, blocks, slots, future, context, runs, start, take, flat[take])
-
-
-def _runs(blocks: torch.Tensor, used: list[int], block_size: int) -> list[Run]:
-    """Every request's blocks in use: long consecutive runs, and what lies between them."""
-    runs: list[Run] = []
-    for request, count in enumerate(used):
-        row = blocks[request, :count]
-        ends = [*((row.diff() != 1).nonzero().flatten() + 1).tolist(), count]
-        scattered = begin = 0
-        for end in ends:
-            if (end - begin) * block_size >= RUN_ROWS:
-                if scattered < begin:
-                    runs.append(Run(request, scattered, begin, None))
-                runs.append(Run(request, begin, end, int(row[begin])))
-                scattered = end
-            begin = end
-        if scattered < count:
-            runs.append(Run(request, scattered, count, None))
-    return runs
+    return Bucket(token, query_pos, blocks, slots, future, context, start, take, flat[take])

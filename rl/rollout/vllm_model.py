@@ -66,7 +66,11 @@ class PagedMetadataBuilder(AttentionMetadataBuilder[PagedMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         config = vllm_config.model_config.hf_config
         self.heads = max(config.num_attention_heads, config.index_n_heads)
-        self.singly = device.type == "cpu" and vllm_config.model_config.dtype == torch.float32
+        self.singly = (
+            device.type == "cpu"
+            and vllm_config.model_config.dtype == torch.float32
+            and kv_cache_spec.block_size % 8 == 0  # as many keys are multiplied at once
+        )
         self.invariant = False  # see DSAForVLLM.make_invariant
 
     def build(

@@ -20,7 +20,7 @@ from rl.rollout.paged_plan import Plan, plan_buckets, plan_step
 
 SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6, lends=True)
 BORROWS = replace(SPEC, borrows=0, lends=False)
-HEADS, INDEX_HEADS, BLOCK = 3, 2, 4
+HEADS, INDEX_HEADS, BLOCK = 3, 2, 8
 
 
 def random_rows(tokens: int, seed: int) -> tuple[MLAQuery, MLARow]:
@@ -57,7 +57,7 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
 def test_any_split_into_steps_equals_packed(
     lengths: list[int], seed: int, gather_from: int, long_context: bool, singly: bool, invariant: bool
 ) -> None:
-    limits = dict(SHORT=3, RUN_ROWS=2 * BLOCK) if long_context else {}
+    limits = dict(SHORT=3) if long_context else {}
     with (
         patch.object(paged, "GATHER_FROM", gather_from),
         patch.multiple(paged_plan, ALONE=3, **limits),
@@ -193,14 +193,6 @@ def test_long_contexts_share_no_bucket_with_short_ones(topk: int, monkeypatch: p
         plan = Plan(None, buckets)
         outs.append(PagedContext(positions, slots, plan, [cache]).attend(0, q, kv, replace(SPEC, topk=topk)))
     assert torch.allclose(outs[0], outs[1], atol=2e-6)
-
-
-def test_blocks_that_follow_each_other_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged_plan, "SHORT", 2)
-    monkeypatch.setattr(paged_plan, "RUN_ROWS", 3 * BLOCK)
-    table = torch.tensor([[9, 1, 2, 3, 4, 7, 6], [10, 11, 12, 13, 14, 15, 16]])
-    bucket = plan_buckets([0, 1, 2], [7 * BLOCK, 5 * BLOCK], table, BLOCK, HEADS)[0]
-    assert bucket.runs == [(0, 0, 1, None), (0, 1, 5, 1), (0, 5, 7, None), (1, 0, 5, 10)]
 
 
 def test_scores_that_are_no_numbers_choose_rows_of_their_own() -> None:
