@@ -122,7 +122,7 @@ def damage(path: str | Path, content: bool = True) -> str | None:
                 return f"{name} was changed after it was written"
         if strays := sorted(found.keys() - expected.keys()):
             return f"{strays[0]} does not belong to it"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # JSON of any shape
         return f"{MANIFEST} cannot be read ({error})"
     return None
 

@@ -116,6 +116,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a stray file": (lambda c: (c / "policy" / "extra.safetensors").write_bytes(b"x"), "does not belong to it"),
     "a file gone": (lambda c: (c / "policy" / "config.json").unlink(), "policy/config.json is not there"),
     "no manifest": (lambda c: (c / "manifest.json").unlink(), "manifest.json cannot be read"),
+    "a manifest of another shape": (lambda c: (c / "manifest.json").write_text("null"), "manifest.json cannot be read"),
+    "a manifest nested too deep": (lambda c: (c / "manifest.json").write_text("[" * 5000), "manifest.json cannot be"),
 }
 
 
