@@ -70,7 +70,7 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
         str(file.relative_to(ROOT))
         for name in PACKAGES
         for file in (ROOT / name).rglob("*")
-        if file.is_file() and file.suffix != ".pyc"
+        if file.is_file() and "__pycache__" not in file.parts
     }
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == wanted

@@ -17,6 +17,8 @@ from rl.run.plan_memory import engine_memory, learner_memory, passing, rollout_t
 TINY = ModelSizes.of(tiny_dsa(1024))
 GB = 1e9
 
+SLACK = 1.0 + 1e-9  # sums of the same numbers in another order
+
 
 def learner(cfg: Any, **values: Any) -> Any:
     return replace(cfg, learner=replace(cfg.learner, **values))
@@ -236,16 +238,17 @@ def test_what_holds_for_every_plan(name: str, ranks: int, tokens: int, dtype: st
     cfg, model = learner(base, ranks=ranks), sizes(name)
     here = learner_memory(cfg, model)
     more = learner_memory(learner(base, ranks=2 * ranks), model)
-    assert more.on_device <= here.on_device  # more GPUs never need more GB of each
+    assert more.on_device <= SLACK * here.on_device  # more GPUs never need more GB of each
     assert more.on_host <= here.on_host
     copies = learner_memory(learner(base, ranks=2 * ranks, shard_ranks=ranks), model)
-    assert more.on_device <= copies.on_device <= here.on_device
+    assert more.on_device <= SLACK * copies.on_device
+    assert copies.on_device <= SLACK * here.on_device
     split = learner_memory(on_hardware(cfg, expert_parallel=2), model)
-    assert split.on_device <= here.on_device
+    assert split.on_device <= SLACK * here.on_device
     again = learner_memory(learner(cfg, max_tokens_per_microbatch=tokens + 1), model)
     assert again.on_device > here.on_device or here.device["probe after a sync"] > 0  # which takes what a step leaves
     kept = learner_memory(learner(cfg, recompute=False), model)
-    assert learner_memory(learner(cfg, recompute=True), model).on_device <= kept.on_device
+    assert learner_memory(learner(cfg, recompute=True), model).on_device <= SLACK * kept.on_device
     there = learner_memory(learner(cfg, offload_optimizer=True), model)
     assert there.on_device < learner_memory(learner(cfg, offload_optimizer=False), model).on_device
     assert min(here.device.values()) > 0
