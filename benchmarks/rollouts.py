@@ -4,10 +4,10 @@
 
 Each round, in this order, on one thread: the demo's rollouts of ``--groups`` x ``--size`` episodes of the shipped base
 policy (a rollout worker without Ray: environments, chat format and engine are those of a run), with an empty prefix
-cache as after a weight sync; decode steps alone of the same engine, at the mean batch and context of those rollouts;
-the same of a Llama with as many parameters, in a vLLM engine of its own. Figures are sampled tokens per CPU second of
-the whole process, so other work on the machine does not add to them; ratios are taken round by round. Further arguments
-are overrides of `rl-train`.
+cache as after a weight sync; decode steps alone of the same engine, of ``rollout.max_concurrency`` requests at the mean
+context of those rollouts; the same of a Llama with as many parameters, in a vLLM engine of its own. Figures are sampled
+tokens per CPU second of the whole process, so other work on the machine does not add to them; ratios are taken round by
+round. Further arguments are overrides of `rl-train`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def decode(engine: Engine, batch: int, context: int, steps: int) -> dict[str, fl
     begins = max(1, context - steps // 2)
     for i in range(batch):
         prompt = rng.integers(0, engine.vocab_size, begins).tolist()
-        engine.add(GenerateRequest(f"decode-{i}", prompt, max_tokens=2 * steps))
+        engine.add(GenerateRequest(f"decode-{i}", prompt, max_tokens=2 * steps + 8))
     target = engine.stats().sampled_tokens + 3 * batch
     while engine.stats().sampled_tokens < target:
         engine.step()
