@@ -7,6 +7,9 @@ segments share (``MicroBatch.scored_P``) are scored once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +17,8 @@ from rl.learner.packing import MicroBatch
 from rl.objective.logprobs import TokenScores, scores_of_logits, support_bits, support_mask
 from rl.policy.api import Policy
 from rl.policy.replay import Record, Replay
+from rl.policy.sharding import reshard
+from rl.types import ReplayRecord
 
 
 def is_indexer(name: str) -> bool:
@@ -71,3 +76,24 @@ def packed_scores(
             parts.append(checkpoint(*chunk, use_reentrant=False) if torch.is_grad_enabled() else score(*chunk[1:]))
         scores = TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return scores if batch.tree is None else TokenScores(*(column[batch.score_N] for column in scores))
+
+
+def sequence_logprobs(
+    policy: Policy, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None, device: torch.device
+) -> torch.Tensor:
+    """float32 [T-1]: log-prob of tokens 1..T-1 of one sequence, at temperature 1 over the whole vocabulary. ``replay``:
+    choices to force."""
+    ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=device)
+
+    def choices(recorded: np.ndarray | None) -> torch.Tensor | None:
+        if recorded is None:
+            return None
+        wide = recorded if recorded.dtype == bool else recorded.astype(np.int64)
+        return torch.tensor(wide, device=device)
+
+    forced: Replay | None = None
+    if replay is not None:
+        forced = Replay(choices(replay.experts), choices(replay.valid), choices(replay.indexer))
+    logits_TV = policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
+    reshard(policy)
+    return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)

@@ -119,6 +119,8 @@ class LearnerGroup:
             for ref in refs:
                 try:
                     self._ray.get(ref, timeout=0)
+                except self._ray.exceptions.GetTimeoutError:
+                    continue  # it still waits for the one that failed
                 except Exception as other:
                     found.append(other)
         gone = self._ray.exceptions.RayActorError

@@ -23,7 +23,7 @@ import torch
 
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.deal import Deal
-from rl.learner.forward import device_of, is_indexer, packed_scores
+from rl.learner.forward import device_of, is_indexer, packed_scores, sequence_logprobs
 from rl.learner.items import items_of
 from rl.learner.kl_reference import Reference
 from rl.learner.open_batch import Minibatch, OpenBatch
@@ -42,7 +42,7 @@ from rl.policy.api import Policy
 from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
 from rl.policy.ops.operators import choose_operators
-from rl.policy.replay import Record, Replay
+from rl.policy.replay import Record
 from rl.policy.sharding import reshard
 from rl.types import Group, ProbeScores, ReplayRecord
 
@@ -225,16 +225,16 @@ class Learner:
         ``replay`` forces the engine's experts and, when recorded, its indexer's choice, so that a near-tie
         that flips is not taken for a failed sync. Rows the engine did not run are live.
         """
-        return self._sequence_logprobs(self.compute.policy, tokens, replay).cpu().numpy()
+        return sequence_logprobs(self.compute.policy, tokens, replay, self.device).cpu().numpy()
 
     @torch.no_grad()
     def probe(
         self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None, engine_dtype: str = "float32"
     ) -> ProbeScores:
         """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
-        ours = self._sequence_logprobs(self.compute.policy, tokens, replay)
+        ours = sequence_logprobs(self.compute.policy, tokens, replay, self.device)
         other = self.compute.in_dtype(torch.bfloat16 if self.compute.dtype == torch.float32 else torch.float32)
-        noise = (self._sequence_logprobs(other, tokens, replay) - ours).square().mean().sqrt()
+        noise = (sequence_logprobs(other, tokens, replay, self.device) - ours).square().mean().sqrt()
         dtype = coarser(engine_dtype, self.config.compute_dtype)
         return ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
 
@@ -262,23 +262,6 @@ class Learner:
         self.version, self.skipped = int(state["version"]), int(state["skipped"])
         self.drift.load_state_dict(state["drift"])
         self.compute.refresh()
-
-    def _sequence_logprobs(
-        self, policy: Policy, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None
-    ) -> torch.Tensor:
-        ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=self.device)
-        forced: Replay | None = None
-        if replay is not None:
-            forced = Replay(self._choices(replay.experts), self._choices(replay.valid), self._choices(replay.indexer))
-        logits_TV = policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
-        reshard(policy)
-        return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
-
-    def _choices(self, recorded: np.ndarray | None) -> torch.Tensor | None:
-        if recorded is None:
-            return None
-        wide = recorded if recorded.dtype == bool else recorded.astype(np.int64)
-        return torch.tensor(wide, device=self.device)
 
     def _minibatches(self, groups: Sequence[Group]) -> list[list[Group]]:
         count = min(self.config.minibatches, len(groups))

@@ -34,7 +34,7 @@ class Place:
 
 
 class Ranks:
-    """This process's part in a group that has met (``meet``)."""
+    """This process's part in a group that has met (``open_meeting``, ``enter_meeting``)."""
 
     def __init__(self, place: Place, store: Store, host: str, timeout_s: float) -> None:
         """``host``: address of this machine that the others reach; gloo listens on its interface alone."""

@@ -74,22 +74,12 @@ def sharded_from_first(
     empty: Policy, whole: Policy | None, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, offload: bool
 ) -> Policy:
     """``whole``, which the first rank has and the others (None) need not, sharded over ``mesh``; tensor by tensor."""
-    import torch.distributed as dist
-    from torch.distributed.tensor import distribute_tensor
-
     policy = copy.deepcopy(empty)
     shard(policy, mesh, dtype, offload)
     policy.module.to_empty(device=torch.device("cpu") if offload else device)
-    parameters = {} if whole is None else dict(whole.module.named_parameters())
-    buffers = {} if whole is None else dict(whole.module.named_buffers())
-    for name, value in policy.module.named_parameters():
-        full = parameters[name].to(device) if parameters else torch.empty(value.shape, dtype=value.dtype, device=device)
-        placed: Any = value
-        local(value).copy_(local(distribute_tensor(full, mesh, placed.placements)))
-    for name, buffer in policy.module.named_buffers():
-        if buffers:
-            buffer.copy_(buffers[name])
-        dist.broadcast(buffer, 0)
+    given = {} if whole is None else {**dict(whole.module.named_parameters()), **dict(whole.module.named_buffers())}
+    for name, value in (*policy.module.named_parameters(), *policy.module.named_buffers()):
+        put(value, given.get(name, value))  # the others' own say the shape alone
     return policy
 
 

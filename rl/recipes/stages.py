@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from rl.learner.group import LearnerLost
 from rl.recipes.grpo import Position, grpo
 from rl.rollout.losses import Losses
 from rl.run.assemble import HELDOUT, TRAIN
+from rl.run.ending import asked
 from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import StageMeter
 from rl.run.preflight import configuration
@@ -106,10 +106,13 @@ def grpo_stage(
     """
     begun, losses = copy.deepcopy(taskset.state_dict()), Losses(cfg.learner.max_restarts, cfg.learner.restarts_s)
     with job.progress.stage(title, total=cfg.steps) as progress:
-        for restarts in count():
+        restarts = 0
+        while True:
             try:
                 return _to_the_end(job, title, stage, cfg, learner, pool, taskset, files, progress, restarts)
             except LearnerLost as error:
+                if asked() is not None:  # the signal that ends this command has reached the learner too
+                    raise
                 if not losses.may_replace():
                     raise LearnerLost(
                         f"{error}, and there were {losses.recent} restarts in {cfg.learner.restarts_s:g} s "
@@ -120,7 +123,7 @@ def grpo_stage(
             learner.restart()
             pool.restart()
             taskset.load_state_dict(copy.deepcopy(begun))
-    raise AssertionError("unreachable: it counts without end")
+            restarts += 1
 
 
 def _to_the_end(

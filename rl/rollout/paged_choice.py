@@ -81,9 +81,7 @@ class Singles:
         """The choice of each token among the keys ``index`` [tiles, di, 8], given index_q [T, Hi, di] and
         index_w [T, Hi] of all T tokens of the step."""
         slots = np.empty((len(self), k if self._invariant else min(k, self._longest)), np.int64)
-        positions = np.zeros(
-            slots.shape, np.int64
-        )  # scores that are no numbers choose nothing, which must not be garbage
+        positions = np.zeros(slots.shape, np.int64)  # scores that are no numbers choose nothing: then no garbage
         if self._shortest <= k:
             _take_all(slots, positions, k, self._request, self._seen, self._blocks, self._size)
         if self._longest > k:
