@@ -23,7 +23,7 @@ from pathlib import Path
 
 from envs.code.release_index import MAX_BYTES, NEEDS, Release, Sources
 from envs.code.release_run import SUITE, run_suite
-from envs.code.release_tests import turnable, turned
+from envs.code.release_tests import definition, turnable, turned
 from envs.code.release_tree import BadTreeError, Tree, read_tree
 from envs.code.repo_mutations import functions
 from envs.code.repo_run import Run
@@ -58,6 +58,13 @@ class ReleaseBase:
 def function_of(test: str) -> str:
     """The test function of a test: its id without parameters."""
     return test.partition("[")[0]
+
+
+def definition_of(tree: Tree, test: str) -> str | None:
+    """path::qualified name of what a test runs, which other classes may run too; None: it is not in the file."""
+    path, _, name = function_of(test).partition("::")
+    found = definition(tree.texts[path], name.replace("::", ".")) if path in tree.texts else None
+    return None if found is None else f"{path}::{found}"
 
 
 def tree_of(sources: Sources, release: Release, fetch: bool = False) -> Tree:
@@ -103,11 +110,9 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
     if reason := _unusable(second):
         return ReleaseBase(reason, {}, frozenset(), {})
     known = {f"{path}::{name}" for path, text in tree.code.items() for name in functions(text)}
-    defined = {path: functions(tree.texts[path]) for path in tree.tests}
     kept: dict[str, tuple[float, tuple[str, ...]]] = {}
     dropped: Counter[str] = Counter()
     for test, verdict in sorted(first.verdicts.items()):
-        path, _, name = function_of(test).partition("::")
         entered = tuple(function for function in verdict.covered if function in known)
         again = second.verdicts.get(test)
         if verdict.late:
@@ -116,8 +121,8 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
             dropped["failed"] += 1
         elif again is None or not again.passed:
             dropped["flaky"] += 1
-        elif name.replace("::", ".") not in defined.get(path, {}):
-            dropped["inherited"] += 1  # whoever turns it would turn it in other classes too
+        elif definition_of(tree, test) is None:
+            dropped["defined_elsewhere"] += 1  # in another file, or made when it runs: it cannot be turned
         elif not entered:
             dropped["enters_nothing"] += 1
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from envs.code.release_base import function_of, tree_of
+from envs.code.release_base import definition_of, tree_of
 from envs.code.release_defects import laid_over, passages, real_changes
 from envs.code.release_index import FetchError, Release, Sources
 from envs.code.release_run import run_program, run_suite
@@ -39,9 +39,9 @@ class State:
     def texts(self) -> dict[str, str]:
         """The Python files that the policy sees, by path."""
         hidden: dict[str, set[str]] = {}
-        for function in map(function_of, self.f2p):
-            path, _, name = function.partition("::")
-            hidden.setdefault(path, set()).add(name.replace("::", "."))
+        for test in self.f2p:
+            path, _, name = str(definition_of(self.tree, test)).partition("::")
+            hidden.setdefault(path, set()).add(name)
         found = {p: t for p, t in self.tree.texts.items() if self.over.get(p, "") is not None}
         found |= {path: text for path, text in self.over.items() if text is not None}
         return found | {path: without(found[path], names) for path, names in hidden.items()}

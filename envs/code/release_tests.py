@@ -75,6 +75,29 @@ def without(text: str, names: Set[str]) -> str:
     raise ValueError(f"{sorted(names)} cannot be taken out of the file")
 
 
+@lru_cache(maxsize=4096)
+def definition(text: str, name: str) -> str | None:
+    """The qualified function that ``Class.test`` runs: its own, or that of a base class in the same file."""
+    known, classes = functions(text), _classes(text)
+    cls, _, last = name.rpartition(".")
+    seen: set[str] = set()
+    waiting = [cls]
+    while waiting:  # depth first, as near to the order of bases as tests need
+        owner = waiting.pop(0)
+        if (qualified := f"{owner}.{last}" if owner else last) in known:
+            return qualified
+        if owner not in classes or owner in seen:
+            continue
+        seen.add(owner)
+        waiting = [base.id for base in classes[owner].bases if isinstance(base, ast.Name)] + waiting
+    return None
+
+
+@lru_cache(maxsize=256)
+def _classes(text: str) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+
+
 @lru_cache(maxsize=256)
 def _turns(text: str) -> dict[str, _Edit]:
     source = SourceText(text)

@@ -14,7 +14,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from envs.code.release_base import function_of
+from envs.code.release_base import definition_of, function_of
 from envs.code.release_index import Sources
 from envs.code.release_run import run_suite
 from envs.code.release_tests import turned
@@ -42,21 +42,24 @@ def judge(
     """Run the hidden tests of ``tree`` on a state of its files (its tests are put in their place here)."""
     tests = (*f2p, *p2p)
     asked = {function_of(test) for test in tests}
-    candidates = sorted({function_of(test) for test in tests if test in deciding})
+    candidates = sorted({str(definition_of(tree, test)) for test in tests if test in deciding})
     coin = random.SystemRandom()  # nothing that runs inside can know how it fell
     first = {function for function in candidates if coin.random() < 0.5}
     runs: list[tuple[set[str], Run]] = []
     for chosen in (first, set(candidates) - first):
         run = run_suite(sources, {**files, **_tests(tree, asked, chosen)}, tree, _paths(asked), only=asked)
         runs.append((chosen, run))
-    right = {test: all(_right(test, chosen, run, test in deciding) for chosen, run in runs) for test in tests}
+    right = {
+        test: all(_right(test, definition_of(tree, test) in chosen, run, test in deciding) for chosen, run in runs)
+        for test in tests
+    }
     share = [sum(right[test] for test in group) / len(group) if group else 1.0 for group in (f2p, p2p)]
     return Judged(share[0], share[1], any(run.timed_out for _, run in runs))
 
 
-def _right(test: str, chosen: Collection[str], run: Run, deciding: bool) -> bool:
-    """Passed as written; failed, and not merely missing, as turned."""
-    if function_of(test) not in chosen:
+def _right(test: str, turned_round: bool, run: Run, deciding: bool) -> bool:
+    """Passed as written; failed, and not merely missing, turned round."""
+    if not turned_round:
         return run.passed(test)
     if not deciding:
         return True  # its function was turned for another parameter, which fails; this one does not tell
@@ -68,7 +71,7 @@ def _tests(tree: Tree, asked: Collection[str], chosen: Collection[str]) -> dict[
     """The test files as they were released, with some functions turned."""
     found = {}
     for path in _paths(asked):
-        names = {name.replace("::", ".") for at, _, name in (f.partition("::") for f in chosen) if at == path}
+        names = {name for at, _, name in (one.partition("::") for one in chosen) if at == path}
         found[path] = turned(tree.texts[path], names).encode()
     return found
 
