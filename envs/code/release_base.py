@@ -33,7 +33,7 @@ SLOW_S = 2.0  # CPU seconds of one test, coverage included
 _DECIDES = ("repo_guest.py", "release_base.py", "release_run.py", "release_tests.py", "release_tree.py")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReleaseBase:
     """``tests``: id -> (CPU seconds, functions entered). ``dropped``: tests left out, by reason."""
 
@@ -103,6 +103,8 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
         tree = tree_of(sources, release, fetch=True)
     except BadTreeError as error:
         return ReleaseBase(str(error), {}, frozenset(), {})
+    if not tree.tests:
+        return ReleaseBase("no_tests", {}, frozenset(), {})
     first = run_suite(sources, tree.files, tree, tree.tests, limits=SUITE, test_s=SLOW_S, cover=True)
     if reason := _unusable(first):
         return ReleaseBase(reason, {}, frozenset(), {})

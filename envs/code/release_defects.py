@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from envs.code.release_base import ReleaseBase, function_of
 from envs.code.release_index import Sources
@@ -56,6 +57,7 @@ class Examined:
     passes: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=8)
 def pair_defect(newer: Tree, older: Tree) -> ReleaseDefect | str:
     """The whole pair, or why it is none. Raises BadTreeError("layout_changed")."""
     real = real_changes(newer, older_code(newer, older))
@@ -69,6 +71,7 @@ def real_changes(tree: Tree, over: Mapping[str, str | None]) -> dict[str, str | 
     return {p: t for p, t in over.items() if t is None or p not in tree.code or not same_code(tree.code[p], t)}
 
 
+@lru_cache(maxsize=8)
 def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
     """Each function that both releases have, and that differs by more than text, set back to what it was."""
     found: list[ReleaseDefect | str] = []
@@ -88,6 +91,7 @@ def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
     return found
 
 
+@lru_cache(maxsize=8)
 def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -> list[ReleaseDefect]:
     """Bodies that can be taken out: documented, tested, long enough; with ``before`` only of what that did not have."""
     found = []
@@ -152,7 +156,7 @@ def examine(sources: Sources, tree: Tree, base: ReleaseBase, defect: ReleaseDefe
 def laid_over(files: Mapping[str, bytes], over: Mapping[str, str | None]) -> dict[str, bytes]:
     """The files with others in their place; None takes one away."""
     found = {path: content for path, content in files.items() if over.get(path, "") is not None}
-    return found | {path: text.encode() for path, text in over.items() if text is not None}
+    return found | {p: text.encode("utf-8", "replace") for p, text in over.items() if text is not None}
 
 
 def passages(broken: str, right: str) -> list[tuple[str, str]]:

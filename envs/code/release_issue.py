@@ -2,7 +2,7 @@
 
     toolz 1.2.0: partition all with an empty sequence fails.
 
-    - Partition all with an empty sequence: the result is `[]`, where `[()]` is expected.
+    - Partition all with an empty sequence: `list([])` gives `[]`, where `[()]` is expected.
     - Take nth with a negative index: no ValueError is raised, and one should be.
 
     The notes of this release: "partition_all: handle empty sequences"
@@ -25,8 +25,9 @@ _LONGEST = 160  # characters of a value
 _NOTE = 240  # and of a change note
 _COMPARED = re.compile(r"^(?:AssertionError: )?assert (.+?) (==|!=|is not|is|not in|in|>=|<=|>|<) (.+)$", re.S)
 _UNITTEST = re.compile(r"^AssertionError: (.+?) != (.+?)(?: : .*)?$", re.S)
-_NOT_RAISED = re.compile(r"DID NOT RAISE (?:any of )?\(?<class '([\w.]+)'>|^AssertionError: (\w+) not raised")
-_WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]+(?![a-z])|\d+")
+_NOT_RAISED = re.compile(r"DID NOT RAISE (?:any of )?\(?(?:<class ')?([\w.]+)|^AssertionError: (\w+) not raised")
+_METHOD = re.compile(r"<(?:bound method|function) ([\w.]+)(?: of| at) [^()]*>")  # as pytest names what was called
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*|\d+")
 _COMMON = frozenset(
     re.findall(
         r"\w+",
@@ -125,7 +126,7 @@ def _ranked(fails: Mapping[str, Verdict]) -> list[str]:
 
 def _failure(verdict: Verdict, tree: Tree) -> str:
     """What went wrong, without a full stop; "" where the message says nothing."""
-    text = verdict.got.strip()
+    text = _METHOD.sub(r"\1", verdict.got.strip())
     first = text.split("\n")[0].strip()
     if raised := _NOT_RAISED.search(text):
         return f"no {(raised[1] or raised[2]).rpartition('.')[2]} is raised, and one should be"
@@ -133,7 +134,9 @@ def _failure(verdict: Verdict, tree: Tree) -> str:
     if compared is not None:
         left, right = compared[1], compared[len(compared.groups())]
         form = _EXPECTED[compared[2]] if len(compared.groups()) == 3 else _EXPECTED["=="]
-        return f"the result is {_value(left)}, {form.format(_value(right))}"
+        called = re.search(rf"where {re.escape(left)} = ([^<\n]{{1,120}})$", text, re.M)
+        what = f"{_value(called[1])} gives" if called is not None else "the result is"
+        return f"{what} {_value(left)}, {form.format(_value(right))}"
     if first.startswith(("AssertionError", "assert ")):
         return ""
     kind, _, message = first.partition(":")

@@ -105,7 +105,7 @@ def is_test(path: str) -> bool:
 
 @lru_cache(maxsize=8)
 def read_tree(release: Release, archive: Path) -> Tree:
-    """Raises BadTreeError: ``unreadable``, ``too_big``, ``no_code`` or ``no_tests``."""
+    """Raises BadTreeError: ``unreadable``, ``too_big`` or ``no_code``."""
     raw: dict[str, bytes] = {}
     total = 0
     try:
@@ -131,8 +131,6 @@ def read_tree(release: Release, archive: Path) -> Tree:
     tree = Tree(release.name, release.version, files, base, units, changelog, _licence(info))
     if not tree.code:
         raise BadTreeError("no_code")
-    if not tree.tests:
-        raise BadTreeError("no_tests")
     return tree
 
 
