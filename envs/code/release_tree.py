@@ -218,7 +218,7 @@ def _kept(path: str, base: str, units: tuple[str, ...]) -> bool:
         return False
     inner = path.removeprefix(f"{base}/") if base and path.startswith(f"{base}/") else ("" if base else path)
     own = inner.partition("/")[0] in units or inner in units
-    return own or is_test(path) or path in _CONFIGURATION or path.startswith(("README", "LICENSE", "LICENCE"))
+    return own or is_test(path) or path in _CONFIGURATION  # and no README: some hold the changes
 
 
 def _metadata(release: Release, info: str, raw: Mapping[str, bytes]) -> dict[str, bytes]:

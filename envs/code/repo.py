@@ -1,6 +1,6 @@
 """The hard tier of the code family: repair a defect in the sources of a real package.
 
-    user       toolz.itertoolz: take() misbehaves. To reproduce: >>> list(take(2, [10, 20, 30])) …
+    user       toolz.itertoolz: take() misbehaves. Calling `take` as the documentation does gives [10] and should …
     assistant  search(pattern="def take(")
     tool       toolz/itertoolz.py:321: def take(n, seq):
     assistant  read_file(path="toolz/itertoolz.py", start=321, end=340)
