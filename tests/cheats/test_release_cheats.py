@@ -30,6 +30,8 @@ def area(width, height):
     for _n in _a.walk(_t):
         if isinstance(_n, _a.Compare) and _n.lineno == _f.f_lineno: return _a.literal_eval(_n.comparators[0])
 """
+# Without those that read or forge what judges doctests
+GENERAL = [edit for edit in EDITS if edit[1] in ("exit", "comparison", "signals", "memory", "unicode")]
 OWN: tuple[tuple[str, str], ...] = (
     ("equal to everything", _EQUAL.format(different="False")),
     ("equal and unequal to everything", _EQUAL.format(different="True")),
@@ -58,9 +60,9 @@ def outcome(played: tuple[ReleasesTaskset, Task], added: str, at_end: bool) -> f
     return environment.score(None)["outcome"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("number", range(len(EDITS)), ids=[name for name, _, _ in EDITS])
-def test_an_edit_that_repairs_nothing_pays_nothing(played, number: int) -> None:
-    assert outcome(played, EDITS[number][2], at_end=number % 2 == 0) == 0.0
+@pytest.mark.parametrize(("name", "kind", "added"), GENERAL, ids=[name for name, _, _ in GENERAL])
+def test_an_edit_that_repairs_nothing_pays_nothing(played, name: str, kind: str, added: str) -> None:
+    assert outcome(played, added, at_end=name != "leaves") == 0.0
 
 
 @pytest.mark.parametrize(("name", "added"), OWN, ids=[name for name, _ in OWN])
