@@ -89,6 +89,7 @@ def yields(tasks: Sequence[Task], blocks: Sequence[tuple[str, str, int]], visite
         }
     return {
         "tasks": len(tasks),
+        "distinct_issue_texts": len({task.prompt[1].content for task in tasks}),
         "tiers": dict(Counter(task.metadata["tier"] for task in tasks)),
         "levels": dict(Counter(task.metadata["level"] for task in tasks)),
         "packages": dict(Counter(task.metadata["package"] for task in tasks).most_common()),

@@ -61,7 +61,7 @@ def run_suite(
 
     ``cover`` records the functions each test enters. ``Run.unimportable`` tells of a test file that failed to import.
     """
-    job = {
+    job: dict[str, Any] = {
         "root": f"{TOP}/{tree.base}" if tree.base else TOP,
         "first": [],
         "doctests": [],

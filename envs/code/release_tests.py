@@ -34,8 +34,13 @@ _METHODS = (
     ("assertLess", "assertGreaterEqual"),
 )
 _OTHER_METHOD = {a: b for a, b in _METHODS} | {b: a for a, b in _METHODS} | {"assertNotEqual": "assertEqual"}
-_EQUAL = ("assertEqual", "assertEquals", "assertListEqual", "assertDictEqual", "assertTupleEqual", "assertSetEqual")
-_EQUAL += ("assertSequenceEqual", "assertCountEqual", "assertMultiLineEqual")
+_EQUAL = frozenset(
+    f"assert{kind}"
+    for kind in (
+        "Equal", "Equals", "ListEqual", "DictEqual", "TupleEqual", "SetEqual", "SequenceEqual", "CountEqual",
+        "MultiLineEqual",
+    )
+)  # fmt: skip
 _RAISES = ("raises", "assertRaises", "assertRaisesRegex")
 _NEVER = 'type("Other", (Exception,), {})'
 

@@ -182,12 +182,12 @@ class ReleasesTaskset(Taskset):
         self.sources.site()
         try:
             older, newer = self._releases(name, kind, number)
-            base = base_of(self.sources, newer)
-            if base.reason:
-                raise RejectedError(base.reason)
             tree = tree_of(self.sources, newer, fetch=True)
             if not permissive(tree.licence):
                 raise RejectedError("licence")
+            base = base_of(self.sources, newer)
+            if base.reason:
+                raise RejectedError(base.reason)
             before = tree_of(self.sources, older, fetch=True) if older is not None else None
             defect = self._defect(kind, number, slot, tree, before, base)
         except BadTreeError as error:

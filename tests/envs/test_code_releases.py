@@ -9,6 +9,7 @@ import pytest
 import release_sources
 from release_sources import NEW, OLD, add
 
+from envs.built import BuiltTaskset
 from envs.code.release_base import base_of, tree_of
 from envs.code.release_defects import function_defects, pair_defect, passages, removal_defects
 from envs.code.release_index import FetchError, Sources, listed
@@ -17,6 +18,8 @@ from envs.code.release_tests import definition, turnable, turned, without
 from envs.code.release_tree import BadTreeError, older_code, permissive
 from envs.code.releases import SLOTS, ReleasesTaskset
 from envs.episode import play_episode
+from envs.factory.builder import build
+from envs.factory.plan import plan_of
 from envs.taskset import RejectedError
 from envs.types import Message, Task, ToolCall
 
@@ -314,3 +317,17 @@ def test_removals_keep_signature_and_documentation(folder):
     text = found["src/vine/words.py::plural"].over["src/vine/words.py"]
     assert text is not None
     assert text.endswith('"""A word with its number: 1 apple, 2 apples."""\n    raise NotImplementedError\n')
+
+
+def test_a_build_counts_rejects_by_cause_and_what_it_made_is_played(tmp_path, folder):
+    words = {"family": "releases", "n": 9, "split": "train", "packages": ["vine"], "sources": str(folder)}
+    plan = plan_of({**words, "releases": 2, "tiers": ["function"]})
+    store = build(plan, tmp_path / "set", workers=0, command="envs-build family=releases")
+    (record,) = store.records
+    assert record.kept == 3
+    assert record.rejects == {"tier_not_asked": 1, "dangling": 1, "untested": 1, "empty_slot": SLOTS - 6}
+    assert "| releases | train | dangling | 1 |" in (tmp_path / "set" / "README.md").read_text()
+    built = BuiltTaskset("train", path=tmp_path / "set")
+    task = built.task(0)
+    environment = built.environment(task)
+    assert play_episode(task, environment, environment.oracle)[1]["outcome"] == 1.0
