@@ -33,10 +33,23 @@ class Case:
 
 
 @dataclass
+class Lesson:
+    """One supervised trainer: ``policy`` for ``build_policy``; ``batches`` of examples are trained one after the other,
+    the last with attention ``then``; and measured."""
+
+    policy: dict[str, Any]
+    batches: list[list[Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    means: dict[str, Any] = field(default_factory=dict)
+    then: str | None = None
+    save: Path | None = None
+
+
+@dataclass
 class Job:
     size: int
     shards: int
-    cases: list[Case]
+    cases: list[Case] | list[Lesson]
     folder: Path
     host: str = HOST
     port: int = 0
@@ -49,7 +62,7 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     from rl.learner.learner import Learner
     from rl.objective.config import ObjectiveConfig
     from rl.policy.loading import load_policy
-    from rl.policy.sharding import local, whole
+    from rl.policy.sharding import local
 
     settings = {"lr": 1e-3, "threads": 1, "max_tokens_per_microbatch": 64} | case.settings
     if "lora" in settings:
@@ -61,15 +74,7 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     )  # fmt: skip
     if case.start is not None:
         load_checkpoint(case.start, learner)
-    gradients: list[torch.Tensor] = []
-    step = learner.optimizer.step
-
-    def spy(loss: float) -> dict[str, float]:
-        grads = [whole(p.grad) for p in learner.optimizer.parameters if p.grad is not None]
-        gradients.append(torch.cat([g.float().flatten() for g in grads]))
-        return step(loss)
-
-    learner.optimizer.step = spy  # type: ignore[method-assign]
+    gradients = spy_on(learner.optimizer)
     metrics = []
     for groups in case.batches:
         if case.accumulate:
@@ -96,8 +101,54 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     }
 
 
-def run_ranks(size: int, shards: int, cases: list[Case], folder: Path) -> list[list[dict[str, Any]]]:
-    """``learn`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank printed last."""
+def teach(case: Lesson, ranks: Any = None) -> dict[str, Any]:
+    """What the trainer of ``case`` comes to: gradients [P] and metrics of every batch, scores, figures, weights."""
+    from rl.learner.config import MeansConfig, SFTConfig
+    from rl.learner.sft import SFTTrainer
+    from rl.policy.loading import build_policy
+    from rl.policy.sharding import gather
+
+    policy = build_policy(case.policy, empty=ranks is not None and ranks.rank > 0)
+    settings = {"lr": 1e-3, "warmup_steps": 1, "total_steps": 10, "max_tokens_per_microbatch": 64} | case.settings
+    trainer = SFTTrainer(policy, SFTConfig(**settings), MeansConfig(**case.means), ranks)
+    gradients, metrics = spy_on(trainer.optimizer), []
+    for n, examples in enumerate(case.batches):
+        if case.then and n + 1 == len(case.batches):
+            trainer.set_mode(case.then)  # type: ignore[arg-type]
+        metrics.append(trainer.step(examples))
+    scores = trainer.evaluate(case.batches[0])
+    metrics.append(trainer.step(case.batches[0]))  # what an evaluation leaves gathered would show here
+    if case.save is not None:
+        trainer.save(case.save)
+    return {
+        "gradients": gradients,
+        "metrics": metrics,
+        "scores": scores,
+        "figures": trainer.figures(),
+        "weights": gather(trainer.policy.weights()),
+    }
+
+
+def spy_on(optimizer: Any) -> list[torch.Tensor]:
+    """The whole gradient [P] of every step that ``optimizer`` will make, as it makes them."""
+    from rl.policy.sharding import whole
+
+    gradients: list[torch.Tensor] = []
+    step = optimizer.step
+
+    def spy(loss: float) -> dict[str, float]:
+        grads = [whole(p.grad) for p in optimizer.parameters if p.grad is not None]
+        gradients.append(torch.cat([g.float().flatten() for g in grads]))
+        outcome: dict[str, float] = step(loss)
+        return outcome
+
+    optimizer.step = spy
+    return gradients
+
+
+def run_ranks(size: int, shards: int, cases: list[Case] | list[Lesson], folder: Path) -> list[list[dict[str, Any]]]:
+    """``learn`` or ``teach`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank said
+    last."""
     from rl.learner.ranks import open_meeting
 
     meeting = open_meeting(HOST, size, TIMEOUT_S)
@@ -122,7 +173,10 @@ def main(path: str, rank: int) -> None:
     job: Job = pickle.loads(Path(path).read_bytes())
     store = enter_meeting(job.host, job.port, job.size, TIMEOUT_S)
     ranks = Ranks(Place(rank, job.size, job.shards), store, job.host, TIMEOUT_S)
-    results = [learn(case, job.folder / f"run{rank}", ranks) for case in job.cases]
+    results = [
+        teach(case, ranks) if isinstance(case, Lesson) else learn(case, job.folder / f"run{rank}", ranks)
+        for case in job.cases
+    ]
     torch.save(results, job.folder / f"rank{rank}.pt")
 
 
