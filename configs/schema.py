@@ -277,7 +277,6 @@ class HardwareConfig(Bounded):
     sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
     # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
     tensor_parallel: PositiveInt = 1  # GPUs of each engine
-    expert_parallel: PositiveInt = 1  # ranks of the learner that share the experts of a layer
 
 
 @dataclass
@@ -367,12 +366,7 @@ class TrainConfig(Bounded):
             )
 
     def _check_ranks(self) -> None:
-        ranks = self.learner.ranks
-        self.ray.check_ranks(ranks)
-        if ranks % self.hardware.expert_parallel:
-            raise ValueError(
-                f"hardware.expert_parallel={self.hardware.expert_parallel}: must divide learner.ranks={ranks}"
-            )
+        self.ray.check_ranks(self.learner.ranks)
 
     def _check_operators(self) -> None:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"

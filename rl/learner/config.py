@@ -61,9 +61,17 @@ class MeansConfig(Bounded):
     # Ranks that split one copy of the weights; null: all of them. Fewer (a divisor of ranks, for instance the GPUs of
     # one machine): every so many hold a copy, and gradients are averaged over the copies (HSDP).
     shard_ranks: PositiveInt | None = None
+    # Ranks that the experts of a mixture-of-experts layer are spread over, a divisor of the shard ranks: rows go to
+    # where their experts are, and no rank gathers all experts of a layer. 1: they are gathered as all weights are.
+    expert_parallel: PositiveInt = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.shard_ranks or self.ranks) % self.expert_parallel:
+            raise ValueError(
+                f"learner.expert_parallel={self.expert_parallel}: must divide the ranks that split one copy of the "
+                f"weights, here {self.shard_ranks or self.ranks} (learner.shard_ranks, null: learner.ranks)"
+            )
         if self.shard_ranks is not None and self.ranks % self.shard_ranks:
             raise ValueError(
                 f"learner.shard_ranks={self.shard_ranks}: must divide learner.ranks={self.ranks}; null is all of them"
@@ -127,6 +135,11 @@ class LearnerConfig(MeansConfig):
             raise ValueError(
                 f"learner.head_rows={self.head_rows} with learner.ops=triton: its head makes no logits; use "
                 "learner.head_rows=null"
+            )
+        if self.lora.rank and self.expert_parallel > 1:
+            raise ValueError(
+                f"learner.expert_parallel={self.expert_parallel} with learner.lora.rank={self.lora.rank}: adapters of "
+                "experts are not spread; use 1"
             )
         if self.lora.rank and self.train_indexer != "frozen":
             raise ValueError(

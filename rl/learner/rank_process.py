@@ -58,9 +58,10 @@ class RankProcess:
 
         from rl.learner.ranks import Place, Ranks, enter_meeting
 
-        size, shards = self._means.ranks, self._means.shard_ranks
-        store = enter_meeting(*meeting, size, self._timeout_s)
-        self.build(Ranks(Place(self._rank, size, shards or size), store, get_node_ip_address(), self._timeout_s))
+        means = self._means
+        store = enter_meeting(*meeting, means.ranks, self._timeout_s)
+        place = Place(self._rank, means.ranks, means.shard_ranks or means.ranks, means.expert_parallel)
+        self.build(Ranks(place, store, get_node_ip_address(), self._timeout_s))
 
     def pid(self) -> int:
         """Of this process."""

@@ -186,16 +186,18 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     return renderer
 
 
-def check_policy(directory: Path, lora: LoraConfig | None = None) -> None:
-    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, or cannot
-    have the adapter that ``lora`` asks for."""
+def check_policy(directory: Path, lora: LoraConfig | None = None, expert_parallel: int = 1) -> None:
+    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, cannot
+    have the adapter that ``lora`` asks for, or have no experts that ``expert_parallel`` ranks could share evenly."""
     from tokenizers import Tokenizer
 
-    from rl.policy.checkpoint_checks import check_checkpoint, read_config
+    from rl.policy.checkpoint_checks import check_checkpoint, check_spread, read_config
 
     file = directory / "tokenizer.json"
     try:
-        if read_config(directory).get("quantization_config"):
+        config = read_config(directory)
+        check_spread(config, expert_parallel)
+        if config.get("quantization_config"):
             raise ValueError(
                 "its weights are quantised (quantization_config in config.json), and an engine is updated with plain "
                 "ones; make a plain copy first: rl-export path=IN out=OUT dtype=float32"
@@ -289,7 +291,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
-        check_policy(directory, cfg.learner.lora)
+        check_policy(directory, cfg.learner.lora, cfg.learner.expert_parallel)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)

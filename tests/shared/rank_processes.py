@@ -49,6 +49,7 @@ class Lesson:
 class Job:
     size: int
     shards: int
+    experts: int
     cases: list[Case] | list[Lesson]
     folder: Path
     host: str = HOST
@@ -146,7 +147,9 @@ def spy_on(optimizer: Any) -> list[torch.Tensor]:
     return gradients
 
 
-def run_ranks(size: int, shards: int, cases: list[Case] | list[Lesson], folder: Path) -> list[list[dict[str, Any]]]:
+def run_ranks(
+    size: int, shards: int, cases: list[Case] | list[Lesson], folder: Path, experts: int = 1
+) -> list[list[dict[str, Any]]]:
     """``learn`` or ``teach`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank said
     last."""
     from rl.learner.ranks import open_meeting
@@ -154,7 +157,7 @@ def run_ranks(size: int, shards: int, cases: list[Case] | list[Lesson], folder: 
     meeting = open_meeting(HOST, size, TIMEOUT_S)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.pkl"
-    path.write_bytes(pickle.dumps(Job(size, shards, cases, folder, port=meeting.port)))
+    path.write_bytes(pickle.dumps(Job(size, shards, experts, cases, folder, port=meeting.port)))
     processes = [
         subprocess.Popen([sys.executable, __file__, str(path), str(rank)], stderr=subprocess.PIPE, text=True)
         for rank in range(size)
@@ -172,7 +175,7 @@ def main(path: str, rank: int) -> None:
 
     job: Job = pickle.loads(Path(path).read_bytes())
     store = enter_meeting(job.host, job.port, job.size, TIMEOUT_S)
-    ranks = Ranks(Place(rank, job.size, job.shards), store, job.host, TIMEOUT_S)
+    ranks = Ranks(Place(rank, job.size, job.shards, job.experts), store, job.host, TIMEOUT_S)
     results = [
         teach(case, ranks) if isinstance(case, Lesson) else learn(case, job.folder / f"run{rank}", ranks)
         for case in job.cases
