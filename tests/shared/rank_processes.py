@@ -1,18 +1,22 @@
 """Learners of several ranks in processes of their own, over gloo on the loopback; what each did comes back in a file.
 
-python rank_processes.py JOB RANK     # JOB: a pickle of Job
+python rank_processes.py     # lines of stdin: path of a pickled Job, tab, rank
 """
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 120.0
@@ -158,19 +162,61 @@ def run_ranks(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.pkl"
     path.write_bytes(pickle.dumps(Job(size, shards, experts, cases, folder, port=meeting.port)))
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(path), str(rank)], stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
-    said = [process.communicate(timeout=4 * TIMEOUT_S)[1] for process in processes]
-    if wrong := [f"rank {n}: {text[-6000:]}" for n, text in enumerate(said) if processes[n].returncode]:
-        raise RuntimeError("\n".join(wrong))
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
+    while len(_waiting) < size:
+        _waiting.append(_start())
+    for rank, process in enumerate(_waiting[:size]):
+        assert process.stdin is not None
+        process.stdin.write(f"{path}\t{rank}\n")
+        process.stdin.flush()
+    files = [folder / f"rank{rank}.pt" for rank in range(size)]
+    until = time.monotonic() + 4 * TIMEOUT_S
+    while not all(file.exists() for file in files) and time.monotonic() < until:
+        if any(process.poll() is not None for process in _waiting[:size]):
+            break
+        time.sleep(0.02)
+    if missing := [n for n, file in enumerate(files) if not file.exists()]:
+        said = [f"rank {n}: {_said(_waiting[n])}" for n in missing]
+        end_ranks()
+        raise RuntimeError("\n".join(said))
+    return [torch.load(file, weights_only=False) for file in files]
 
 
-def main(path: str, rank: int) -> None:
+# Processes that have loaded torch and wait for their next job: a start takes longer than most jobs.
+_waiting: list[subprocess.Popen[str]] = []
+
+
+def _start() -> subprocess.Popen[str]:
+    own = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stderr=own, text=True)
+    process.said = own  # type: ignore[attr-defined]
+    return process
+
+
+def _said(process: Any) -> str:
+    process.said.seek(0)
+    text: str = process.said.read()
+    return text[-6000:]
+
+
+@atexit.register
+def end_ranks() -> None:
+    """End the processes that wait."""
+    for process in _waiting:
+        process.kill()
+        process.wait()
+    _waiting.clear()
+
+
+def main() -> None:
+    """Jobs from stdin until it ends: path and rank."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     torch.set_num_threads(1)
+    for line in sys.stdin:
+        path, rank = line.rstrip("\n").split("\t")
+        work(path, int(rank))
+
+
+def work(path: str, rank: int) -> None:
     from rl.learner.ranks import Place, Ranks, enter_meeting
 
     job: Job = pickle.loads(Path(path).read_bytes())
@@ -180,10 +226,12 @@ def main(path: str, rank: int) -> None:
         teach(case, ranks) if isinstance(case, Lesson) else learn(case, job.folder / f"run{rank}", ranks)
         for case in job.cases
     ]
-    torch.save(results, job.folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+    torch.save(results, job.folder / f"part{rank}.pt")
+    (job.folder / f"part{rank}.pt").rename(job.folder / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":
     # Pickles name this module as tests import it.
     sys.modules["rank_processes"] = sys.modules["__main__"]
-    main(sys.argv[1], int(sys.argv[2]))
+    main()
