@@ -130,10 +130,13 @@ def sharded_copy(
 
 
 @torch.no_grad()
-def gather(named: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def gather(
+    named: Mapping[str, Tensor], keep: bool = True, dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, Tensor]:
     """The whole tensors of ``named``, on the host, one after the other; every rank of the mesh calls it.
 
-    ``keep=False``: takes part, and returns nothing. A tensor of two names is one tensor here too.
+    ``keep=False``: takes part, and returns nothing. ``dtypes``: of each, cast before it is sent. A tensor of two names
+    is one tensor here too.
     """
     found: dict[str, Tensor] = {}
     names: dict[int, str] = {}  # by where a tensor is: the name that it was met by first
@@ -141,7 +144,7 @@ def gather(named: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
         held = local(value)
         first = names.setdefault(held.data_ptr() if held.numel() else id(value), name)
         if first == name:
-            full = whole(value)
+            full = whole(value if dtypes is None else value.to(dtypes[name]))
             if keep:
                 found[name] = full.detach().to("cpu", copy=True)
         elif keep:

@@ -117,7 +117,7 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     """GB that pass through the memory of the first rank's machine, beside what its processes keep there; by occasion:
     one of them is there at a time.
 
-    Ranks gather on the first one's host: float32 weights for a sync, which are cast there; masters, reference and both
+    Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters, reference and both
     moments for a checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
@@ -130,7 +130,7 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
             LOADING: whole,
-            SYNC: max(whole + (sent if width < 4 else 0.0), 2 * sent),
+            SYNC: 2 * sent,
             CHECKPOINT: whole + state + copied,
         }
     else:

@@ -153,7 +153,7 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
     cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
     alone = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(cfg, sizes("qwen3_8b")) == pytest.approx({k: n * parameters for k, n in alone.items()})
-    ranks = {"loading the policy": 4, "a weight sync": 4 + 2, "a checkpoint": 4 + 8}
+    ranks = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4 + 8}
     assert passing(learner(cfg, ranks=4), sizes("qwen3_8b")) == pytest.approx(
         {k: n * parameters for k, n in ranks.items()}
     )
