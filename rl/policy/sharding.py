@@ -205,14 +205,6 @@ def put(value: Tensor, full: Tensor) -> None:
         dist.broadcast(value, 0)
 
 
-def whole_state(state: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
-    """An optimiser's state dict with whole tensors on the host in the place of shards; empty unless ``keep``."""
-    entries: dict[Any, dict[str, Any]] = {}
-    for key, entry in state["state"].items():
-        entries[key] = entry | gather({name: v for name, v in entry.items() if is_sharded(v)}, keep)
-    return {**state, "state": entries} if keep else {}
-
-
 def _split(full: Tensor, like: Any) -> Tensor:
     """The first rank's ``full``, sharded as ``like`` is; the others' is not read, and may be on the meta device."""
     import torch.distributed as dist
@@ -221,19 +213,3 @@ def _split(full: Tensor, like: Any) -> Tensor:
     first = dist.get_rank() == 0
     own = full.to(like.device) if first else torch.empty(full.shape, dtype=full.dtype, device=like.device)
     return distribute_tensor(own, like.device_mesh, like.placements)
-
-
-def split_state(state: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The inverse: whole tensors as the parameters of ``groups`` (``Optimizer.param_groups``) are sharded. Of ranks the
-    first one's tensors count."""
-    keys = [key for group in state["param_groups"] for key in group["params"]]
-    parameters: list[Any] = [parameter for group in groups for parameter in group["params"]]
-    if not any(is_sharded(parameter) for parameter in parameters):
-        return dict(state)
-    entries: dict[Any, dict[str, Any]] = {}
-    for key, parameter in zip(keys, parameters, strict=True):
-        entries[key] = {
-            name: _split(value, parameter) if value.shape == parameter.shape and value.ndim else value
-            for name, value in state["state"].get(key, {}).items()
-        }
-    return {**state, "state": entries}
