@@ -6,12 +6,12 @@ A step whose loss or gradient is not finite changes nothing: no parameter, no mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from rl.policy.sharding import split_state, whole, whole_state
+from rl.policy.sharding import mesh_of, whole
 
 Schedule = Callable[[int], float]
 
@@ -52,10 +52,14 @@ class Optimizer:
         grad_clip: float,
         share: Schedule,
     ) -> None:
-        self.parameters = [p for _, p in named if p.requires_grad]
+        learning = [(name, p) for name, p in named if p.requires_grad]
+        self.names, self.parameters = [name for name, _ in learning], [p for _, p in learning]
         if not self.parameters:
             raise ValueError("no parameter requires a gradient: nothing to train")
         self.lr, self.grad_clip, self.share, self.steps = lr, grad_clip, share, 0
+        self._meshes: dict[Any, list[torch.nn.Parameter]] = {}  # the same order on all ranks
+        for parameter in self.parameters:
+            self._meshes.setdefault(mesh_of(parameter), []).append(parameter)
         self.adamw = torch.optim.AdamW(
             [
                 {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -64,7 +68,9 @@ class Optimizer:
             lr=lr,
             betas=betas,
             eps=eps,
-            fused=True,
+            # Experts that are spread lie on a mesh of their own, and torch's fused step takes one mesh at a time.
+            fused=len(self._meshes) <= 1,
+            foreach=False if len(self._meshes) > 1 else None,
         )
 
     def zero_grad(self) -> None:
@@ -75,7 +81,7 @@ class Optimizer:
 
         The gradient is cleared either way.
         """
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
+        norm = self._clip()
         lr = self.lr * self.share(self.steps)
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
@@ -86,11 +92,28 @@ class Optimizer:
         self.zero_grad()
         return {"grad_norm": norm, "lr": lr, "applied": float(finite)}
 
-    def state_dict(self, keep: bool = True) -> dict[str, Any]:
-        """Whole tensors, whether the parameters are sharded or not. ``keep=False``: of ranks that only take part."""
-        return {"adamw": whole_state(self.adamw.state_dict(), keep), "steps": self.steps}
+    def _clip(self) -> float:
+        """Clip the gradient; returns its norm before. Norms are taken mesh by mesh, for torch mixes none."""
+        norms = []
+        for parameters in self._meshes.values():
+            grads = [p.grad for p in parameters if p.grad is not None]
+            norms.append(whole(torch.nn.utils.get_total_norm(grads)))
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        for parameters in self._meshes.values():
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
+        return float(norm)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` has given, of this many ranks or of another number."""
-        self.adamw.load_state_dict(split_state(state["adamw"], self.adamw.param_groups))
-        self.steps = int(state["steps"])
+    def moments(self) -> dict[str, dict[str, torch.Tensor]]:
+        """AdamW's state by the names of the parameters that have one, sharded as they are: the live tensors."""
+        held = self.adamw.state
+        return {name: dict(held[p]) for name, p in zip(self.names, self.parameters, strict=True) if held.get(p)}
+
+    def load(self, steps: int, moments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take over ``moments`` (sharded as the parameters are) and the position in the schedule."""
+        self.adamw.state.clear()
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if name in moments:
+                # Where AdamW itself keeps the step: torch's fused one beside the parameter.
+                step = moments[name]["step"].to(parameter.device if len(self._meshes) <= 1 else "cpu")
+                self.adamw.state[parameter] = {**moments[name], "step": step}
+        self.steps = steps

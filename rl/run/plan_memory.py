@@ -107,7 +107,7 @@ def shards(cfg: TrainConfig) -> int:
 def _gathered(cfg: TrainConfig, sizes: ModelSizes) -> float:
     """Bytes of whole weights and gradients that a rank holds while a layer runs."""
     width, layer = WIDTH[cfg.learner.compute_dtype], sizes.largest
-    whole = layer.parameters - layer.experts + layer.experts / cfg.hardware.expert_parallel
+    whole = layer.parameters - layer.experts + layer.experts / cfg.learner.expert_parallel
     if cfg.learner.lora.rank:
         return 2 * width * whole + width * sizes.outside
     return max((3 * width + 4) * whole, 4 * sizes.outside) + 2 * width * sizes.outside
@@ -117,20 +117,18 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     """GB that pass through the memory of the first rank's machine, beside what its processes keep there; by occasion:
     one of them is there at a time.
 
-    Ranks gather on the first one's host: float32 weights for a sync, which are cast there; masters, reference and both
-    moments for a checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
+    Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
+    checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
-    learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     whole, sent = 4.0 * sizes.parameters, float(width * sizes.parameters)
     if learner.ranks > 1:
-        state = 8.0 * (adapter or learns) + 4.0 * adapter
-        state += whole if cfg.objective.uses_reference and not adapter else 0
+        state = 4.0 * adapter + (whole if cfg.objective.uses_reference and not adapter else 0)
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
             LOADING: whole,
-            SYNC: max(whole + (sent if width < 4 else 0.0), 2 * sent),
+            SYNC: 2 * sent,
             CHECKPOINT: whole + state + copied,
         }
     else:
@@ -160,7 +158,12 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     width, tokens = WIDTH[learner.compute_dtype], learner.max_tokens_per_microbatch
     length, _ = rollout_tokens(cfg)
     hidden = sizes.config.hidden_size
-    one = [width * (sizes.norms(width) + layer.saved) + sizes.choices(length) for layer in sizes.layers]
+    # Spread experts: the rows that came back are kept for the gates' gradient, and as many are on their way.
+    sent = 2 * sizes.chosen * hidden if learner.expert_parallel > 1 else 0
+    one = [
+        width * (sizes.norms(width) + layer.saved + (sent if layer.experts else 0)) + sizes.choices(length)
+        for layer in sizes.layers
+    ]
     saved = width * hidden * len(one) if learner.recompute else sum(one)
     working = max(one) * (2 if learner.recompute else 1)
     # A micro-batch may hold the rollouts that sampled most: all of it, where a prompt is short.

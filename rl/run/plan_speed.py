@@ -7,7 +7,7 @@ prefill   (tokens - sampled) F / (peak share)
 decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)
           bytes = weights that n tokens touch + n cache rows; of E experts, K chosen: 1 - (1 - K/E)^n
 sync      GPU → host, a copy into Ray's store, once to every other machine, host → GPU
-          n ranks: gathered on the first one's GPU before, in float32, and so to its host
+          n ranks: gathered on the first one's GPU before, in the dtype that computes
 step      max_staleness=0: rollouts, then the learner, then the sync. Above 0: the slower of the two, then the sync
 """
 
@@ -100,7 +100,8 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
 
     Every micro-batch gathers all layers for the forward and for the backward pass, once more each for the reference and
     ``old_policy=learner``, and sums the gradients in float32; copies of the weights (``shard_ranks``) are summed over
-    too.
+    too. Experts that are spread (``expert_parallel``) are gathered over fewer ranks; rows go to them and come back
+    instead, in every pass and for their gradients.
     """
     learner, hardware, ranks, split = cfg.learner, cfg.hardware, cfg.learner.ranks, shards(cfg)
     if ranks == 1:
@@ -110,7 +111,12 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     gathers = 2 + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
     adapter = learner.lora.rank and sizes.adapter(learner.lora.rank, learner.lora.modules)
     learns = adapter or sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
-    within = (split - 1) / split * (gathers * WIDTH[learner.compute_dtype] * sizes.parameters + 4 * learns)
+    width, spread = WIDTH[learner.compute_dtype], learner.expert_parallel
+    routed = sum(layer.experts for layer in sizes.layers) if spread > 1 else 0
+    within = (split - 1) / split * (gathers * width * (sizes.parameters - routed) + 4 * (learns - routed))
+    within += (1 / spread - 1 / split) * (gathers * width + 4) * routed
+    rows = learner.max_tokens_per_microbatch * sizes.chosen * sizes.moe_layers * (1 - 1 / spread)
+    sent = 2 * (gathers + learner.recompute) * width * sizes.config.hidden_size * rows
     between = 2 * (1 - split / ranks) * 4 * learns / split  # an all-reduce sends all but its own share twice
 
     link, network, here = hardware.link_gb_s * 1e9, hardware.network_gb_s * 1e9, hardware.gpus_per_node
@@ -119,6 +125,7 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
         seconds = max(seconds, within / (network * here))
     if learner.offload_optimizer:  # shards come from the host's memory, and their gradients go there
         seconds += (gathers * 4 * sizes.parameters + 4 * learns) / split / (hardware.host_gb_s * 1e9)
+    seconds += float(sent) / (link if spread <= here else network)
     return passes * (seconds + between / (link if ranks <= here else network))
 
 
@@ -146,16 +153,14 @@ def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> t
 def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
     """From the end of a step until every engine has the new weights; the probe after it is left out."""
     hardware, sent = cfg.hardware, sync_bytes(cfg, sizes) / 1e9
-    taken = sent  # by the learner's host
     seconds = sent / hardware.copy_gb_s
     if cfg.learner.ranks > 1:
-        taken = 4 * sent / WIDTH[cfg.learner.compute_dtype] if not cfg.learner.lora.rank else sent
         apart = shards(cfg) > hardware.gpus_per_node
-        seconds += taken / (hardware.network_gb_s if apart else hardware.link_gb_s)
+        seconds += sent / (hardware.network_gb_s if apart else hardware.link_gb_s)
     if nodes > 1:
         seconds += sent / hardware.network_gb_s
     if hardware.gpus:
-        seconds += (taken + sent) / hardware.host_gb_s
+        seconds += 2 * sent / hardware.host_gb_s
     return seconds
 
 

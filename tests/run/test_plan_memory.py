@@ -153,16 +153,16 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
     cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
     alone = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(cfg, sizes("qwen3_8b")) == pytest.approx({k: n * parameters for k, n in alone.items()})
-    ranks = {"loading the policy": 4, "a weight sync": 4 + 2, "a checkpoint": 4 + 8}
+    ranks = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(learner(cfg, ranks=4), sizes("qwen3_8b")) == pytest.approx(
         {k: n * parameters for k, n in ranks.items()}
     )
     float32 = learner(planned("objective.kl_coef=0.01"), ranks=4)
     assert passing(float32, sizes("qwen3_8b"))["a weight sync"] == pytest.approx(2 * 4 * parameters)
-    assert passing(float32, sizes("qwen3_8b"))["a checkpoint"] == pytest.approx(16 * parameters)  # pi_ref too
+    assert passing(float32, sizes("qwen3_8b"))["a checkpoint"] == pytest.approx(8 * parameters)  # pi_ref too
     v32 = sizes("deepseek_v3_2")
     assert passing(learner(cfg, ranks=256), v32)["a checkpoint"] == pytest.approx(
-        (8 * v32.parameters + 8 * (v32.parameters - v32.frozen)) / GB  # ours is copied once more to be written
+        8 * v32.parameters / GB  # ours is copied once more to be written
     )
     cpu = on_hardware(cfg, gpus=0)  # weights are where they are sent from
     assert passing(cpu, sizes("qwen3_8b")) == pytest.approx(
@@ -171,7 +171,7 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
 
 
 def test_deepseek_v3_2_over_256_ranks() -> None:
-    cfg = on_hardware(learner(planned(*LARGE, "objective.kl_coef=0"), ranks=256), expert_parallel=8)
+    cfg = learner(planned(*LARGE, "objective.kl_coef=0"), ranks=256, expert_parallel=8)
     model = sizes("deepseek_v3_2")
     parts = learner_memory(cfg, model).device
     learns = model.parameters - model.frozen
@@ -182,8 +182,14 @@ def test_deepseek_v3_2_over_256_ranks() -> None:
     outside = 2 * 129_280 * 7168 + 7168
     assert parts["gathered layers"] == pytest.approx((10 * (rest + experts / 8) + 4 * outside) / GB)
     assert parts["saved activations"] == pytest.approx(8192 * 7168 * 2 * 61 / GB)
-    assert sum(parts.values()) == pytest.approx(91.2, abs=0.3)
-    whole = learner_memory(on_hardware(cfg, expert_parallel=1), model).device["gathered layers"]
+    rows = (
+        8192 * 2 * 8 * 7168 * 2
+    )  # a token's rows for eight experts, sent and come back; in the layer that is run again
+    assert parts["working activations"] == pytest.approx(
+        learner_memory(learner(cfg, expert_parallel=1), model).device["working activations"] + 2 * rows / GB
+    )
+    assert sum(parts.values()) == pytest.approx(94.9, abs=0.3)
+    whole = learner_memory(learner(cfg, expert_parallel=1), model).device["gathered layers"]
     assert whole == pytest.approx((10 * (rest + experts) + 4 * outside) / GB)  # 115 GB: no number of ranks helps
 
 
@@ -243,8 +249,9 @@ def test_what_holds_for_every_plan(name: str, ranks: int, tokens: int, dtype: st
     copies = learner_memory(learner(base, ranks=2 * ranks, shard_ranks=ranks), model)
     assert more.on_device <= SLACK * copies.on_device
     assert copies.on_device <= SLACK * here.on_device
-    split = learner_memory(on_hardware(cfg, expert_parallel=2), model)
-    assert split.on_device <= SLACK * here.on_device
+    if ranks % 2 == 0 and model.experts:
+        split = learner_memory(learner(cfg, expert_parallel=2), model)
+        assert split.device["gathered layers"] < here.device["gathered layers"]
     again = learner_memory(learner(cfg, max_tokens_per_microbatch=tokens + 1), model)
     assert again.on_device > here.on_device or here.device["probe after a sync"] > 0  # which takes what a step leaves
     kept = learner_memory(learner(cfg, recompute=False), model)
