@@ -15,6 +15,7 @@ from test_open_batch import PACKED, SMALL, TIMES, batch
 from test_precision import llama
 from test_shared_step import groups_of
 
+from rl.objective.config import TeachingConfig
 from rl.policy.loading import build_policy, load_policy
 from rl.types import Group
 from tests.learner.conftest import tiny_config
@@ -63,6 +64,14 @@ def test_gradients_are_those_of_one_process(
     batches = [batch(make_groups), batch(make_groups, seed=1)]
     chosen = CASES if size == 2 else [case for case in CASES if case[0] in ("plain", "kl", "indexer", "minibatches")]
     cases = [Case(tmp_path / "policy", batches, o, s, r) for _, o, s, r in chosen]
+    if size == 2:  # one group has a teacher, the others none
+        build_policy(tiny_config(seed=1)).save(tmp_path / "teacher")
+        taught = [batch(make_groups), batch(make_groups, seed=1)]
+        taught[0][0].family = taught[1][1].family = "code"
+        for form, more in (("full", {"head_rows": 7}), ("sampled", {"lora": {"rank": 2}})):
+            distill = TeachingConfig({"code": str(tmp_path / "teacher")}, form=form, reward_weight=0.5)
+            chosen = [*chosen, (form, {"distill": distill, "kl_coef": 0.1}, more, {})]
+            cases.append(Case(tmp_path / "policy", taught, {"distill": distill, "kl_coef": 0.1}, more))
     found = run_ranks(size, shards, cases, tmp_path / "ranks")
     for n, (name, *_) in enumerate(chosen):
         wanted = learn(cases[n], tmp_path)

@@ -1,4 +1,4 @@
-"""Teachers in a learner step: the gradient is that of the KLs of single segments, whatever the packing, ranks and
+"""Teachers in a learner step: the gradient is that of the KLs of single segments, whatever the packing and the
 pieces; every family has its own teacher, or none."""
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from rank_processes import Case, learn, run_ranks
 from test_memory_switches import gradient
 from test_precision import llama
 from test_shared_step import groups_of
@@ -193,25 +192,3 @@ def test_a_vocabulary_of_another_size_is_refused(policy: Policy, tmp_path: Path)
     config = ObjectiveConfig(distill=TeachingConfig(teachers={"default": str(tmp_path / "other")}))
     with pytest.raises(ValueError, match=r"vocabulary of 40 tokens, the policy one of 32"):
         Learner(policy, LearnerConfig(threads=1), config, tmp_path)
-
-
-def test_ranks_share_the_teachers(policy: Policy, tmp_path: Path, teachers: dict[str, str]) -> None:
-    """Two ranks: the gradient and metrics of one process, with adapters and a reference too."""
-    policy.save(tmp_path / "policy")
-    batches = [families(policy)]
-    cases = [
-        Case(tmp_path / "policy", batches, {"distill": TeachingConfig(teachers, **form), **more}, settings)
-        for form, more, settings in (
-            ({"reward_weight": 1.0}, {}, {"head_rows": 7}),
-            ({"form": "sampled", "reward_weight": 0.5}, {"kl_coef": 0.1}, {}),
-            ({"form": "top_k", "top_k": 4, "reward_weight": 1.0}, {}, {"lora": {"rank": 2}}),
-        )
-    ]
-    found = run_ranks(2, 2, cases, tmp_path / "ranks")
-    for n, case in enumerate(cases):
-        wanted = learn(case, tmp_path)
-        here, there = found[0][n]["gradients"][0], wanted["gradients"][0]
-        assert float((here - there).norm() / there.norm()) < 2e-6
-        for name, value in wanted["metrics"][0].items():
-            if name.startswith(("distill/", "loss/", "policy/")):
-                assert found[0][n]["metrics"][0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
