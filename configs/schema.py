@@ -354,11 +354,6 @@ class TrainConfig(Bounded):
             temperature=self.rollout.temperature,
             learner_temperature=self.objective.temperature,
         )
-        if self.pipeline.enabled and self.objective.distill.teachers:
-            raise ValueError(
-                "objective.distill.teachers with pipeline.enabled: a specialist has no teacher, and the teachers of "
-                "pipeline.merge=teachers are the specialists; leave objective.distill.teachers out"
-            )
         self._check_ranks()
         self._check_operators()
         self._check_deterministic()

@@ -15,8 +15,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rl.learner.packing import MicroBatch
-from rl.objective.distill import Lesson, lesson_of_logits, sampled_lesson
 from rl.objective.logprobs import TokenScores, scores_of_logits, support_bits, support_mask
+from rl.objective.teaching import Lesson, lesson_of_logits, sampled_lesson
 from rl.policy.api import Policy
 from rl.policy.replay import Record, Replay
 from rl.policy.sharding import reshard
@@ -38,7 +38,7 @@ class Teacher:
     """What a teacher brings to a pass over a micro-batch: its hidden states where targets are scored, and its head.
 
     Its logits are made next to the policy's, a piece at a time (``head_rows``), and again in the backward pass: hidden
-    states are all that is kept of them. ``top_k``: as in ``rl.objective.distill.reverse_kl``.
+    states are all that is kept of them. ``top_k``: as in ``rl.objective.teaching.reverse_kl``.
     """
 
     hidden_PD: torch.Tensor

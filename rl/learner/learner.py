@@ -43,10 +43,10 @@ from rl.learner.sharded import ShardedWeights
 from rl.learner.teachers import Teachers
 from rl.learner.whole import Whole, on_host
 from rl.objective.config import ObjectiveConfig
-from rl.objective.distill import Lesson
 from rl.objective.drift import DriftWindow
 from rl.objective.logprobs import TokenScores, check_sampler_logprobs
 from rl.objective.loss import LossInputs, grpo_loss
+from rl.objective.teaching import Lesson
 from rl.policy.api import Policy
 from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy

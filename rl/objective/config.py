@@ -21,7 +21,7 @@ FORMS = ("full", "top_k", "sampled")
 @dataclass
 class TeachingConfig(Bounded):
     """On-policy distillation: the policy samples, and the teacher of the task's family scores what it has sampled
-    (``rl.objective.distill``). Off while ``teachers`` is empty."""
+    (``rl.objective.teaching``). Off while ``teachers`` is empty."""
 
     section: ClassVar[str] = "objective.distill"
 
@@ -30,7 +30,7 @@ class TeachingConfig(Bounded):
     teachers: dict[str, str] = field(default_factory=dict)
     # Reverse KL(policy || teacher) at every sampled token. "full": over the whole vocabulary (DeepSeek-V4). "top_k":
     # over the policy's top_k likeliest tokens and all others as one. "sampled": of the sampled token alone, as an
-    # advantage log pi_teacher - log pi_theta (MiMo-V2-Flash): no bias, much noise.
+    # advantage log pi_teacher - log pi_theta (MiMo-V2-Flash): the same on average, noisier.
     form: Annotated[str, OneOf(FORMS)] = "full"
     # Tokens of form=top_k; from the size of the vocabulary on it is form=full.
     top_k: PositiveInt = 64

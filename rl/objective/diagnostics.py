@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from rl.objective.distill import Lesson
 from rl.objective.loss import LossTerms
+from rl.objective.teaching import Lesson
 
 
 @dataclass

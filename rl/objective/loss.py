@@ -3,7 +3,7 @@
     loss = sum_t w_t (alpha M_t c_t L_t + beta_t D_t + lambda K_t)
 
 L the surrogate on the importance ratio, M the off-policy mask, c the correction of the train/inference mismatch,
-D the KL to the reference, each in ``rl.objective.terms``; K the KL to a teacher (``rl.objective.distill``), where the
+D the KL to the reference, each in ``rl.objective.terms``; K the KL to a teacher (``rl.objective.teaching``), where the
 task's family has one. alpha is 1 without teachers; K in its sampled form is c_t times the surrogate on the teacher's
 advantage. w_t (``advantage.token_weights``) already holds 1/(groups G |o_i|), so the sum over all micro-batches of a
 minibatch is the paper's nested mean whatever the packing was. M multiplies the rewards' surrogate only, never a KL: it
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from rl.objective.config import ObjectiveConfig
-from rl.objective.distill import Lesson
+from rl.objective.teaching import Lesson
 from rl.objective.terms import (
     SURROGATES,
     importance_log_ratio,

@@ -282,8 +282,12 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
     check_room(cfg)
-    if not cfg.pipeline.teaches:
-        cfg.objective.check_families(families)
+    if cfg.pipeline.enabled and cfg.objective.distill.teachers:
+        raise ValueError(
+            "objective.distill.teachers with pipeline.enabled: a specialist has no teacher, and the teachers of "
+            "pipeline.merge=teachers are the specialists; leave objective.distill.teachers out"
+        )
+    cfg.objective.check_families(families)
     check_teachers(cfg.objective, cfg.runs_dir, directory, check_policy)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:

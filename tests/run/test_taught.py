@@ -56,7 +56,7 @@ def test_what_cannot_teach_is_one_line(here: Path, overrides: list[str], said: s
 
 def test_the_command_leaves_no_folder(here: Path) -> None:
     ended = command("rl-train", "objective.distill.teachers.default=other", "name=never", cwd=here)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "objective.distill.teachers.default=other: its tokenizer has" in ended.output
     assert [p.name for p in (here / "runs").iterdir()] == ["one"]
 
@@ -70,9 +70,10 @@ def test_the_same_tokens_in_another_file(here: Path) -> None:
     assert "tokenizer.json' is not there" in other_tokens(BASE, file.parent)
 
 
-def test_settings_that_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_exclude_each_other(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = train_config("experiment=v4_pipeline", "objective.distill.teachers.default=one", f"base.source={BASE}")
     with pytest.raises(ValueError, match=r"objective\.distill\.teachers with pipeline\.enabled"):
-        train_config("experiment=v4_pipeline", "objective.distill.teachers.default=one")
+        check_start(both, ["search"])
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match=r"learner\.ops=triton with objective\.distill\.form=full"):
         train_config("learner.ops=triton", "objective.distill.teachers.default=one")

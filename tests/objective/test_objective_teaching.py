@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.objective.config import ObjectiveConfig, TeachingConfig
-from rl.objective.distill import Lesson, lesson_of_logits, reverse_kl, sampled_lesson
 from rl.objective.logprobs import TokenScores
 from rl.objective.loss import LossInputs, grpo_loss
+from rl.objective.teaching import Lesson, lesson_of_logits, reverse_kl, sampled_lesson
 
 SMALL = st.floats(-6.0, 6.0, width=32)
 
