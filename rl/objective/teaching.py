@@ -68,7 +68,8 @@ def sampled_lesson(logprobs_N: torch.Tensor, teacher: TokenScores) -> Lesson:
 
 
 def _kl(logprobs_NV: torch.Tensor, other_NV: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vecdot(logprobs_NV.exp(), logprobs_NV - other_NV)
+    kl_N: torch.Tensor = torch.linalg.vecdot(logprobs_NV.exp(), logprobs_NV - other_NV)
+    return kl_N
 
 
 def _rest_as_one(logprobs_NV: torch.Tensor, kept_Nk: torch.Tensor) -> torch.Tensor:
