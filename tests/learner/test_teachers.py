@@ -172,9 +172,9 @@ def test_transformers_and_a_teacher_of_another_size(tmp_path: Path) -> None:
     assert metrics["learner/sharing"] > 1.5
     trainer = Learner(student, LearnerConfig(threads=1), config, tmp_path)
     trainer.teachers.of("search").policy._can_share = False  # type: ignore[union-attr]
-    found = trainer.step(groups)
-    assert found["learner/sharing"] == 1.0
-    assert found["loss/distill"] == pytest.approx(value, rel=1e-5)
+    flat = trainer.step(groups)
+    assert flat["learner/sharing"] == 1.0
+    assert flat["loss/distill"] == pytest.approx(value, rel=1e-5)
 
 
 def test_what_is_packed_together(policy: Policy, teachers: dict[str, str]) -> None:
