@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.mixture import families_of
@@ -20,6 +21,7 @@ from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.specialists import folder_of, specialist, stages_of
 from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.run.assemble import members_of
+from rl.tracking.rundir import RunDir
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -57,12 +59,23 @@ def pipeline(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None
 
 
 def taught(job: Job) -> TrainConfig:
-    """The run's settings with the specialists as teachers, each of the families that it was trained on."""
-    members = members_of(job.tasksets["train"])
-    teachers = {
-        family: str(folder_of(job, name) / "policy")
-        for name, member in members.items()
-        for family in families_of(member)
-    }
+    """The run's settings with the specialists as teachers, each of the families that it was trained on. With
+    ``learner.lora`` a teacher is its adapter, and all of them share the policy's base."""
+    teachers = {}
+    for name, member in members_of(job.tasksets["train"]).items():
+        directory = folder_of(job, name) / "policy"
+        if job.cfg.learner.lora.rank:
+            directory = _last_adapter(RunDir(folder_of(job, name)).checkpoints)
+        teachers |= dict.fromkeys(families_of(member), str(directory))
     objective = job.cfg.objective
     return replace(job.cfg, objective=replace(objective, distill=replace(objective.distill, teachers=teachers)))
+
+
+def _last_adapter(checkpoints: Path) -> Path:
+    """The adapter in the last checkpoint. Raises ValueError when there is none that can be used."""
+    from rl.learner.checkpoint import newest_whole  # loads torch
+
+    checkpoint, said = newest_whole(checkpoints)
+    if checkpoint is None:
+        raise ValueError(f"no specialist in {checkpoints} that could teach: {'; '.join(said) or 'no checkpoint'}")
+    return checkpoint / "policy"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def with_directories(objective: ObjectiveConfig, runs_dir: str) -> ObjectiveConfig:
-    """``objective`` with the directory of every teacher, as the learner takes them."""
+    """``objective`` with the directory of every teacher, as the learner takes them. A pipeline's may hold an adapter of
+    the policy's own base."""
     found = {
         family: str(teacher_directory(family, setting, runs_dir).resolve())
         for family, setting in objective.distill.teachers.items()
@@ -30,9 +31,13 @@ def teacher_directory(family: str, setting: str, runs_dir: str) -> Path:
 
     Raises ValueError when there is none.
     """
+    from rl.policy.checkpoint_files import ADAPTER  # loads torch
+
     run = Path(runs_dir) / setting / "policy"
     if (run / "config.json").is_file():
         return run
+    if (Path(setting) / ADAPTER).is_file():
+        return Path(setting)
     return policy_directory(f"objective.distill.teachers.{family}", setting)
 
 

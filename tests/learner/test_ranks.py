@@ -17,6 +17,7 @@ from test_shared_step import groups_of
 
 from rl.objective.config import TeachingConfig
 from rl.policy.loading import build_policy, load_policy
+from rl.policy.lora import LoraPolicy
 from rl.types import Group
 from tests.learner.conftest import tiny_config
 
@@ -65,12 +66,18 @@ def test_gradients_are_those_of_one_process(
     chosen = CASES if size == 2 else [case for case in CASES if case[0] in ("plain", "kl", "indexer", "minibatches")]
     cases = [Case(tmp_path / "policy", batches, o, s, r) for _, o, s, r in chosen]
     if size == 2:  # one group has a teacher, the others none
-        build_policy(tiny_config(seed=1)).save(tmp_path / "teacher")
+        other = build_policy(tiny_config(seed=1))
+        other.save(tmp_path / "whole")
+        (tmp_path / "adapter").mkdir()
+        adapted = LoraPolicy(other, 2, 32)
+        for value in (p for name, p in adapted.named_parameters() if ".lora_B" in name):
+            torch.nn.init.normal_(value, std=0.1)
+        adapted.save_adapter(tmp_path / "adapter")
         taught = [batch(make_groups), batch(make_groups, seed=1)]
         taught[0][0].family = taught[1][1].family = "code"
-        for form, more in (("full", {"head_rows": 7}), ("sampled", {"lora": {"rank": 2}})):
-            distill = TeachingConfig({"code": str(tmp_path / "teacher")}, form=form, reward_weight=0.5)
-            chosen = [*chosen, (form, {"distill": distill, "kl_coef": 0.1}, more, {})]
+        for name, more in (("whole", {"head_rows": 7}), ("adapter", {"lora": {"rank": 2}})):
+            distill = TeachingConfig({"code": str(tmp_path / name)}, reward_weight=0.5)
+            chosen = [*chosen, (name, {"distill": distill, "kl_coef": 0.1}, more, {})]
             cases.append(Case(tmp_path / "policy", taught, {"distill": distill, "kl_coef": 0.1}, more))
     found = run_ranks(size, shards, cases, tmp_path / "ranks")
     for n, (name, *_) in enumerate(chosen):

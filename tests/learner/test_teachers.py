@@ -22,6 +22,7 @@ from rl.objective.config import ObjectiveConfig, TeachingConfig
 from rl.objective.teaching import reverse_kl
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy, load_policy
+from rl.policy.lora import LoraPolicy
 from rl.policy.replay import Replay
 from rl.types import Group, Segment
 from tests.learner.conftest import tiny_config
@@ -157,7 +158,7 @@ def test_the_policy_comes_near_its_teacher(policy: Policy, tmp_path: Path) -> No
 
 
 def test_transformers_and_a_teacher_of_another_size(tmp_path: Path) -> None:
-    """A dense student; its teacher is wider, and attends in windows, so that it cannot compute prefix trees."""
+    """A dense student; its teacher is wider, and then one that cannot compute prefix trees."""
     student = load_policy(llama(tmp_path / "student", torch.float32))
     torch.manual_seed(1)
     LlamaForCausalLM(
@@ -192,3 +193,33 @@ def test_a_vocabulary_of_another_size_is_refused(policy: Policy, tmp_path: Path)
     config = ObjectiveConfig(distill=TeachingConfig(teachers={"default": str(tmp_path / "other")}))
     with pytest.raises(ValueError, match=r"vocabulary of 40 tokens, the policy one of 32"):
         Learner(policy, LearnerConfig(threads=1), config, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["full", "sampled"])
+def test_adapters_of_one_base_share_it(policy_config: dict[str, Any], tmp_path: Path, form: str) -> None:
+    """They teach what the merged policies teach, and leave the policy's own adapter as it was."""
+    lora, teachers = LoraConfig(rank=2), {}
+    for n, family in enumerate(FAMILIES[:2]):
+        specialist = LoraPolicy(build_policy(policy_config), lora.rank, lora.alpha, lora.modules)
+        torch.manual_seed(n)
+        for name, value in specialist.named_parameters():
+            if ".lora_B" in name:
+                torch.nn.init.normal_(value, std=0.1)
+        for kind in ("adapter", "merged"):
+            (tmp_path / kind / family).mkdir(parents=True)
+        specialist.save_adapter(tmp_path / "adapter" / family)
+        specialist.save(tmp_path / "merged" / family)
+        teachers[family] = str(tmp_path / "{}" / family)
+    found = []
+    for kind in ("adapter", "merged"):
+        own = {family: path.format(kind) for family, path in teachers.items()}
+        student = build_policy(policy_config)
+        groups = families(student)
+        found.append(gradient(student, groups, tmp_path, objective=objective(own, form=form), lora=lora))
+    (shared, one), (apart, other) = found
+    assert float((shared - apart).norm() / apart.norm()) < 1e-4
+    assert one["distill/kl/code"] == pytest.approx(other["distill/kl/code"], rel=1e-4)
+    assert abs(one["distill/kl/code"]) > 0.01
+    own = {family: path.format("adapter") for family, path in teachers.items()}
+    with pytest.raises(ValueError, match="the policy that it is to teach has none"):
+        Learner(build_policy(policy_config), LearnerConfig(threads=1), objective(own), tmp_path)
