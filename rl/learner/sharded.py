@@ -17,8 +17,9 @@ from torch import Tensor
 from rl.learner.ranks import Ranks
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy
+from rl.policy.expert_parallel import expert_modules
 from rl.policy.lora import LoraPolicy
-from rl.policy.sharding import empty_copy, filled, gather, sharded_copy, sharded_from_first
+from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ShardedWeights:
         self._empty = empty_copy(policy)
         self._like = cast_copy(self._empty, self.dtype)  # says the dtype of every weight
         self.masters = self.policy = sharded_from_first(
-            self._empty, policy if self.first else None, ranks.mesh, self.dtype, device, self._offload
+            self._empty, policy if self.first else None, ranks.meshes, self.dtype, device, self._offload
         )
 
     @property
@@ -72,17 +73,18 @@ class ShardedWeights:
         """The policy as it is now, computing in ``dtype``: each rank copies its own shards."""
         if dtype == self.dtype:
             return self.policy
-        return sharded_copy(self._empty, self.policy, self._ranks.mesh, dtype, self._device, self._offload)
+        return sharded_copy(self._empty, self.policy, self._ranks.meshes, dtype, self._device, self._offload)
 
     def beside(self, given: Policy | None = None) -> Beside:
         """``given`` (whole on the first rank, of the others its shape alone is used; default what learns as it is now),
         sharded and in this dtype."""
         if given is None:
-            copied = sharded_copy(self._empty, self.policy, self._ranks.mesh, self.dtype, self._device, self._offload)
+            copied = sharded_copy(self._empty, self.policy, self._ranks.meshes, self.dtype, self._device, self._offload)
             return Beside(copied, self._empty)
         whole, empty = cast_copy(given, torch.float32, share=True), empty_copy(given)
+        meshes = self._ranks.meshes if expert_modules(given.module) else Meshes(self._ranks.meshes.weights)
         policy = sharded_from_first(
-            empty, whole if self.first else None, self._ranks.mesh, self.dtype, self._device, self._offload
+            empty, whole if self.first else None, meshes, self.dtype, self._device, self._offload
         )
         return Beside(policy, empty)
 
