@@ -36,6 +36,7 @@ def stages_of(family: str, data: bool) -> list[str]:
 
 
 def data_title(family: str) -> str:
+    """The stage in which a specialist makes data."""
     return f"data {family}"
 
 
