@@ -61,7 +61,7 @@ def pipeline(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None
 def taught(job: Job) -> TrainConfig:
     """The run's settings with the specialists as teachers, each of the families that it was trained on. With
     ``learner.lora`` a teacher is its adapter, and all of them share the policy's base."""
-    teachers = {}
+    teachers: dict[str, str] = {}
     for name, member in members_of(job.tasksets["train"]).items():
         directory = folder_of(job, name) / "policy"
         if job.cfg.learner.lora.rank:
