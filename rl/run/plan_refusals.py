@@ -119,7 +119,7 @@ def _field(cfg: TrainConfig, role: str, memory: Memory) -> str:
     fields = {
         "saved activations": "learner.recompute", "working activations": "learner.max_tokens_per_microbatch",
         "logits": "learner.head_rows", "replay and batch": "prompts_per_step", "reference": "objective.kl_coef",
-        "gathered layers": "policy.path",
+        "gathered layers": "policy.path", "teachers": "objective.distill.teachers",
     }  # fmt: skip
     return fields.get(part, "learner.offload_optimizer")
 

@@ -140,7 +140,8 @@ class StageLog:
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
         if self._meter is not None:
-            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines)
+            taught = metrics.get("learner/tokens_taught", 0.0)
+            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines, taught)
             self.totals.flops = dict(self._meter.flops)
         self.writer.put(f"step {step}", partial(self._write, step, trajectories, metrics))
         if rise := self._masked.rise(trajectories):
