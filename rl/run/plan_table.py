@@ -90,7 +90,7 @@ def fit_table(plan: Plan, cfg: TrainConfig) -> Table:
     """One engine over 1 to 16 GPUs."""
     from rich.table import Table
 
-    title = "one engine per TP, its cache as large as the memory allows (TP above 1 is not built)"
+    title = "one engine per TP, its cache as large as the memory allows (TP: rollout.tensor_parallel)"
     table = Table("TP", title=title, title_justify="left")
     for name in ("weights, GB per GPU", f"rollouts of {cfg.rollout.max_context} tokens", "sampled tokens/s per GPU"):
         table.add_column(name, justify="right")
@@ -103,7 +103,7 @@ def fit_table(plan: Plan, cfg: TrainConfig) -> Table:
 def speed_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
     """A step by the roofline."""
     speed, (length, sampled) = plan.speed, rollout_tokens(cfg)
-    engines = cfg.rollout.workers * cfg.hardware.tensor_parallel
+    engines = cfg.rollout.workers * cfg.rollout.tensor_parallel
 
     def each(tokens: float) -> str:
         return f" ({tokens:,.0f} per GPU)" if cfg.hardware.gpus else ""

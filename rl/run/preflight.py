@@ -243,15 +243,17 @@ def check_room(cfg: TrainConfig) -> None:
             f"ray.num_cpus={cfg.ray.num_cpus}: {several}rollout.workers={workers} make {actors} processes, one CPU "
             f"each; give at least {actors} (they need not be there), or null"
         )
-    wanted = ranks * share + workers * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
+    engine = cfg.ray.worker_gpus * cfg.rollout.tensor_parallel
+    wanted = ranks * share + workers * engine + cfg.judge.is_worker * cfg.judge.num_gpus
     if not wanted and ranks == 1:
         return
     from rl.run.local_ray import visible_gpus
 
     gpus = visible_gpus()
+    split = f"rollout.tensor_parallel={cfg.rollout.tensor_parallel}, " if cfg.rollout.tensor_parallel > 1 else ""
     if wanted > gpus:
         raise ValueError(
-            f"{several}rollout.workers={workers} with ray.learner_gpus={share:g} and ray.worker_gpus="
+            f"{several}rollout.workers={workers} with {split}ray.learner_gpus={share:g} and ray.worker_gpus="
             f"{cfg.ray.worker_gpus:g} need {wanted:g} GPUs, and this machine shows {gpus}; lower one of them, or join "
             "a cluster (ray=cluster)"
         )
@@ -265,6 +267,7 @@ def check_room(cfg: TrainConfig) -> None:
 def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks. Returns
     the renderer; None where the tokenizer is made by the run."""
+    from rl.run.engine_refusals import check_engine
     from rl.run.hub import check_push
     from rl.run.ledger import open_ledger
 
@@ -280,6 +283,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
+    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay)
     check_room(cfg)
     cfg.objective.check_families(families)
     missing = [role for role in ROLES if role not in families]

@@ -1,9 +1,9 @@
 """The plan of a run, from its settings and config.json alone: who runs where, what fits, how long a step takes at best.
 
-Planned is what this version runs: ``learner.ranks`` processes of the learner and ``rollout.workers`` engines on one GPU
-each, as Ray places them by ``ray.learner_gpus``, ``ray.worker_gpus`` and ``judge.num_gpus``. What ``hardware`` asks for
-beyond that (experts over several GPUs, engines over several GPUs) is computed too, and stands under ``needs``. Every
-refusal names a field.
+Planned is what this version runs: ``learner.ranks`` processes of the learner on one GPU each and ``rollout.workers``
+engines on ``rollout.tensor_parallel`` GPUs each, as Ray places them by ``ray.learner_gpus``, ``ray.worker_gpus`` and
+``judge.num_gpus``. What ``hardware`` asks for beyond that (experts over several GPUs) is computed too, and stands under
+``needs``. Every refusal names a field.
 """
 
 from __future__ import annotations
@@ -138,15 +138,16 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
     """Roles on every GPU, in the order in which they start (judge, workers, learner), and what does not find a place.
 
     A process with a share below 1 goes to the first GPU with room for it, one with 0 GPUs to the first one: Ray
-    reserves nothing for it and hides nothing from it. Several ranks go to the machine with most room for them, then to
-    the next (Ray's placement group, PACK). Without GPUs all of them are on the machine.
+    reserves nothing for it and hides nothing from it. An engine is on one machine. Several ranks of the learner go to
+    the machine with most room for them, then to the next (Ray's placement group, PACK). Without GPUs all of them are on
+    the machine.
     """
     hardware, workers, ranks = cfg.hardware, cfg.rollout.workers, cfg.learner.ranks
     wanted = [(JUDGE, cfg.judge.num_gpus, 1)] if cfg.judge.is_worker else []
-    wanted += [(ENGINE, cfg.ray.worker_gpus, hardware.tensor_parallel)] * workers
+    wanted += [(ENGINE, cfg.ray.worker_gpus, cfg.rollout.tensor_parallel)] * workers
     wanted += [(LEARNER, cfg.ray.learner_gpus, 1)] * ranks
     if not hardware.gpus:
-        return [[role for role, _, _ in wanted]], None
+        return [[role for role, _, gpus in wanted for _ in range(gpus)]], None
     placed: list[list[str]] = [[] for _ in range(hardware.gpus)]
     free = [1.0] * hardware.gpus
     order = list(range(hardware.gpus))
@@ -158,7 +159,7 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
         if n == len(wanted) - ranks:
             order = _roomiest_first(free, hardware.gpus_per_node)
         count, each = (gpus, 1.0) if gpus > 1 else (max(1, ceil(share)), min(1.0, share))
-        found = [i for i in order if free[i] >= each - 1e-9][:count]
+        found = _with_room(order, free, each, count, hardware.gpus_per_node)
         if len(found) < count:
             left.append(role)
             continue
@@ -177,6 +178,14 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
     )
 
 
+def _with_room(order: list[int], free: list[float], each: float, count: int, per_machine: int) -> list[int]:
+    """The first ``count`` GPUs with room for ``each``, all in one machine; fewer where there are none."""
+    room = [i for i in order if free[i] >= each - 1e-9]
+    machines = dict.fromkeys(i // per_machine for i in room)
+    together = ([i for i in room if i // per_machine == machine][:count] for machine in machines)
+    return next((gpus for gpus in together if len(gpus) == count), [])
+
+
 def _roomiest_first(free: list[float], per_machine: int) -> list[int]:
     """GPUs in the order of their machines' room, the roomiest first."""
     machines = [range(i, min(i + per_machine, len(free))) for i in range(0, len(free), per_machine)]
@@ -185,7 +194,7 @@ def _roomiest_first(free: list[float], per_machine: int) -> list[int]:
 
 
 def _engine(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
-    return engine_memory(cfg, sizes, cfg.rollout, cfg.hardware.tensor_parallel)
+    return engine_memory(cfg, sizes, cfg.rollout, cfg.rollout.tensor_parallel)
 
 
 def _host(cfg: TrainConfig, memory: dict[str, Memory], placed: list[list[str]]) -> float:
@@ -193,7 +202,7 @@ def _host(cfg: TrainConfig, memory: dict[str, Memory], placed: list[list[str]]) 
     each = cfg.hardware.gpus_per_node if cfg.hardware.gpus else 1
     first = next((i // each for i, roles in enumerate(placed) if LEARNER in roles), 0)
     roles = [role for gpu in placed[first * each : (first + 1) * each] for role in gpu]
-    engines = roles.count(ENGINE) / cfg.hardware.tensor_parallel
+    engines = roles.count(ENGINE) / cfg.rollout.tensor_parallel
     return memory[LEARNER].on_host * roles.count(LEARNER) + memory[ENGINE].on_host * engines
 
 
@@ -218,10 +227,6 @@ def _needs(cfg: TrainConfig) -> list[str]:
             hardware.expert_parallel > 1,
             f"hardware.expert_parallel={hardware.expert_parallel}: experts of a layer spread over ranks",
         ),
-        (
-            hardware.tensor_parallel > 1,
-            f"hardware.tensor_parallel={hardware.tensor_parallel}: an engine over several GPUs",
-        ),
     )
     return [text for holds, text in wanted if holds]
 
@@ -229,7 +234,7 @@ def _needs(cfg: TrainConfig) -> list[str]:
 def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
     """What is allowed and worth knowing."""
     hardware, store = cfg.hardware, cfg.ray.object_store_mb * 2**20 / GB
-    held = sequences(sizes, cfg.rollout, cfg.rollout.max_context, hardware.tensor_parallel)
+    held = sequences(sizes, cfg.rollout, cfg.rollout.max_context, cfg.rollout.tensor_parallel)
     idle = sum(not roles for roles in plan.placed)
     sent = sync_bytes(cfg, sizes) / GB
     first = {role for role in plan.placed[0] if {ENGINE: cfg.ray.worker_gpus, LEARNER: cfg.ray.learner_gpus,
@@ -237,7 +242,7 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
     said = (
         (idle > 0, f"{idle} of {hardware.gpus} GPUs have nothing to do; raise rollout.workers"),
         (
-            hardware.gpus > 0 and bool(first) and cfg.learner.ranks == hardware.tensor_parallel == 1,
+            hardware.gpus > 0 and bool(first) and cfg.learner.ranks == cfg.rollout.tensor_parallel == 1,
             f"Ray reserves no GPU for {', '.join(sorted(first))}: all of these share the first one (ray.worker_gpus, "
             "ray.learner_gpus)",
         ),

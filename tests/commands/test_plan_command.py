@@ -54,10 +54,11 @@ def test_one_machine_of_eight_gpus(tmp_path: Path) -> None:
 
 def test_what_is_not_built_ends_with_1(tmp_path: Path) -> None:
     done = command(
-        "rl-train", *EIGHT, "hardware.tensor_parallel=2", "rollout.workers=3", "learner.lora.rank=16", cwd=tmp_path
-    )
+        "rl-train", *EIGHT, "hardware.expert_parallel=2", "learner.ranks=2", "rollout.workers=6",
+        "learner.lora.rank=16", cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 1
-    assert "needs what is not built: hardware.tensor_parallel=2: an engine over several GPUs" in done.output
+    assert "needs what is not built: hardware.expert_parallel=2: experts of a layer spread over ranks" in done.output
     assert "the plan fits, and cannot be run yet" in done.output
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rl.rollout.engine import GenerateRequest, Generation
+from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.engine_thread import EngineDied, EngineThread
 
 
