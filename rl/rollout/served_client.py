@@ -80,8 +80,9 @@ class ServedClient:
 
     def close(self) -> None:
         """End vLLM's processes."""
-        if self.llm is not None:
-            self.llm.shutdown(timeout=5.0)
+        llm, self.llm = self.llm, None
+        if llm is not None:
+            llm.shutdown(timeout=5.0)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5.0)
 

@@ -116,6 +116,22 @@ def test_a_failing_step_reaches_everybody_now_and_later():
     asyncio.run(run())
 
 
+def test_an_engine_that_says_so_is_dead_for_everybody():
+    def lose(engine):
+        raise EngineDied("its processes have ended")
+
+    async def run():
+        thread = EngineThread(CountingEngine)  # type: ignore[arg-type]
+        waiting = asyncio.create_task(thread.generate(request("a", 100_000)))
+        for _ in range(2):
+            with pytest.raises(EngineDied, match=r"^its processes have ended$"):
+                await thread.call(lose)
+        with pytest.raises(EngineDied, match=r"^its processes have ended$"):
+            await waiting
+
+    asyncio.run(run())
+
+
 def test_an_engine_that_does_not_start():
     def fail():
         raise OSError("no such model")
