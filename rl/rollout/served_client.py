@@ -82,7 +82,7 @@ class ServedClient:
         """End vLLM's processes."""
         llm, self.llm = self.llm, None
         if llm is not None:
-            llm.shutdown(timeout=5.0)
+            llm.shutdown(timeout=3.0)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5.0)
 

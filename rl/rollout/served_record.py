@@ -39,7 +39,7 @@ class Ended:
         rows = {
             name: np.frombuffer(bytes(raw), dtype).reshape(shape) for name, (dtype, shape, raw) in plain["rows"].items()
         }
-        return cls(rows, [np.frombuffer(bytes(kept), np.int32) for kept in plain["support"]])
+        return cls(rows, [np.frombuffer(bytearray(kept), np.int32) for kept in plain["support"]])
 
 
 @dataclass

@@ -190,8 +190,9 @@ def test_greedy_is_argmax(engine: RolloutEngine, learner: DSAForCausalLM) -> Non
 def test_weight_update_in_flight(engine: RolloutEngine, serves: DSAForCausalLM, learner: DSAForCausalLM) -> None:
     ids, old_version = tokens(120, 5), engine.version
     old, _ = engine.score(ids)
+    seen = tokens(100, 25)
     engine.add(GenerateRequest("flight", ids, max_tokens=190))
-    engine.add(GenerateRequest("first", ids, max_tokens=8))
+    engine.add(GenerateRequest("first", seen, max_tokens=8))
     assert list(run_until(engine, "first")) == ["first"]
     generator = torch.Generator().manual_seed(1)
     for parameter in learner.parameters():
@@ -214,10 +215,10 @@ def test_weight_update_in_flight(engine: RolloutEngine, serves: DSAForCausalLM, 
     assert difference[before:].max() > 1e-2
     serves.load_state_dict(learner.state_dict())
     # a new request meets no row of the older weights, which are still in the cache
-    engine.add(GenerateRequest("new", ids, max_tokens=8))
+    engine.add(GenerateRequest("new", seen, max_tokens=8))
     g = run(engine)["new"]
     assert g.cached_tokens == 0
-    expected = chosen(all_logprobs(learner, ids + g.tokens, g.replay), ids + g.tokens)[len(ids) - 1 :]
+    expected = chosen(all_logprobs(learner, seen + g.tokens, g.replay), seen + g.tokens)[len(seen) - 1 :]
     assert np.abs(expected - g.logprobs).max() < 1e-4
 
 
