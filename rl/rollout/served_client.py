@@ -117,7 +117,8 @@ class ServedClient:
     async def record_of(self, own_id: str) -> Ended:
         """What was recorded of a request that has ended. A call waits for the step in flight, so all that end
         meanwhile share the next one."""
-        self._wanted[own_id] = answer = self.loop.create_future()
+        answer: asyncio.Future[Ended] = self.loop.create_future()
+        self._wanted[own_id] = answer
         if self._fetching is None or self._fetching.done():
             self._fetching = self.loop.create_task(self._fetch())
         return await answer
