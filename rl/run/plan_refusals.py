@@ -173,9 +173,10 @@ def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
     for changes in REMEDIES:
         if fits := _with(cfg, sizes, changes, limit):
             return f"fits with {fits}"
-    gpus, share = cfg.hardware.gpus, cfg.ray.worker_gpus
+    gpus, tensor = cfg.hardware.gpus, cfg.rollout.tensor_parallel
+    share = tensor if tensor > 1 else cfg.ray.worker_gpus  # GPUs of an engine
     judged = cfg.judge.num_gpus if cfg.judge.is_worker else 0.0
-    room = floor(gpus - judged - min(1.0, share))  # one engine at least stays
+    room = floor(gpus - judged - (tensor if tensor > 1 else min(1.0, share)))  # one engine at least stays
     for ranks in (r for r in RANKS if cfg.learner.ranks < r <= room):
         engines = cfg.rollout.workers
         if share > 0:
@@ -213,7 +214,7 @@ def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: f
         return None
     memory = learner_memory(changed, sizes)
     beside = min(learner.ranks, hardware.gpus_per_node)
-    engines = min(changes.get("workers", rollout.workers), hardware.gpus_per_node - 1)
+    engines = min(changes.get("workers", rollout.workers), (hardware.gpus_per_node - 1) // rollout.tensor_parallel)
     in_machine = memory.on_host * beside + max(passing(changed, sizes).values())
     in_machine += engine_memory(changed, sizes, rollout, rollout.tensor_parallel).on_host * engines
     if memory.on_device > limit or in_machine > hardware.host_memory_gb:
