@@ -246,7 +246,7 @@ class RayConfig(Bounded):
 
     address: str | None = None  # null: start a local instance; auto: join the running cluster
     num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least one an actor)
-    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker
+    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker, for each of its rollout.tensor_parallel ranks
     learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
@@ -284,8 +284,6 @@ class HardwareConfig(Bounded):
     memory_share: Share = 0.7  # share of memory_gb_s that decoding reaches
     rollout_tokens: PositiveInt | None = None  # mean tokens of a rollout, prompt included; null: rollout.max_context
     sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
-    # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
-    tensor_parallel: PositiveInt = 1  # GPUs of each engine
 
 
 @dataclass

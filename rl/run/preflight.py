@@ -236,9 +236,10 @@ def check_judge(judge: JudgeConfig) -> None:
 
 def check_room(cfg: TrainConfig) -> None:
     """Raise ValueError when a Ray of this machine could not place every process: some would wait for ever."""
-    workers = cfg.rollout.workers
-    gpus = workers * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
-    _check_room(cfg.learner, cfg.ray, workers, workers + cfg.judge.is_worker, gpus)
+    workers, tensor = cfg.rollout.workers, cfg.rollout.tensor_parallel
+    gpus = workers * tensor * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
+    split = f"rollout.tensor_parallel={tensor}, " if tensor > 1 else ""
+    _check_room(cfg.learner, cfg.ray, workers, workers + cfg.judge.is_worker, gpus, split)
 
 
 def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
@@ -247,8 +248,10 @@ def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
         _check_room(learner, ray, 0, 0, 0.0)
 
 
-def _check_room(learner: MeansConfig, ray: RayConfig, workers: int, others: int, other_gpus: float) -> None:
-    """``others``: processes beside the learner's, ``workers`` of them rollout workers; the GPUs of all of them."""
+def _check_room(
+    learner: MeansConfig, ray: RayConfig, workers: int, others: int, other_gpus: float, split: str = ""
+) -> None:
+    """``others``: processes beside the learner's, ``workers`` of them rollout workers; the GPUs of all of them; ``split``: what else they are due to."""
     if ray.address is not None:
         return
     ranks, share = learner.ranks, ray.learner_gpus
@@ -268,8 +271,8 @@ def _check_room(learner: MeansConfig, ray: RayConfig, workers: int, others: int,
     gpus = visible_gpus()
     if wanted > gpus:
         raise ValueError(
-            f"{several} with ray.learner_gpus={share:g} and ray.worker_gpus={ray.worker_gpus:g} need {wanted:g} GPUs, "
-            f"and this machine shows {gpus}; lower one of them, or join a cluster (ray=cluster)"
+            f"{several} with {split}ray.learner_gpus={share:g} and ray.worker_gpus={ray.worker_gpus:g} need {wanted:g} "
+            f"GPUs, and this machine shows {gpus}; lower one of them, or join a cluster (ray=cluster)"
         )
     if ranks > 1 and not share and gpus:
         raise ValueError(
@@ -281,6 +284,7 @@ def _check_room(learner: MeansConfig, ray: RayConfig, workers: int, others: int,
 def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks. Returns
     the renderer; None where the tokenizer is made by the run."""
+    from rl.run.engine_refusals import check_engine
     from rl.run.hub import check_push
     from rl.run.ledger import open_ledger
 
@@ -296,6 +300,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
+    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay)
     check_room(cfg)
     if cfg.pipeline.enabled and cfg.objective.distill.teachers:
         raise ValueError(
