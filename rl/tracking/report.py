@@ -77,7 +77,7 @@ class Page:
     curves: list[str]
     verdict: Verdict | None  # whether the curve is that of a normal run; None before there is a curve
     verdict_charts: list[str]
-    diagnoses: list[TextTable]  # what rl-diagnose found, newest step first
+    diagnoses: list[TextTable]  # what rl-doctor found, newest step first
     usage: Table
     price: str
     compute: Table

@@ -53,7 +53,7 @@ RULES = (
     Rule(r"my_store|MyStore|^cd |^mkdir |^echo |settings env=store|rl-chat run=store", END, TUTORIAL),
     Rule(r"certificate=demand|waive=", END, CERTIFICATES),
     Rule(r"^rl-train env=dataset env\.path=questions|_target_=(warehouse|guess)\.", END, JOBS),
-    Rule(r"^rl-(eval|chat|diagnose) run=demo-0$|^rl-compare|^rl-export path=runs/demo-0", END, JOBS),
+    Rule(r"^rl-(eval|chat|doctor) run=demo-0$|^rl-compare|^rl-export path=runs/demo-0", END, JOBS),
     Rule(r"^rl-export path=IN", OUT, "a model that the reader brings; test_checkpoint_export.py makes one"),
     Rule(r"^rl-train --|^envs-(check|play|init|build)|^cat |^python -m configs\.reference", END, HERE),
     Rule(r"^rl-train plan=true$|plan=true .*policy=hf", END, HERE),

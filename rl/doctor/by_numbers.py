@@ -1,0 +1,118 @@
+"""Detectors that read a step's metrics alone."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from rl.doctor.detector import Memory, Reading
+from rl.doctor.records import StepRecord
+
+COARSE = 0.05  # nats: what 16 bits explain of a mean mismatch (docs/results.md, bf16 engine: 1e-2 and less)
+OFF_POLICY = (("policy/approx_kl", 0.05), ("policy/drift_p95", 0.5))
+WINDOW = 5  # steps of a mean of the outcome
+LEARNED = 0.2  # outcome that a run must have reached before a fall is one
+
+
+def ratio_mean(step: StepRecord, memory: Memory) -> Reading | None:
+    """|mean importance ratio - 1|: the mean over tokens of pi / pi_sampler, which is 1 when both are distributions over
+    the same tokens and the sampler drew from its own."""
+    value = step.number("policy/ratio_mean")
+    return None if value is None else Reading(abs(value - 1.0))
+
+
+def mismatch(step: StepRecord, memory: Memory) -> Reading | None:
+    """Mean |log pi_learner - log pi_sampler| at the same weights, above what 16 bits explain where they are used."""
+    value = step.number("mismatch/mean")
+    if value is None:
+        return None
+    coarse = step.settings is not None and step.settings.coarse
+    return Reading(max(0.0, value - COARSE) if coarse else value)
+
+
+def probe_live(step: StepRecord, memory: Memory) -> Reading | None:
+    """The probe with choices of its own on each side, above what 16 bits explain where they are used."""
+    value = step.number("mismatch/probe_live_mean")
+    if value is None:
+        return None
+    coarse = step.settings is not None and step.settings.coarse
+    return Reading(max(0.0, value - COARSE) if coarse else value)
+
+
+def choices(step: StepRecord, memory: Memory) -> Reading | None:
+    """Share of the sampler's experts, or rows, that the learner would not choose at the very same weights."""
+    if not step.on_policy or (step.settings is not None and step.settings.coarse):
+        return None
+    names = ("replay/routing_overlap", "replay/indexer_overlap")
+    found = {name: 1.0 - value for name in names if (value := step.number(name)) is not None}
+    if not found:
+        return None
+    worst = max(found, key=lambda name: found[name])
+    return Reading(found[worst], worst)
+
+
+def off_policy(step: StepRecord, memory: Memory) -> Reading | None:
+    """The larger of approx_kl and drift_p95, each by the size at which trials began to collapse."""
+    found = {name: value / limit for name, limit in OFF_POLICY if (value := step.number(name)) is not None}
+    if not found:
+        return None
+    worst = max(found, key=lambda name: found[name])
+    return Reading(found[worst], f"{worst} {step.metrics[worst]:.2g}")
+
+
+def surprise(step: StepRecord, memory: Memory) -> Reading | None:
+    """|z| of the surprise (``rl.objective.diagnostics``), where it is also a tenth of the entropy: with many tokens a
+    small bias, such as that of leaving out groups of equal rewards, is many standard errors."""
+    z, mean, entropy = (step.number(f"policy/{n}") for n in ("surprise_z", "surprise", "entropy"))
+    if z is None or mean is None or entropy is None:
+        return None
+    return Reading(abs(z) if abs(mean) > 0.1 * entropy else 0.0, f"mean {mean:+.2g} nats, entropy {entropy:.2g}")
+
+
+def no_gradient(step: StepRecord, memory: Memory) -> Reading | None:
+    """Share of groups whose rewards are all equal."""
+    value, reward = step.number("group/zero_variance"), step.number("reward/mean")
+    if value is None:
+        return None
+    return Reading(value, "" if reward is None else f"mean reward {reward:.2f}")
+
+
+def skipped_steps(step: StepRecord, memory: Memory) -> Reading | None:
+    """Optimiser steps that were skipped in this step."""
+    value = step.number("learner/skipped_steps")
+    if value is None:
+        return None
+    before, memory["total"] = memory.get("total", 0.0), value
+    return Reading(value - before)
+
+
+def too_stale(step: StepRecord, memory: Memory) -> Reading | None:
+    """Versions by which the oldest token is older than ``max_staleness`` allows."""
+    value = step.number("staleness/max")
+    if value is None or step.settings is None:
+        return None
+    return Reading(value - step.settings.max_staleness)
+
+
+def learning_rate(step: StepRecord, memory: Memory) -> Reading | None:
+    """By what share the learning rate is below an earlier step's: after its warm-up it is constant."""
+    value, settings = step.number("learner/lr"), step.settings
+    if value is None or settings is None or settings.minibatches > 1:  # a mean over minibatches with none left out
+        return None
+    highest = memory["highest"] = max(memory.get("highest", 0.0), value)
+    return Reading(1.0 - value / highest if highest > 0 else 0.0)
+
+
+def collapse(step: StepRecord, memory: Memory) -> Reading | None:
+    """By what share the outcome of the last five steps is below that of the best five in a row."""
+    value = step.number("score/outcome")
+    if value is None:
+        value = step.number("reward/mean")
+    if value is None:
+        return None
+    last: deque[float] = memory.setdefault("last", deque(maxlen=WINDOW))
+    last.append(value)
+    if len(last) < WINDOW:
+        return None
+    mean = sum(last) / WINDOW
+    best = memory["best"] = max(memory.get("best", 0.0), mean)
+    return Reading(1.0 - mean / best if best >= LEARNED else 0.0, f"{best:.2f} to {mean:.2f}")
