@@ -17,6 +17,7 @@ import argparse
 import math
 import os
 import re
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "truncated": (FAMILIES, "rollout.top_p=0.9", "objective.kl_coef=0.01", "replay.indexer=force"),
 }
 BEGIN, END = "<!-- made by benchmarks/faults.py: begin -->", "<!-- made by benchmarks/faults.py: end -->"
-HEAD = ("fault", "severity", "found first by", "step", "others", "held out, clean", "with the fault", "cure")
+HEAD = ("fault", "severity", "found first by", "step", "held out, and change against clean")
+NAMED = 3  # detectors that are named in a cell
 STOPPED = re.compile(r"^stopped: (?:\w+: )?(.*)$", re.M)
 
 
@@ -58,16 +60,18 @@ class Result:
     outcome: float | None
     stderr: float
 
-    def first(self) -> tuple[str, str, str]:
-        """Who found it first, in which step, and who else did later."""
+    def first(self) -> tuple[str, str]:
+        """Who found it first, and in which step; who else did in another."""
         if self.stopped:
-            return self.stopped, f"{self.steps + 1}", ", ".join(self.alarms)
+            return self.stopped, str(self.steps + 1)
         if not self.alarms:
-            return "nobody", "–", ""
+            return "nobody", "–"
         step = min(self.alarms.values())
         found = [name for name, first in self.alarms.items() if first == step]
-        later = [f"{name} ({first})" for name, first in self.alarms.items() if first > step]
-        return ", ".join(found), str(step), ", ".join(later)
+        later = len(self.alarms) - len(found)
+        more = len(found) - NAMED
+        names = ", ".join(found[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        return names + (f"; later {later}" if later else ""), str(step)
 
 
 def read(path: Path) -> Result | None:
@@ -126,15 +130,9 @@ def fault_table(out: Path, faults: Sequence[str], seeds: Sequence[int]) -> tuple
                 if result is None or (result.outcome is None and not result.stopped):
                     missing.append(f"{name} {severity:g} (seed {seed})")
                     continue
-                finder, step, others = result.first()
                 base = clean.outcome if clean is not None else None
-                cells = (
-                    "–" if base is None else f"{base:.3f}",
-                    "stopped" if result.outcome is None else change(result, base),
-                )
-                rows.append(
-                    (f"{name}: {FAULTS[name].what}", f"{severity:g}", finder, step, others, *cells, FAULTS[name].cure)
-                )
+                cell = "stopped" if result.outcome is None else change(result, base)
+                rows.append((name, f"{severity:g}", *result.first(), cell))
     return rows, missing
 
 
@@ -169,13 +167,7 @@ def clean_table(out: Path, seeds: int) -> tuple[list[tuple[str, ...]], list[tupl
                     alarms += [f"{name} (seed {seed}, step {course.fired[0]})"] if course.fired else []
         rows.append((experiment, str(runs), str(steps), ", ".join(alarms) or "none"))
     readings = [
-        (
-            d.name,
-            f"{d.limit:g}",
-            f"{max(worst[d.name]):.2g}" if worst[d.name] else "–",
-            str(len(worst[d.name])),
-            d.basis,
-        )
+        (d.name, f"{d.limit:g}", f"{max(worst[d.name]):.2g}" if worst[d.name] else "–", str(len(worst[d.name])))
         for d in DETECTORS
     ]
     return rows, readings
@@ -195,10 +187,16 @@ def text(out: Path, faults: Sequence[str], seeds: Sequence[int], clean: int) -> 
     experiments, readings = clean_table(out, max(clean, len(seeds)))
     parts = [markdown(HEAD, rows)]
     if missing:
-        parts.append(f"Not run: {', '.join(missing)}.\n")
+        parts.append(wrapped(f"Not run: {', '.join(missing)}."))
+    parts.append("".join(wrapped(f"`{f}`: {FAULTS[f].what}. Cure: {FAULTS[f].cure}.", "- ") for f in faults))
     parts.append(markdown(("clean runs", "runs", "steps", "alarms"), experiments))
-    parts.append(markdown(("detector", "limit", "largest in clean runs", "runs", "basis"), readings))
+    parts.append(markdown(("detector", "limit", "largest in clean runs", "of runs"), readings))
     return "\n".join(parts)
+
+
+def wrapped(text: str, bullet: str = "") -> str:
+    lines = textwrap.wrap(text, 120, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+    return "\n".join(lines) + "\n"
 
 
 def write(section: str, page: Path) -> None:

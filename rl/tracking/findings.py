@@ -1,7 +1,11 @@
-"""What the detectors of ``rl.doctor`` find in the files of a run, or of another toolkit, and the page on it."""
+"""What the detectors of ``rl.doctor`` find in the files of a run, or of another toolkit, and the page on it.
+
+``python -m rl.tracking.findings docs/doctor.md`` writes the list of detectors into that page.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +15,11 @@ from rl.doctor.catalogue import DETECTORS
 from rl.doctor.records import Settings, StepRecord, groups_of
 from rl.doctor.watch import Watch
 from rl.tracking.diagnosis import TextTable
+from rl.tracking.metrics import entry
 from rl.tracking.rundir import RunDir, RunDirError, read_jsonl, step_name, write_atomic
 
+BEGIN, END = "<!-- made by python -m rl.tracking.findings: begin -->", "<!-- end -->"
+READS = {"metrics": "metrics", "rollouts": "rollouts alone", "both": "metrics and rollouts"}
 ALARMS = ("alarm", "first step", "steps", "value", "limit", "what is wrong", "cure")
 LIMITS = ("detector", "steps it could look at", "largest value", "at step", "limit", "where the limit comes from")
 
@@ -119,3 +126,30 @@ def write_page(path: Path, name: str, examined: list[Examined], attribution: Map
     page = templates().get_template("doctor.html.j2")
     write_atomic(path, page.render(name=name, state=state, tables=tables, svg_style=f"{STYLE}\n{SVG_STYLE}"))
     return path
+
+
+def detectors_markdown() -> str:
+    """The list of detectors, between the marks of docs/doctor.md."""
+    entries = []
+    for d in DETECTORS:
+        limit = f"{d.limit:g}" + (f", {d.in_a_row} steps in a row" if d.in_a_row > 1 else "")
+        said = (
+            f"{d.shows.rstrip(',')}. Limit {limit} ({d.basis}); reads {READS[d.reads]}. What is wrong: {d.cause}. "
+            f"Cure: {d.cure}."
+        )
+        entries.append(entry(f"**`{d.name}`**", said))
+    return f"{BEGIN}\n\n" + "\n".join(entries) + f"\n\n{END}"
+
+
+def with_detectors(page: str) -> str:
+    """``page`` with the list between its marks. Raises ValueError when it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no lines {BEGIN} and {END}")
+    return before + detectors_markdown() + after
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(with_detectors(file.read_text(encoding="utf-8")), encoding="utf-8")
