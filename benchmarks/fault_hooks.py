@@ -90,7 +90,8 @@ def wiggle(x: Any) -> Any:
     """Numbers between -1 and 1 in the shape of ``x``, as good as random, and a function of ``x`` alone."""
     import torch
 
-    return (torch.frac(torch.sin(x.double() * 12345.678) * 43758.5453) * 2 - 1).clamp(-1, 1).to(x.dtype)
+    mixed = torch.sin(x.double() * 12345.678) * 43758.5453
+    return ((mixed - mixed.floor()) * 2 - 1).to(x.dtype)
 
 
 def once(name: str) -> bool:
