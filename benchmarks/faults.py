@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 12
 SHARED = (
     "deterministic=true", "prompts_per_step=8", "group_size=8", "learner.lr=4.0e-4", "learner.threads=1",
-    "learner.max_tokens_per_microbatch=2048", "coldstart.threads=1", "eval.n_tasks=32", "eval.k=2",
+    "learner.max_tokens_per_microbatch=1024", "coldstart.threads=1", "eval.k=2",
     "tracking.wandb=disabled", "tracking.save_batch_every=0", "checkpoint_every=1000",
 )  # fmt: skip
 FAMILIES = "env.families={search: 1.0, agent: 1.0}"
@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--faults", default=",".join(FAULTS), help="comma-separated, or none")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--tasks", type=int, default=32, help="held-out tasks of each family")
     parser.add_argument("--severest", action="store_true", help="of every fault the last severity alone")
     parser.add_argument("--clean", type=int, default=1, help="clean runs of every experiment (seeds 0, 1, …)")
     parser.add_argument("--experiments", default="matched", help="of the clean runs, comma-separated, or all")
@@ -225,7 +226,7 @@ def main() -> None:
         parser.error(f"--faults: {', '.join(unknown)} unknown; there are {', '.join(FAULTS)}")
     experiments = list(EXPERIMENTS) if args.experiments == "all" else args.experiments.split(",")
     ends = time.monotonic() + 60 * args.minutes
-    base = [*SHARED, f"steps={args.steps}", f"cache_dir={args.out / 'cache'}"]
+    base = [*SHARED, f"steps={args.steps}", f"eval.n_tasks={args.tasks}", f"cache_dir={args.out / 'cache'}"]
     args.out.mkdir(parents=True, exist_ok=True)
     todo: list[tuple[str, list[str], str | None, bool]] = [
         (clean_name(e, seed), [*base, *EXPERIMENTS[e], f"seed={seed}"], None, False)
