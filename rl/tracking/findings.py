@@ -97,7 +97,8 @@ def finding_tables(examined: Iterable[Examined]) -> list[TextTable]:
     """Two tables for every stage: the alarms, and what every detector has seen."""
     tables = []
     for one in examined:
-        fired, seen = [], []
+        fired: list[tuple[str, ...]] = []
+        seen: list[tuple[str, ...]] = []
         for d in DETECTORS:
             course = one.watch.courses[d.name]
             limit = f"{d.limit:g}" + (f", {d.in_a_row} steps in a row" if d.in_a_row > 1 else "")
