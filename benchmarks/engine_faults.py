@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.fault_hooks import acting, chance, once, wiggle
 def router_flips(module: ModuleType, size: float) -> None:
     plain = module.DSAForVLLM.__init__
 
+    @wraps(plain)  # vLLM reads the names of its parameters
     def init(self: Any, **given: Any) -> None:
         plain(self, **given)
         for part in self.modules():

@@ -75,9 +75,11 @@ class Result:
 
 
 def read(path: Path) -> Result | None:
-    """The run at ``path``; None where there is none."""
+    """The run at ``path`` (gone, where it was stopped before its first step); None where there is none."""
+    log = path.with_name(f"{path.name}.log")
+    said = STOPPED.findall(log.read_text(errors="replace")) if log.exists() else []
     if not (path / "config.yaml").exists():
-        return None
+        return Result(0, {}, _stopped(said), None, math.nan) if said else None
     run = RunDir(path, make=False)
     rows = run.read_metrics("grpo")
     alarms: dict[str, int] = {}
@@ -85,10 +87,12 @@ def read(path: Path) -> Result | None:
         for name in (key.removeprefix("alarm/") for key in row if key.startswith("alarm/")):
             alarms[name] = min(row["step"], alarms.get(name, row["step"]))
     after: dict[str, Any] = run.read_summary().get("eval_after") or {}
-    log = path.with_name(f"{path.name}.log")
-    said = STOPPED.findall(log.read_text(errors="replace")) if log.exists() and not after else []
-    stopped = "the probe (run stopped)" if said and "weight sync" in said[-1] else said[-1][:60] if said else ""
+    stopped = _stopped(said) if said and not after else ""
     return Result(len(rows), alarms, stopped, after.get("overall"), float(after.get("stderr", math.nan)))
+
+
+def _stopped(said: Sequence[str]) -> str:
+    return "the probe (run stopped)" if "weight sync" in said[-1] else f"run stopped: {said[-1][:40]}"
 
 
 def play(out: Path, name: str, overrides: Sequence[str], fault: str | None, resumed: bool = False) -> str:

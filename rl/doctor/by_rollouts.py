@@ -11,7 +11,7 @@ import numpy as np
 from envs.types import StopReason
 from rl.doctor.detector import Memory, Reading
 from rl.doctor.records import StepRecord, sampled_key, spans_of
-from rl.types import OUTCOME, Segment
+from rl.types import OUTCOME, Segment, Trajectory
 
 INFRASTRUCTURE = (StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ABORTED)
 OPENING = 1  # tokens before a turn that are compared
@@ -131,8 +131,9 @@ def unmasked(step: StepRecord, memory: Memory) -> Reading | None:
 
 
 def same_end(step: StepRecord, memory: Memory) -> Reading | None:
-    """Share of rollouts that end with the same words of the environment, in three tasks and more, and are paid less
-    than the best: an error message that is scored."""
+    """Share of rollouts that the environment ends with the same words, in three tasks and more, and that are paid less
+    than the best: an error message that is scored. What it says to a message that could not be parsed does not count,
+    nor what was said last before a limit."""
     valid = step.valid
     if not valid or len({t.reward for t in valid}) < 2:
         return None
@@ -140,7 +141,7 @@ def same_end(step: StepRecord, memory: Memory) -> Reading | None:
     tasks: dict[str, set[str]] = defaultdict(set)
     count: Counter[str] = Counter()
     for t in valid:
-        if t.turns and t.messages and t.messages[-1].get("role") in ("tool", "user") and t.reward < best:
+        if t.turns and t.reward < best and _ended_by_environment(t):
             text = re.sub(r"\d+", "#", str(t.messages[-1].get("content", "")))[:200]
             tasks[text].add(t.task_id)
             count[text] += 1
@@ -149,6 +150,12 @@ def same_end(step: StepRecord, memory: Memory) -> Reading | None:
         return Reading(0.0)
     worst = max(found, key=lambda text: count[text])
     return Reading(count[worst] / len(valid), repr(worst[:60]))
+
+
+def _ended_by_environment(trajectory: Trajectory) -> bool:
+    before, last = [{}, {}, *trajectory.messages][-2:]
+    said = last.get("role") in ("tool", "user") and not before.get("parse_error")
+    return said and trajectory.stop_reason is StopReason.ANSWERED
 
 
 def versions(step: StepRecord, memory: Memory) -> Reading | None:

@@ -238,7 +238,7 @@ DETECTORS: tuple[Detector, ...] = (
         "same_end",
         "rollouts",
         by_rollouts.same_end,
-        "the share of rollouts that end with the same words of the environment",
+        "the share of rollouts that the environment ends with the same words",
         0.1,
         "clean runs: see docs/results.md",
         "an error of the environment, the same in several tasks, ends episodes and is paid as a wrong answer",

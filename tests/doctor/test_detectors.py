@@ -242,7 +242,18 @@ def test_the_same_last_words_in_many_tasks() -> None:
             t.messages = [*t.messages, {"role": "tool", "content": f"Error: port {n} refused"}]
         return r
 
+    def garbled(r: StepRecord) -> StepRecord:
+        for g in fail(r).groups:
+            g.trajectories[0].messages[-2]["parse_error"] = "no call"
+        return r
+
+    def limited(r: StepRecord) -> StepRecord:
+        for g in fail(r).groups:
+            g.trajectories[0].stop_reason = StopReason.MAX_TURNS
+        return r
+
     assert fired(fail, since=2) == {"same_end": 2}
+    assert fired(garbled) == fired(limited) == {}  # the policy's own mistake; a limit
 
 
 def test_masked_rollouts_that_become_more() -> None:
