@@ -177,6 +177,11 @@ def clean_table(out: Path, seeds: int) -> tuple[list[tuple[str, ...]], list[tupl
     return rows, readings
 
 
+def seeded(seed: int) -> list[str]:
+    """Further seeds share one cold start, which takes as long as a run."""
+    return [f"seed={seed}", *(["coldstart.seed=0"] if seed else [])]
+
+
 def run_name(fault: str, severity: float, seed: int) -> str:
     return f"{fault}-{severity:g}-s{seed}"
 
@@ -233,14 +238,14 @@ def main() -> None:
     base = [*SHARED, f"steps={args.steps}", f"eval.n_tasks={args.tasks}", f"cache_dir={args.out / 'cache'}"]
     args.out.mkdir(parents=True, exist_ok=True)
     todo: list[tuple[str, list[str], str | None, bool]] = [
-        (clean_name(e, seed), [*base, *EXPERIMENTS[e], f"seed={seed}"], None, False)
+        (clean_name(e, seed), [*base, *EXPERIMENTS[e], *seeded(seed)], None, False)
         for seed in range(args.clean)
         for e in experiments
     ]
     for name, severity, seed in orders(faults, args.seeds, not args.severest):
         fault = FAULTS[name]
         more = ["checkpoint_every=2"] if fault.resumed else []
-        settings = [*base, *EXPERIMENTS["matched"], f"seed={seed}", *fault.settings, *more]
+        settings = [*base, *EXPERIMENTS["matched"], *seeded(seed), *fault.settings, *more]
         todo.append((run_name(name, severity, seed), settings, f"{name}={severity:g}", fault.resumed))
     for name, settings, fault_given, resumed in todo:
         if time.monotonic() > ends:

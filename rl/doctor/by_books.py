@@ -8,6 +8,8 @@ from rl.doctor.detector import Memory, Reading
 from rl.doctor.records import StepRecord
 from rl.types import Group
 
+EXACT = 1e-4  # nats of mean mismatch: above it the loss at ratio 1 says little
+
 
 def advantages_of(group: Group, norm: str) -> list[float]:
     """A_i = R_i - mean(R), for ``norm`` std by their population deviation; of valid rollouts."""
@@ -48,6 +50,8 @@ def loss(step: StepRecord, memory: Memory) -> Reading | None:
     if settings is None or reported is None or not settings.clips or not step.on_policy:
         return None
     if step.number("policy/masked_sequences"):  # the off-policy mask has taken some out
+        return None
+    if settings.coarse or (step.number("mismatch/mean") or 0.0) > EXACT:  # ratios are not 1
         return None
     pairs, groups = [], 0
     wanted = 0.0
