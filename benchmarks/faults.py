@@ -7,8 +7,8 @@
 
 Every run is `rl-train deterministic=true` with the same tasks and random numbers, so that a run with a fault equals the
 clean one of its seed up to where the fault acts. ``benchmarks.fault_hooks`` puts the fault into the driver, the learner
-and the rollout workers; product code knows nothing of it. What found it is read from ``alarm/*`` in metrics.jsonl, or,
-where the run was stopped, from its last words.
+and the rollout workers; product code knows nothing of it. The detectors of the loop say what found it, applied to the
+run's records, so that the tables are those of the detectors as they are now; or the run's last words, where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from typing import Any
 
 from benchmarks.fault_list import FAULTS
 from benchmarks.runs import markdown, train
+from configs.schema import TrainConfig
 from rl.doctor.catalogue import DETECTORS
+from rl.doctor.records import Settings
+from rl.doctor.watch import Watch
+from rl.run.preflight import stored_settings
+from rl.tracking.findings import examine_run
 from rl.tracking.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,14 +86,19 @@ def read(path: Path) -> Result | None:
     if not (path / "config.yaml").exists():
         return Result(0, {}, _stopped(said), None, math.nan) if said else None
     run = RunDir(path, make=False)
-    rows = run.read_metrics("grpo")
-    alarms: dict[str, int] = {}
-    for row in rows:
-        for name in (key.removeprefix("alarm/") for key in row if key.startswith("alarm/")):
-            alarms[name] = min(row["step"], alarms.get(name, row["step"]))
+    watches = examined(run)
+    alarms = {n: course.fired[0] for watch in watches for n, course in watch.courses.items() if course.fired}
     after: dict[str, Any] = run.read_summary().get("eval_after") or {}
     stopped = _stopped(said) if said and not after else ""
-    return Result(len(rows), alarms, stopped, after.get("overall"), float(after.get("stderr", math.nan)))
+    return Result(
+        len(run.read_metrics("grpo")), alarms, stopped, after.get("overall"), float(after.get("stderr", math.nan))
+    )
+
+
+def examined(run: RunDir) -> list[Watch]:
+    """The detectors after all steps of ``run``, by its records: those of the loop as they are now."""
+    settings = Settings.of(stored_settings(run.path, TrainConfig))
+    return [stage.watch for stage in examine_run(run, settings)]
 
 
 def _stopped(said: Sequence[str]) -> str:
@@ -150,11 +160,6 @@ def change(result: Result, base: float | None) -> str:
 
 def clean_table(out: Path, seeds: int) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """(a row per experiment: runs, steps, false alarms; a row per detector: its limit and largest reading)."""
-    from configs.schema import TrainConfig
-    from rl.doctor.records import Settings
-    from rl.run.preflight import stored_settings
-    from rl.tracking.findings import examine_run
-
     rows: list[tuple[str, ...]] = []
     worst: dict[str, list[float]] = {d.name: [] for d in DETECTORS}
     for experiment in EXPERIMENTS:
@@ -165,8 +170,8 @@ def clean_table(out: Path, seeds: int) -> tuple[list[tuple[str, ...]], list[tupl
             if (result := read(path)) is None or not result.steps:
                 continue
             runs, steps = runs + 1, steps + result.steps
-            for stage in examine_run(RunDir(path, make=False), Settings.of(stored_settings(path, TrainConfig))):
-                for name, course in stage.watch.courses.items():
+            for watch in examined(RunDir(path, make=False)):
+                for name, course in watch.courses.items():
                     worst[name] += [course.worst] if course.looked else []
                     alarms += [f"{name} (seed {seed}, step {course.fired[0]})"] if course.fired else []
         rows.append((experiment, str(runs), str(steps), ", ".join(alarms) or "none"))

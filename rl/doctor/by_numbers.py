@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from rl.doctor.detector import Memory, Reading
@@ -9,7 +10,7 @@ from rl.doctor.records import StepRecord
 
 COARSE = 0.05  # nats: what 16 bits explain of a mean mismatch (docs/results.md, bf16 engine: 1e-2 and less)
 OFF_POLICY = (("policy/approx_kl", 0.05), ("policy/drift_p95", 0.5))
-WINDOW = 5  # steps of a mean of the outcome
+WINDOW = 5  # steps of a mean of the outcome, and of the surprise
 LEARNED = 0.2  # outcome that a run must have reached before a fall is one
 
 
@@ -60,12 +61,17 @@ def off_policy(step: StepRecord, memory: Memory) -> Reading | None:
 
 
 def surprise(step: StepRecord, memory: Memory) -> Reading | None:
-    """|z| of the surprise (``rl.objective.diagnostics``), where it is also a tenth of the entropy: with many tokens a
-    small bias, such as that of leaving out groups of equal rewards, is many standard errors."""
+    """|z| of the surprise (``rl.objective.diagnostics``) over the last five steps, where it is also a tenth of the
+    entropy: with many tokens a small bias, as of leaving out groups of equal rewards, is many standard errors."""
     z, mean, entropy = (step.number(f"policy/{n}") for n in ("surprise_z", "surprise", "entropy"))
     if z is None or mean is None or entropy is None:
         return None
-    return Reading(abs(z) if abs(mean) > 0.1 * entropy else 0.0, f"mean {mean:+.2g} nats, entropy {entropy:.2g}")
+    last: deque[tuple[float, float, float]] = memory.setdefault("last", deque(maxlen=WINDOW))
+    last.append((z, mean, entropy))
+    zs, means, entropies = (math.fsum(column) for column in zip(*last, strict=True))
+    small = abs(means) <= 0.1 * entropies
+    where = f"{len(last)} steps: mean {means / len(last):+.2g} nats, entropy {entropies / len(last):.2g}"
+    return Reading(0.0 if small else abs(zs) / math.sqrt(len(last)), where)
 
 
 def no_gradient(step: StepRecord, memory: Memory) -> Reading | None:

@@ -71,7 +71,7 @@ DETECTORS: tuple[Detector, ...] = (
         "surprise",
         "metrics",
         by_numbers.surprise,
-        "the surprise of sampled tokens, in standard errors,",
+        "the surprise of sampled tokens over five steps, in standard errors,",
         6.0,
         "near a standard normal in clean runs (docs/results.md)",
         "tokens are not drawn from the distribution that the learner scores (a temperature, a cut or a seed that one "

@@ -66,7 +66,7 @@ def test_a_clean_run_has_no_alarm_and_every_detector_looks() -> None:
         ("choices", numbers(replay__indexer_overlap=0.9), set()),
         ("off_policy", numbers(policy__approx_kl=0.06), set()),
         ("off_policy", numbers(policy__drift_p95=0.6), set()),
-        ("surprise", numbers(policy__surprise_z=-9.0, policy__surprise=-0.2), set()),
+        ("surprise", numbers(policy__surprise_z=-10.0, policy__surprise=-0.3), set()),
         ("skipped_steps", numbers(learner__skipped_steps=1.0), set()),
         ("too_stale", numbers(staleness__max=1.0), set()),
         ("advantages", numbers(advantage__std=0.6), set()),
@@ -83,6 +83,11 @@ def test_a_fault_fires_its_detector_in_the_first_step(name: str, spoil: Spoil, o
     found = fired(spoil, since=2)
     assert found[name] == 2
     assert set(found) - {name} <= others
+
+
+def test_a_surprise_that_stays_adds_up() -> None:
+    """4.5 standard errors in each of n steps are 4.5 sqrt(n)."""
+    assert fired(numbers(policy__surprise_z=-4.5, policy__surprise=-0.2)) == {"surprise": 2}
 
 
 def test_a_bias_of_the_surprise_that_is_small_is_none() -> None:
