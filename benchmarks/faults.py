@@ -42,11 +42,12 @@ SHARED = (
     "tracking.wandb=disabled", "tracking.save_batch_every=0", "checkpoint_every=1000",
 )  # fmt: skip
 FAMILIES = "env.families={search: 1.0, agent: 1.0}"
-# What clean runs are made of; the first is the one that faults are put into.
+# What clean runs are made of; faults are put into one of them (--experiment).
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "matched": (FAMILIES,),
     "four families": ("learner.lr=2.0e-4",),
     "stale": (FAMILIES, "max_staleness=2", "learner.minibatches=2", "learner.lr=2.0e-4"),
+    "very stale": (FAMILIES, "max_staleness=5", "learner.minibatches=3", "learner.lr=5.0e-4"),
     "truncated": (FAMILIES, "rollout.top_p=0.9", "objective.kl_coef=0.01", "replay.indexer=force"),
 }
 BEGIN, END = "<!-- made by benchmarks/faults.py: begin -->", "<!-- made by benchmarks/faults.py: end -->"
@@ -90,9 +91,8 @@ def read(path: Path) -> Result | None:
     alarms = {n: course.fired[0] for watch in watches for n, course in watch.courses.items() if course.fired}
     after: dict[str, Any] = run.read_summary().get("eval_after") or {}
     stopped = _stopped(said) if said and not after else ""
-    return Result(
-        len(run.read_metrics("grpo")), alarms, stopped, after.get("overall"), float(after.get("stderr", math.nan))
-    )
+    outcome, stderr = after.get("overall"), float(after.get("stderr", math.nan))
+    return Result(len(run.read_metrics("grpo")), alarms, stopped, outcome, stderr)
 
 
 def examined(run: RunDir) -> list[Watch]:
@@ -134,13 +134,15 @@ def orders(faults: Sequence[str], seeds: Sequence[int], mildest: bool) -> list[t
     ]
 
 
-def fault_table(out: Path, faults: Sequence[str], seeds: Sequence[int]) -> tuple[list[tuple[str, ...]], list[str]]:
+def fault_table(
+    out: Path, faults: Sequence[str], seeds: Sequence[int], experiment: str
+) -> tuple[list[tuple[str, ...]], list[str]]:
     """Rows of ``HEAD`` for what has been run, and what has not."""
     rows, missing = [], []
     for name in faults:
         for severity in FAULTS[name].severities:
             for seed in seeds:
-                result, clean = read(out / run_name(name, severity, seed)), read(out / clean_name("matched", seed))
+                result, clean = read(out / run_name(name, severity, seed)), read(out / clean_name(experiment, seed))
                 if result is None or (result.outcome is None and not result.stopped):
                     missing.append(f"{name} {severity:g} (seed {seed})")
                     continue
@@ -195,9 +197,9 @@ def clean_name(experiment: str, seed: int) -> str:
     return f"clean-{experiment.replace(' ', '-')}-s{seed}"
 
 
-def text(out: Path, faults: Sequence[str], seeds: Sequence[int], clean: int) -> str:
+def text(out: Path, faults: Sequence[str], seeds: Sequence[int], clean: int, experiment: str) -> str:
     """The section of docs/results.md."""
-    rows, missing = fault_table(out, faults, seeds)
+    rows, missing = fault_table(out, faults, seeds, experiment)
     experiments, readings = clean_table(out, max(clean, len(seeds)))
     parts = [markdown(HEAD, rows)]
     if missing:
@@ -226,19 +228,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--faults", default=",".join(FAULTS), help="comma-separated, or none")
+    parser.add_argument("--experiment", default="matched", choices=EXPERIMENTS, help="that faults are put into")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--tasks", type=int, default=32, help="held-out tasks of each family")
     parser.add_argument("--severest", action="store_true", help="of every fault the last severity alone")
     parser.add_argument("--clean", type=int, default=1, help="clean runs of every experiment (seeds 0, 1, …)")
-    parser.add_argument("--experiments", default="matched", help="of the clean runs, comma-separated, or all")
+    parser.add_argument("--experiments", help="of the clean runs, comma-separated, or all; default: --experiment")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no run is started later")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
     args = parser.parse_args()
     faults = [] if args.faults == "none" else args.faults.split(",")
     if unknown := sorted(set(faults) - set(FAULTS)):
         parser.error(f"--faults: {', '.join(unknown)} unknown; there are {', '.join(FAULTS)}")
-    experiments = list(EXPERIMENTS) if args.experiments == "all" else args.experiments.split(",")
+    experiments = list(EXPERIMENTS) if args.experiments == "all" else (args.experiments or args.experiment).split(",")
     ends = time.monotonic() + 60 * args.minutes
     base = [*SHARED, f"steps={args.steps}", f"eval.n_tasks={args.tasks}", f"cache_dir={args.out / 'cache'}"]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -250,7 +253,7 @@ def main() -> None:
     for name, severity, seed in orders(faults, args.seeds, not args.severest):
         fault = FAULTS[name]
         more = ["checkpoint_every=2"] if fault.resumed else []
-        settings = [*base, *EXPERIMENTS["matched"], *seeded(seed), *fault.settings, *more]
+        settings = [*base, *EXPERIMENTS[args.experiment], *seeded(seed), *fault.settings, *more]
         todo.append((run_name(name, severity, seed), settings, f"{name}={severity:g}", fault.resumed))
     for name, settings, fault_given, resumed in todo:
         if time.monotonic() > ends:
@@ -263,7 +266,9 @@ def main() -> None:
             result = read(args.out / name)
             found = result.first() if result is not None else ("no run",)
             print(f"{name}: {said} in {time.monotonic() - began:.0f} s; {', '.join(found)}", flush=True)
-    section = text(args.out, [f for f in FAULTS if f in faults] or list(FAULTS), args.seeds, args.clean)
+    section = text(
+        args.out, [f for f in FAULTS if f in faults] or list(FAULTS), args.seeds, args.clean, args.experiment
+    )
     (args.out / "faults.md").write_text(section, encoding="utf-8")
     print(section)
     if args.write:
