@@ -8,7 +8,7 @@ from collections import deque
 from rl.doctor.detector import Memory, Reading
 from rl.doctor.records import StepRecord
 
-COARSE = 0.05  # nats: what 16 bits explain of a mean mismatch (docs/results.md, bf16 engine: 1e-2 and less)
+COARSE = 0.05  # nats of mean mismatch that 16 bits may explain: 6e-4 in docs/results.md, larger models have more
 OFF_POLICY = (("policy/approx_kl", 0.05), ("policy/drift_p95", 0.5))
 WINDOW = 5  # steps of a mean of the outcome, and of the surprise
 LEARNED = 0.2  # outcome that a run must have reached before a fall is one

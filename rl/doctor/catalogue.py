@@ -19,7 +19,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.ratio_mean,
         "the distance of the mean importance ratio from 1",
         0.05,
-        "healthy runs, stale ones too, stay within 0.02; faulty ones had 0.1 to 2",
+        "in trials healthy runs, stale ones too, stayed within 0.02; faulty ones had 0.1 to 2.1",
         "the sampler's log-probs are not those of the distribution that it drew from (shifted by a token, other "
         "weights, another temperature or cut)",
         f"compare both sides' settings; {PARTS}",
@@ -30,7 +30,8 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.mismatch,
         "mean |learner - sampler| log-prob at the same weights, nats,",
         5e-4,
-        "clean runs in float32: see docs/results.md; in 16 bits counted above 0.05",
+        "clean runs read 1e-7 in float32 (docs/results.md), truncation without its mask 4e-3; in 16 bits counted above "
+        "0.05",
         "the two sides compute different things at equal weights (numerics, temperature, truncation or choices "
         "that are not replayed, a record that is wrong)",
         PARTS,
@@ -41,7 +42,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.probe_live,
         "mean log-prob difference of the live-routed probe, nats,",
         1e-3,
-        "clean runs in float32: see docs/results.md; in 16 bits counted above 0.05",
+        "clean runs read 2e-6 in float32 (docs/results.md); in 16 bits counted above 0.05",
         "an engine holds the learner's weights and chooses other experts or rows than the learner would",
         "keep replay.routing=force, set replay.indexer=force, and look for noise or another dtype in the engine's "
         "router and indexer",
@@ -52,7 +53,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.choices,
         "the share of choices that the learner would make otherwise",
         0.01,
-        "clean runs: see docs/results.md",
+        "clean runs read 0 or next to it (docs/results.md)",
         "experts or rows are chosen otherwise by the engine than by the learner at the very same weights, or the "
         "record of them belongs to other tokens",
         f"keep replay.routing=force; {PARTS}",
@@ -73,7 +74,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.surprise,
         "the surprise of sampled tokens over five steps, in standard errors,",
         6.0,
-        "near a standard normal in clean runs (docs/results.md)",
+        "a sum of martingale differences, near a standard normal; clean runs: docs/results.md",
         "tokens are not drawn from the distribution that the learner scores (a temperature, a cut or a seed that one "
         "side does not know of)",
         "compare temperature, top_p, top_k and min_p of both sides as the engine really applies them",
@@ -84,7 +85,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.no_gradient,
         "the share of groups with equal rewards",
         0.95,
-        "clean runs stay below 0.9 until they have learned all",
+        "nearly all groups; clean runs: docs/results.md",
         "hardly any group has two different rewards, so nothing is learned: the tasks are too hard, solved, or the "
         "verifier pays everybody",
         "read some rollouts; use other tasks, a larger group_size, or mend the verifier",
@@ -126,7 +127,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.collapse,
         "the share by which the outcome has fallen from its best",
         0.5,
-        "five-step means; clean runs fall by less than 0.3",
+        "a choice: half of what was reached, five-step means; clean runs: docs/results.md",
         "training is falling apart",
         "stop; go back to a checkpoint before the first other alarm, lower learner.lr or max_staleness",
     ),
@@ -147,7 +148,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_books.loss,
         "the difference of the loss from its value at ratio 1, in advantages,",
         2e-3,
-        "exact at ratio 1: rounding and near-ties gave at most 1e-4 in clean runs",
+        "exact at ratio 1 but for rounding; clean runs read 1e-7 (docs/results.md)",
         "the loss has another denominator than objective.loss_aggregation says (a mean of means, a mean over the wrong "
         "tokens)",
         "sum weighted token losses over the whole batch, and divide once",
@@ -178,7 +179,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_rollouts.twins,
         "the excess of equal rollouts in a group, in standard deviations,",
         6.0,
-        "a bound on chance from the rollouts' own log-probs; clean runs: see docs/results.md",
+        "a bound on chance from the rollouts' own log-probs; clean runs: docs/results.md",
         "rollouts of a group are drawn with the same random numbers (or their log-probs are not those that they were "
         "drawn with)",
         "give every request its own seed",
@@ -240,7 +241,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_rollouts.same_end,
         "the share of rollouts that the environment ends with the same words",
         0.1,
-        "clean runs: see docs/results.md",
+        "clean runs: docs/results.md",
         "an error of the environment, the same in several tasks, ends episodes and is paid as a wrong answer",
         "raise in the environment instead of answering: the rollout is masked then",
     ),
