@@ -9,6 +9,7 @@ from rl.doctor.detector import Memory, Reading
 from rl.doctor.records import StepRecord
 
 COARSE = 0.05  # nats of mean mismatch that 16 bits may explain: 6e-4 in docs/results.md, larger models have more
+NEAR_TIES = 0.005  # share of the probe's choices
 OFF_POLICY = (("policy/approx_kl", 0.05), ("policy/drift_p95", 0.5))
 WINDOW = 5  # steps of a mean of the outcome, and of the surprise
 LEARNED = 0.2  # outcome that a run must have reached before a fall is one
@@ -31,12 +32,15 @@ def mismatch(step: StepRecord, memory: Memory) -> Reading | None:
 
 
 def probe_live(step: StepRecord, memory: Memory) -> Reading | None:
-    """The probe with choices of its own on each side, above what 16 bits explain where they are used."""
+    """The probe with choices of its own on each side: mean log-prob difference, where more choices differ than a
+    near-tie or two that round otherwise (one such moves the mean by up to 5e-3), and above what 16 bits explain."""
     value = step.number("mismatch/probe_live_mean")
+    overlaps = [step.number(f"replay/probe_{kind}_overlap") for kind in ("routing", "indexer")]
+    differ = 1.0 - min((overlap for overlap in overlaps if overlap is not None), default=1.0)
     if value is None:
         return None
-    coarse = step.settings is not None and step.settings.coarse
-    return Reading(max(0.0, value - COARSE) if coarse else value)
+    coarse = COARSE if step.settings is not None and step.settings.coarse else 0.0
+    return Reading(max(0.0, value - coarse) if differ > NEAR_TIES else 0.0, f"{differ:.1%} of the choices differ")
 
 
 def choices(step: StepRecord, memory: Memory) -> Reading | None:

@@ -61,7 +61,8 @@ def test_a_clean_run_has_no_alarm_and_every_detector_looks() -> None:
         ("ratio_mean", numbers(policy__ratio_mean=1.2), set()),
         ("ratio_mean", numbers(policy__ratio_mean=0.9), set()),
         ("mismatch", numbers(mismatch__mean=0.004), set()),
-        ("probe_live", numbers(mismatch__probe_live_mean=0.02), set()),
+        ("probe_live", numbers(mismatch__probe_live_mean=0.02, replay__probe_routing_overlap=0.98), set()),
+        ("probe_live", numbers(mismatch__probe_live_mean=0.02, replay__probe_indexer_overlap=0.98), set()),
         ("choices", numbers(replay__routing_overlap=0.9), set()),
         ("choices", numbers(replay__indexer_overlap=0.9), set()),
         ("off_policy", numbers(policy__approx_kl=0.06), set()),
@@ -94,9 +95,20 @@ def test_a_bias_of_the_surprise_that_is_small_is_none() -> None:
     assert fired(numbers(policy__surprise_z=9.0, policy__surprise=0.02)) == {}
 
 
+def test_a_near_tie_on_the_probe_is_no_alarm() -> None:
+    assert fired(numbers(mismatch__probe_live_mean=0.005, replay__probe_routing_overlap=0.999)) == {}
+
+
 def test_bf16_explains_some_mismatch_and_not_any() -> None:
     coarse: Spoil = lambda r: replace(r, settings=replace(SETTINGS, coarse=True))  # noqa: E731
-    assert fired(lambda r: coarse(numbers(mismatch__mean=0.02, mismatch__probe_live_mean=0.02)(r))) == {}
+    assert (
+        fired(
+            lambda r: coarse(
+                numbers(mismatch__mean=0.02, mismatch__probe_live_mean=0.02, replay__probe_routing_overlap=0.9)(r)
+            )
+        )
+        == {}
+    )
     assert set(fired(lambda r: coarse(numbers(mismatch__mean=0.2)(r)))) == {"mismatch"}
 
 
