@@ -17,7 +17,7 @@ def alarm_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     for row in rows:
         for name in (key.removeprefix(PREFIX) for key in row if key.startswith(PREFIX)):
             steps.setdefault((name, str(row["stage"])), []).append(int(row["step"]))
-    found = []
+    found: list[tuple[str, ...]] = []
     for (name, stage), fired in sorted(steps.items(), key=lambda item: min(item[1])):
         known = BY_NAME.get(name)  # an older version may have had another detector
         said = ("", "") if known is None else (known.cause, known.cure)
