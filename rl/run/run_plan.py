@@ -215,10 +215,6 @@ def _needs(cfg: TrainConfig) -> list[str]:
     hardware = cfg.hardware
     wanted = (
         (
-            hardware.expert_parallel > 1,
-            f"hardware.expert_parallel={hardware.expert_parallel}: experts of a layer spread over ranks",
-        ),
-        (
             hardware.tensor_parallel > 1,
             f"hardware.tensor_parallel={hardware.tensor_parallel}: an engine over several GPUs",
         ),
