@@ -26,11 +26,8 @@ from typing import Any
 
 from benchmarks.fault_list import FAULTS
 from benchmarks.runs import markdown, train
-from configs.schema import TrainConfig
 from rl.doctor.catalogue import DETECTORS
-from rl.doctor.records import Settings
 from rl.doctor.watch import Watch
-from rl.run.preflight import stored_settings
 from rl.tracking.findings import examine_run
 from rl.tracking.rundir import RunDir
 
@@ -97,8 +94,7 @@ def read(path: Path) -> Result | None:
 
 def examined(run: RunDir) -> list[Watch]:
     """The detectors after all steps of ``run``, by its records: those of the loop as they are now."""
-    settings = Settings.of(stored_settings(run.path, TrainConfig))
-    return [stage.watch for stage in examine_run(run, settings)]
+    return [stage.watch for stage in examine_run(run)]
 
 
 def _stopped(said: Sequence[str]) -> str:

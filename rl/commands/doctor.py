@@ -29,11 +29,9 @@ def run(cfg: DoctorConfig) -> dict[str, Any]:
     """The whole command; returns the alarms, and the attribution where one was asked for."""
     from rich.console import Console
 
-    from configs.schema import TrainConfig
     from rl.commands.attribute import attribution
-    from rl.doctor.records import Settings
     from rl.run.batches import load_batch
-    from rl.run.preflight import configuration, stored_settings
+    from rl.run.preflight import configuration
     from rl.tracking.findings import examine_file, examine_run, write_page
     from rl.tracking.rundir import RunDir
 
@@ -53,8 +51,7 @@ def run(cfg: DoctorConfig) -> dict[str, Any]:
                 raise ValueError("run is missing: give run=<name of a run>, or rollouts=<a .jsonl file of rollouts>")
             rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.run)
             batch = load_batch(rundir, cfg.step) if cfg.attribute else None
-            settings = Settings.of(stored_settings(rundir.path, TrainConfig))
-            found = examine_run(rundir, settings)
+            found = examine_run(rundir)
             page, name = rundir.doctor, rundir.name
     if cfg.rollouts is None:
         attributed = None if batch is None else attribution(rundir, batch, cfg, console)

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rl.doctor.catalogue import DETECTORS
 from rl.doctor.records import Settings, StepRecord, groups_of
 from rl.doctor.watch import Watch
+from rl.tracking.band import with_defaults
 from rl.tracking.diagnosis import TextTable
 from rl.tracking.metrics import entry
 from rl.tracking.rundir import RunDir, RunDirError, read_jsonl, step_name, write_atomic
@@ -49,6 +52,31 @@ class Examined:
         return [name for name, course in self.watch.courses.items() if not course.looked]
 
 
+def settings_of(run: RunDir) -> Settings | None:
+    """What ``run`` was told, whatever version wrote it; None without a configuration.
+
+    Raises ValueError for one that is no YAML or lacks a setting.
+    """
+    if not run.config.exists():
+        return None
+    try:
+        stored = with_defaults(yaml.safe_load(run.config.read_text(encoding="utf-8")) or {})
+        return Settings.of(_Named(stored))
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{run.config} cannot be used: {type(error).__name__}: {error}") from error
+
+
+class _Named:
+    """The values of a mapping by attribute."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._values[name]
+        return _Named(value) if isinstance(value, Mapping) else value
+
+
 def records_of(
     run: RunDir, stage: str, settings: Settings | None, steps: range | None = None, *, rollouts: bool = True
 ) -> Iterator[StepRecord]:
@@ -69,8 +97,9 @@ def records_of(
         yield StepRecord(step, metrics, [g for found in groups.values() for g in found], settings)
 
 
-def examine_run(run: RunDir, settings: Settings | None) -> list[Examined]:
-    """Every GRPO stage of ``run``, as far as it has come."""
+def examine_run(run: RunDir) -> list[Examined]:
+    """Every GRPO stage of ``run``, as far as it has come. Raises as ``settings_of`` and ``records_of``."""
+    settings = settings_of(run)
     stages = dict.fromkeys(row["stage"] for row in run.read_metrics() if str(row["stage"]).startswith("grpo"))
     # the rollouts of a pipeline's stages lie elsewhere
     return [examine(stage, records_of(run, stage, settings, rollouts=stage == "grpo")) for stage in stages]

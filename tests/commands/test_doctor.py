@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def run(tmp_path: Path) -> RunDir:
     """Six steps; from the fourth on the learner's advantages are not those of the groups."""
     run = RunDir(tmp_path / "demo")
-    run.write_config("prompts_per_step: 4\ngroup_size: 4\nlearner: {lr: 1.0e-3, warmup_steps: 2}\n")
+    run.write_config("prompts_per_step: 4\ngroup_size: 4\nlearner: {lr: 1.0e-3, gone: 1}\nof_another_version: {a: 1}\n")
     for step in range(1, 7):
         one = record(step)
         spoilt = {"advantage/std": 0.3} if step > 3 else {}

@@ -36,8 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "rl.view": {"rl.objective", "rl.run", "rl.tracking"},
     "rl.recipes": {"rewards", "rl.chat", "rl.policy", "rl.learner", "rl.proof", "rl.tracking", "rl.rollout", "rl.data",
                    "rl.run"},
-    "rl.commands": {"configs", "rewards", "rl.data", "rl.doctor", "rl.learner", "rl.policy", "rl.recipes", "rl.rollout",
-                    "rl.run", "rl.tracking", "rl.view"},
+    "rl.commands": {"configs", "rewards", "rl.data", "rl.learner", "rl.policy", "rl.recipes", "rl.rollout", "rl.run",
+                    "rl.tracking", "rl.view"},
     "configs": {"rewards", "rl.data", "rl.learner", "rl.objective", "rl.proof", "rl.rollout", "rl.tracking",
                 "rl.chat"},
 }  # fmt: skip
