@@ -134,18 +134,19 @@ def fault_table(
     out: Path, faults: Sequence[str], seeds: Sequence[int], experiment: str
 ) -> tuple[list[tuple[str, ...]], list[str]]:
     """Rows of ``HEAD`` for what has been run, and what has not."""
-    rows, missing = [], []
+    rows: list[tuple[str, ...]] = []
+    missing: dict[str, list[str]] = {}
     for name in faults:
         for severity in FAULTS[name].severities:
             for seed in seeds:
                 result, clean = read(out / run_name(name, severity, seed)), read(out / clean_name(experiment, seed))
                 if result is None or (result.outcome is None and not result.stopped):
-                    missing.append(f"{name} {severity:g} (seed {seed})")
+                    missing.setdefault(name, []).append(f"{severity:g}" + (f" (seed {seed})" if seed else ""))
                     continue
                 base = clean.outcome if clean is not None else None
                 cell = "stopped" if result.outcome is None else change(result, base)
                 rows.append((name, f"{severity:g}", *result.first(), cell))
-    return rows, missing
+    return rows, [f"{name} {' and '.join(which)}" for name, which in missing.items()]
 
 
 def change(result: Result, base: float | None) -> str:

@@ -42,8 +42,7 @@ DETECTORS: tuple[Detector, ...] = (
         by_numbers.probe_live,
         "mean log-prob difference of the live-routed probe, nats,",
         1e-3,
-        "clean runs read 2e-6 in float32 (docs/results.md); counted where 0.5 % of the choices differ, in 16 bits "
-        "above 0.05",
+        "the mean is 2e-6 in clean runs in float32; it counts where 0.5 % of the choices differ, in 16 bits above 0.05",
         "an engine holds the learner's weights and chooses other experts or rows than the learner would",
         "keep replay.routing=force, set replay.indexer=force, and look for noise or another dtype in the engine's "
         "router and indexer",
