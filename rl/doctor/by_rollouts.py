@@ -14,6 +14,7 @@ from rl.doctor.records import StepRecord, sampled_key, spans_of
 from rl.types import OUTCOME, Segment, Trajectory
 
 INFRASTRUCTURE = (StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ABORTED)
+ENDS = (StopReason.ANSWERED, StopReason.MAX_TURNS)  # others may come before anything is sampled
 OPENING = 1  # tokens before a turn that are compared
 SHORT = 3  # context tokens between two sampled spans that end a thought and no turn
 KINDS = 3  # of messages that follow a turn: a result, a user's, a summary's request
@@ -112,20 +113,21 @@ def separators(step: StepRecord, memory: Memory) -> Reading | None:
 
 
 def unmasked(step: StepRecord, memory: Memory) -> Reading | None:
-    """Rollouts that count as valid although the infrastructure ended them, or nothing was sampled, or (where others
-    have one) there is no outcome."""
+    """Rollouts that count as valid although the infrastructure ended them, or they ended well and nothing was sampled,
+    or there is no outcome where most of their family have one."""
     valid = step.valid
     if not valid:
         return None
-    scored = sum(OUTCOME in t.reward_parts for t in valid) * 2 > len(valid)
+    size = Counter(t.family for t in valid)
+    with_outcome = Counter(t.family for t in valid if OUTCOME in t.reward_parts)
     tokens = any(t.segments for t in valid)
     bad = [
         t
         for t in valid
         if t.stop_reason in INFRASTRUCTURE
         or not math.isfinite(t.reward)
-        or (tokens and not t.sampled_tokens and t.stop_reason is not StopReason.CONTEXT)
-        or (scored and OUTCOME not in t.reward_parts)
+        or (tokens and not t.sampled_tokens and t.stop_reason in ENDS)
+        or (OUTCOME not in t.reward_parts and 2 * with_outcome[t.family] > size[t.family])
     ]
     return Reading(float(len(bad)), f"first: {bad[0].task_id}" if bad else "")
 

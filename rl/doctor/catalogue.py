@@ -128,7 +128,7 @@ DETECTORS: tuple[Detector, ...] = (
         "the share by which the outcome has fallen from its best",
         0.5,
         "a choice: half of what was reached, five-step means; clean runs: docs/results.md",
-        "training is falling apart",
+        "training is falling apart (or its tasks have become far harder)",
         "stop; go back to a checkpoint before the first other alarm, lower learner.lr or max_staleness",
     ),
     Detector(
