@@ -543,11 +543,15 @@ class AgreementConfig(Bounded):
 
 
 @dataclass
-class DiagnoseConfig(Bounded):
-    """`rl-diagnose`: which part makes learner and sampler disagree, on a batch that a run has stored."""
+class DoctorConfig(Bounded):
+    """`rl-doctor`: silent faults of a run, or in rollouts of another toolkit; and which part makes learner and sampler
+    disagree, on a batch that the run has stored."""
 
-    run: str | None = None  # the run whose batch is taken; required
-    step: PositiveInt | None = None  # the step of the batch (tracking.save_batch_every); null: the newest stored one
+    run: str | None = None  # the run, finished or going on; it or `rollouts` is required
+    rollouts: str | None = None  # a .jsonl file of rollouts instead, of any toolkit (docs/doctor.md has the form)
+    out: str = "doctor.html"  # the page on `rollouts`; that on a run is runs/<name>/doctor.html
+    attribute: bool = False  # also run a stored batch again, with each part of learner and sampler switched off in turn
+    step: PositiveInt | None = None  # of that batch (tracking.save_batch_every); null: the newest stored one
     device: Annotated[str, Matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<number>")] = (
         "auto"  # auto (CUDA if there is one) | cpu | cuda
     )
@@ -693,7 +697,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "adapt": AdaptConfig,
     "compare": CompareConfig,
     "agreement": AgreementConfig,
-    "diagnose": DiagnoseConfig,
+    "doctor": DoctorConfig,
     "export": ExportConfig,
 }
 
