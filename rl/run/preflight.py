@@ -251,7 +251,7 @@ def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
 def _check_room(
     learner: MeansConfig, ray: RayConfig, workers: int, others: int, other_gpus: float, split: str = ""
 ) -> None:
-    """``others``: processes beside the learner's, ``workers`` of them rollout workers; the GPUs of all of them, and what
+    """``others``: processes beside the learner's, ``workers`` of them rollout workers; the GPUs of them, and what
     else these are due to (``split``)."""
     if ray.address is not None:
         return
