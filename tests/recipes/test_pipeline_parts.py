@@ -16,6 +16,8 @@ from envs.factory.builder import build
 from envs.factory.plan import plan_of
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.mixture import CYCLE, MixTaskset
+from rl.learner.checkpoint import write_manifest
+from rl.learner.config import LearnerConfig, LoraConfig
 from rl.policy.flops import CostModel
 from rl.recipes import specialists, v4_pipeline
 from rl.recipes import v32_pipeline as pipeline
@@ -24,6 +26,7 @@ from rl.run.assemble import open_tasksets
 from rl.run.job import Job
 from rl.run.ledger import Ledger
 from rl.run.stage_cache import StageResult
+from rl.run.taught import with_directories
 from rl.tracking.progress import Progress
 from rl.tracking.report import report_html
 from rl.tracking.rundir import RunDir
@@ -125,6 +128,24 @@ def test_specialists_become_the_teachers_of_their_families(tmp_path: Path, sever
     assert built == str(stages / "built" / "policy")
     assert objective.reward_weight == 0.0
     assert cfg.objective.distill.teachers == {}
+
+
+def test_adapters_are_teachers_as_their_last_checkpoint_holds_them(tmp_path: Path) -> None:
+    nothing: Any = None
+    learner = LearnerConfig(lora=LoraConfig(rank=4))
+    cfg = TrainConfig(pipeline=PipelineConfig(enabled=True, merge="teachers"), learner=learner)
+    one = {"train": InterpreterTaskset("train", 0)}
+    job = Job(cfg, RunDir(tmp_path / "run"), one, nothing, nothing, nothing, {})
+    with pytest.raises(ValueError, match="that could teach: no checkpoint"):
+        v4_pipeline.taught(job)
+    for step in ("step_000001", "step_000002"):
+        checkpoint = tmp_path / "run" / "stages" / "interpreter" / "checkpoints" / step
+        (checkpoint / "policy").mkdir(parents=True)
+        (checkpoint / "policy" / "adapter_config.json").write_text("{}")
+        write_manifest(checkpoint)
+    found = v4_pipeline.taught(job).objective
+    assert found.distill.teachers == {"interpreter": str(checkpoint / "policy")}
+    assert with_directories(found, "runs").distill.teachers == {"interpreter": str(checkpoint / "policy")}
 
 
 def evaluation(**families: float) -> dict[str, Any]:
