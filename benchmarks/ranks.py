@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,6 +26,7 @@ from benchmarks.runs import markdown
 from envs.types import StopReason
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.group import LearnerGroup
+from rl.learner.process import start_learner
 from rl.objective.config import ObjectiveConfig
 from rl.types import Group, Segment, Trajectory
 
@@ -104,10 +106,11 @@ def main() -> int:
             config = LearnerConfig(
                 ranks=ranks, threads=max(1, args.threads // ranks), max_tokens_per_microbatch=args.tokens, lr=1e-6
             )
-            tried[ranks] = LearnerGroup(
-                {"path": str(policy)}, config, ObjectiveConfig(), Path(folder), replay=ReplayConfig(routing="off"),
-                num_gpus=0.0, timeout_s=DEADLINE_S,
+            start = partial(
+                start_learner, {"path": str(policy)}, config, ObjectiveConfig(), Path(folder),
+                replay=ReplayConfig(routing="off"), timeout_s=DEADLINE_S,
             )  # fmt: skip
+            tried[ranks] = LearnerGroup(start, ranks, num_gpus=0.0)
         seconds: dict[int, list[float]] = {ranks: [] for ranks in tried}
         metrics: dict[int, dict[str, float]] = {}
         for round_ in range(args.rounds + 1):

@@ -31,7 +31,7 @@ from rl.bounds import (
     Share,
 )
 from rl.data.needles import NeedleTask
-from rl.learner.config import COMPUTE_DTYPES, SCHEDULES, LearnerConfig, ReplayConfig
+from rl.learner.config import COMPUTE_DTYPES, SCHEDULES, LearnerConfig, MeansConfig, ReplayConfig
 from rl.objective.config import ObjectiveConfig
 from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
@@ -241,6 +241,14 @@ class RayConfig(Bounded):
     learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError when ``learner.ranks`` could not share GPUs as this says."""
+        if ranks > 1 and 0 < self.learner_gpus < 1:
+            raise ValueError(
+                f"ray.learner_gpus={self.learner_gpus:g} with learner.ranks={ranks}: NCCL takes one rank a GPU; use 1, "
+                "or 0 on CPUs"
+            )
+
 
 @dataclass
 class HardwareConfig(Bounded):
@@ -267,8 +275,6 @@ class HardwareConfig(Bounded):
     memory_share: Share = 0.7  # share of memory_gb_s that decoding reaches
     rollout_tokens: PositiveInt | None = None  # mean tokens of a rollout, prompt included; null: rollout.max_context
     sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
-    # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
-    expert_parallel: PositiveInt = 1  # ranks of the learner that share the experts of a layer
 
 
 @dataclass
@@ -358,15 +364,7 @@ class TrainConfig(Bounded):
             )
 
     def _check_ranks(self) -> None:
-        ranks, share = self.learner.ranks, self.ray.learner_gpus
-        if ranks > 1 and 0 < share < 1:
-            raise ValueError(
-                f"ray.learner_gpus={share:g} with learner.ranks={ranks}: NCCL takes one rank a GPU; use 1, or 0 on CPUs"
-            )
-        if ranks % self.hardware.expert_parallel:
-            raise ValueError(
-                f"hardware.expert_parallel={self.hardware.expert_parallel}: must divide learner.ranks={ranks}"
-            )
+        self.ray.check_ranks(self.learner.ranks)
 
     def _check_operators(self) -> None:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -420,6 +418,13 @@ class PretrainConfig(Bounded):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
+    step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer ends the command and says what it waits for
+    learner: MeansConfig = field(default_factory=MeansConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ray.check_ranks(self.learner.ranks)
 
 
 @dataclass
@@ -433,6 +438,13 @@ class ColdStartRunConfig(Bounded):
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer ends the command and says what it waits for
+    learner: MeansConfig = field(default_factory=MeansConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ray.check_ranks(self.learner.ranks)
 
 
 @dataclass
@@ -633,8 +645,15 @@ class AdaptConfig(Bounded):
     dense: DenseStageConfig = field(default_factory=DenseStageConfig)
     warmup: AdaptStageConfig = field(default_factory=AdaptStageConfig)
     sparse: SparseStageConfig = field(default_factory=SparseStageConfig)
+    step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer ends the command and says what it waits for
+    learner: MeansConfig = field(default_factory=MeansConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     runs_dir: str = "runs"  # `runs/<name>/` holds policy, measurements and metrics
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ray.check_ranks(self.learner.ranks)
 
 
 @dataclass

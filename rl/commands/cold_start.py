@@ -22,10 +22,17 @@ def main() -> None:
 
 def run(cfg: ColdStartRunConfig) -> None:
     from rl.commands.hydra import line_reporter
+    from rl.learner.trainer import Means
     from rl.recipes.cold_start import coldstart, notices
-    from rl.run.assemble import open_taskset
+    from rl.run.assemble import cluster, open_taskset
     from rl.run.paths import output_directory
-    from rl.run.preflight import check_environments, configuration, start_directory, start_renderer
+    from rl.run.preflight import (
+        check_environments,
+        check_trainer_room,
+        configuration,
+        start_directory,
+        start_renderer,
+    )
     from rl.run.turn_limit import settle_turns
 
     with configuration():
@@ -37,10 +44,13 @@ def run(cfg: ColdStartRunConfig) -> None:
         taskset = open_taskset(cfg.env, "train", cfg.seed)
         check_environments(taskset, renderer, thinking=cfg.rollout.thinking)
         said = settle_turns(cfg.rollout, taskset)
+        check_trainer_room(cfg.learner, cfg.ray)
     for sentence in said:
         print(sentence)
     out.mkdir(parents=True, exist_ok=True)
-    figures = coldstart(base, cfg.coldstart, taskset, cfg.seed, out, line_reporter(), renderer, cfg.rollout)
+    means, report = Means.of(cfg), line_reporter()
+    with cluster(cfg.ray, means.actors):
+        figures = coldstart(base, cfg.coldstart, taskset, cfg.seed, out, report, renderer, cfg.rollout, means)
     for sentence in notices(figures, cfg.rollout):
         print(f"cold start: {sentence}")
     if "off" in figures:

@@ -21,17 +21,21 @@ def main() -> None:
 
 def run(cfg: PretrainConfig) -> None:
     from rl.commands.hydra import line_reporter
+    from rl.learner.trainer import Means
     from rl.recipes.pretrain import pretrain
-    from rl.run.assemble import open_taskset
+    from rl.run.assemble import cluster, open_taskset
     from rl.run.paths import output_directory
-    from rl.run.preflight import check_environments, check_preset, configuration
+    from rl.run.preflight import check_environments, check_preset, check_trainer_room, configuration
 
     with configuration():
         out = output_directory("out", cfg.out)
         check_preset(cfg.policy)
         taskset = open_taskset(cfg.env, "train", cfg.base.seed)
         check_environments(taskset)
-    figures = pretrain(cfg.policy, cfg.base, taskset, out, line_reporter())
+        check_trainer_room(cfg.learner, cfg.ray)
+    means = Means.of(cfg)
+    with cluster(cfg.ray, means.actors):
+        figures = pretrain(cfg.policy, cfg.base, taskset, out, line_reporter(), means)
     print(f"saved {cfg.out}: {figures['parameters']:,} parameters, {figures['trained_tokens']:,} tokens")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from rl.chat.tokenizer import copy_tokenizer
 from rl.learner.group import LearnerGroup
 from rl.learner.overlap import Overlap
+from rl.learner.process import start_learner
 from rl.policy.packed_weights import Packed
 from rl.types import Group, ProbeScores, ReplayRecord
 
@@ -42,16 +43,16 @@ class LearnerHandle:
         self._tell_operators = cfg.learner.ops != "torch"
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._overlap: Overlap | None = None
-        self._start = partial(
-            LearnerGroup,
+        process = partial(
+            start_learner,
             {"path": str(policy_dir)},
             cfg.learner,
             cfg.objective,
             run_dir,
             replay=cfg.replay,
-            num_gpus=cfg.ray.learner_gpus,
             timeout_s=cfg.step_deadline_s,
         )
+        self._start = partial(LearnerGroup, process, cfg.learner.ranks, cfg.ray.learner_gpus)
         self._group = self._start()
 
     @property

@@ -39,7 +39,47 @@ class LoraConfig(Bounded):
 
 
 @dataclass
-class LearnerConfig(Bounded):
+class MeansConfig(Bounded):
+    """What a policy is trained with, supervised or by RL: it changes memory and time, the result by rounding only."""
+
+    section: ClassVar[str] = "learner"
+
+    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result. Shared tokens count once.
+    max_tokens_per_microbatch: PositiveInt = 8192
+    # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
+    # less memory, more time (docs/results.md, "Memory of a learner step").
+    recompute: bool = False
+    # Targets that the output head scores at once; null: all of a micro-batch. The same gradient; the largest tensor of
+    # the head is then [head_rows, vocabulary]: 512 x 150,000 float32 are 0.3 GB.
+    head_rows: PositiveInt | None = None
+    # True: the weights that learn, their gradients' sums and AdamW's state stay in the host's memory, and the step is
+    # made there; the device keeps the copy that computes (in compute_dtype). The same step, for a GPU that is small.
+    offload_optimizer: bool = False
+    # Processes that train the policy together, each with ray.learner_gpus: weights, gradients and AdamW's state are
+    # split over them (FSDP2), and so are the tokens of a batch. The same gradients as one process's up to rounding.
+    ranks: PositiveInt = 1
+    # Ranks that split one copy of the weights; null: all of them. Fewer (a divisor of ranks, for instance the GPUs of
+    # one machine): every so many hold a copy, and gradients are averaged over the copies (HSDP).
+    shard_ranks: PositiveInt | None = None
+    # Ranks that the experts of a mixture-of-experts layer are spread over, a divisor of the shard ranks: rows go to
+    # where their experts are, and no rank gathers all experts of a layer. 1: they are gathered as all weights are.
+    expert_parallel: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.shard_ranks or self.ranks) % self.expert_parallel:
+            raise ValueError(
+                f"learner.expert_parallel={self.expert_parallel}: must divide the ranks that split one copy of the "
+                f"weights, here {self.shard_ranks or self.ranks} (learner.shard_ranks, null: learner.ranks)"
+            )
+        if self.shard_ranks is not None and self.ranks % self.shard_ranks:
+            raise ValueError(
+                f"learner.shard_ranks={self.shard_ranks}: must divide learner.ranks={self.ranks}; null is all of them"
+            )
+
+
+@dataclass
+class LearnerConfig(MeansConfig):
     """How a batch of groups becomes optimiser steps."""
 
     section: ClassVar[str] = "learner"
@@ -63,25 +103,14 @@ class LearnerConfig(Bounded):
     # made when all are in. The same gradient but for the order of additions. Without effect when minibatches is above 1
     # (later ones see other weights) and with deterministic=true (the order would be a matter of time).
     overlap: bool = True
-    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result. Shared tokens count once.
-    max_tokens_per_microbatch: PositiveInt = 8192
     # True: what segments of a batch begin with alike (the prompt of a group, turns and tool results after the same
     # answers, the history of branches) is computed once: the same loss and gradient up to rounding, in less time
     # (docs/results.md, "Prefix trees in the learner"). False: every segment by itself, as models with sliding windows
     # always are.
     share_prefixes: bool = True
-    # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
-    # less memory, more time (docs/results.md, "Memory of a learner step").
-    recompute: bool = False
-    # Targets that the output head scores at once; null: all of a micro-batch. The same gradient; the largest tensor of
-    # the head is then [head_rows, vocabulary]: 512 x 150,000 float32 are 0.3 GB.
-    head_rows: PositiveInt | None = None
     # Index scores, attention over chosen rows, and the output head: torch | triton (our kernels, on a CUDA device; the
     # head then makes no logits). What cannot run is an error: nothing falls back.
     ops: Annotated[str, OneOf(OPERATORS)] = "torch"
-    # True: the weights that learn, their gradients' sums and AdamW's state stay in the host's memory, and the step is
-    # made there; the device keeps the copy that computes (in compute_dtype). The same step, for a GPU that is small.
-    offload_optimizer: bool = False
     # Adapters instead of full training.
     lora: LoraConfig = field(default_factory=LoraConfig)
     # DSA indexer during RL: "frozen", or "kl": trained alongside, by its own KL loss.
@@ -93,12 +122,6 @@ class LearnerConfig(Bounded):
     skip_zero_advantage: bool = True
     # Torch threads of the learner's process; 0 = all its cores. (Ray sets OMP_NUM_THREADS=1: it must be set.)
     threads: NonNegativeInt = 0
-    # Processes that train the policy together, each with ray.learner_gpus: weights, gradients and AdamW's state are
-    # split over them (FSDP2), and so are the tokens of a batch. The same gradients as one process's up to rounding.
-    ranks: PositiveInt = 1
-    # Ranks that split one copy of the weights; null: all of them. Fewer (a divisor of ranks, for instance the GPUs of
-    # one machine): every so many hold a copy, and gradients are averaged over the copies (HSDP).
-    shard_ranks: PositiveInt | None = None
     # A GRPO stage whose learner has died goes on from its last checkpoint with new processes: so often within
     # restarts_s before the run stops.
     max_restarts: NonNegativeInt = 3
@@ -108,14 +131,15 @@ class LearnerConfig(Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shard_ranks is not None and self.ranks % self.shard_ranks:
-            raise ValueError(
-                f"learner.shard_ranks={self.shard_ranks}: must divide learner.ranks={self.ranks}; null is all of them"
-            )
         if self.ops == "triton" and self.head_rows is not None:
             raise ValueError(
                 f"learner.head_rows={self.head_rows} with learner.ops=triton: its head makes no logits; use "
                 "learner.head_rows=null"
+            )
+        if self.lora.rank and self.expert_parallel > 1:
+            raise ValueError(
+                f"learner.expert_parallel={self.expert_parallel} with learner.lora.rank={self.lora.rank}: adapters of "
+                "experts are not spread; use 1"
             )
         if self.lora.rank and self.train_indexer != "frozen":
             raise ValueError(

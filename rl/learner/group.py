@@ -1,4 +1,4 @@
-"""The processes of the learner as the driver sees them: one call goes to all ranks, and the first one's answer counts.
+"""Processes that train a policy, as the driver sees them: a call goes to all ranks, and the first one's answer counts.
 
     call -> every rank, in the same order -> (collectives among them) -> get: all are done, rank 0's result
 
@@ -9,17 +9,14 @@ gloo on CPUs, NCCL on GPUs.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.learner.process import start_learner
-from rl.objective.config import ObjectiveConfig
 from rl.tracking.stall import StallError
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+    from ray.actor import ActorHandle
 
 CAUSE_S = 10.0  # when one rank has failed: how long to look for the one that failed first
 TRANSPORT = ("gloo", "NCCL", "ncclUniqueId", "TCPStore")  # in what a rank says of another one's end
@@ -30,43 +27,28 @@ class LearnerLost(RuntimeError):
 
 
 class LearnerGroup:
-    """``config.ranks`` learners. Methods are named; see ``LearnerProcess``."""
+    """``ranks`` processes (``rl.learner.rank_process``). Methods are named: those of ``LearnerProcess``, or of another
+    kind of process."""
 
-    def __init__(
-        self,
-        policy: Mapping[str, Any],
-        config: LearnerConfig,
-        objective: ObjectiveConfig,
-        run_dir: Path,
-        *,
-        replay: ReplayConfig,
-        num_gpus: float,
-        timeout_s: float,
-    ) -> None:
-        """Starts the actors and does not wait for them. ``num_gpus``: of each rank. ``timeout_s``: how long ranks wait
-        for each other."""
+    def __init__(self, start: Callable[..., ActorHandle[Any]], ranks: int, num_gpus: float) -> None:
+        """Starts the actors and does not wait for them. ``start``: of one, which gets ``rank=`` and Ray's options.
+        ``num_gpus``: of each rank."""
         import ray
 
         self._ray = ray
         self._others: dict[Any, list[Any]] = {}  # by the first rank's ref: the other ranks', not waited for yet
         self._placed: Any = None
-        where: dict[str, Any] = {}
-        if config.ranks > 1:
+        where: dict[str, Any] = {"num_gpus": num_gpus}
+        if ranks > 1:
             from ray.util.placement_group import placement_group
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
             share = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
-            self._placed = placement_group([share for _ in range(config.ranks)], strategy="PACK")
+            self._placed = placement_group([share for _ in range(ranks)], strategy="PACK")
             where["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._placed)
-        self._ranks: list[Any] = [
-            start_learner(
-                policy, config, objective, run_dir, replay=replay, rank=rank, timeout_s=timeout_s, num_gpus=num_gpus,
-                **where,
-            )
-            for rank in range(config.ranks)
-        ]  # fmt: skip
+        self._ranks: list[Any] = [start(rank=rank, **where) for rank in range(ranks)]
         self._starting: list[Any] = []
-        if config.ranks > 1:
+        if ranks > 1:
             meeting = self._ranks[0].meet.remote()
             self._starting = [rank.join.remote(meeting) for rank in self._ranks]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rl.policy.sharding import split_state, whole, whole_state
+from rl.policy.sharding import mesh_of, split_state, whole, whole_state
 
 Schedule = Callable[[int], float]
 
@@ -56,6 +56,9 @@ class Optimizer:
         if not self.parameters:
             raise ValueError("no parameter requires a gradient: nothing to train")
         self.lr, self.grad_clip, self.share, self.steps = lr, grad_clip, share, 0
+        self._meshes: dict[Any, list[torch.nn.Parameter]] = {}  # the same order on all ranks
+        for parameter in self.parameters:
+            self._meshes.setdefault(mesh_of(parameter), []).append(parameter)
         self.adamw = torch.optim.AdamW(
             [
                 {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -64,7 +67,9 @@ class Optimizer:
             lr=lr,
             betas=betas,
             eps=eps,
-            fused=True,
+            # Experts that are spread lie on a mesh of their own, and torch's fused step takes one mesh at a time.
+            fused=len(self._meshes) <= 1,
+            foreach=False if len(self._meshes) > 1 else None,
         )
 
     def zero_grad(self) -> None:
@@ -75,7 +80,7 @@ class Optimizer:
 
         The gradient is cleared either way.
         """
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
+        norm = self._clip()
         lr = self.lr * self.share(self.steps)
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
@@ -85,6 +90,17 @@ class Optimizer:
             self.steps += 1
         self.zero_grad()
         return {"grad_norm": norm, "lr": lr, "applied": float(finite)}
+
+    def _clip(self) -> float:
+        """Clip the gradient; returns its norm before. Norms are taken mesh by mesh, for torch mixes none."""
+        norms = []
+        for parameters in self._meshes.values():
+            grads = [p.grad for p in parameters if p.grad is not None]
+            norms.append(whole(torch.nn.utils.get_total_norm(grads)))
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        for parameters in self._meshes.values():
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
+        return float(norm)
 
     def state_dict(self, keep: bool = True) -> dict[str, Any]:
         """Whole tensors, whether the parameters are sharded or not. ``keep=False``: of ranks that only take part."""

@@ -9,7 +9,6 @@ With ``learner.ranks`` above 1 the processes meet first (``rl.learner.group``), 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.rank_process import RankProcess
 from rl.objective.config import ObjectiveConfig
 from rl.policy.packed_weights import Packed, pack, packed_bytes
 from rl.types import Group, ProbeScores, ReplayRecord
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from rl.learner.learner import Learner
     from rl.learner.ranks import Ranks
 
-Meeting = tuple[str, int]  # where ranks meet: address of the first one's machine, and port
 
-
-class LearnerProcess:
+class LearnerProcess(RankProcess):
     """What runs inside the actor; every method is one remote call."""
 
     def __init__(
@@ -46,42 +44,14 @@ class LearnerProcess:
         """``policy``: a mapping for ``rl.policy.loading.build_policy``, e.g. {"path": directory}. ``timeout_s``: how
         long ranks wait for each other."""
         self._given = (policy, config, objective, run_dir, replay)
-        self._rank, self._timeout_s = rank, timeout_s
         self._learner: Learner | None = None
-        if config.ranks == 1:
-            self._build()
+        super().__init__(config, rank, timeout_s)
 
-    def meet(self) -> Meeting:
-        """Open the meeting of the ranks, in the first one's process."""
-        from ray.util import get_node_ip_address
-
-        from rl.learner.ranks import open_meeting
-
-        host = get_node_ip_address()
-        self._store = open_meeting(host, self._given[1].ranks, self._timeout_s)
-        return host, self._store.port
-
-    def join(self, meeting: Meeting) -> None:
-        """Meet the other ranks, and take up this one's share of the policy."""
-        from ray.util import get_node_ip_address
-
-        from rl.learner.ranks import Place, Ranks, enter_meeting
-
-        size, shards = self._given[1].ranks, self._given[1].shard_ranks
-        store = enter_meeting(*meeting, size, self._timeout_s)
-        self._build(Ranks(Place(self._rank, size, shards or size), store, get_node_ip_address(), self._timeout_s))
-
-    def _build(self, ranks: Ranks | None = None) -> None:
-        import torch  # in the actor only: the driver needs the handle, not torch
-
+    def build(self, ranks: Ranks | None) -> None:
         from rl.learner.learner import Learner
-        from rl.policy.loading import build_policy
 
         policy, config, objective, run_dir, replay = self._given
-        built = build_policy(policy, empty=self._rank > 0)
-        if ranks is None and torch.cuda.is_available():
-            built.module.to("cuda")
-        self._learner = Learner(built, config, objective, run_dir, replay=replay, ranks=ranks)
+        self._learner = Learner(self.policy(policy), config, objective, run_dir, replay=replay, ranks=ranks)
 
     @property
     def learner(self) -> Learner:
@@ -119,10 +89,6 @@ class LearnerProcess:
     def operators(self) -> str:
         """What ``learner.ops`` came to, and where it runs."""
         return self.learner.operators
-
-    def pid(self) -> int:
-        """Of this process."""
-        return os.getpid()
 
     def version(self) -> int:
         """Version of the weights that ``weights`` returns."""

@@ -1,6 +1,7 @@
 """The processes that train one policy together, seen from one of them.
 
-    mesh (replicas, shards):   each of ``replicas`` copies of the weights is split over ``shards`` ranks
+    mesh (replicas, shards):   each of ``replicas`` copies of the weights is split over ``shards`` ranks;
+    with the experts of a layer spread over ``experts`` ranks, the same ranks are (replicas, shards / experts, experts)
 
 Collective calls (``sum``, ``gather``) are made by every rank, in the same order. A rank that dies ends those of the
 others with an error, at the latest after ``timeout_s``.
@@ -20,17 +21,21 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export their types
 from torch.distributed.device_mesh import init_device_mesh
 
+from rl.policy.sharding import Meshes
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of ``size`` ranks a process is. ``shards``: ranks that split one copy of the weights, a divisor."""
+    """Which of ``size`` ranks a process is. ``shards``: ranks that split one copy of the weights, a divisor;
+    ``experts``: ranks that the experts of a layer are spread over, a divisor of that."""
 
     rank: int
     size: int
     shards: int
+    experts: int = 1
 
 
 class Ranks:
@@ -52,9 +57,14 @@ class Ranks:
         device = "cuda" if cuda else "cpu"
         self.device = torch.device(device)
         if shape[0] == 1:
-            self.mesh: DeviceMesh = init_device_mesh(device, shape[1:], mesh_dim_names=names[1:])
+            weights = init_device_mesh(device, shape[1:], mesh_dim_names=names[1:])
         else:
-            self.mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+            weights = init_device_mesh(device, shape, mesh_dim_names=names)
+        experts: DeviceMesh | None = None
+        if place.experts > 1:
+            split = (shape[0], place.shards // place.experts, place.experts)
+            experts = init_device_mesh(device, split, mesh_dim_names=("replicas", "rest", "experts"))
+        self.meshes = Meshes(weights, experts)
         self.beside = self.gather(socket.gethostname()).count(socket.gethostname())  # ranks on this machine
 
     def sum(self, values: Sequence[float]) -> list[float]:

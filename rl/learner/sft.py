@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from rl.learner.config import SFTConfig
+from rl.learner.config import MeansConfig, SFTConfig
+from rl.learner.deal import Deal
 from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
-from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.learner.packing import Dealing, MicroBatch, PackItem, pack
 from rl.learner.precision import ComputeWeights
+from rl.learner.ranks import Ranks
+from rl.learner.sharded import ShardedWeights
 from rl.policy.api import Policy
+from rl.policy.attention_context import AttentionMode
+from rl.policy.flops import CostModel, active_parameters
 from rl.policy.replay import Record
+from rl.policy.sharding import reshard
 from rl.types import TokenStream
 
 
@@ -28,11 +35,17 @@ class SFTTrainer:
     """``step(examples)`` is one optimiser step on their mean token loss; ``evaluate`` only measures.
 
     Sets ``requires_grad`` of the policy's parameters as the config says (indexer frozen, trained, or alone).
+    ``ranks``: the processes that train together; each makes the same calls, with the same examples, and works on its
+    share of the tokens. The first one's ``policy`` counts, the others' may be empty (``load_policy``).
     """
 
-    def __init__(self, policy: Policy, config: SFTConfig) -> None:
-        self.policy, self.config = policy, config
-        self.device = device_of(policy)
+    def __init__(
+        self, policy: Policy, config: SFTConfig, means: MeansConfig | None = None, ranks: Ranks | None = None
+    ) -> None:
+        means = means or MeansConfig()
+        self.config, self._head_rows = config, means.head_rows
+        self.ranks = ranks
+        self.device = device_of(policy) if ranks is None else ranks.device
         self.tokens = 0  # input tokens trained on so far
         self.skipped = 0  # steps left out because loss or gradient was not finite
         named = list(policy.named_parameters())
@@ -46,9 +59,17 @@ class SFTTrainer:
         self.train_indexer = self.has_indexer and config.indexer_kl_coef > 0
         for name, parameter in named:
             parameter.requires_grad_(self.train_indexer if is_indexer(name) else not config.indexer_only)
-        self.compute = ComputeWeights(policy, config.compute_dtype)
+        self.deal: Dealing | None = None
+        self.compute: ComputeWeights | ShardedWeights
+        if ranks is None:
+            self.compute = ComputeWeights(policy, config.compute_dtype, offload=means.offload_optimizer)
+        else:
+            self.deal = Deal(ranks.rank, ranks.size, CostModel.of(policy.module.config, policy.module)).mine
+            self.compute = ShardedWeights(policy, config.compute_dtype, ranks, ranks.device, means.offload_optimizer)
+        self.policy = self.compute.masters
+        self.compute.policy.set_recompute(means.recompute)
         self.optimizer = Optimizer(
-            named,
+            self.policy.named_parameters(),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
@@ -72,30 +93,41 @@ class SFTTrainer:
         """
         started = time.perf_counter()
         config = self.config
-        batches = self._pack(examples)
-        inputs = sum(len(b.tokens_T) for b in batches)
+        items = self._items(examples)
+        inputs, targets = sum(item.inputs for item in items), sum(len(item.targets) for item in items)
         totals = torch.zeros(3, device=self.device)  # loss, accuracy, indexer KL
         counts: torch.Tensor | None = None
         kl_now = self.train_indexer and self.steps % config.indexer_kl_every == 0
-        for batch in batches:
+        for batch in self._pack(items):
             record = Record(
                 want_experts=config.router_bias_gamma > 0,
                 want_indexer_kl=self.policy.mode if kl_now else "off",
             )
-            scores = packed_scores(self.compute.policy, batch, record=record)
+            scores = packed_scores(self.compute.policy, batch, record=record, head_rows=self._head_rows)
             loss = -(batch.weights_N * scores.logprobs_N).sum()
-            totals[0] += loss.detach()
-            totals[1] += (batch.weights_N * scores.greedy_N).sum()
+            sums = [loss.detach(), (batch.weights_N * scores.greedy_N).sum(), torch.zeros_like(totals[0])]
             if kl_now:
                 kl = record.indexer_kl / record.indexer_kl_tokens * (len(batch.tokens_T) / inputs)
-                totals[2] += kl.detach()
+                sums[2] = kl.detach()
                 kl = config.indexer_kl_coef * kl
                 loss = kl if config.indexer_only else loss + kl
+            if batch.padding:  # made for the other ranks' sake
+                (loss * 0.0).backward()
+                continue
             loss.backward()
+            totals += torch.stack(sums)
             if config.router_bias_gamma > 0:
                 load = _expert_load(record.experts, self.policy.num_experts)
                 counts = load if counts is None else counts + load
-        loss_value, accuracy, kl_value = totals.tolist()
+        loss_value, accuracy, kl_value = self._sum(totals.tolist())
+        if self.ranks is not None:
+            for parameter in self.optimizer.parameters:
+                if parameter.grad is not None:
+                    parameter.grad *= self.ranks.size  # FSDP leaves the mean over the ranks; weights are for the sum
+            if config.router_bias_gamma > 0:
+                shape = (self.policy.num_moe_layers, self.policy.num_experts)
+                own = torch.zeros(shape, dtype=torch.long, device=self.device) if counts is None else counts
+                counts = torch.tensor(self._sum(own.flatten().tolist()), device=self.device).view(shape)
         outcome = self.optimizer.step(loss_value + kl_value)
         self.skipped += outcome["applied"] == 0.0
         if counts is not None and outcome["applied"]:
@@ -108,7 +140,7 @@ class SFTTrainer:
             "sft/grad_norm": outcome["grad_norm"],
             "sft/lr": outcome["lr"],
             "sft/tokens": float(inputs),
-            "sft/targets": float(sum(len(b.targets_N) for b in batches)),
+            "sft/targets": float(targets),
             "sft/tokens_per_s": inputs / (time.perf_counter() - started),
             "sft/skipped": float(self.skipped),
         }
@@ -120,17 +152,42 @@ class SFTTrainer:
     def evaluate(self, examples: Sequence[TokenStream]) -> dict[str, float]:
         """``sft/eval_loss`` (nats per target), ``sft/eval_accuracy`` (share of targets that are the arg-max)
         and ``sft/eval_exact`` (share of examples whose targets all are), under teacher forcing."""
-        loss = accuracy = 0.0
-        exact = segments = 0
-        for batch in self._pack(examples):
-            scores = packed_scores(self.compute.policy, batch)
+        loss = accuracy = exact = segments = 0.0
+        for batch in self._pack(self._items(examples)):
+            scores = packed_scores(self.compute.policy, batch, head_rows=self._head_rows)
+            if batch.padding:
+                continue
             loss -= float((batch.weights_N * scores.logprobs_N).sum())
             accuracy += float((batch.weights_N * scores.greedy_N).sum())
             wrong_N = (~scores.greedy_N).float()
             wrong_S = torch.zeros(batch.segments, device=self.device).index_add_(0, batch.segment_N, wrong_N)
-            exact += int((wrong_S == 0).sum())
+            exact += float((wrong_S == 0).sum())
             segments += batch.segments
+        reshard(self.compute.policy)
+        loss, accuracy, exact, segments = self._sum([loss, accuracy, exact, segments])
         return {"sft/eval_loss": loss, "sft/eval_accuracy": accuracy, "sft/eval_exact": exact / segments}
+
+    def set_mode(self, mode: AttentionMode) -> None:
+        """Dense or sparse attention from now on."""
+        self.policy.mode = self.compute.policy.mode = mode
+
+    def save(self, directory: str | Path) -> None:
+        """The weights that learn, in float32 and the hub's layout; written by the first rank."""
+        whole = self.compute.whole()
+        if whole is not None:
+            whole.save(directory)
+
+    def figures(self) -> dict[str, Any]:
+        """What was trained: ``parameters``, ``steps`` applied and ``skipped_steps``, ``trained_tokens``, ``flops`` (6 N
+        per token), ``threads``."""
+        return {
+            "steps": self.steps,
+            "skipped_steps": self.skipped,
+            "parameters": sum(p.numel() for _, p in self.policy.named_parameters()),
+            "trained_tokens": self.tokens,
+            "flops": 6 * active_parameters(self.policy.module) * self.tokens,
+            "threads": torch.get_num_threads(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and counters; the policy's weights are saved separately."""
@@ -141,12 +198,21 @@ class SFTTrainer:
         self.tokens, self.skipped = int(state["tokens"]), int(state["skipped"])
         self.compute.refresh()
 
-    def _pack(self, examples: Sequence[TokenStream]) -> list[MicroBatch]:
+    def _items(self, examples: Sequence[TokenStream]) -> list[PackItem]:
+        """Those with targets, each target weighted by one over the number of all."""
         targets = sum(int(e.loss_mask.sum()) for e in examples)
         if targets == 0:
             raise ValueError(f"none of the {len(examples)} examples has a target: every loss_mask is False")
         items = [PackItem(e.tokens, e.loss_mask, weight=1.0 / targets) for e in examples]
-        return pack(items, self.config.max_tokens_per_microbatch, self.device)
+        return [item for item in items if item.inputs > 0]
+
+    def _pack(self, items: Sequence[PackItem]) -> list[MicroBatch]:
+        """Micro-batches; of several ranks this one's."""
+        return pack(items, self.config.max_tokens_per_microbatch, self.device, deal=self.deal)
+
+    def _sum(self, values: list[float]) -> list[float]:
+        """Each of ``values``, over all ranks."""
+        return values if self.ranks is None else self.ranks.sum(values)
 
 
 def _expert_load(experts_TLK: torch.Tensor, num_experts: int) -> torch.Tensor:

@@ -44,7 +44,7 @@ class ShardedWeights:
         self._empty = empty_copy(policy)
         self._like = cast_copy(self._empty, self.dtype)  # says the dtype of every weight
         self.masters = self.policy = sharded_from_first(
-            self._empty, policy if self.first else None, ranks.mesh, self.dtype, device, self._offload
+            self._empty, policy if self.first else None, ranks.meshes, self.dtype, device, self._offload
         )
 
     @property
@@ -72,17 +72,17 @@ class ShardedWeights:
         """The policy as it is now, computing in ``dtype``: each rank copies its own shards."""
         if dtype == self.dtype:
             return self.policy
-        return sharded_copy(self._empty, self.policy, self._ranks.mesh, dtype, self._device, self._offload)
+        return sharded_copy(self._empty, self.policy, self._ranks.meshes, dtype, self._device, self._offload)
 
     def beside(self, given: Policy | None = None) -> Beside:
         """``given`` (whole, the same on every rank; default what learns as it is now), sharded and in this dtype."""
         if given is None:
-            copied = sharded_copy(self._empty, self.policy, self._ranks.mesh, self.dtype, self._device, self._offload)
+            copied = sharded_copy(self._empty, self.policy, self._ranks.meshes, self.dtype, self._device, self._offload)
             return Beside(copied, self._empty)
         policy = cast_copy(given, torch.float32)
         policy.module.to(self._device)
         empty = empty_copy(policy)
-        shard(policy, self._ranks.mesh, self.dtype, self._offload)
+        shard(policy, self._ranks.meshes, self.dtype, self._offload)
         return Beside(policy, empty)
 
     def whole(self, other: Beside | None = None) -> Policy | None:

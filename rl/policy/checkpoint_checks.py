@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rl.policy.checkpoint_files import ADAPTER, CheckpointError, CheckpointFiles, check_one_reading
+from rl.policy.flops import EXPERTS
 from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
 from rl.policy.meta import on_meta
@@ -129,3 +130,12 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
                 "set it to false"
             )
     return model  # type: ignore[no-any-return]
+
+
+def check_spread(config: Mapping[str, Any], ranks: int) -> None:
+    """Raise ValueError when the experts of a model with this config.json cannot be dealt out to ``ranks`` evenly."""
+    experts = next((config[key] for key in EXPERTS if config.get(key)), 0)
+    if ranks > 1 and not experts:
+        raise ValueError(f"learner.expert_parallel={ranks}: it has no experts; use 1")
+    if ranks > 1 and experts % ranks:
+        raise ValueError(f"learner.expert_parallel={ranks}: must divide the {experts} experts of a layer")

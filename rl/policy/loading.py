@@ -27,15 +27,21 @@ def build_policy(cfg: Mapping[str, Any], empty: bool = False) -> Policy:
     """A policy from a config mapping. ``empty``: as in ``load_policy``, of one that is stored.
 
     Either ``path`` (a checkpoint directory), or ``preset`` + ``vocab_size`` (+ ``overrides``, fields of
-    DeepseekV32Config; ``seed``). ``mode``: "sparse" (default) or "dense", for DSA policies.
+    DeepseekV32Config; ``seed``). For DSA policies: ``mode`` "sparse" (default) or "dense"; ``index_topk``, rows each
+    query attends to (default the checkpoint's own); ``reset_indexer``, the seed of an indexer that is drawn anew.
     """
-    allowed = {"path", "preset", "vocab_size", "overrides", "seed", "mode"}
+    allowed = {"path", "preset", "vocab_size", "overrides", "seed", "mode", "index_topk", "reset_indexer"}
     unknown = sorted(set(cfg) - allowed)
     if unknown:
         raise ValueError(f"policy config has unknown keys {unknown}; allowed: {sorted(allowed)}")
     mode = cast(AttentionMode, cfg.get("mode") or "sparse")
     if cfg.get("path"):
-        return load_policy(cfg["path"], mode, empty)
+        policy = load_policy(cfg["path"], mode, empty)
+        if cfg.get("index_topk") is not None:
+            _dsa(policy, "index_topk").set_index_topk(int(cfg["index_topk"]))
+        if cfg.get("reset_indexer") is not None and not empty:
+            _dsa(policy, "reset_indexer").reset_indexer(int(cfg["reset_indexer"]))
+        return policy
     preset = cfg.get("preset")
     if preset not in PRESETS:
         raise ValueError(f"policy.preset is {preset!r}; expected one of {sorted(PRESETS)}, or set policy.path")
@@ -45,6 +51,12 @@ def build_policy(cfg: Mapping[str, Any], empty: bool = False) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(cfg.get("seed") or 0))
         return DSAPolicy(DSAForCausalLM(config), mode)
+
+
+def _dsa(policy: Policy, setting: str) -> DSAPolicy:
+    if not isinstance(policy, DSAPolicy):
+        raise ValueError(f"{setting} is for policies with a DSA indexer; this one has none")
+    return policy
 
 
 def load_policy(directory: str | Path, mode: AttentionMode = "sparse", empty: bool = False) -> Policy:

@@ -45,14 +45,18 @@ class DecoderLayer(nn.Module):
         ctx: AttentionContext,
         tap: IndexerTap | None,
         expert_tap: ExpertTap | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """x [T, hidden] -> [T, hidden], and the experts chosen [T, K] (None in a dense layer)."""
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """x [T, hidden] -> [T, hidden], the experts chosen [T, K] (None in a dense layer), and the terms of L_I that
+        were added to the record: FSDP gathers a layer for its backward pass by the gradients of what it returns, and
+        where the indexer learns alone there are no others."""
+        noted = [] if tap is None or tap.record is None else tap.record.kl_terms
+        before = len(noted)
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, ctx, tap)
         h = self.post_attention_layernorm(x)
         if not isinstance(self.mlp, MoE):
-            return x + self.mlp(h), None
+            return x + self.mlp(h), None, noted[before:]
         h, experts = self.mlp(h, expert_tap)
-        return x + h, experts
+        return x + h, experts, noted[before:]
 
 
 class Backbone(nn.Module):
@@ -128,9 +132,9 @@ class DSAForCausalLM(nn.Module):
             run = partial(layer, ctx=ctx, tap=tap, expert_tap=expert_tap)
             # What the indexer learns from or is compared by is noted in the pass, once: such a layer is not run again.
             if self.recompute and torch.is_grad_enabled() and not (tap is not None and tap.watches):
-                x, experts = checkpoint(run, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
+                x, experts, _ = checkpoint(run, x, cos, sin, use_reentrant=False, preserve_rng_state=False)
             else:
-                x, experts = run(x, cos, sin)
+                x, experts, _ = run(x, cos, sin)
             if experts is not None and record is not None and record.want_experts:
                 record.expert_rows.append(experts)
         replay.finish()

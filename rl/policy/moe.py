@@ -141,22 +141,27 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
         """x [T, hidden], gates and experts [T, K] -> [T, hidden]."""
-        if x.shape[0] <= DENSE_TOKENS:
-            return self._dense(x, gates, experts)
+        weights = self.gate_up_proj, self.down_proj
         if self.invariant:  # grouped products have as many rows as tokens chose the expert
             pieces = zip(x.split(DENSE_TOKENS), gates.split(DENSE_TOKENS), experts.split(DENSE_TOKENS), strict=True)
-            return torch.cat([self._dense(*piece) for piece in pieces])
-        return self._grouped(x, gates, experts)
+            return torch.cat([_every_expert(*piece, *weights) for piece in pieces])
+        return run_experts(x, gates, experts, *weights)
 
-    def _dense(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
-        weights = torch.zeros(x.shape[0], self.n, dtype=gates.dtype, device=x.device).scatter(1, experts, gates)
-        # One product for the gates and ups of all experts: [T, E, 2, I]
-        gate, up = F.linear(x, self.gate_up_proj.flatten(0, 1)).view(len(x), self.n, 2, self.inner).unbind(2)
-        inner = F.silu(gate) * up * weights.unsqueeze(-1).to(x.dtype)
-        return (inner.transpose(0, 1) @ self.down_proj.transpose(1, 2)).sum(0)
 
-    def _grouped(self, x: Tensor, gates: Tensor, experts: Tensor) -> Tensor:
-        return _grouped_experts(x, gates.to(x.dtype), experts, self.gate_up_proj, self.down_proj)
+def run_experts(x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """sum_k g_k E_k(x): x [T, hidden], gates and experts [T, K], gate_up [E, 2I, hidden], down [E, hidden, I]."""
+    if x.shape[0] <= DENSE_TOKENS:
+        return _every_expert(x, gates, experts, gate_up, down)
+    return _grouped_experts(x, gates.to(x.dtype), experts, gate_up, down)
+
+
+def _every_expert(x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    count, inner = down.shape[0], down.shape[2]
+    weights = torch.zeros(x.shape[0], count, dtype=gates.dtype, device=x.device).scatter(1, experts, gates)
+    # One product for the gates and ups of all experts: [T, E, 2, I]
+    gate, up = F.linear(x, gate_up.flatten(0, 1)).view(len(x), count, 2, inner).unbind(2)
+    hidden = F.silu(gate) * up * weights.unsqueeze(-1).to(x.dtype)
+    return (hidden.transpose(0, 1) @ down.transpose(1, 2)).sum(0)
 
 
 class MoE(nn.Module):

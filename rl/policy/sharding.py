@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,34 +18,62 @@ from torch import Tensor, nn
 
 from rl.policy.api import Policy
 from rl.policy.dtypes import stays_float32
+from rl.policy.expert_parallel import expert_modules, spread
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+
+@dataclass(frozen=True)
+class Meshes:
+    """What the weights of a policy are split over.
+
+    ``weights``: (shards), or (replicas, shards) for several copies (HSDP). ``experts``: the same ranks as (replicas,
+    rest, experts), when the experts of a layer are spread: over its last dimension by expert, over "rest" by rows.
+    """
+
+    weights: DeviceMesh
+    experts: DeviceMesh | None = None
+
+
 ENTRY = "hidden"  # the method of a policy's module that a pass begins with
 
 
-def shard(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype, offload: bool = False) -> None:
-    """Split the weights of ``policy`` over ``mesh``, in place; parameters become DTensors, buffers stay whole.
+def shard(policy: Policy, meshes: Meshes, dtype: torch.dtype, offload: bool = False) -> None:
+    """Split the weights of ``policy`` over ``meshes``, in place; parameters become DTensors, buffers stay whole.
 
-    ``mesh`` of two dimensions: copies of the weights by the first, shards of each copy by the second (HSDP).
     ``offload``: shards rest in the host's memory. Each rank calls it with the same weights.
     """
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    from torch.distributed.tensor import Shard
 
     computes = None if dtype == torch.float32 else dtype
-    how: dict[str, Any] = {"mesh": mesh}
+    how: dict[str, Any] = {"mesh": meshes.weights}
     if offload:
         how["offload_policy"] = CPUOffloadPolicy()
 
-    def wrap(module: nn.Module, dtype: torch.dtype | None = computes) -> None:
+    def wrap(module: nn.Module, dtype: torch.dtype | None = computes, **other: Any) -> None:
         # What a layer is given has its dtype already; FSDP would copy the taps to cast what is in them.
-        fully_shard(module, **how, mp_policy=MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False))
+        precision = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+        fully_shard(module, **(how | other), mp_policy=precision)
 
     if computes is not None:
         for name, child in policy.module.named_modules():
             if any(True for _ in child.parameters(recurse=False)) and stays_float32(policy.module, f"{name}.weight"):
                 wrap(child, None)
+    if meshes.experts is not None:
+        spread_over = meshes.experts["experts"]
+        rest = meshes.experts["rest"] if meshes.experts.size(0) == 1 else meshes.experts["replicas", "rest"]
+        found = expert_modules(policy.module)
+        if not found:
+            raise ValueError(f"learner.expert_parallel={spread_over.size()}: this policy has no experts; use 1")
+        for experts in found:
+            spread(experts, spread_over)
+            wrap(experts, mesh=rest, shard_placement_fn=lambda _: Shard(1))
+            # An expert has the rows of all ranks that share it: its gradient is a sum over them already.
+            experts.set_gradient_divide_factor(float(meshes.weights.size()))  # type: ignore[operator]
+            # gloo cannot divide on the way; where there is no way, torch would divide twice.
+            experts.set_force_sum_reduction_for_comms(meshes.experts.size(1) > 1)  # type: ignore[operator]
     for layer in policy.layers:
         wrap(layer)
     wrap(policy.module)
@@ -71,11 +100,12 @@ def filled(empty: Policy, state: Mapping[str, Tensor]) -> Policy:
 
 @torch.no_grad()
 def sharded_from_first(
-    empty: Policy, whole: Policy | None, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, offload: bool
+    empty: Policy, whole: Policy | None, meshes: Meshes, dtype: torch.dtype, device: torch.device, offload: bool
 ) -> Policy:
-    """``whole``, which the first rank has and the others (None) need not, sharded over ``mesh``; tensor by tensor."""
+    """``whole``, which the first rank has and the others (None) need not, sharded over ``meshes``; tensor by
+    tensor."""
     policy = copy.deepcopy(empty)
-    shard(policy, mesh, dtype, offload)
+    shard(policy, meshes, dtype, offload)
     policy.module.to_empty(device=torch.device("cpu") if offload else device)
     given = {} if whole is None else {**dict(whole.module.named_parameters()), **dict(whole.module.named_buffers())}
     for name, value in (*policy.module.named_parameters(), *policy.module.named_buffers()):
@@ -85,12 +115,12 @@ def sharded_from_first(
 
 @torch.no_grad()
 def sharded_copy(
-    empty: Policy, source: Policy, mesh: DeviceMesh, dtype: torch.dtype, device: torch.device, offload: bool = False
+    empty: Policy, source: Policy, meshes: Meshes, dtype: torch.dtype, device: torch.device, offload: bool = False
 ) -> Policy:
-    """``source``, which is sharded over ``mesh``, once more in another ``dtype``: each rank copies its own shards."""
+    """``source``, which is sharded over ``meshes``, once more in another ``dtype``: each rank copies its own shards."""
     policy = copy.deepcopy(empty)
     buffers = dict(source.module.named_buffers())
-    shard(policy, mesh, dtype, offload)
+    shard(policy, meshes, dtype, offload)
     policy.module.to_empty(device=torch.device("cpu") if offload else device)
     for name, value in policy.module.named_parameters():
         local(value).copy_(local(source.module.get_parameter(name)))
@@ -140,6 +170,11 @@ def splits(module: nn.Module) -> bool:
 def is_sharded(value: Tensor) -> bool:
     """Whether ``value`` is a DTensor."""
     return hasattr(value, "full_tensor")
+
+
+def mesh_of(value: Tensor) -> DeviceMesh | None:
+    """What ``value`` is split over; None where it is not sharded."""
+    return value.device_mesh if is_sharded(value) else None  # type: ignore[attr-defined]
 
 
 def local(value: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rl.chat.renderer import Renderer
     from rl.data.corpus import Document
     from rl.data.demos import Dropped
+    from rl.learner.trainer import Means
     from rl.rollout.config import RolloutConfig
     from rl.run.job import Report
 
@@ -45,6 +46,7 @@ def coldstart(
     report: Report,
     renderer: Renderer,
     rollout: RolloutConfig,
+    means: Means | None = None,
 ) -> dict[str, Any]:
     """Train the policy of ``base_dir`` on demonstrations; policy, tokenizer and demonstrations go into ``out``.
 
@@ -75,7 +77,7 @@ def coldstart(
     if found.outcomes:
         figures |= {"needs": Needs.of(found.documents).to_json(), "demo_outcome": demo_outcomes(found.outcomes)}
         documents = [document for of_a_task in found.documents for document in of_a_task]
-        figures |= {**found.more, **supervised(base_dir, config, documents, seed, out, report)}
+        figures |= {**found.more, **supervised(base_dir, config, documents, seed, out, report, means)}
     else:
         figures["off"] = f"none of {len(indices):,} tasks has a demonstration that can be used: {dropped.words()}"
     figures["wall_s"] = round(time.perf_counter() - started, 1)

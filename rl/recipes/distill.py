@@ -23,6 +23,7 @@ from rl.types import OUTCOME, Trajectory
 
 if TYPE_CHECKING:
     from configs.schema import DistillConfig
+    from rl.learner.trainer import Means
     from rl.run.job import Report
 
 FULL_SCORE = 1.0
@@ -64,8 +65,9 @@ def verified(trajectories: Sequence[Trajectory], keep_per_task: int) -> tuple[li
 
 
 def distill(
-    start: Path, config: DistillConfig, data: Sequence[Document], seed: int, out: Path, report: Report
-) -> dict[str, Any]:
+    start: Path, config: DistillConfig, data: Sequence[Document], seed: int, out: Path, report: Report,
+    means: Means | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train the policy of ``start`` on ``data``; policy, tokenizer and figures (distill.json) go into ``out``."""
     from rl.recipes.supervised import supervised
 
@@ -75,7 +77,7 @@ def distill(
             "pipeline.specialist_steps or pipeline.data_tasks, and look at data/* in metrics.jsonl"
         )
     started = time.perf_counter()
-    figures = supervised(start, config, data, seed, out, report)
+    figures = supervised(start, config, data, seed, out, report, means)
     figures |= {
         "documents_per_family": dict(Counter(d.source for d in data)),
         "target_tokens": int(sum(d.loss_mask.sum() for d in data)),

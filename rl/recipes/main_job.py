@@ -62,27 +62,27 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
         ExitStack() as ends,
         Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress,
     ):
-        base = base_stage(cfg, rundir, progress)
-        ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
-        usage = UsageBook(summary.get("usage", {}).get("stages"))
         actors = cfg.rollout.workers + cfg.judge.is_worker + cfg.learner.ranks
-        # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
-        records = cfg.replay.indexer != "off"
-        engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
-        with (
-            cluster(cfg.ray, actors, cfg.deterministic),
-            open_judge(cfg, base.path) as judge,
-            opening(lambda given_up: engine_start(given_up=given_up)) as pool,
-        ):
-            wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))  # a second, beside the engines' start
-            ends.callback(wandb_log.finish)
-            job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
-            start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress, summary)
-            if start != base:
-                ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
-            body(job, start, pool)
-            if judge is not None:  # what it was asked is no trajectory's, so it has its own place
-                summary["judge"] = result_of(judge.stats())
+        with cluster(cfg.ray, actors, cfg.deterministic):
+            base = base_stage(cfg, rundir, progress)
+            ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
+            usage = UsageBook(summary.get("usage", {}).get("stages"))
+            # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
+            records = cfg.replay.indexer != "off"
+            engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
+            with (
+                open_judge(cfg, base.path) as judge,
+                opening(lambda given_up: engine_start(given_up=given_up)) as pool,
+            ):
+                wandb_log = WandbLog(cfg.tracking, rundir, asdict(cfg))  # a second, beside the engines' start
+                ends.callback(wandb_log.finish)
+                job = Job(cfg, rundir, tasksets, progress, wandb_log, ledger, summary, usage)
+                start = coldstart_stage(cfg, base, tasksets["train"], rundir, progress, summary)
+                if start != base:
+                    ledger.put(COLD, "supervised", learner=ledger.cost.supervised(figures_of(start.path, FIGURES)))
+                body(job, start, pool)
+                if judge is not None:  # what it was asked is no trajectory's, so it has its own place
+                    summary["judge"] = result_of(judge.stats())
         with progress.stage(REPORT):
             _finish(job)
     console.print(summary_table(summary, str(rundir.report)))

@@ -19,6 +19,7 @@ BASE, COLD = "base policy", "cold start"
 def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageResult:
     """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
     from envs.closure import code_hash
+    from rl.learner.trainer import Means
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
     from rl.run.inputs import without_place
@@ -36,9 +37,10 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
         "tasks": taskset.fingerprint(),
         "code": code_hash(pretrain, taskset),
     }  # fmt: skip
+    inputs |= ranks_of(cfg)
 
     def produce(out: Path, stage: Stage) -> None:
-        pretrain(cfg.policy, cfg.base, taskset, out, reporter(stage, "base", rundir))
+        pretrain(cfg.policy, cfg.base, taskset, out, reporter(stage, "base", rundir), Means.of(cfg))
 
     return cached_stage(BASE, "base", inputs, cfg.cache_dir, progress, produce)
 
@@ -50,6 +52,7 @@ def coldstart_stage(
     """The cold-started policy, or the base itself: ``coldstart.enabled=false``, or there is nothing to start from.
     ``summary`` gets what became of the demonstrations, and what there is to say about them is said."""
     from envs.closure import code_hash
+    from rl.learner.trainer import Means
     from rl.recipes.cold_start import FIGURES, coldstart, notices
     from rl.run.assemble import open_renderer, renderer_class
     from rl.run.inputs import without_place
@@ -66,6 +69,7 @@ def coldstart_stage(
         "seed": seed, "thinking": cfg.rollout.thinking, "retention": cfg.rollout.retention,
         "renderer": cfg.policy.renderer,
     }  # fmt: skip
+    inputs |= ranks_of(cfg)
     if cfg.coldstart.as_rollouts:
         inputs["rollout"] = asdict(cfg.rollout)
     unused = () if cfg.coldstart.as_rollouts else ("rl.data.rehearse",)
@@ -74,7 +78,7 @@ def coldstart_stage(
     def produce(out: Path, stage: Stage) -> None:
         renderer = open_renderer(cfg.policy.renderer, str(base.path), cfg.rollout.retention)
         report = reporter(stage, "coldstart", rundir)
-        coldstart(base.path, cfg.coldstart, taskset, seed, out, report, renderer, cfg.rollout)
+        coldstart(base.path, cfg.coldstart, taskset, seed, out, report, renderer, cfg.rollout, Means.of(cfg))
 
     start = cached_stage(COLD, "coldstart", inputs, cfg.cache_dir, progress, produce)
     figures = figures_of(start.path, FIGURES)
@@ -85,3 +89,8 @@ def coldstart_stage(
         told = ("asked", "demos", "dropped", "demo_outcome", "needs", "off")
         summary["cold_start"] = {**{name: figures[name] for name in told if name in figures}, "notices": said}
     return base if "off" in figures else start
+
+
+def ranks_of(cfg: TrainConfig) -> dict[str, Any]:
+    """What a stage's key holds of ``learner.ranks``: several round otherwise than one."""
+    return {"ranks": cfg.learner.ranks} if cfg.learner.ranks > 1 else {}

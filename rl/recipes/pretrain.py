@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from configs.schema import BaseConfig, PolicyConfig
     from envs.taskset import Taskset
     from rl.data.corpus import Document
+    from rl.learner.trainer import Means, Trainer
     from rl.run.job import Report
 
 _VALIDATION_EVERY = 53  # documents
@@ -28,23 +29,19 @@ _VALIDATE_EVERY = 250  # steps
 
 
 def pretrain(
-    policy_config: PolicyConfig, config: BaseConfig, taskset: Taskset, out: Path, report: Report
-) -> dict[str, Any]:
+    policy_config: PolicyConfig, config: BaseConfig, taskset: Taskset, out: Path, report: Report,
+    means: Means | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train tokenizer and policy, save both into ``out``; returns the card's figures."""
-    import torch
-
     from rl.chat.tokenizer import ChatTokenizer, train_tokenizer
     from rl.chat.v32 import V32Renderer, render_text
     from rl.data.corpus import batches, dialogues, encode
     from rl.data.demos import thought
     from rl.learner.config import SFTConfig
-    from rl.learner.sft import SFTTrainer
-    from rl.policy.flops import active_parameters
-    from rl.policy.loading import build_policy
+    from rl.learner.trainer import Means, open_trainer
     from rl.recipes.supervised import train as train_steps
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    means = means or Means()
     started = time.perf_counter()
     corpus = config.corpus
     total = corpus.demos + corpus.drills
@@ -69,60 +66,57 @@ def pretrain(
     corpus_s = time.perf_counter() - started
 
     train, validation = split_validation(documents)
-    policy = build_policy(
-        {
-            "preset": policy_config.preset,
-            "vocab_size": tokenizer.vocab_size,
-            "overrides": dict(policy_config.overrides),
-            "seed": config.seed,
-            "mode": "dense",
-        }
-    )
+    described = {
+        "preset": policy_config.preset,
+        "vocab_size": tokenizer.vocab_size,
+        "overrides": dict(policy_config.overrides),
+        "seed": config.seed,
+        "mode": "dense",
+    }
     steps = config.dense_steps + config.sparse_steps
-    trainer = SFTTrainer(
-        policy,
-        SFTConfig(
-            lr=config.lr,
-            schedule="cosine",
-            warmup_steps=min(100, steps // 10),
-            total_steps=steps,
-            final_lr_share=0.02,
-            weight_decay=0.01,
-            indexer_kl_coef=config.indexer_kl_coef,
-            indexer_kl_every=config.indexer_kl_every,
-            router_bias_gamma=config.router_bias_gamma,
-        ),
+    settings = SFTConfig(
+        lr=config.lr,
+        schedule="cosine",
+        warmup_steps=min(100, steps // 10),
+        total_steps=steps,
+        final_lr_share=0.02,
+        weight_decay=0.01,
+        max_tokens_per_microbatch=means.config.max_tokens_per_microbatch,
+        indexer_kl_coef=config.indexer_kl_coef,
+        indexer_kl_every=config.indexer_kl_every,
+        router_bias_gamma=config.router_bias_gamma,
     )
-    torch.manual_seed(config.seed)
     stream = batches(train, config.tokens_per_step, config.seed)
+    with open_trainer(described, settings, means, config.threads) as trainer:
 
-    def on_step(step: int, metrics: dict[str, float]) -> None:
-        stage = f"{policy.mode} stage"
-        report(stage, step + 1, steps, metrics)
-        if (step + 1) % _VALIDATE_EVERY == 0:
-            exact = {f"exact {k}": v for k, v in exactness(trainer, validation).items()}
-            report(f"{stage}, validation", step + 1, steps, exact)
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            stage = f"{'dense' if step < config.dense_steps else 'sparse'} stage"
+            report(stage, step + 1, steps, metrics)
+            if (step + 1) % _VALIDATE_EVERY == 0:
+                exact = {f"exact {k}": v for k, v in exactness(trainer, validation).items()}
+                report(f"{stage}, validation", step + 1, steps, exact)
 
-    train_steps(trainer, stream, range(config.dense_steps), on_step)
-    policy.mode = "sparse"
-    train_steps(trainer, stream, range(config.dense_steps, steps), on_step)
-    wall_s = time.perf_counter() - started
-    scores = exactness(trainer, validation)
-    policy.save(out)
+        train_steps(trainer, stream, range(config.dense_steps), on_step)
+        trainer.set_mode("sparse")
+        train_steps(trainer, stream, range(config.dense_steps, steps), on_step)
+        wall_s = time.perf_counter() - started
+        scores = exactness(trainer, validation)
+        trainer.save(out)
+        trained = trainer.figures()
     figures = {
         "preset": policy_config.preset,
-        "parameters": sum(p.numel() for _, p in policy.named_parameters()),
+        "parameters": trained["parameters"],
         "vocab_size": tokenizer.vocab_size,
         "seed": config.seed,
         "documents": len(documents),
         "corpus_tokens": int(sum(len(d) for d in documents)),
         "dense_steps": config.dense_steps,
         "sparse_steps": config.sparse_steps,
-        "trained_tokens": trainer.tokens,
-        "flops": 6 * active_parameters(policy.module) * trainer.tokens,
+        "trained_tokens": trained["trained_tokens"],
+        "flops": trained["flops"],
         "corpus_s": round(corpus_s, 1),
         "wall_s": round(wall_s, 1),
-        "threads": torch.get_num_threads(),
+        "threads": trained["threads"],
         "validation_exact": scores,
     }
     write_card(out, figures)
@@ -139,7 +133,7 @@ def split_validation(documents: Sequence[Document]) -> tuple[list[Document], lis
     return train, [d for i, d in enumerate(documents) if i % every == 0]
 
 
-def exactness(trainer: Any, documents: Sequence[Document]) -> dict[str, float]:
+def exactness(trainer: Trainer, documents: Sequence[Document]) -> dict[str, float]:
     """Per source: share of documents whose every assistant token is the greedy choice, teacher forced."""
     sources = sorted({d.source for d in documents})
     return {

@@ -29,6 +29,7 @@ from envs.proof.texts import parse_evaluation, parse_generation
 from envs.waiting import result_of
 from rewards.proof_roles import ProofRoles
 from rl.data.corpus import load_data, save_data
+from rl.learner.trainer import Means
 from rl.proof.labels import label_proofs
 from rl.proof.measure import role_figures
 from rl.recipes.distill import FIGURES, distill
@@ -210,7 +211,8 @@ class _Iteration:
         name = f"{self.number}-merge"
 
         def produce(out: Path, stage: Stage) -> None:
-            distill(policy, cfg.merge, documents, job.cfg.seed, out, reporter(stage, name, job.rundir))
+            report = reporter(stage, name, job.rundir)
+            distill(policy, cfg.merge, documents, job.cfg.seed, out, report, Means.of(job.cfg))
 
         title, stages = _merge(self.number), job.rundir.path / "stages"
         result = cached_stage(title, name, inputs, stages, job.progress, produce)

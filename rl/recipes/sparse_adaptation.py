@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from configs.schema import AdaptConfig, AdaptStageConfig
     from rl.data.needles import Sample
     from rl.data.sequences import SampleSource
-    from rl.learner.sft import SFTTrainer
+    from rl.learner.trainer import Trainer
     from rl.policy.attention_context import AttentionMode
     from rl.policy.dsa import DSAPolicy
     from rl.run.stage_cache import StageResult
@@ -46,21 +46,24 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
     import torch
 
     from rl.data.sequences import open_source
+    from rl.learner.trainer import Means
     from rl.recipes.sparse_recall import table
-    from rl.run.preflight import configuration
+    from rl.run.assemble import cluster
+    from rl.run.preflight import check_trainer_room, configuration
     from rl.tracking.progress import Progress
 
-    if cfg.threads:
+    if cfg.threads:  # of the measurement, here; trainers are given theirs
         torch.set_num_threads(cfg.threads)
     with configuration():  # before a run folder exists
         check(cfg)
+        check_trainer_room(cfg.learner, cfg.ray)
         output_directory("runs_dir", cfg.runs_dir)
         output_directory("cache_dir", cfg.cache_dir)
         source = open_source(
             cfg.data, cfg.policy.path and policy_directory("policy.path", cfg.policy.path), cfg.cache_dir
         )
     rundir = new_rundir(cfg)
-    with Progress(STAGES) as progress:
+    with cluster(cfg.ray, Means.of(cfg).actors), Progress(STAGES) as progress:
         dense = dense_stage(cfg, source, rundir, progress)
         warmed = adaptation_stage(WARMUP, cfg, dense, source, rundir, progress)
         adapted = adaptation_stage(SPARSE, cfg, warmed.path, source, rundir, progress)
@@ -140,8 +143,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
         return policy_directory("policy.path", cfg.policy.path)
     from envs.closure import code_hash
     from rl.learner.config import SFTConfig
-    from rl.learner.sft import SFTTrainer
-    from rl.policy.loading import build_policy
+    from rl.learner.trainer import Means, open_trainer
     from rl.run.stage_cache import cached_stage
 
     inputs = {
@@ -153,15 +155,13 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
     lengths = [n for n, steps in zip(cfg.dense.lengths, cfg.dense.steps, strict=True) for _ in range(steps)]
 
     def produce(out: Path, stage: Stage) -> None:
-        policy = build_policy(
-            {
-                "preset": cfg.policy.preset,
-                "vocab_size": cfg.data.needles.vocab_size,
-                "overrides": dict(cfg.policy.overrides),
-                "seed": cfg.dense.seed,
-                "mode": "dense",
-            }
-        )
+        described = {
+            "preset": cfg.policy.preset,
+            "vocab_size": cfg.data.needles.vocab_size,
+            "overrides": dict(cfg.policy.overrides),
+            "seed": cfg.dense.seed,
+            "mode": "dense",
+        }
         settings = SFTConfig(
             lr=cfg.dense.lr,
             schedule="linear",
@@ -169,11 +169,12 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
             total_steps=len(lengths),
             weight_decay=cfg.dense.weight_decay,
             indexer_kl_coef=0.0,
-            max_tokens_per_microbatch=max(8192, *cfg.dense.lengths),
+            max_tokens_per_microbatch=max(cfg.learner.max_tokens_per_microbatch, *cfg.dense.lengths),
         )
-        trainer = SFTTrainer(policy, settings)
-        training = train(trainer, source, lengths, cfg.dense.tokens_per_step, 0, reporter(stage, "dense", rundir))
-        policy.save(out)
+        report = reporter(stage, "dense", rundir)
+        with open_trainer(described, settings, Means.of(cfg), cfg.threads) as trainer:
+            training = train(trainer, source, lengths, cfg.dense.tokens_per_step, 0, report)
+            trainer.save(out)
         cfg.data.needles.save_tokenizer(out)
         (out / "training.json").write_text(json.dumps(training, indent=1))
 
@@ -187,7 +188,7 @@ def adaptation_stage(
     from envs.closure import code_hash
     from rl.chat.tokenizer import copy_tokenizer
     from rl.learner.config import SFTConfig
-    from rl.learner.sft import SFTTrainer
+    from rl.learner.trainer import Means, open_trainer
     from rl.run.stage_cache import cached_stage, tree_hash
 
     warmup = title == WARMUP
@@ -205,28 +206,24 @@ def adaptation_stage(
     }
 
     def produce(out: Path, stage: Stage) -> None:
-        policy = open_policy(cfg, start, "dense" if warmup else "sparse")
-        if warmup and cfg.reset_indexer:
-            policy.reset_indexer(cfg.seed)
-        trainer = SFTTrainer(
-            policy,
-            SFTConfig(
-                lr=settings.lr,
-                schedule=settings.schedule,
-                warmup_steps=settings.warmup_steps,
-                total_steps=settings.steps,
-                weight_decay=settings.weight_decay,
-                indexer_kl_coef=cfg.indexer_kl_coef,
-                indexer_only=warmup,
-                max_tokens_per_microbatch=max(8192, length),
-            ),
+        sft = SFTConfig(
+            lr=settings.lr,
+            schedule=settings.schedule,
+            warmup_steps=settings.warmup_steps,
+            total_steps=settings.steps,
+            weight_decay=settings.weight_decay,
+            indexer_kl_coef=cfg.indexer_kl_coef,
+            indexer_only=warmup,
+            max_tokens_per_microbatch=max(cfg.learner.max_tokens_per_microbatch, length),
         )
         lengths = [length] * settings.steps
         # Every stage and seed starts elsewhere in the endless stream of training sequences.
         first = (1 + 2 * cfg.seed + (not warmup)) * 1_000_000
         report = reporter(stage, "warmup" if warmup else "sparse", rundir)
-        training = train(trainer, source, lengths, settings.tokens_per_step, first, report)
-        policy.save(out)
+        described = described_policy(cfg, start, "dense" if warmup else "sparse", reset=warmup)
+        with open_trainer(described, sft, Means.of(cfg), cfg.threads) as trainer:
+            training = train(trainer, source, lengths, settings.tokens_per_step, first, report)
+            trainer.save(out)
         copy_tokenizer(start, out)
         (out / "training.json").write_text(json.dumps(training, indent=1))
 
@@ -235,7 +232,7 @@ def adaptation_stage(
 
 
 def train(
-    trainer: SFTTrainer,
+    trainer: Trainer,
     source: SampleSource,
     lengths: list[int],
     tokens_per_step: int,
@@ -261,10 +258,11 @@ def train(
         report(step + 1, metrics)
 
     metrics = train_steps(trainer, batches(), range(len(lengths)), on_step)
+    figures = trainer.figures()
     return {
-        "steps": trainer.steps,
-        "skipped": trainer.skipped,
-        "tokens": trainer.tokens,
+        "steps": figures["steps"],
+        "skipped": figures["skipped_steps"],
+        "tokens": figures["trained_tokens"],
         "wall_s": round(time.perf_counter() - started, 1),
         "last_loss": metrics.get("sft/loss"),
         "first_indexer_kl": kl[0] if kl else None,
@@ -272,15 +270,19 @@ def train(
     }
 
 
-def open_policy(cfg: AdaptConfig, directory: Path, mode: AttentionMode) -> DSAPolicy:
-    """The policy in ``directory`` with the configured index_topk."""
-    from rl.policy.dsa import DSAPolicy
-    from rl.policy.loading import load_policy
+def described_policy(cfg: AdaptConfig, directory: Path, mode: AttentionMode, reset: bool = False) -> dict[str, Any]:
+    """For ``rl.policy.loading.build_policy``: the policy in ``directory`` with the configured index_topk. ``reset``:
+    and the fresh indexer that a dense checkpoint needs, if it is wanted."""
+    seed = cfg.seed if reset and cfg.reset_indexer else None
+    return {"path": str(directory), "mode": mode, "index_topk": cfg.index_topk, "reset_indexer": seed}
 
-    policy = cast(DSAPolicy, load_policy(directory, mode))
-    if cfg.index_topk is not None:
-        policy.set_index_topk(cfg.index_topk)
-    return policy
+
+def open_policy(cfg: AdaptConfig, directory: Path, mode: AttentionMode, reset: bool = False) -> DSAPolicy:
+    """``described_policy``, in this process."""
+    from rl.policy.dsa import DSAPolicy
+    from rl.policy.loading import build_policy
+
+    return cast(DSAPolicy, build_policy(described_policy(cfg, directory, mode, reset)))
 
 
 def measure_states(
@@ -293,9 +295,7 @@ def measure_states(
     held_out = source.held_out
     with progress.stage(MEASURE, total=len(STATES) * len(held_out)) as stage:
         for i, (state, directory) in enumerate(zip(STATES, directories, strict=True)):
-            policy = open_policy(cfg, directory, "dense" if state == "dense" else "sparse")
-            if i < 2 and cfg.reset_indexer:
-                policy.reset_indexer(cfg.seed)
+            policy = open_policy(cfg, directory, "dense" if state == "dense" else "sparse", reset=i < 2)
             before = i * len(held_out)
             measured = measure(policy, held_out, partial(_measured, stage, state, before))
             states[state] = measured

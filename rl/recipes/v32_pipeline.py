@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.closure import code_hash
 from rl.data.corpus import load_data, save_data
+from rl.learner.trainer import Means
 from rl.recipes.distill import FIGURES, distill, verified
 from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.stages import grpo_stage, learner_of, workers
@@ -130,7 +131,8 @@ def _distillation(job: Job, start: StageResult, families: list[str]) -> StageRes
 
     def produce(out: Path, stage: Stage) -> None:
         data = [document for family in families for document in load_data(stages / family / "data")]
-        distill(start.path, config, data, job.cfg.seed, out, reporter(stage, "distill", job.rundir))
+        report = reporter(stage, "distill", job.rundir)
+        distill(start.path, config, data, job.cfg.seed, out, report, Means.of(job.cfg))
 
     result = cached_stage(DISTILL, "distill", inputs, stages, job.progress, produce)
     figures = figures_of(result.path, FIGURES)

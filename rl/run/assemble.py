@@ -34,9 +34,12 @@ def cluster(config: RayConfig, actors: int, deterministic: bool = False) -> Iter
     """A Ray instance for the length of the block: a local one of our own, or a running cluster.
 
     A local one listens on this machine's loopback alone, and leaves no folder behind; a command ends with its raylet
-    or its GCS. ``actors``: how many have to have room. ``deterministic``: sets of strings have one order in all its
-    processes, and in those that they start.
+    or its GCS. ``actors``: how many have to have room; 0: no Ray is needed, and none started. ``deterministic``: sets
+    of strings have one order in all its processes, and in those that they start.
     """
+    if not actors:
+        yield
+        return
     if deterministic:
         os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

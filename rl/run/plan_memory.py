@@ -107,7 +107,7 @@ def shards(cfg: TrainConfig) -> int:
 def _gathered(cfg: TrainConfig, sizes: ModelSizes) -> float:
     """Bytes of whole weights and gradients that a rank holds while a layer runs."""
     width, layer = WIDTH[cfg.learner.compute_dtype], sizes.largest
-    whole = layer.parameters - layer.experts + layer.experts / cfg.hardware.expert_parallel
+    whole = layer.parameters - layer.experts + layer.experts / cfg.learner.expert_parallel
     if cfg.learner.lora.rank:
         return 2 * width * whole + width * sizes.outside
     return max((3 * width + 4) * whole, 4 * sizes.outside) + 2 * width * sizes.outside
@@ -169,7 +169,12 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     width, tokens = WIDTH[learner.compute_dtype], learner.max_tokens_per_microbatch
     length, _ = rollout_tokens(cfg)
     hidden = sizes.config.hidden_size
-    one = [width * (sizes.norms(width) + layer.saved) + sizes.choices(length) for layer in sizes.layers]
+    # Spread experts: the rows that came back are kept for the gates' gradient, and as many are on their way.
+    sent = 2 * sizes.chosen * hidden if learner.expert_parallel > 1 else 0
+    one = [
+        width * (sizes.norms(width) + layer.saved + (sent if layer.experts else 0)) + sizes.choices(length)
+        for layer in sizes.layers
+    ]
     saved = width * hidden * len(one) if learner.recompute else sum(one)
     working = max(one) * (2 if learner.recompute else 1)
     # A micro-batch may hold the rollouts that sampled most: all of it, where a prompt is short.

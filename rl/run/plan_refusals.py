@@ -1,6 +1,6 @@
 """Why a plan cannot be run: memory, deadlines, what is not recorded. Every line begins with the field to change, and
 what would fit is found by trying it: ``REMEDIES`` where the learner is, more ranks on GPUs that have nothing to do or
-an engine to spare, then more GPUs, and what is not built."""
+an engine to spare, then more GPUs."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
         engines = cfg.rollout.workers
         if share > 0:
             engines = min(engines, floor((gpus - judged - ranks) / share))
-        for changes in REMEDIES[2:]:
+        for changes in [*REMEDIES[2:], REMEDIES[2] | _spread(sizes, ranks)]:
             if fits := _with(cfg, sizes, changes | {"ranks": ranks, "workers": engines}, limit):
                 return f"fits with {fits}"
     if fits := _with(cfg, sizes, ADAPTER, limit):
@@ -189,18 +189,22 @@ def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
     for ranks in (r for r in RANKS if r > cfg.learner.ranks):
         if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks}, limit):
             return f"no setting of these {gpus} GPUs fits: take a smaller policy.path, or more GPUs: {fits} would fit"
-    for ranks in (r for r in RANKS if r >= 8 and r > cfg.learner.ranks):
-        if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks, "expert_parallel": 8}, limit):
-            return f"no setting fits: take a smaller policy.path; {fits} would fit, which is not built"
+    for ranks in (r for r in RANKS if r > cfg.learner.ranks):
+        if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks} | _spread(sizes, ranks), limit):
+            return f"no setting of these {gpus} GPUs fits: take a smaller policy.path, or more GPUs: {fits} would fit"
     host = cfg.hardware.host_memory_gb
     return f"no setting fits, up to {RANKS[-1]} GPUs and hardware.host_memory_gb={host:g}: take a smaller policy.path"
 
 
+def _spread(sizes: ModelSizes, ranks: int) -> dict[str, Any]:
+    """Experts over as many of a machine's GPUs as can share them evenly."""
+    most = max(n for n in (1, 2, 4, 8) if ranks % n == 0 and sizes.experts % n == 0)
+    return {"expert_parallel": most} if most > 1 else {}
+
+
 def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: float) -> str | None:
     """The overrides of ``changes`` that are not set yet, and what they come to; None: they do not fit."""
-    values: dict[str, Any] = {
-        name: value for name, value in changes.items() if name not in ("lora", "workers", "expert_parallel")
-    }
+    values: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("lora", "workers")}
     copies: dict[str, Any] = {"shard_ranks": None} if "ranks" in values else {}
     rank = changes.get("lora", 0) if not cfg.learner.lora.rank else 0
     try:
@@ -208,11 +212,11 @@ def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: f
         if rank:
             learner = replace(learner, lora=replace(cfg.learner.lora, rank=rank))
         rollout = replace(cfg.rollout, dtype=learner.compute_dtype)
-        hardware = replace(cfg.hardware, expert_parallel=changes.get("expert_parallel", cfg.hardware.expert_parallel))
-        changed = replace(cfg, learner=learner, rollout=rollout, hardware=hardware)
+        changed = replace(cfg, learner=learner, rollout=rollout)
     except ValueError:  # these settings exclude each other
         return None
     memory = learner_memory(changed, sizes)
+    hardware = cfg.hardware
     beside = min(learner.ranks, hardware.gpus_per_node)
     engines = min(changes.get("workers", rollout.workers), (hardware.gpus_per_node - 1) // rollout.tensor_parallel)
     in_machine = memory.on_host * beside + max(passing(changed, sizes).values())
@@ -225,8 +229,6 @@ def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: f
     words += [f"learner.lora.rank={rank}"] if rank else []
     workers = changes.get("workers", cfg.rollout.workers)
     words += [f"rollout.workers={workers}"] if workers != cfg.rollout.workers else []
-    if "expert_parallel" in changes:
-        words.append(f"hardware.expert_parallel={hardware.expert_parallel}")
     return f"{' '.join(words)} ({memory.on_device:,.1f} GB)" if words else None
 
 

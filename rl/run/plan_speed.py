@@ -101,7 +101,8 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
 
     Every micro-batch gathers all layers for the forward and for the backward pass, once more each for the reference and
     ``old_policy=learner``, and sums the gradients in float32; copies of the weights (``shard_ranks``) are summed over
-    too.
+    too. Experts that are spread (``expert_parallel``) are gathered over fewer ranks; rows go to them and come back
+    instead, in every pass and for their gradients.
     """
     learner, hardware, ranks, split = cfg.learner, cfg.hardware, cfg.learner.ranks, shards(cfg)
     if ranks == 1:
@@ -111,7 +112,12 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     gathers = 2 + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
     adapter = learner.lora.rank and sizes.adapter(learner.lora.rank, learner.lora.modules)
     learns = adapter or sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
-    within = (split - 1) / split * (gathers * WIDTH[learner.compute_dtype] * sizes.parameters + 4 * learns)
+    width, spread = WIDTH[learner.compute_dtype], learner.expert_parallel
+    routed = sum(layer.experts for layer in sizes.layers) if spread > 1 else 0
+    within = (split - 1) / split * (gathers * width * (sizes.parameters - routed) + 4 * (learns - routed))
+    within += (1 / spread - 1 / split) * (gathers * width + 4) * routed
+    rows = learner.max_tokens_per_microbatch * sizes.chosen * sizes.moe_layers * (1 - 1 / spread)
+    sent = 2 * (gathers + learner.recompute) * width * sizes.config.hidden_size * rows
     between = 2 * (1 - split / ranks) * 4 * learns / split  # an all-reduce sends all but its own share twice
 
     link, network, here = hardware.link_gb_s * 1e9, hardware.network_gb_s * 1e9, hardware.gpus_per_node
@@ -120,6 +126,7 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
         seconds = max(seconds, within / (network * here))
     if learner.offload_optimizer:  # shards come from the host's memory, and their gradients go there
         seconds += (gathers * 4 * sizes.parameters + 4 * learns) / split / (hardware.host_gb_s * 1e9)
+    seconds += float(sent) / (link if spread <= here else network)
     return passes * (seconds + between / (link if ranks <= here else network))
 
 

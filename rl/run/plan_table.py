@@ -23,7 +23,6 @@ def print_plan(plan: Plan, cfg: TrainConfig, console: Console) -> None:
     if plan.fits_per_tp:
         console.print(fit_table(plan, cfg))
     lines = [*speed_lines(plan, cfg), *(f"note: {note}" for note in plan.notes)]
-    lines += [f"needs what is not built: {need}" for need in plan.needs]
     lines += [f"refused: {refusal}" for refusal in plan.refusals]
     # A refusal stays one line, however wide the terminal is.
     console.print(*lines, verdict(plan), sep="\n", highlight=False, markup=False, soft_wrap=True)
@@ -32,9 +31,7 @@ def print_plan(plan: Plan, cfg: TrainConfig, console: Console) -> None:
 def verdict(plan: Plan) -> str:
     if plan.runs:
         return "the plan fits. Nothing was started; leave plan=true out to run it"
-    if plan.refusals:
-        return "the plan is refused"
-    return "the plan fits, and cannot be run yet"
+    return "the plan is refused"
 
 
 def model_lines(plan: Plan, cfg: TrainConfig) -> list[str]:

@@ -21,10 +21,10 @@ from rl.tracking.rundir import RunDirError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from configs.schema import PolicyConfig, TrainConfig
+    from configs.schema import PolicyConfig, RayConfig, TrainConfig
     from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
-    from rl.learner.config import LoraConfig
+    from rl.learner.config import LoraConfig, MeansConfig
     from rl.rollout.config import JudgeConfig
 
 T = TypeVar("T")
@@ -186,16 +186,18 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     return renderer
 
 
-def check_policy(directory: Path, lora: LoraConfig | None = None) -> None:
-    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, or cannot
-    have the adapter that ``lora`` asks for."""
+def check_policy(directory: Path, lora: LoraConfig | None = None, expert_parallel: int = 1) -> None:
+    """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, cannot
+    have the adapter that ``lora`` asks for, or have no experts that ``expert_parallel`` ranks could share evenly."""
     from tokenizers import Tokenizer
 
-    from rl.policy.checkpoint_checks import check_checkpoint, read_config
+    from rl.policy.checkpoint_checks import check_checkpoint, check_spread, read_config
 
     file = directory / "tokenizer.json"
     try:
-        if read_config(directory).get("quantization_config"):
+        config = read_config(directory)
+        check_spread(config, expert_parallel)
+        if config.get("quantization_config"):
             raise ValueError(
                 "its weights are quantised (quantization_config in config.json), and an engine is updated with plain "
                 "ones; make a plain copy first: rl-export path=IN out=OUT dtype=float32"
@@ -233,29 +235,41 @@ def check_judge(judge: JudgeConfig) -> None:
 
 def check_room(cfg: TrainConfig) -> None:
     """Raise ValueError when a Ray of this machine could not place every process: some would wait for ever."""
-    if cfg.ray.address is not None:
+    workers, split = cfg.rollout.workers, cfg.rollout.tensor_parallel
+    gpus = workers * split * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
+    engines = f"rollout.workers={workers}" + (f" of rollout.tensor_parallel={split}" if split > 1 else "")
+    _check_room(cfg.learner, cfg.ray, engines, workers + cfg.judge.is_worker, gpus)
+
+
+def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
+    """The same for a command that only trains."""
+    if learner.ranks > 1 or ray.learner_gpus:
+        _check_room(learner, ray, None, 0, 0.0)
+
+
+def _check_room(learner: MeansConfig, ray: RayConfig, engines: str | None, others: int, other_gpus: float) -> None:
+    """``others``: processes beside the learner's, and the GPUs of all of them; ``engines``: what is said of those."""
+    if ray.address is not None:
         return
-    ranks, workers, share = cfg.learner.ranks, cfg.rollout.workers, cfg.ray.learner_gpus
-    several = f"learner.ranks={ranks} and " if ranks > 1 else ""
-    actors = ranks + workers + cfg.judge.is_worker
-    if cfg.ray.num_cpus is not None and cfg.ray.num_cpus < actors:
+    ranks, share = learner.ranks, ray.learner_gpus
+    counts = [f"learner.ranks={ranks}"] if ranks > 1 or engines is None else []
+    several = " and ".join(counts + ([] if engines is None else [engines]))
+    actors = ranks + others
+    if ray.num_cpus is not None and ray.num_cpus < actors:
         raise ValueError(
-            f"ray.num_cpus={cfg.ray.num_cpus}: {several}rollout.workers={workers} make {actors} processes, one CPU "
-            f"each; give at least {actors} (they need not be there), or null"
+            f"ray.num_cpus={ray.num_cpus}: {several} make {actors} processes, one CPU each; give at least {actors} "
+            "(they need not be there), or null"
         )
-    engine = cfg.ray.worker_gpus * cfg.rollout.tensor_parallel
-    wanted = ranks * share + workers * engine + cfg.judge.is_worker * cfg.judge.num_gpus
+    wanted = ranks * share + other_gpus
     if not wanted and ranks == 1:
         return
     from rl.run.local_ray import visible_gpus
 
     gpus = visible_gpus()
-    split = f"rollout.tensor_parallel={cfg.rollout.tensor_parallel}, " if cfg.rollout.tensor_parallel > 1 else ""
     if wanted > gpus:
         raise ValueError(
-            f"{several}rollout.workers={workers} with {split}ray.learner_gpus={share:g} and ray.worker_gpus="
-            f"{cfg.ray.worker_gpus:g} need {wanted:g} GPUs, and this machine shows {gpus}; lower one of them, or join "
-            "a cluster (ray=cluster)"
+            f"{several} with ray.learner_gpus={share:g} and ray.worker_gpus={ray.worker_gpus:g} need {wanted:g} GPUs, "
+            f"and this machine shows {gpus}; lower one of them, or join a cluster (ray=cluster)"
         )
     if ranks > 1 and not share and gpus:
         raise ValueError(
@@ -279,7 +293,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
-        check_policy(directory, cfg.learner.lora)
+        check_policy(directory, cfg.learner.lora, cfg.learner.expert_parallel)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)

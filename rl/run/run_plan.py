@@ -2,8 +2,7 @@
 
 Planned is what this version runs: ``learner.ranks`` processes of the learner on one GPU each and ``rollout.workers``
 engines on ``rollout.tensor_parallel`` GPUs each, as Ray places them by ``ray.learner_gpus``, ``ray.worker_gpus`` and
-``judge.num_gpus``. What ``hardware`` asks for beyond that (experts over several GPUs) is computed too, and stands under
-``needs``. Every refusal names a field.
+``judge.num_gpus``. Every refusal names a field.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Fit:
 class Plan:
     """``memory``: of one process by its role. ``placed``: roles on every GPU, the first GPU first (without GPUs one
     list: the machine). ``host_gb``: of the memory of the first rank's machine, ``passing`` (by occasion) included.
-    ``refusals``: why it cannot run, each with the field to change. ``needs``: what is planned and not built."""
+    ``refusals``: why it cannot run, each with the field to change."""
 
     sizes: ModelSizes
     memory: dict[str, Memory]
@@ -60,13 +59,12 @@ class Plan:
     fits_per_tp: list[Fit]
     speed: Speed
     refusals: list[str]
-    needs: list[str]
     notes: list[str]
 
     @property
     def runs(self) -> bool:
         """Whether this version can run it, as far as memory, settings and deadlines tell."""
-        return not self.refusals and not self.needs
+        return not self.refusals
 
     def on_gpu(self, index: int) -> float:
         """GB on that GPU."""
@@ -128,7 +126,7 @@ def plan_of(
     host = _host(cfg, memory, placed) + max(passed.values())
     speed = step_speed(cfg, sizes, nodes)
     fits = _per_tp(cfg, sizes)
-    plan = Plan(sizes, memory, placed, nodes, host, passed, fits, speed, refusals, _needs(cfg), notes)
+    plan = Plan(sizes, memory, placed, nodes, host, passed, fits, speed, refusals, notes)
     refusals += refusals_of(cfg, sizes, judge or sizes, placed, memory, host, speed)
     notes += _notes(cfg, sizes, plan)
     return plan
@@ -218,17 +216,6 @@ def _per_tp(cfg: TrainConfig, sizes: ModelSizes) -> list[Fit]:
         speed = decode_speed(replace(cfg, rollout=sized), sizes, tensor)[0] / tensor if held else 0.0
         found.append(Fit(tensor, memory.device["weights"], held, speed))
     return found
-
-
-def _needs(cfg: TrainConfig) -> list[str]:
-    hardware = cfg.hardware
-    wanted = (
-        (
-            hardware.expert_parallel > 1,
-            f"hardware.expert_parallel={hardware.expert_parallel}: experts of a layer spread over ranks",
-        ),
-    )
-    return [text for holds, text in wanted if holds]
 
 
 def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:

@@ -14,7 +14,8 @@ from benchmarks.chaos import Books, Chaos, Kill, digest, small_disk, table
 pytestmark = pytest.mark.run
 
 
-@pytest.mark.timeout(900)  # five starts of engines
+@pytest.mark.slow  # five starts of engines
+@pytest.mark.timeout(900)
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "VICTIMS", (chaos.DRIVER, chaos.WORKER, chaos.FULL))
     monkeypatch.setattr(chaos, "EARLY", 0.0)

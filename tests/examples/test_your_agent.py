@@ -19,9 +19,10 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "your_agent.py"
 
 
 @pytest.mark.timeout(600)
-def test_a_plain_client_learns_its_errands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_plain_client_learns_its_errands(tmp_path: Path, steps: int) -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--steps", "10"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, str(SCRIPT), "--steps", str(steps)], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=540,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -30,7 +31,8 @@ def test_a_plain_client_learns_its_errands(tmp_path: Path) -> None:
     rows = run.read_metrics("grpo")
     # Seed 0: 0.25 to 0.39 in the first three steps, 0.62 to 0.76 in steps 7 to 10.
     rewards = [row["reward/mean"] for row in rows]
-    assert fmean(rewards[-3:]) > fmean(rewards[:2]) + 0.1
+    assert len(rewards) == steps
+    assert steps < 10 or fmean(rewards[-3:]) > fmean(rewards[:2]) + 0.1
     assert all(row["failure/total"] == 0 for row in rows)
     # The client forgets nothing: each episode is one segment, up to its last token.
     trajectory = run.read_trajectories("eval_after")[0]

@@ -24,7 +24,7 @@ class HurtRun:
     killed_after: int  # steps
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def hurt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HurtRun:
     """By number of ranks; the last of them is killed."""
     cwd: Path = tmp_path_factory.mktemp("hurt")

@@ -77,7 +77,12 @@ def policy(policy_config: dict) -> Policy:
 
 @pytest.fixture
 def make_groups(policy: Policy) -> Callable[..., list[Group]]:
-    """make_groups(count, size, version, seed) -> groups of random tokens; reward 1 for the first half."""
+    """``groups_by`` the policy of this test."""
+    return groups_by(policy)
+
+
+def groups_by(policy: Policy) -> Callable[..., list[Group]]:
+    """make(count, size, version, seed) -> groups of random tokens by ``policy``; reward 1 for the first half."""
 
     def make(count: int = 2, size: int = 4, version: int = 0, seed: int = 0) -> list[Group]:
         rng = np.random.default_rng(seed)

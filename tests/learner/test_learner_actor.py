@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from train_runs import train_config
 from rl.learner import actor as actors
 from rl.learner.actor import LearnerHandle
 from rl.learner.checkpoint import damage
-from rl.learner.config import LearnerConfig, ReplayConfig
+from rl.learner.config import LearnerConfig
 from rl.learner.group import LearnerGroup, LearnerLost
 from rl.learner.learner import Learner
 from rl.learner.process import start_learner
@@ -72,10 +73,9 @@ def test_other_operators_than_torch_s_are_said_once(
 def two_ranks(local_ray: None, policy: Policy, tmp_path: Path) -> Iterator[LearnerGroup]:
     policy.save(tmp_path / "policy")
     config = LearnerConfig(lr=1e-3, threads=1, max_tokens_per_microbatch=64, ranks=2)
-    group = LearnerGroup(
-        {"path": str(tmp_path / "policy")}, config, ObjectiveConfig(), tmp_path, replay=ReplayConfig(), num_gpus=0.0,
-        timeout_s=120.0,
-    )  # fmt: skip
+    described = {"path": str(tmp_path / "policy")}
+    start = partial(start_learner, described, config, ObjectiveConfig(), tmp_path, timeout_s=120.0)
+    group = LearnerGroup(start, 2, num_gpus=0.0)
     yield group
     group.kill()
 
@@ -126,10 +126,9 @@ def test_a_rank_that_dies_ends_the_learner_at_once(
 
 def test_a_learner_that_cannot_start_is_not_one_that_was_lost(local_ray: None, tmp_path: Path) -> None:
     for ranks in (1, 2):
-        group = LearnerGroup(
-            {"path": str(tmp_path / "nowhere")}, LearnerConfig(threads=1, ranks=ranks), ObjectiveConfig(), tmp_path,
-            replay=ReplayConfig(), num_gpus=0.0, timeout_s=20.0,
-        )  # fmt: skip
+        config, described = LearnerConfig(threads=1, ranks=ranks), {"path": str(tmp_path / "nowhere")}
+        start = partial(start_learner, described, config, ObjectiveConfig(), tmp_path, timeout_s=20.0)
+        group = LearnerGroup(start, ranks, num_gpus=0.0)
         with pytest.raises(Exception, match="nowhere") as raised:
             group.get("a step", group.call("version"), 240)
         assert not isinstance(raised.value, LearnerLost)

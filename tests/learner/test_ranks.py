@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from test_shared_step import groups_of
 
 from rl.policy.loading import build_policy, load_policy
 from rl.types import Group
-from tests.learner.conftest import tiny_config
+from tests.learner.conftest import groups_by, tiny_config
 
 Groups = Callable[..., list[Group]]
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
@@ -54,53 +55,81 @@ def assert_equal(found: dict[str, Any], wanted: dict[str, Any], close: float, na
     assert found["version"] == wanted["version"], name
 
 
-@pytest.mark.parametrize(("size", "shards"), [(2, 2), (3, 3), (4, 2)])
-def test_gradients_are_those_of_one_process(
-    policy_config: dict, make_groups: Groups, tmp_path: Path, size: int, shards: int
-) -> None:
+@dataclass
+class Two:
+    """Cases that two ranks have run in one pair of processes: what rank r made of each is ``found[r][name]``."""
+
+    cases: dict[str, Case]
+    found: list[dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
+    place = tmp_path_factory.mktemp("two")
+    policy = build_policy(tiny_config())
+    policy.save(place / "policy")
+    make = groups_by(policy)
+    batches = [batch(make), batch(make, seed=1)]
+    cases = {name: Case(place / "policy", batches, o, s, r) for name, o, s, r in CASES}
+    cases["one by one"] = Case(place / "policy", batches[:1], accumulate=True)
+    alike = make(count=2)
+    for t in (t for group in alike for t in group.trajectories):
+        t.reward = 1.0
+    cases["no gradient"] = Case(place / "policy", [alike])
+    folders = {"llama": llama(place / "llama", torch.float32)}
+    folders |= {family: write(family, place / family) for family in FAMILIES}
+    cases |= {name: Case(folder, [groups_of(load_policy(folder))]) for name, folder in folders.items()}
+    cases["llama, flat"] = replace(cases["llama"], settings={"share_prefixes": False})
+    ranks = run_ranks(2, 2, list(cases.values()), place / "ranks")
+    return Two(cases, [dict(zip(cases, results, strict=True)) for results in ranks])
+
+
+@pytest.mark.parametrize("name", [*(name for name, *_ in CASES), "llama", *FAMILIES, "llama, flat"])
+def test_two_ranks_do_what_one_process_does(two: Two, tmp_path: Path, name: str) -> None:
+    """Ours, a dense model of transformers whose head is tied to its embedding, and families with experts: replay counts
+    every record."""
+    assert_ranks(two.found[0][name], [rank[name] for rank in two.found], two.cases[name], tmp_path, name)
+
+
+def test_groups_that_arrive_one_by_one(two: Two, tmp_path: Path) -> None:
+    whole = replace(two.cases["one by one"], accumulate=False)
+    assert_equal(two.found[0]["one by one"], learn(whole, tmp_path), 2e-6, "one by one")
+
+
+def test_no_group_with_a_gradient(two: Two) -> None:
+    """Nobody makes a pass, nobody waits, and the weights stay."""
+    found = two.found[0]["no gradient"]
+    assert not found["gradients"]
+    assert found["version"] == 1
+    for name, value in load_policy(two.cases["no gradient"].policy).weights().items():
+        assert torch.equal(found["weights"][name], value)
+
+
+def test_the_weights_are_really_split(two: Two, tmp_path: Path) -> None:
+    """What a rank keeps of parameters and moments is its share; the rest is there while a layer runs."""
+    alone = learn(two.cases["plain"], tmp_path)["resting"]
+    for rank in two.found:
+        assert rank["plain"]["resting"] < 0.55 * alone
+
+
+def assert_ranks(first: dict[str, Any], ranks: list[dict[str, Any]], case: Case, place: Path, name: str) -> None:
+    assert_equal(first, learn(case, place), 2e-2 if "bfloat16" in name else 2e-6, name)
+    assert all(rank["metrics"][0]["loss/total"] == first["metrics"][0]["loss/total"] for rank in ranks)
+    assert all(not rank["weights"] for rank in ranks[1:]), "only the first rank holds whole weights"
+
+
+@pytest.mark.parametrize(("size", "shards"), [pytest.param(3, 3, marks=pytest.mark.slow), (4, 2)])
+def test_gradients_are_those_of_one_process(tmp_path: Path, size: int, shards: int) -> None:
     """3: the numbers do not come out even. 4, 2: two copies of the weights, each on two ranks (HSDP)."""
-    build_policy(policy_config).save(tmp_path / "policy")
-    batches = [batch(make_groups), batch(make_groups, seed=1)]
-    chosen = CASES if size == 2 else [case for case in CASES if case[0] in ("plain", "kl", "indexer", "minibatches")]
+    policy = build_policy(tiny_config())
+    policy.save(tmp_path / "policy")
+    make = groups_by(policy)
+    batches = [batch(make), batch(make, seed=1)]
+    chosen = [case for case in CASES if case[0] in ("plain", "kl", "indexer", "minibatches")]
     cases = [Case(tmp_path / "policy", batches, o, s, r) for _, o, s, r in chosen]
     found = run_ranks(size, shards, cases, tmp_path / "ranks")
     for n, (name, *_) in enumerate(chosen):
-        wanted = learn(cases[n], tmp_path)
-        assert_equal(found[0][n], wanted, 2e-2 if "bfloat16" in name else 2e-6, name)
-        assert all(rank[n]["metrics"][0]["loss/total"] == found[0][n]["metrics"][0]["loss/total"] for rank in found)
-        assert all(not rank[n]["weights"] for rank in found[1:]), "only the first rank holds whole weights"
-
-
-def test_models_of_transformers(tmp_path: Path) -> None:
-    """A dense one whose head is tied to its embedding, and the families with experts: replay counts every record."""
-    folders = {"llama": llama(tmp_path / "llama", torch.float32)}
-    folders |= {family: write(family, tmp_path / family) for family in FAMILIES}
-    cases = [Case(folder, [groups_of(load_policy(folder))]) for folder in folders.values()]
-    cases.append(Case(folders["llama"], cases[0].batches, settings={"share_prefixes": False}))
-    found = run_ranks(2, 2, cases, tmp_path / "ranks")[0]
-    for result, case, name in zip(found, cases, [*folders, "flat"], strict=True):
-        assert_equal(result, learn(case, tmp_path), 2e-6, name)
-
-
-def test_groups_that_arrive_one_by_one(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
-    build_policy(policy_config).save(tmp_path / "policy")
-    case = Case(tmp_path / "policy", [batch(make_groups)], accumulate=True)
-    found = run_ranks(2, 2, [case], tmp_path / "ranks")[0][0]
-    assert_equal(found, learn(Case(tmp_path / "policy", case.batches), tmp_path), 2e-6, "one by one")
-
-
-def test_no_group_with_a_gradient(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
-    """Nobody makes a pass, nobody waits, and the weights stay."""
-    policy = build_policy(policy_config)
-    policy.save(tmp_path / "policy")
-    groups = make_groups(count=2)
-    for t in (t for group in groups for t in group.trajectories):
-        t.reward = 1.0
-    found = run_ranks(2, 2, [Case(tmp_path / "policy", [groups])], tmp_path / "ranks")[0][0]
-    assert not found["gradients"]
-    assert found["version"] == 1
-    for name, value in policy.weights().items():
-        assert torch.equal(found["weights"][name], value)
+        assert_ranks(found[0][n], [rank[n] for rank in found], cases[n], tmp_path, name)
 
 
 def test_checkpoints_fit_any_number_of_ranks(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
@@ -131,15 +160,6 @@ def test_checkpoints_fit_any_number_of_ranks(policy_config: dict, make_groups: G
         assert a == pytest.approx(b, rel=50 * close)
         for name, value in here["weights"].items():
             assert torch.allclose(value.float(), there["weights"][name].float(), atol=2e-3), (kind, name)
-
-
-def test_the_weights_are_really_split(policy_config: dict, make_groups: Groups, tmp_path: Path) -> None:
-    """What a rank keeps of parameters and moments is its share; the rest is there while a layer runs."""
-    build_policy(tiny_config()).save(tmp_path / "policy")
-    case = Case(tmp_path / "policy", [batch(make_groups)])
-    alone = learn(case, tmp_path)["resting"]
-    for rank in run_ranks(2, 2, [case], tmp_path / "ranks"):
-        assert rank[0]["resting"] < 0.55 * alone
 
 
 @pytest.mark.parametrize(("size", "shards"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])

@@ -144,7 +144,7 @@ def test_in_stage_two_the_indexer_learns_from_its_own_loss_alone() -> None:
     policy = sparse_policy()
     example = TokenStream.language_modelling(np.arange(40) * 7 % 40)
     trainer = SFTTrainer(policy, SFTConfig())
-    (batch,) = trainer._pack([example])
+    (batch,) = trainer._pack(trainer._items([example]))
 
     def gradients(part: str) -> tuple[float, float]:
         """Gradient norms of (indexer, everything else) from one part of the loss."""

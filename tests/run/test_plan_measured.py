@@ -82,7 +82,7 @@ def step_of_plan(recompute: bool) -> float:
     return parts["saved activations"] + parts["working activations"] + parts["logits"]
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_step_of_the_tiny_policy(recompute: bool) -> None:
     held, step = measured(recompute)
     planned = step_of_plan(recompute)

@@ -171,7 +171,7 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
 
 
 def test_deepseek_v3_2_over_256_ranks() -> None:
-    cfg = on_hardware(learner(planned(*LARGE, "objective.kl_coef=0"), ranks=256), expert_parallel=8)
+    cfg = learner(planned(*LARGE, "objective.kl_coef=0"), ranks=256, expert_parallel=8)
     model = sizes("deepseek_v3_2")
     parts = learner_memory(cfg, model).device
     learns = model.parameters - model.frozen
@@ -182,8 +182,14 @@ def test_deepseek_v3_2_over_256_ranks() -> None:
     outside = 2 * 129_280 * 7168 + 7168
     assert parts["gathered layers"] == pytest.approx((10 * (rest + experts / 8) + 4 * outside) / GB)
     assert parts["saved activations"] == pytest.approx(8192 * 7168 * 2 * 61 / GB)
-    assert sum(parts.values()) == pytest.approx(91.2, abs=0.3)
-    whole = learner_memory(on_hardware(cfg, expert_parallel=1), model).device["gathered layers"]
+    rows = (
+        8192 * 2 * 8 * 7168 * 2
+    )  # a token's rows for eight experts, sent and come back; in the layer that is run again
+    assert parts["working activations"] == pytest.approx(
+        learner_memory(learner(cfg, expert_parallel=1), model).device["working activations"] + 2 * rows / GB
+    )
+    assert sum(parts.values()) == pytest.approx(94.9, abs=0.3)
+    whole = learner_memory(learner(cfg, expert_parallel=1), model).device["gathered layers"]
     assert whole == pytest.approx((10 * (rest + experts) + 4 * outside) / GB)  # 115 GB: no number of ranks helps
 
 
@@ -243,8 +249,9 @@ def test_what_holds_for_every_plan(name: str, ranks: int, tokens: int, dtype: st
     copies = learner_memory(learner(base, ranks=2 * ranks, shard_ranks=ranks), model)
     assert more.on_device <= SLACK * copies.on_device
     assert copies.on_device <= SLACK * here.on_device
-    split = learner_memory(on_hardware(cfg, expert_parallel=2), model)
-    assert split.on_device <= SLACK * here.on_device
+    if ranks % 2 == 0 and model.experts:
+        split = learner_memory(learner(cfg, expert_parallel=2), model)
+        assert split.device["gathered layers"] < here.device["gathered layers"]
     again = learner_memory(learner(cfg, max_tokens_per_microbatch=tokens + 1), model)
     assert again.on_device > here.on_device or here.device["probe after a sync"] > 0  # which takes what a step leaves
     kept = learner_memory(learner(cfg, recompute=False), model)

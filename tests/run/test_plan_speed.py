@@ -89,6 +89,12 @@ def test_what_ranks_send_each_other() -> None:
     assert traffic_seconds(offloaded, model) == pytest.approx(traffic_seconds(eight, model) + host)
     kl = replace(eight, objective=replace(cfg.objective, kl_coef=0.01, old_policy="learner"))
     assert traffic_seconds(kl, model) == pytest.approx(16 * 7 / 8 * (4 * 2 + 4) * parameters / 450)
+    # experts over all eight: nothing of them is gathered or summed; of 8 rows a token, in 48 layers, 7/8 travel
+    spread = learner(eight, expert_parallel=8)
+    experts = 48 * 128 * 3 * 2048 * 768 / 1e9
+    rows = 8192 * 8 * 48 * 7 / 8 * 2048 * 2 / 1e9
+    gathered = 7 / 8 * (2 * 2 + 4) * (parameters - experts)
+    assert traffic_seconds(spread, model) == pytest.approx(16 * (gathered + 2 * 2 * rows) / 450)
     speed = step_speed(apart, model, nodes=4)
     assert speed.traffic_s == traffic_seconds(apart, model)
     assert speed.learner_s == max(128 * 8192 / learner_speed(apart, model), speed.traffic_s)

@@ -1,18 +1,22 @@
 """Learners of several ranks in processes of their own, over gloo on the loopback; what each did comes back in a file.
 
-python rank_processes.py JOB RANK     # JOB: a pickle of Job
+python rank_processes.py     # lines of stdin: path of a pickled Job, tab, rank
 """
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 120.0
@@ -33,10 +37,24 @@ class Case:
 
 
 @dataclass
+class Lesson:
+    """One supervised trainer: ``policy`` for ``build_policy``; ``batches`` of examples are trained one after the other,
+    the last with attention ``then``; and measured."""
+
+    policy: dict[str, Any]
+    batches: list[list[Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    means: dict[str, Any] = field(default_factory=dict)
+    then: str | None = None
+    save: Path | None = None
+
+
+@dataclass
 class Job:
     size: int
     shards: int
-    cases: list[Case]
+    experts: int
+    cases: list[Case] | list[Lesson]
     folder: Path
     host: str = HOST
     port: int = 0
@@ -49,7 +67,7 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     from rl.learner.learner import Learner
     from rl.objective.config import ObjectiveConfig
     from rl.policy.loading import load_policy
-    from rl.policy.sharding import local, whole
+    from rl.policy.sharding import local
 
     settings = {"lr": 1e-3, "threads": 1, "max_tokens_per_microbatch": 64} | case.settings
     if "lora" in settings:
@@ -61,15 +79,7 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     )  # fmt: skip
     if case.start is not None:
         load_checkpoint(case.start, learner)
-    gradients: list[torch.Tensor] = []
-    step = learner.optimizer.step
-
-    def spy(loss: float) -> dict[str, float]:
-        grads = [whole(p.grad) for p in learner.optimizer.parameters if p.grad is not None]
-        gradients.append(torch.cat([g.float().flatten() for g in grads]))
-        return step(loss)
-
-    learner.optimizer.step = spy  # type: ignore[method-assign]
+    gradients = spy_on(learner.optimizer)
     metrics = []
     for groups in case.batches:
         if case.accumulate:
@@ -96,37 +106,132 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     }
 
 
-def run_ranks(size: int, shards: int, cases: list[Case], folder: Path) -> list[list[dict[str, Any]]]:
-    """``learn`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank printed last."""
+def teach(case: Lesson, ranks: Any = None) -> dict[str, Any]:
+    """What the trainer of ``case`` comes to: gradients [P] and metrics of every batch, scores, figures, weights."""
+    from rl.learner.config import MeansConfig, SFTConfig
+    from rl.learner.sft import SFTTrainer
+    from rl.policy.loading import build_policy
+    from rl.policy.sharding import gather
+
+    policy = build_policy(case.policy, empty=ranks is not None and ranks.rank > 0)
+    settings = {"lr": 1e-3, "warmup_steps": 1, "total_steps": 10, "max_tokens_per_microbatch": 64} | case.settings
+    trainer = SFTTrainer(policy, SFTConfig(**settings), MeansConfig(**case.means), ranks)
+    gradients, metrics = spy_on(trainer.optimizer), []
+    for n, examples in enumerate(case.batches):
+        if case.then and n + 1 == len(case.batches):
+            trainer.set_mode(case.then)  # type: ignore[arg-type]
+        metrics.append(trainer.step(examples))
+    scores = trainer.evaluate(case.batches[0])
+    metrics.append(trainer.step(case.batches[0]))  # what an evaluation leaves gathered would show here
+    if case.save is not None:
+        trainer.save(case.save)
+    return {
+        "gradients": gradients,
+        "metrics": metrics,
+        "scores": scores,
+        "figures": trainer.figures(),
+        "weights": gather(trainer.policy.weights()),
+    }
+
+
+def spy_on(optimizer: Any) -> list[torch.Tensor]:
+    """The whole gradient [P] of every step that ``optimizer`` will make, as it makes them."""
+    from rl.policy.sharding import whole
+
+    gradients: list[torch.Tensor] = []
+    step = optimizer.step
+
+    def spy(loss: float) -> dict[str, float]:
+        grads = [whole(p.grad) for p in optimizer.parameters if p.grad is not None]
+        gradients.append(torch.cat([g.float().flatten() for g in grads]))
+        outcome: dict[str, float] = step(loss)
+        return outcome
+
+    optimizer.step = spy
+    return gradients
+
+
+def run_ranks(
+    size: int, shards: int, cases: list[Case] | list[Lesson], folder: Path, experts: int = 1
+) -> list[list[dict[str, Any]]]:
+    """``learn`` or ``teach`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank said
+    last."""
     from rl.learner.ranks import open_meeting
 
     meeting = open_meeting(HOST, size, TIMEOUT_S)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.pkl"
-    path.write_bytes(pickle.dumps(Job(size, shards, cases, folder, port=meeting.port)))
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(path), str(rank)], stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
-    said = [process.communicate(timeout=4 * TIMEOUT_S)[1] for process in processes]
-    if wrong := [f"rank {n}: {text[-6000:]}" for n, text in enumerate(said) if processes[n].returncode]:
-        raise RuntimeError("\n".join(wrong))
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
+    path.write_bytes(pickle.dumps(Job(size, shards, experts, cases, folder, port=meeting.port)))
+    while len(_waiting) < size:
+        _waiting.append(_start())
+    for rank, process in enumerate(_waiting[:size]):
+        assert process.stdin is not None
+        process.stdin.write(f"{path}\t{rank}\n")
+        process.stdin.flush()
+    files = [folder / f"rank{rank}.pt" for rank in range(size)]
+    until = time.monotonic() + 4 * TIMEOUT_S
+    while not all(file.exists() for file in files) and time.monotonic() < until:
+        if any(process.poll() is not None for process in _waiting[:size]):
+            break
+        time.sleep(0.02)
+    if missing := [n for n, file in enumerate(files) if not file.exists()]:
+        said = [f"rank {n}: {_said(_waiting[n])}" for n in missing]
+        end_ranks()
+        raise RuntimeError("\n".join(said))
+    return [torch.load(file, weights_only=False) for file in files]
 
 
-def main(path: str, rank: int) -> None:
+# Processes that have loaded torch and wait for their next job: a start takes longer than most jobs.
+_waiting: list[subprocess.Popen[str]] = []
+
+
+def _start() -> subprocess.Popen[str]:
+    own = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stderr=own, text=True)
+    process.said = own  # type: ignore[attr-defined]
+    return process
+
+
+def _said(process: Any) -> str:
+    process.said.seek(0)
+    text: str = process.said.read()
+    return text[-6000:]
+
+
+@atexit.register
+def end_ranks() -> None:
+    """End the processes that wait."""
+    for process in _waiting:
+        process.kill()
+        process.wait()
+    _waiting.clear()
+
+
+def main() -> None:
+    """Jobs from stdin until it ends: path and rank."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     torch.set_num_threads(1)
+    for line in sys.stdin:
+        path, rank = line.rstrip("\n").split("\t")
+        work(path, int(rank))
+
+
+def work(path: str, rank: int) -> None:
     from rl.learner.ranks import Place, Ranks, enter_meeting
 
     job: Job = pickle.loads(Path(path).read_bytes())
     store = enter_meeting(job.host, job.port, job.size, TIMEOUT_S)
-    ranks = Ranks(Place(rank, job.size, job.shards), store, job.host, TIMEOUT_S)
-    results = [learn(case, job.folder / f"run{rank}", ranks) for case in job.cases]
-    torch.save(results, job.folder / f"rank{rank}.pt")
+    ranks = Ranks(Place(rank, job.size, job.shards, job.experts), store, job.host, TIMEOUT_S)
+    results = [
+        teach(case, ranks) if isinstance(case, Lesson) else learn(case, job.folder / f"run{rank}", ranks)
+        for case in job.cases
+    ]
+    dist.destroy_process_group()
+    torch.save(results, job.folder / f"part{rank}.pt")
+    (job.folder / f"part{rank}.pt").rename(job.folder / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":
     # Pickles name this module as tests import it.
     sys.modules["rank_processes"] = sys.modules["__main__"]
-    main(sys.argv[1], int(sys.argv[2]))
+    main()
