@@ -131,7 +131,7 @@ def test_an_update_reaches_every_rank_in_the_middle_of_a_generation(engine: Serv
     del missing[name]
     with pytest.raises(ValueError, match=rf"missing \['{name}'\]"):
         engine.update_weights(missing, 2)
-    assert np.array_equal(engine.score(scored)[0], found)
+    assert np.abs(engine.score(scored)[0] - found).max() < 1e-5  # scored alone, and beside another request before
     serves.module.load_state_dict(new.module.state_dict())
 
 

@@ -215,11 +215,11 @@ def test_several_ranks_run() -> None:
     assert plan.runs, plan.refusals
     assert plan.nodes == 3
     assert plan.on_gpu(8) == pytest.approx(48.5, abs=0.1)
-    assert plan.host_gb == pytest.approx(4 * 30.532, rel=1e-3)  # the first rank's machine has no engine
-    refused = plan_of(on_hardware(cfg, host_memory_gb=100), sizes("qwen3_30b_a3b")).refusals
+    assert plan.host_gb == pytest.approx(12 * 30.532, rel=1e-3)  # the first rank's machine has no engine
+    refused = plan_of(on_hardware(cfg, host_memory_gb=256), sizes("qwen3_30b_a3b")).refusals
     assert refused == [
-        "learner.ranks=16: the first one gathers all float32 weights for a checkpoint: 122 GB of the memory of the "
-        "learner's machine, hardware.host_memory_gb=100"
+        "learner.ranks=16: the first one gathers all weights and moments for a checkpoint: 366 GB of the memory of the "
+        "learner's machine, hardware.host_memory_gb=256"
     ]
 
 
@@ -247,9 +247,10 @@ def test_ranks_need_gpus_of_their_own() -> None:
     assert on_cpus.placed[0].count(LEARNER) == 2
 
 
-def test_engines_over_two_gpus_on_more_machines() -> None:
+def test_engines_and_experts_over_several_ranks() -> None:
     cfg = ranks(planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0", "rollout.sync_s=600"), 16)
     cfg = on_hardware(on_ray(cfg, 1.0, 1.0, engine="served", tensor_parallel=2), gpus=40)
+    cfg = replace(cfg, learner=replace(cfg.learner, expert_parallel=8))
     plan = plan_of(cfg, sizes("qwen3_30b_a3b"))
     assert plan.runs, plan.refusals
     assert plan.placed == [[ENGINE]] * 16 + [[LEARNER]] * 16 + [[]] * 8
