@@ -93,13 +93,14 @@ def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
 
 @lru_cache(maxsize=8)
 def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -> list[ReleaseDefect]:
-    """Bodies that can be taken out: documented, tested, long enough; with ``before`` only of what that did not have."""
+    """Bodies that can be taken out: of tested functions that are long enough, and of the methods of documented classes;
+    with ``before`` only of what that did not have."""
     found = []
     for path, text in tree.code.items():
         old = _functions(before.code[path]) if before is not None and path in before.code else {}
         for name, node in functions(text).items():
             tested = f"{path}::{name}" in base.covering
-            if tested and name not in old and ast.get_docstring(node) and not name.rpartition(".")[2].startswith("__"):
+            if tested and name not in old and not name.rpartition(".")[2].startswith("__"):
                 body = _without_docstring(node)
                 if body and _SMALLEST <= _size(body) <= _LONGEST:
                     found.append(ReleaseDefect("removal", {path: _emptied(text, [node])}, (f"{path}::{name}",)))

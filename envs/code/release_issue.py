@@ -21,6 +21,7 @@ from envs.code.release_tree import Tree
 from envs.code.repo_run import Verdict
 
 MAX_TOLD = 4  # failures that are described
+_FAILS = ": it fails."
 _LONGEST = 160  # characters of a value
 _NOTE = 240  # and of a change note
 _COMPARED = re.compile(r"^(?:AssertionError: )?assert (.+?) (==|!=|is not|is|not in|in|>=|<=|>|<) (.+)$", re.S)
@@ -49,29 +50,35 @@ def issue(
     names: Sequence[str],
     fails: Mapping[str, Verdict],
     notes: Sequence[str],
+    documented: bool = True,
 ) -> str:
-    """The report of a defect. ``names``: what a removal took out, which its NotImplementedError says anyway."""
+    """The report of a defect; "" when there is nothing to tell but that tests fail. ``names``: what a removal took out,
+    which its NotImplementedError says anyway; ``documented``: whether a docstring is left there."""
     head = f"Package: {tree.name} {tree.version}."
     if tier == "removal":
         listed = "\n".join(f"- `{tree.module(path)}.{name}`" for path, _, name in (n.partition("::") for n in names))
         what = "This is not implemented" if len(names) == 1 else "These methods are not implemented"
+        says = "it does what its documentation says and " if documented else ""
+        there = "signature and documentation are" if documented else "the signature is"
         return "\n\n".join(
             [
                 head,
-                f"{what}; only the signature and the documentation are there, and a call raises NotImplementedError:",
+                f"{what}; only {there} there, and a call raises NotImplementedError:",
                 listed,
-                "Write it, so that it does what its documentation says and the code that uses it works again.",
+                f"Write it, so that {says}the code that uses it works again.",
                 *_uses(fails, tree),
             ]
         )
     told = list(dict.fromkeys(_told(fails, tree)))[:MAX_TOLD]
+    relevant = relevant_notes(notes, fails, names)
+    if not relevant and all(sentence.endswith(_FAILS) for sentence in told):
+        return ""
     first = function_of(next(iter(_ranked(fails))))
     lines = "\n".join(f"- {sentence}" for sentence in told)
     parts = [head, f"{_sentence(first)} does not work as it should.", lines]
     more = len({function_of(test) for test in fails}) - len(told)
     if more > 0:
         parts.append(f"{more} more {'case fails' if more == 1 else 'cases fail'} in the same way or a related one.")
-    relevant = relevant_notes(notes, fails, names)
     if relevant:
         parts.append("From the notes of this release:\n\n" + "\n".join(f"> {note}" for note in relevant))
     return "\n\n".join(part for part in parts if part)
@@ -110,7 +117,7 @@ def _told(fails: Mapping[str, Verdict], tree: Tree) -> Iterator[str]:
         said = _failure(verdict, tree)
         lines = [line.strip() for line in tree.texts[function.partition("::")[0]].split("\n")]
         copied = any(len(line) > 20 and line in said for line in lines)
-        yield f"{_sentence(function)}: {'it fails' if copied or not said else said}."
+        yield f"{_sentence(function)}: {said}." if said and not copied else f"{_sentence(function)}{_FAILS}"
 
 
 def _uses(fails: Mapping[str, Verdict], tree: Tree) -> Iterator[str]:

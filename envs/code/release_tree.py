@@ -33,7 +33,10 @@ _NO_MODULE = {"setup.py", "conftest.py", "noxfile.py", "tasks.py", "versioneer.p
 _VERSION_FILE = re.compile(r"(^|/)(_?version|__version__|__about__|_version_info|__pkginfo__)\.py$")
 _CONFIGURATION = {"setup.cfg", "pytest.ini", "tox.ini", "pyproject.toml", "pytest.toml", ".pytest.ini"}
 _CHANGELOG = re.compile(r"(?i)^(change(s|log)?|history|news|release.?notes|versions?|whats.?new)(\.(md|rst|txt))?$")
-_LEFT_OUT = re.compile(r"(^|/)(__pycache__|\.git|\.github|docs?)(/|$)|\.(pyc|so|pyd)$")
+# docs, and what lies beside the package with tests of its own
+_LEFT_OUT = re.compile(
+    r"(^|/)(__pycache__|\.git|\.github|docs?)(/|$)|^(examples?|benchmarks?|bench|tools|scripts|ci)/|\.(pyc|so|pyd)$"
+)
 _TEST_FILE = re.compile(r"(^|/)(test_[^/]*|t_[^/]*|[^/]*_tests?|conftest)\.py$")
 
 

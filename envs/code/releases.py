@@ -11,7 +11,7 @@ outcome = 1 when every hidden test passes as it was released, and fails turned r
 that the defect breaks, which no sandbox of the policy's has held, and others that pass with it too.
 
     tier      level  what is wrong
-    removal   1      the body of a function, or of a class's methods, is taken out
+    removal   1, 2   the body of a function (1: a documented one), or of a class's methods, is taken out
     function  2      one function is as the older release had it
     pair      3, 4   all code is as the older release had it: in one file, in several
 
@@ -22,6 +22,7 @@ removal is held out when the function appeared after it.
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ from envs.code.release_run import LIMITS
 from envs.code.release_state import release_of, state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
 from envs.code.repo_files import Files
+from envs.code.repo_mutations import functions
 from envs.code.workspace import Workspace, report
 from envs.environment import ToolError, tool
 from envs.taskset import RejectedError, Split, Taskset
@@ -237,11 +239,11 @@ class ReleasesTaskset(Taskset):
             if slot == 0:
                 defects, place = [pair_defect(tree, before) if "pair" in self.tiers else "tier_not_asked"], 0
             else:
-                functions = function_defects(tree, before) if "function" in self.tiers else []
+                changed = function_defects(tree, before) if "function" in self.tiers else []
                 whole = pair_defect(tree, before) if "pair" in self.tiers else ""
                 if isinstance(whole, ReleaseDefect):  # a pair that changed one function is that task already
-                    functions = [f for f in functions if isinstance(f, str) or f.over != whole.over]
-                defects, place = shuffled(functions, f"{tree.name} {tree.version}"), slot - 1
+                    changed = [f for f in changed if isinstance(f, str) or f.over != whole.over]
+                defects, place = shuffled(changed, f"{tree.name} {tree.version}"), slot - 1
         if place >= len(defects):
             raise RejectedError("empty_slot")
         defect = defects[place]
@@ -254,7 +256,10 @@ class ReleasesTaskset(Taskset):
         defect: ReleaseDefect, found: Examined,
     ) -> Task:  # fmt: skip
         notes = new_notes(tree, before) if before is not None and defect.tier != "removal" else []
-        text = issue(defect.tier, tree, defect.names, found.fails, notes)
+        documented = all(_documented(tree, name) for name in defect.names)
+        text = issue(defect.tier, tree, defect.names, found.fails, notes, documented)
+        if not text:
+            raise RejectedError("nothing_told")
         defects: dict[str, list[list[str]]] = {}
         if defect.tier != "pair":
             for path, broken in defect.over.items():
@@ -262,7 +267,7 @@ class ReleasesTaskset(Taskset):
                 defects[path] = [list(passage) for passage in passages(tree.code[path], broken)]
         deciding = [test for test in (*found.fails, *found.passes) if test in base.deciding]
         files = sum(path in tree.code for path in defect.over)
-        level = {"removal": 1, "function": 2, "pair": 3 if files == 1 else 4}[defect.tier]
+        level = {"removal": 1 if documented else 2, "function": 2, "pair": 3 if files == 1 else 4}[defect.tier]
         return Task(
             id=self.task_id(index),
             family=self.family,
@@ -285,6 +290,13 @@ class ReleasesTaskset(Taskset):
             },
             seed=self.seed,
         )
+
+
+def _documented(tree: Tree, name: str) -> bool:
+    """Whether a function, or the class of a dunder method, has a docstring."""
+    path, _, qualified = name.partition("::")
+    node = functions(tree.code[path])[qualified]
+    return bool(ast.get_docstring(node)) or qualified.rpartition(".")[2].startswith("__")
 
 
 def _key(newer: Release, older: Release | None, defect: ReleaseDefect, defects: Mapping[str, Any]) -> str:
