@@ -397,7 +397,7 @@ def test_the_noise_of_the_indexer() -> None:
     engine_faults.topk_flips(module(PagedContext=PagedContext), 0.5)
     x = torch.randn(5, 4)
     apart = (PagedContext().attend(0, Query(x)) - x).abs().max()
-    assert 0 < apart <= 0.501 * x.abs().mean()
+    assert 0 < apart <= 0.501 * x.abs().mean(1).max()
 
 
 def test_the_severest_come_first_and_who_found_it_first_is_told() -> None:
