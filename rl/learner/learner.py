@@ -27,6 +27,7 @@ from rl.learner.deal import Deal
 from rl.learner.forward import device_of, is_indexer, live_logprobs, packed_scores, sequence_logprobs
 from rl.learner.items import items_of
 from rl.learner.kl_reference import Reference
+from rl.learner.moments import Moments
 from rl.learner.open_batch import Minibatch, OpenBatch
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import Dealing, MicroBatch, pack
@@ -250,10 +251,10 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but weights (and the reference's): optimiser, schedule position, shuffle, drift, counters. Of
-        several ranks the first has the optimiser's, whole; it does not depend on how many there are."""
+        """Everything but weights (and the reference's) and AdamW's moments: schedule position, shuffle, drift,
+        counters. It does not depend on how many ranks there are."""
         return {
-            "optimizer": self.optimizer.state_dict(keep=self.first),
+            "optimizer_steps": self.optimizer.steps,
             "rng": self.rng.bit_generator.state,
             "version": self.version,
             "skipped": self.skipped,
@@ -267,8 +268,9 @@ class Learner:
         state = self.state_dict()
         return None if policy is None else Whole(policy, reference, state)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+    def load_state_dict(self, state: dict[str, Any], moments: Moments) -> None:
+        """Take over ``state_dict`` and ``optimizer.moments()`` of a learner of any number of ranks."""
+        self.optimizer.load(int(state["optimizer_steps"]), moments)
         self.rng.bit_generator.state = state["rng"]
         self.version, self.skipped = int(state["version"]), int(state["skipped"])
         self.drift.load_state_dict(state["drift"])

@@ -57,16 +57,18 @@ class ShardedWeights:
 
     def weights(self) -> dict[str, Tensor]:
         """On the first rank everything an engine needs, in ``dtype`` and on the host; empty on the others."""
+        dtypes = _dtypes(self._like.weights())
         if not isinstance(self.policy, LoraPolicy):
-            return self._cast(gather(self.policy.weights(), self.first), self._like.weights())
+            return gather(self.policy.weights(), self.first, dtypes)
         state = gather({n: p for n, p in self.policy.named_parameters() if ".lora_" in n}, self.first)
-        return self._cast(filled(self._empty, state).weights(), self._like.weights()) if self.first else {}
+        adapter = filled(self._empty, state).weights() if self.first else {}
+        return {name: value.to(dtypes[name]) for name, value in adapter.items()}
 
     def base_weights(self) -> dict[str, Tensor]:
         """The same of what an adapter is added to; empty without an adapter."""
         if not (isinstance(self.policy, LoraPolicy) and isinstance(self._like, LoraPolicy)):
             return {}
-        return self._cast(gather(self.policy.base_weights(), self.first), self._like.base_weights())
+        return gather(self.policy.base_weights(), self.first, _dtypes(self._like.base_weights()))
 
     def in_dtype(self, dtype: torch.dtype) -> Policy:
         """The policy as it is now, computing in ``dtype``: each rank copies its own shards."""
@@ -97,7 +99,6 @@ class ShardedWeights:
         if whole is not None:
             (whole if self.dtype == torch.float32 else cast_copy(whole, self.dtype)).save(directory)
 
-    def _cast(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``whole`` in the dtypes of ``like``; a tensor of two names stays one."""
-        cast: dict[int, Tensor] = {}
-        return {name: cast.setdefault(id(value), value.to(like[name].dtype)) for name, value in whole.items()}
+
+def _dtypes(named: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    return {name: value.dtype for name, value in named.items()}

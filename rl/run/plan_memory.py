@@ -117,20 +117,18 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     """GB that pass through the memory of the first rank's machine, beside what its processes keep there; by occasion:
     one of them is there at a time.
 
-    Ranks gather on the first one's host: float32 weights for a sync, which are cast there; masters, reference and both
-    moments for a checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
+    Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
+    checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
-    learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     whole, sent = 4.0 * sizes.parameters, float(width * sizes.parameters)
     if learner.ranks > 1:
-        state = 8.0 * (adapter or learns) + 4.0 * adapter
-        state += whole if cfg.objective.uses_reference and not adapter else 0
+        state = 4.0 * adapter + (whole if cfg.objective.uses_reference and not adapter else 0)
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
             LOADING: whole,
-            SYNC: max(whole + (sent if width < 4 else 0.0), 2 * sent),
+            SYNC: 2 * sent,
             CHECKPOINT: whole + state + copied,
         }
     else:

@@ -256,5 +256,5 @@ def _host_field(cfg: TrainConfig) -> str:
     if cfg.learner.offload_optimizer:
         return "learner.offload_optimizer=true"
     if cfg.learner.ranks > 1:
-        return f"learner.ranks={cfg.learner.ranks}: the first one gathers all weights and moments for a checkpoint"
+        return f"learner.ranks={cfg.learner.ranks}: the first one gathers all float32 weights for a checkpoint"
     return "policy.path"

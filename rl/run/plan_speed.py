@@ -7,7 +7,7 @@ prefill   (tokens - sampled) F / (peak share)
 decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)
           bytes = weights that n tokens touch + n cache rows; of E experts, K chosen: 1 - (1 - K/E)^n
 sync      GPU → host, a copy into Ray's store, once to every other machine, host → GPU
-          n ranks: gathered on the first one's GPU before, in float32, and so to its host
+          n ranks: gathered on the first one's GPU before, in the dtype that computes
 step      max_staleness=0: rollouts, then the learner, then the sync. Above 0: the slower of the two, then the sync
 """
 
@@ -153,16 +153,14 @@ def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> t
 def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
     """From the end of a step until every engine has the new weights; the probe after it is left out."""
     hardware, sent = cfg.hardware, sync_bytes(cfg, sizes) / 1e9
-    taken = sent  # by the learner's host
     seconds = sent / hardware.copy_gb_s
     if cfg.learner.ranks > 1:
-        taken = 4 * sent / WIDTH[cfg.learner.compute_dtype] if not cfg.learner.lora.rank else sent
         apart = shards(cfg) > hardware.gpus_per_node
-        seconds += taken / (hardware.network_gb_s if apart else hardware.link_gb_s)
+        seconds += sent / (hardware.network_gb_s if apart else hardware.link_gb_s)
     if nodes > 1:
         seconds += sent / hardware.network_gb_s
     if hardware.gpus:
-        seconds += (taken + sent) / hardware.host_gb_s
+        seconds += 2 * sent / hardware.host_gb_s
     return seconds
 
 
