@@ -339,11 +339,11 @@ def test_faults_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         def load_state_dict(self, state: int) -> None:
             self.position = state
 
-    class Optimizer(Taskset):
+    class Optimizer:
         steps = 0
 
-        def load_state_dict(self, state: int) -> None:
-            self.steps = state
+        def load(self, steps: int, moments: Any) -> None:
+            self.steps = steps
 
     training_faults.skipped_tasks(module("envs.taskset", Taskset=Taskset), 3)
     training_faults.skipped_tasks(module("rl.run.stage_log", StageLog=StageLog), 3)
@@ -357,7 +357,7 @@ def test_faults_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         log.step(training_faults.STOPPED_AFTER)
     log.step(training_faults.STOPPED_AFTER)  # the second time it goes on
     one.load_state_dict(8)
-    schedule.load_state_dict(7)
+    schedule.load(7, {})
     assert (one.position, schedule.steps) == (11, 2)
 
 
