@@ -246,7 +246,7 @@ class RayConfig(Bounded):
 
     address: str | None = None  # null: start a local instance; auto: join the running cluster
     num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least one an actor)
-    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker
+    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker, for each of its rollout.tensor_parallel ranks
     learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
@@ -284,8 +284,6 @@ class HardwareConfig(Bounded):
     memory_share: Share = 0.7  # share of memory_gb_s that decoding reaches
     rollout_tokens: PositiveInt | None = None  # mean tokens of a rollout, prompt included; null: rollout.max_context
     sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
-    # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
-    tensor_parallel: PositiveInt = 1  # GPUs of each engine
 
 
 @dataclass
@@ -545,11 +543,15 @@ class AgreementConfig(Bounded):
 
 
 @dataclass
-class DiagnoseConfig(Bounded):
-    """`rl-diagnose`: which part makes learner and sampler disagree, on a batch that a run has stored."""
+class DoctorConfig(Bounded):
+    """`rl-doctor`: silent faults of a run, or in rollouts of another toolkit; and which part makes learner and sampler
+    disagree, on a batch that the run has stored."""
 
-    run: str | None = None  # the run whose batch is taken; required
-    step: PositiveInt | None = None  # the step of the batch (tracking.save_batch_every); null: the newest stored one
+    run: str | None = None  # the run, finished or going on; it or `rollouts` is required
+    rollouts: str | None = None  # a .jsonl file of rollouts instead, of any toolkit (docs/doctor.md has the form)
+    out: str = "doctor.html"  # the page on `rollouts`; that on a run is runs/<name>/doctor.html
+    attribute: bool = False  # also run a stored batch again, with each part of learner and sampler switched off in turn
+    step: PositiveInt | None = None  # of that batch (tracking.save_batch_every); null: the newest stored one
     device: Annotated[str, Matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<number>")] = (
         "auto"  # auto (CUDA if there is one) | cpu | cuda
     )
@@ -695,7 +697,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "adapt": AdaptConfig,
     "compare": CompareConfig,
     "agreement": AgreementConfig,
-    "diagnose": DiagnoseConfig,
+    "doctor": DoctorConfig,
     "export": ExportConfig,
 }
 

@@ -156,17 +156,34 @@ def sequence_logprobs(
 ) -> torch.Tensor:
     """float32 [T-1]: log-prob of tokens 1..T-1 of one sequence, at temperature 1 over the whole vocabulary. ``replay``:
     choices to force."""
-    ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=device)
+    return _logprobs(policy, tokens, None if replay is None else _choices(replay, device, force=True), device)
 
-    def choices(recorded: np.ndarray | None) -> torch.Tensor | None:
+
+def live_logprobs(
+    policy: Policy, tokens: Sequence[int] | np.ndarray, recorded: ReplayRecord, device: torch.device
+) -> tuple[torch.Tensor, Replay]:
+    """``sequence_logprobs`` with the policy's own choices, and how far these are the ``recorded`` ones (the overlaps of
+    the Replay)."""
+    compared = _choices(recorded, device, force=False)
+    return _logprobs(policy, tokens, compared, device), compared
+
+
+def _choices(record: ReplayRecord, device: torch.device, force: bool) -> Replay:
+    def tensor(recorded: np.ndarray | None) -> torch.Tensor | None:
         if recorded is None:
             return None
         wide = recorded if recorded.dtype == bool else recorded.astype(np.int64)
         return torch.tensor(wide, device=device)
 
-    forced: Replay | None = None
-    if replay is not None:
-        forced = Replay(choices(replay.experts), choices(replay.valid), choices(replay.indexer))
-    logits_TV = policy.packed_logits(ids, [0, len(ids)], forced)[:-1].float()
+    return Replay(
+        tensor(record.experts), tensor(record.valid), tensor(record.indexer), force_experts=force, force_indexer=force
+    )
+
+
+def _logprobs(
+    policy: Policy, tokens: Sequence[int] | np.ndarray, replay: Replay | None, device: torch.device
+) -> torch.Tensor:
+    ids = torch.as_tensor(np.asarray(tokens), dtype=torch.long, device=device)
+    logits_TV = policy.packed_logits(ids, [0, len(ids)], replay)[:-1].float()
     reshard(policy)
     return logits_TV.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)

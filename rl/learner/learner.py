@@ -15,6 +15,7 @@ import os
 import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rl.learner.forward import (
     Teacher,
     device_of,
     is_indexer,
+    live_logprobs,
     packed_scores,
     scores_and_lesson,
     sequence_logprobs,
@@ -39,7 +41,7 @@ from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import Dealing, MicroBatch, pack
 from rl.learner.precision import ComputeWeights, coarser, sync_tolerance
 from rl.learner.ranks import Ranks
-from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
+from rl.learner.replay_audit import ReplayBooks, mean_of, replay_of, require_records
 from rl.learner.sharded import ShardedWeights
 from rl.learner.teachers import Teachers
 from rl.learner.whole import Whole, on_host
@@ -242,12 +244,22 @@ class Learner:
     def probe(
         self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None, engine_dtype: str = "float32"
     ) -> ProbeScores:
-        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
+        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be; and the same
+        with choices of its own: the first reads 0 however the engine chooses, the second only if it chooses alike."""
         ours = sequence_logprobs(self.compute.policy, tokens, replay, self.device)
         other = self.compute.in_dtype(torch.bfloat16 if self.compute.dtype == torch.float32 else torch.float32)
         noise = (sequence_logprobs(other, tokens, replay, self.device) - ours).square().mean().sqrt()
         dtype = coarser(engine_dtype, self.config.compute_dtype)
-        return ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
+        scores = ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
+        if replay is None or (replay.experts is None and replay.indexer is None):
+            return scores
+        live, own = live_logprobs(self.compute.policy, tokens, replay, self.device)
+        return replace(
+            scores,
+            live=live.cpu().numpy(),
+            routing_overlap=mean_of(own.expert_overlaps),
+            indexer_overlap=mean_of(own.indexer_overlaps),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights (and the reference's) and AdamW's moments: schedule position, shuffle, drift,

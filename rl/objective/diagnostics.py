@@ -3,6 +3,12 @@
 mismatch = | log pi_learner(o_t) - log pi_sampler(o_t) |   where both have the same weights
 approx_kl = mean( r - 1 - log r ),  r = pi_theta / pi_sampler  (K3 estimate of KL(pi_sampler || pi_theta))
 outside   = share of tokens with r outside [0.9, 1.1]
+surprise  = mean( -log pi_learner(o_t) - H_t ),  H_t the entropy of pi_learner where o_t was drawn
+
+A token that is drawn from the policy surprises it by H_t on average, whatever came before: the terms of the surprise
+are martingale differences, and their sum over the root of their summed squares (``policy/surprise_z``) is near a
+standard normal. One that was drawn otherwise (another temperature, a cut that nobody recorded, less random noise) is
+not, also where the log-probs that the sampler reports are right.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ class Diagnostics:
     kls: list[torch.Tensor] = field(default_factory=list)
     mismatches: list[torch.Tensor] = field(default_factory=list)
     mismatch_ratios: list[torch.Tensor] = field(default_factory=list)
+    surprises: list[torch.Tensor] = field(default_factory=list)
     corrections: list[torch.Tensor] = field(default_factory=list)
     cuts: list[torch.Tensor] = field(default_factory=list)
     deltas: list[float] = field(default_factory=list)
@@ -55,6 +62,7 @@ class Diagnostics:
             self.deltas.append(terms.delta)
         self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[exact_N])
         self.mismatch_ratios.append(terms.ratio_N[exact_N])
+        self.surprises.append((-logprobs_N.detach() - entropy_N)[exact_N])
 
     def add_lesson(self, family: str, lesson: Lesson) -> None:
         """What the family's teacher has made of a micro-batch."""
@@ -102,6 +110,10 @@ class Diagnostics:
                 "mismatch/max": float(mismatch.max()),
                 "mismatch/outside": outside(torch.cat(self.mismatch_ratios)),
             }
+            surprise = torch.cat(self.surprises).double()
+            scale = float(surprise.square().sum().sqrt())
+            out["policy/surprise"] = float(surprise.mean())
+            out["policy/surprise_z"] = float(surprise.sum()) / scale if scale > 0 else 0.0
         return out
 
 

@@ -123,23 +123,32 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     one of them is there at a time.
 
     Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
-    checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store.
+    checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store, and every served
+    engine of the machine maps one of its own while it takes it.
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
     whole, sent = 4.0 * sizes.parameters, float(width * sizes.parameters)
+    engines = cfg.rollout.workers
+    if cfg.hardware.gpus:
+        engines = min(engines, cfg.hardware.gpus_per_node // cfg.rollout.tensor_parallel)
+    mapped = sent * engines if cfg.rollout.engine == "served" else 0.0
     if learner.ranks > 1:
         state = 4.0 * adapter + (whole if cfg.objective.uses_reference and not adapter else 0)
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
             LOADING: whole,
-            SYNC: 2 * sent,
+            SYNC: max(2 * sent, sent + mapped),
             CHECKPOINT: whole + state + copied,
         }
     else:
         on_gpu = cfg.hardware.gpus > 0  # else weights are loaded to where they stay, and sent from there
         copied = whole if (on_gpu or sizes.is_dsa) and not adapter else 0.0
-        parts = {LOADING: whole if on_gpu else 0.0, SYNC: sent * (2 if on_gpu else 1), CHECKPOINT: copied}
+        parts = {
+            LOADING: whole if on_gpu else 0.0,
+            SYNC: max(sent * (2 if on_gpu else 1), sent + mapped),
+            CHECKPOINT: copied,
+        }
     return _gb(parts)
 
 

@@ -7,6 +7,7 @@ learner   tokens F (3 + r + o + k + t) / (n peak share)  F: FLOPs of one token's
 prefill   (tokens - sampled) F / (peak share)
 decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)
           bytes = weights that n tokens touch + n cache rows; of E experts, K chosen: 1 - (1 - K/E)^n
+          an engine of several ranks reads and computes with all of them; what these send each other is not counted
 sync      GPU → host, a copy into Ray's store, once to every other machine, host → GPU
           n ranks: gathered on the first one's GPU before, in the dtype that computes
 step      max_staleness=0: rollouts, then the learner, then the sync. Above 0: the slower of the two, then the sync
@@ -67,9 +68,9 @@ def step_speed(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> Speed:
     """Of one step; ``nodes``: machines that hold engines or the learner."""
     length, sampled = rollout_tokens(cfg)
     rollouts = cfg.prompts_per_step * cfg.group_size
-    decode, at_once = decode_speed(cfg, sizes, cfg.hardware.tensor_parallel)
+    decode, at_once = decode_speed(cfg, sizes, cfg.rollout.tensor_parallel)
     engines = cfg.rollout.workers
-    prefill = _peak(cfg, cfg.rollout.dtype) * cfg.hardware.tensor_parallel / _forward(sizes, length)
+    prefill = _peak(cfg, cfg.rollout.dtype) * cfg.rollout.tensor_parallel / _forward(sizes, length)
     each = -(-rollouts // engines)  # the engine with the most rollouts
     rollout_s = each * (sampled / decode + (length - sampled) / prefill)
     traffic_s = traffic_seconds(cfg, sizes)

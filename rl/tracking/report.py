@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rl.tracking.alarms import ALARM_COLUMNS, alarm_rows
 from rl.tracking.band import Verdict, band_chart, judge
 from rl.tracking.certificates import CERTIFICATE_COLUMNS, certificate_notes, certificate_rows
 from rl.tracking.charts import (
@@ -76,9 +77,10 @@ class Page:
     specialists_data: Table
     specialists_charts: list[str]
     curves: list[str]
+    alarms: Table  # of the detectors in the loop
     verdict: Verdict | None  # whether the curve is that of a normal run; None before there is a curve
     verdict_charts: list[str]
-    diagnoses: list[TextTable]  # what rl-diagnose found, newest step first
+    diagnoses: list[TextTable]  # what rl-doctor found, newest step first
     usage: Table
     price: str
     compute: Table
@@ -144,6 +146,7 @@ def gather(run_dir: RunDir) -> Page:
         specialists_data=_specialists_data(specialists),
         specialists_charts=_specialists_charts(run_dir, specialists),
         curves=_curves(summary, rows),
+        alarms=Table(ALARM_COLUMNS, alarm_rows(run_dir.read_metrics())),
         verdict=verdict,
         verdict_charts=[band_chart(verdict)] if verdict is not None and verdict.band is not None else [],
         diagnoses=[table for found in reversed(read_diagnoses(run_dir)) for table in diagnosis_tables(found)],

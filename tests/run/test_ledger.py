@@ -12,7 +12,7 @@ from configs.schema import BudgetConfig
 from envs.types import StopReason
 from rl.objective.config import ObjectiveConfig
 from rl.policy.flops import CostModel
-from rl.rollout.engine import EngineStats
+from rl.rollout.engine_api import EngineStats
 from rl.run.ledger import Ledger, RolloutMeter, StageMeter, open_ledger
 from rl.run.paths import resolve
 from rl.tracking.summary import compute_rows, compute_shares
