@@ -73,7 +73,8 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
 
     from rl.policy.loading import build_policy
     from rl.rollout.config import EngineConfig
-    from rl.rollout.engine import Engine, GenerateRequest
+    from rl.rollout.engine import Engine
+    from rl.rollout.engine_api import GenerateRequest
     from rl.rollout.paged import PagedContext
 
     longest = max(contexts) + 256
@@ -142,7 +143,7 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
 
 def prefill(engine: Engine, texts: list[list[int]], context: int) -> None:
     """Puts the longest prompts into the prefix cache, the shorter ones with them."""
-    from rl.rollout.engine import GenerateRequest
+    from rl.rollout.engine_api import GenerateRequest
 
     started = time.process_time()
     for i, text in enumerate(texts):

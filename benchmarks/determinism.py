@@ -53,7 +53,7 @@ def play(engine: Any, seed: int) -> float:
     """CPU seconds of ``GROUPS`` x ``SIZE`` rollouts of two turns; a group shares its prompt."""
     import numpy as np
 
-    from rl.rollout.engine import GenerateRequest
+    from rl.rollout.engine_api import GenerateRequest
 
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, engine.vocab_size, PROMPT).tolist() for _ in range(GROUPS)]

@@ -109,7 +109,7 @@ def decode(engine: Engine, batch: int, context: int, steps: int) -> dict[str, fl
     """CPU seconds of ``steps`` decode steps of ``batch`` requests around ``context`` tokens."""
     import numpy as np
 
-    from rl.rollout.engine import GenerateRequest
+    from rl.rollout.engine_api import GenerateRequest
 
     rng = np.random.default_rng(0)
     begins = max(1, context - steps // 2)

@@ -133,15 +133,19 @@ class DistillConfig(SupervisedConfig):
 
 @dataclass
 class PipelineConfig(Bounded):
-    """Specialists → verified data → distillation → mixed GRPO (V3.2 report, 3); `experiment=v32_pipeline` turns it on.
+    """Specialists, and one policy made of them: by their verified data, a distillation and mixed GRPO (V3.2 report, 3;
+    `experiment=v32_pipeline`), or as its teachers on its own rollouts (DeepSeek-V4; `experiment=v4_pipeline`).
 
     A specialist is one GRPO run on one family of `env`, all of them from the same cold start. `steps` and
-    `prompts_per_step` of the run itself are those of the mixed stage.
+    `prompts_per_step` of the run itself are those of the last stage, mixed GRPO or on-policy distillation.
     """
 
     section: ClassVar[str] = "pipeline"
 
     enabled: bool = False  # false: cold start → GRPO, as rl-train does it
+    # data: verified rollouts → distillation → mixed GRPO | teachers: on-policy distillation, as objective.distill says
+    # (form, weight, reward_weight), with every specialist as its family's teacher. Then there is no data stage
+    merge: Annotated[str, OneOf(("data", "teachers"))] = "data"
     specialist_steps: PositiveInt = 20  # GRPO steps of each specialist
     specialist_prompts: PositiveInt = 8  # groups (tasks) per step of a specialist
     data_tasks: PositiveInt = (
@@ -150,6 +154,11 @@ class PipelineConfig(Bounded):
     data_samples: PositiveInt = 2  # rollouts per such task
     keep_per_task: PositiveInt = 1  # different verified rollouts of one task that are kept at most
     distill: DistillConfig = field(default_factory=DistillConfig)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the specialists become teachers."""
+        return self.enabled and self.merge == "teachers"
 
 
 @dataclass
@@ -237,7 +246,7 @@ class RayConfig(Bounded):
 
     address: str | None = None  # null: start a local instance; auto: join the running cluster
     num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least one an actor)
-    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker
+    worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker, for each of its rollout.tensor_parallel ranks
     learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
@@ -275,8 +284,6 @@ class HardwareConfig(Bounded):
     memory_share: Share = 0.7  # share of memory_gb_s that decoding reaches
     rollout_tokens: PositiveInt | None = None  # mean tokens of a rollout, prompt included; null: rollout.max_context
     sampled_tokens: PositiveInt | None = None  # of these sampled ones; null: max_turns x max_tokens, as far as they fit
-    # What cannot be run yet, and is planned all the same: the plan then says "needs what is not built".
-    tensor_parallel: PositiveInt = 1  # GPUs of each engine
 
 
 @dataclass
@@ -374,6 +381,12 @@ class TrainConfig(Bounded):
             raise ValueError(
                 "learner.ops=triton with ray.learner_gpus=0: its kernels run on a CUDA device; give the learner one "
                 "(ray.learner_gpus=1) or use learner.ops=torch"
+            )
+        distill = self.objective.distill
+        if self.learner.ops == "triton" and distill.form != "sampled" and (distill.teachers or self.pipeline.teaches):
+            raise ValueError(
+                f"learner.ops=triton with objective.distill.form={distill.form}: its head makes no logits; use "
+                "learner.ops=torch, or form=sampled"
             )
 
     def _check_deterministic(self) -> None:
@@ -700,7 +713,8 @@ def register() -> None:
 def _open(schema: type) -> DictConfig:
     """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
     config: DictConfig = OmegaConf.structured(schema)
-    paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "cost.prices", "price_as")
+    paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "objective.distill.teachers",
+             "objective.distill.weight", "cost.prices", "price_as")  # fmt: skip
     for path in paths:
         if (mapping := OmegaConf.select(config, path)) is not None:
             OmegaConf.set_struct(mapping, False)

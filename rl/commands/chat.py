@@ -32,12 +32,14 @@ def run(cfg: ChatConfig, read: Callable[[str], str] = input) -> None:
     from rl.commands.evaluate_settings import like_the_run
     from rl.recipes.chat import Voice, talk, watch
     from rl.run.assemble import HELDOUT, cluster, open_composer, open_judge, open_taskset
+    from rl.run.engine_refusals import check_engine
     from rl.run.preflight import check_environments, check_judge, configuration, start_renderer
 
     with configuration():
         directory = chosen_policy(cfg)
         cfg = like_the_run(cfg, cfg.run)
         renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
+        check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, None)
         if not cfg.talk:
             check_judge(cfg.judge)
             composer = open_composer(cfg.reward)

@@ -73,12 +73,14 @@ def check(cfg: EvaluateConfig, directory: Path) -> dict[str, Any]:
     from rl.run.assemble import open_composer, open_tasksets
     from rl.run.certified import standings
     from rl.run.deadlines import check_deadlines
+    from rl.run.engine_refusals import check_engine
     from rl.run.preflight import check_environments, check_judge, start_renderer
     from rl.run.turn_limit import settle_turns
 
     check_before_start(cfg)
     renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
+    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, None)
     open_composer(cfg.reward)
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
     heldout = tasksets[HELDOUT]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
     from rl.rollout.config import RolloutConfig
-    from rl.rollout.engine import Generation
+    from rl.rollout.engine_api import Generation
 
 log = logging.getLogger(__name__)
 AT_ONCE = 4  # episodes that overlap their waiting for sandboxed processes
@@ -62,7 +62,7 @@ class Demonstrator:
     async def generate(self, prompt_tokens: list[int], max_tokens: int) -> Generation:
         """The demonstrator's next message as tokens. It sees what a policy would see: the context, not all that was
         said. Raises ValueError when the renderer cannot write the message behind that context."""
-        from rl.rollout.engine import Generation
+        from rl.rollout.engine_api import Generation
 
         assert self.environment is not None
         assert self.session is not None

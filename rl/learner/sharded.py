@@ -17,8 +17,9 @@ from torch import Tensor
 from rl.learner.ranks import Ranks
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy
+from rl.policy.expert_parallel import expert_modules
 from rl.policy.lora import LoraPolicy
-from rl.policy.sharding import empty_copy, filled, gather, shard, sharded_copy, sharded_from_first
+from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,16 @@ class ShardedWeights:
         return sharded_copy(self._empty, self.policy, self._ranks.meshes, dtype, self._device, self._offload)
 
     def beside(self, given: Policy | None = None) -> Beside:
-        """``given`` (whole, the same on every rank; default what learns as it is now), sharded and in this dtype."""
+        """``given`` (whole on the first rank, of the others its shape alone is used; default what learns as it is now),
+        sharded and in this dtype."""
         if given is None:
             copied = sharded_copy(self._empty, self.policy, self._ranks.meshes, self.dtype, self._device, self._offload)
             return Beside(copied, self._empty)
-        policy = cast_copy(given, torch.float32)
-        policy.module.to(self._device)
-        empty = empty_copy(policy)
-        shard(policy, self._ranks.meshes, self.dtype, self._offload)
+        whole, empty = cast_copy(given, torch.float32, share=True), empty_copy(given)
+        meshes = self._ranks.meshes if expert_modules(given.module) else Meshes(self._ranks.meshes.weights)
+        policy = sharded_from_first(
+            empty, whole if self.first else None, meshes, self.dtype, self._device, self._offload
+        )
         return Beside(policy, empty)
 
     def whole(self, other: Beside | None = None) -> Policy | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from rl.objective.loss import LossTerms
+from rl.objective.teaching import Lesson
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Diagnostics:
     corrections: list[torch.Tensor] = field(default_factory=list)
     cuts: list[torch.Tensor] = field(default_factory=list)
     deltas: list[float] = field(default_factory=list)
+    lessons: list[tuple[str, Lesson]] = field(default_factory=list)  # by task family
 
     def add(
         self,
@@ -62,6 +64,10 @@ class Diagnostics:
         self.mismatch_ratios.append(terms.ratio_N[exact_N])
         self.surprises.append((-logprobs_N.detach() - entropy_N)[exact_N])
 
+    def add_lesson(self, family: str, lesson: Lesson) -> None:
+        """What the family's teacher has made of a micro-batch."""
+        self.lessons.append((family, Lesson(*(column.detach() for column in lesson))))
+
     def extend(self, other: Diagnostics) -> None:
         """Append what ``other`` has collected."""
         for entry in fields(self):
@@ -87,6 +93,11 @@ class Diagnostics:
         }
         if self.kls and len(kl := torch.cat(self.kls)):
             out["loss/kl"] = float(kl.mean())
+        for family in sorted({name for name, _ in self.lessons}):
+            said = Lesson(*map(torch.cat, zip(*(one for name, one in self.lessons if name == family), strict=True)))
+            out[f"distill/kl/{family}"] = float(said.kl_N.mean())
+            out[f"distill/teacher_entropy/{family}"] = float(said.entropy_N.mean())
+            out[f"distill/teacher_greedy/{family}"] = float(said.greedy_N.float().mean())
         if self.deltas:
             out["policy/opsm_delta"] = sum(self.deltas) / len(self.deltas)
         if self.corrections:

@@ -21,6 +21,7 @@ from envs.play import show
 from envs.types import Message
 from rl.chat.renderer import RenderError
 from rl.rollout.engine_thread import EngineThread
+from rl.rollout.engines import open_engine
 from rl.rollout.gateway import Gateway
 from rl.rollout.message import sample_message
 from rl.rollout.rollout import Scored, rollout
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from rl.chat.renderer import Renderer
     from rl.chat.session import Session
     from rl.rollout.config import RolloutConfig
-    from rl.rollout.engine import Engine, Generation
+    from rl.rollout.engine_api import Generation, RolloutEngine
     from rl.types import Trajectory
 
 HELP = "n: the next task   a number: that task   q: leave"
@@ -105,13 +106,11 @@ class Voice:
         self._thread = EngineThread(self._open_engine)
         await self._thread.call(lambda engine: engine.stats())
 
-    def _open_engine(self) -> Engine:
-        from rl.rollout.engine import Engine  # vLLM and torch are imported in the engine's thread
-
-        return Engine(self._directory, self._config)
+    def _open_engine(self) -> RolloutEngine:
+        return open_engine(self._directory, self._config)
 
     async def _generate(self, prompt_tokens: list[int], max_tokens: int) -> Generation:
-        from rl.rollout.engine import GenerateRequest
+        from rl.rollout.engine_api import GenerateRequest
 
         config = self._config
         return await self._thread.generate(

@@ -16,6 +16,7 @@ from rl.chat.context_manager import ContextConfig
 from rl.chat.renderer import Retention
 
 BACKENDS = ("auto", "native", "torch")  # who runs DeepSeek-V3.2 models in the engine
+ENGINES = ("stepped", "served")
 DTYPES = ("float32", "bfloat16", "float16")
 LEAST_TURNS = 4  # of an episode, where no limit is set
 JUDGE_KINDS = ("none", "worker", "endpoint")
@@ -52,6 +53,9 @@ class RolloutConfig(EngineConfig):
     section: ClassVar[str] = "rollout"
 
     workers: PositiveInt = 1  # Ray actors, one vLLM engine each
+    # stepped (vLLM in the worker's process) | served (vLLM's AsyncLLM in processes of its own, of several ranks too)
+    engine: Annotated[str, OneOf(ENGINES)] = "stepped"
+    tensor_parallel: PositiveInt = 1  # ranks that each engine is cut over, a GPU each; above 1: engine=served
 
     # assistant messages of an episode; null: what the environment needs (`Taskset.max_turns`, else twice what its
     # oracle does), at least 4
@@ -94,8 +98,12 @@ class RolloutConfig(EngineConfig):
             wanted = f"at least 1 and below max_tokens={self.max_tokens} (an answer has to fit), or null"
             self._require("max_thinking", 1 <= self.max_thinking < self.max_tokens, wanted)
             self._require("max_thinking", self.thinking, "null with rollout.thinking=false: there is none to limit")
+        if self.tensor_parallel > 1:
+            wanted = "1 with rollout.engine=stepped, or set rollout.engine=served"
+            self._require("tensor_parallel", self.engine == "served", wanted)
         if self.deterministic:
             why = "with deterministic=true (of rl-eval: rollout.deterministic; docs/reproducibility.md)"
+            self._require("engine", self.engine == "stepped", f"stepped {why}")
             self._require("threads", self.threads == 1, f"1 {why}")
             self._require("dtype", self.dtype == "float32", f"float32 {why}")
             self._require("dsa_backend", self.dsa_backend != "native", f"torch or auto {why}")

@@ -15,63 +15,25 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from rl.policy.supported import DSA_ARCHITECTURES
 from rl.rollout.config import EngineConfig
-from rl.rollout.vllm_plugin import BACKEND_VARIABLE, dsa_backend_here
+from rl.rollout.engine_api import (
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    check_request,
+    check_scored,
+    replay_of,
+)
+from rl.rollout.engine_arguments import check_model_dir, engine_arguments, set_environment
 from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
     import torch
-
-FinishReason = Literal["stop", "length", "abort"]
-
-
-@dataclass(frozen=True)
-class GenerateRequest:
-    """One continuation to sample. Temperature 0 is greedy (its log-probs are those of temperature 1)."""
-
-    request_id: str
-    prompt_tokens: list[int]
-    max_tokens: int
-    stop_token_ids: tuple[int, ...] = ()
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    json_schema: dict[str, Any] | None = None  # the answer is JSON of this schema; its mask is not recorded
-    # Of a deterministic engine: where the noise of its tokens comes from, and how many of the prompt's tokens the same
-    # caller had computed before (``Generation.cached_tokens``).
-    seed: int = 0
-    known_tokens: int = 0
-
-    @property
-    def truncated(self) -> bool:
-        """Whether sampling drops part of the vocabulary (the support is then recorded)."""
-        return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0)
-
-
-@dataclass
-class Generation:
-    """What was sampled for one request: n tokens after a prompt of m.
-
-    ``logprobs`` [n] natural log under the sampling distribution; ``version_per_token`` [n]; ``version`` of
-    the last token; ``replay`` rows for all m + n tokens: experts and (engine option) indexer choices, and the
-    support (int32 ids, ascending) of truncated sampling. None when there is nothing of the kind. ``cached_tokens``:
-    of the prompt's m tokens, those found in the prefix cache; in a deterministic engine those of the ``known_tokens``
-    that the cache can hold, for what it finds of others depends on who came first.
-    """
-
-    tokens: list[int]
-    logprobs: list[float]
-    finish_reason: FinishReason
-    version: int
-    version_per_token: list[int]
-    replay: ReplayRecord | None = None
-    cached_tokens: int = 0
 
 
 @dataclass
@@ -83,25 +45,6 @@ class _Running:
     support: list[np.ndarray] = field(default_factory=list)
     finish_reason: FinishReason = "abort"
     cached_tokens: int = 0
-
-
-@dataclass
-class EngineStats:
-    """Totals since the engine started. ``busy_s`` is time inside ``step``."""
-
-    sampled_tokens: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0  # prompt tokens found in the prefix cache
-    finished: int = 0
-    steps: int = 0
-    busy_s: float = 0.0
-    start_s: float = 0.0
-    weight_updates: int = 0
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Sampled tokens per second of stepping."""
-        return self.sampled_tokens / self.busy_s if self.busy_s else 0.0
 
 
 class Engine:
@@ -132,16 +75,9 @@ class Engine:
         deterministic: bool = False,
     ) -> None:
         started = time.perf_counter()
-        if not (Path(model_dir) / "config.json").is_file():
-            raise ValueError(f"model_dir={str(model_dir)!r}: no config.json there; save the policy first")
-        os.environ[BACKEND_VARIABLE] = config.dsa_backend
+        check_model_dir(model_dir)
+        set_environment(config)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
-        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the second runner needs Triton kernels that CPUs lack
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM warns about tuning that does not apply here
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # Idle OpenMP threads must sleep, not spin: with a learner on the same cores spinning made two threads
-        # over 20 times slower. Read when torch is first imported, so launchers set it for actors too.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         torch.set_num_threads(config.threads)
@@ -159,22 +95,8 @@ class Engine:
         keep_experts_plain()
         rotate_heads_right()
         args = EngineArgs(
-            model=str(model_dir),
+            **engine_arguments(model_dir, config, block_size),
             skip_tokenizer_init=not structured,
-            generation_config="vllm",
-            dtype=config.dtype,  # type: ignore[arg-type]
-            seed=config.seed,
-            max_model_len=config.max_context,
-            max_num_seqs=config.max_concurrency,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
-            block_size=block_size or _default_block_size(Path(model_dir)),
-            use_tqdm_on_load=False,
-            enable_prefix_caching=True,
-            enforce_eager=True,
-            logprobs_mode="processed_logprobs",
-            max_logprobs=1,
-            disable_log_stats=True,
             # llguidance reads a schema in a millisecond, and every task may bring its own; xgrammar takes seconds.
             # Without free white space: a model that knows no JSON would fill its budget with blanks.
             structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
@@ -229,21 +151,9 @@ class Engine:
         Errors (ValueError): running id, empty or too long prompt, token outside the vocabulary, a JSON schema that
         cannot be enforced.
         """
-        self._check(request)
+        check_request(request, self._running, self.max_model_len, self.vocab_size)
         schema = self._structured_outputs(request)
-        self._submit(
-            request,
-            dict(
-                structured_outputs=schema,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
-                min_p=request.min_p,
-                max_tokens=request.max_tokens,
-                stop_token_ids=list(request.stop_token_ids),
-                logprobs=0,
-            ),
-        )
+        self._submit(request, request.sampling | {"structured_outputs": schema})
 
     def step(self) -> list[tuple[str, Generation]]:
         """One engine step: a decode token, or a chunk of prefill, for each request. Returns the finished."""
@@ -277,14 +187,10 @@ class Engine:
         started = time.perf_counter()
         import torch
 
-        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in named.items()}
-        if hasattr(self._model, "copy_weights"):
-            self._model.copy_weights(tensors)
-        else:
-            from rl.policy.io import unstack_experts
-            from rl.rollout.vllm_weights import load_plain_weights
+        from rl.rollout.vllm_weights import update_model
 
-            load_plain_weights(self._model, unstack_experts(tensors), self._checkpoint_names)
+        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in named.items()}
+        update_model(self._model, tensors, self._checkpoint_names)
         self._core.reset_prefix_cache()
         self.version = version
         self._totals.weight_updates += 1
@@ -297,11 +203,10 @@ class Engine:
         probe after a weight sync compares numerics, not near-ties. Requests in flight advance meanwhile.
         Errors: fewer than 2 tokens, or T >= max_model_len.
         """
-        if len(tokens) < 2:
-            raise ValueError(f"score: {len(tokens)} tokens; at least 2 are needed for one log-prob")
+        check_scored(tokens)
         request_id = f"score-{self._totals.steps}"
         request = GenerateRequest(request_id, list(tokens), max_tokens=1)
-        self._check(request)
+        check_request(request, self._running, self.max_model_len, self.vocab_size)
         recording = self.has_indexer and self._model.record_indexer
         self._record_indexer(self.has_indexer)
         try:
@@ -345,23 +250,6 @@ class Engine:
         """The seed of a request, and how many tokens it has sampled."""
         state = self._running.get(request_id)
         return (0, 0) if state is None else (state.request.seed, len(state.tokens))
-
-    def _check(self, request: GenerateRequest) -> None:
-        prompt = request.prompt_tokens
-        if request.request_id in self._running:
-            raise ValueError(f"request_id={request.request_id!r} is already running: give each request its own id")
-        if not 1 <= len(prompt) < self.max_model_len:
-            raise ValueError(
-                f"prompt_tokens of {request.request_id!r}: {len(prompt)} tokens; must be 1 to "
-                f"{self.max_model_len - 1} (max_model_len leaves room for one sampled token)"
-            )
-        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
-            raise ValueError(
-                f"prompt_tokens of {request.request_id!r} span {min(prompt)}..{max(prompt)}; the vocabulary "
-                f"is 0..{self.vocab_size - 1}: tokenizer and policy do not belong together"
-            )
-        if request.max_tokens < 1:
-            raise ValueError(f"max_tokens={request.max_tokens} of {request.request_id!r}: must be at least 1")
 
     def _structured_outputs(self, request: GenerateRequest) -> Any:
         """vLLM's parameters for the request's JSON schema, None without one.
@@ -486,26 +374,7 @@ class Engine:
             tables["experts"] = self._experts
         if self.has_indexer and self._model.record_indexer:
             tables["indexer"] = self._model.indexer_table
-        if not tables and not support:
-            return None
-        record = ReplayRecord(np.arange(total) < (known if tables else 0))
-        for name, table in tables.items():
-            rows = np.zeros((total, *table.shape[1:]), dtype=str(table.dtype).removeprefix("torch."))
-            if known > 0:
-                rows[:known] = table[self._slots(request_id, known)].numpy()
-            setattr(record, name, rows)
-        if support:
-            record.support = [None] * (total - len(support)) + list(support)
-        return record
-
-
-def _default_block_size(model_dir: Path) -> int | None:
-    """8 for our own paged layers: every rollout that has a prompt computes what does not fill a block of it anew, and
-    smaller blocks cost more to look up than that. Elsewhere the attention backend decides: on a CPU 32, the smallest
-    that its kernels take (vLLM takes 128 by itself, and prompts of a few hundred tokens then hit nothing)."""
-    import torch
-
-    kind = json.loads((model_dir / "config.json").read_text())["model_type"]
-    if kind in DSA_ARCHITECTURES and dsa_backend_here() == "torch":
-        return 8
-    return None if torch.cuda.is_available() else 32
+        if not tables:
+            return replay_of(total, {}, support)
+        slots = self._slots(request_id, known) if known > 0 else slice(0)
+        return replay_of(total, {name: table[slots].numpy() for name, table in tables.items()}, support)

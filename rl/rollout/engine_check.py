@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.rollout.engine import Engine
+from rl.rollout.engine_api import GenerateRequest, Generation
 
 PROMPT, COMPANY, SAMPLED = 90, (7, 33, 61, 128), 12  # tokens
 

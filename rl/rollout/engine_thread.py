@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from rl.rollout.engine import Engine, GenerateRequest, Generation
+    from rl.rollout.engine_api import GenerateRequest, Generation, RolloutEngine
 
 T = TypeVar("T")
 
@@ -28,9 +28,9 @@ class EngineDied(RuntimeError):
 class EngineThread:
     """Runs the engine that ``open_engine`` makes, for the event loop this is constructed on."""
 
-    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, open_engine: Callable[[], RolloutEngine]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._inbox: queue.SimpleQueue[Callable[[Engine], None] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[RolloutEngine], None] | None] = queue.SimpleQueue()
         # Of the event loop: everything somebody awaits, so that a dead engine can answer them all.
         self._awaited: set[asyncio.Future[Any]] = set()
         self._died: EngineDied | None = None
@@ -41,13 +41,15 @@ class EngineThread:
         self._thread = threading.Thread(target=self._serve, args=(open_engine,), name="engine", daemon=True)
         self._thread.start()
 
-    async def call(self, function: Callable[[Engine], T]) -> T:
+    async def call(self, function: Callable[[RolloutEngine], T]) -> T:
         """``function(engine)``, run between two steps, in the order of the calls. Raises what it raises."""
         future: asyncio.Future[T] = self._loop.create_future()
 
-        def run(engine: Engine) -> None:
+        def run(engine: RolloutEngine) -> None:
             try:
                 self._outcomes.append((future, function(engine), None))
+            except EngineDied:
+                raise
             except Exception as error:  # a refused update or request leaves the engine as it was
                 self._outcomes.append((future, None, error))
 
@@ -57,14 +59,14 @@ class EngineThread:
         """Sample one request to its end. Cancelling the wait aborts the request in the engine."""
         future: asyncio.Future[Generation] = self._loop.create_future()
 
-        def add(engine: Engine) -> None:
+        def add(engine: RolloutEngine) -> None:
             try:
                 engine.add(request)
                 self._running[request.request_id] = future
             except ValueError as error:  # this request is wrong, the engine is fine
                 self._outcomes.append((future, None, error))
 
-        def abort(engine: Engine) -> None:
+        def abort(engine: RolloutEngine) -> None:
             if self._running.pop(request.request_id, None) is not None:
                 engine.abort(request.request_id)
 
@@ -79,7 +81,7 @@ class EngineThread:
         self._inbox.put(None)
         self._thread.join(10.0)
 
-    async def _answer(self, post: Callable[[Engine], None], future: asyncio.Future[T]) -> T:
+    async def _answer(self, post: Callable[[RolloutEngine], None], future: asyncio.Future[T]) -> T:
         if self._died is not None:
             raise self._died
         self._awaited.add(future)
@@ -89,8 +91,8 @@ class EngineThread:
         finally:
             self._awaited.discard(future)
 
-    def _serve(self, open_engine: Callable[[], Engine]) -> None:
-        engine: Engine | None = None
+    def _serve(self, open_engine: Callable[[], RolloutEngine]) -> None:
+        engine: RolloutEngine | None = None
         try:
             engine = open_engine()
             while self._run_posted(engine):
@@ -103,14 +105,17 @@ class EngineThread:
                     self._to_loop(_deliver, self._outcomes)
                     self._outcomes = []
         except BaseException as error:
-            died = EngineDied(f"the engine failed: {type(error).__name__}: {error}")
-            died.__cause__ = error
+            if isinstance(error, EngineDied):
+                died = error
+            else:
+                died = EngineDied(f"the engine failed: {type(error).__name__}: {error}")
+                died.__cause__ = error
             self._to_loop(self._die, died)
         finally:
             if engine is not None:
                 engine.close()
 
-    def _run_posted(self, engine: Engine) -> bool:
+    def _run_posted(self, engine: RolloutEngine) -> bool:
         """Run what was posted; wait for something while there is nothing else to do. False: close."""
         while True:
             idle = not self._outcomes and not engine.has_unfinished()

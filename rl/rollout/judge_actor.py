@@ -142,7 +142,7 @@ class JudgeActor:
         schema: dict[str, Any] | None,
         thinking: bool,
     ) -> Completion:
-        from rl.rollout.engine import GenerateRequest
+        from rl.rollout.engine_api import GenerateRequest
 
         request = GenerateRequest(
             request_id=str(next(self._serial)),

@@ -20,7 +20,7 @@ from envs.types import Message
 
 if TYPE_CHECKING:
     from rl.chat.session import Session
-    from rl.rollout.engine import FinishReason, Generation
+    from rl.rollout.engine_api import FinishReason, Generation
 
 THINKING_CUT = "thinking_cut"
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from envs.environment import Environment
     from rewards.compose import Reward, RewardComposer
     from rl.chat.session import Session
-    from rl.rollout.engine import Generation
+    from rl.rollout.engine_api import Generation
     from rl.rollout.gateway import Gateway
 
 

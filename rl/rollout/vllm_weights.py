@@ -42,6 +42,17 @@ def checkpoint_names(model_dir: str | Path) -> set[str]:
     return set(CheckpointFiles(model_dir).names) & unstack_experts(model.state_dict()).keys()
 
 
+def update_model(model: Any, named: Mapping[str, torch.Tensor], expected: set[str]) -> None:
+    """The learner's state dict -> the live parameters of an engine's model, ours or vLLM's own; ``expected``: as for
+    ``load_plain_weights``. Errors: missing, unknown or misshapen tensors, by name."""
+    if hasattr(model, "copy_weights"):
+        model.copy_weights(named)
+        return
+    from rl.policy.io import unstack_experts
+
+    load_plain_weights(model, unstack_experts(named), expected)
+
+
 @torch.no_grad()
 def load_plain_weights(model: Any, named: Mapping[str, torch.Tensor], expected: set[str]) -> None:
     """HF-named tensors -> the live parameters of a vLLM model, in place. Errors: missing names.

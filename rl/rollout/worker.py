@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from envs.types import Message, Task
 from rl.policy.packed_weights import Packed, unpack
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
+from rl.rollout.engines import open_engine
 from rl.rollout.env_runner import EnvRunner
 from rl.rollout.gateway import Gateway
 from rl.rollout.rollout import Scored, rollout
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from rewards.compose import RewardComposer
     from rl.chat.session import Session
-    from rl.rollout.engine import Engine, Generation
+    from rl.rollout.engine_api import Generation, RolloutEngine
 
 
 @dataclass(frozen=True)
@@ -225,19 +225,9 @@ class RolloutWorker:
             self._thread = EngineThread(self._open_engine)
         return self._thread
 
-    def _open_engine(self) -> Engine:
-        from rl.rollout.engine import Engine  # vLLM and torch are imported in the engine's thread
-        from rl.rollout.engine_check import check_invariance
-
+    def _open_engine(self) -> RolloutEngine:
         own = replace(self.config, seed=self.config.seed + self.index)
-        engine = Engine(
-            Path(self.setup.model_dir),
-            own,
-            record_indexer=self.setup.record_indexer,
-            deterministic=own.deterministic,
-        )
-        if own.deterministic:
-            check_invariance(engine)
+        engine = open_engine(self.setup.model_dir, own, record_indexer=self.setup.record_indexer)
         weights, version, reference = self._initial
         self._initial = (None, 0, None)
         if weights is not None:
@@ -296,7 +286,7 @@ class RolloutWorker:
     async def _generate(
         self, spec: GroupSpec, config: RolloutConfig, asked: Asked, prompt_tokens: list[int], max_tokens: int
     ) -> Generation:
-        from rl.rollout.engine import GenerateRequest
+        from rl.rollout.engine_api import GenerateRequest
 
         counts = self.config.deterministic  # else nobody reads it, and to keep and compare every prompt costs
         known = asked.known_tokens(prompt_tokens) if counts else 0

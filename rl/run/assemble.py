@@ -173,7 +173,7 @@ def open_pool(
         tasksets,
         open_composer(cfg.reward),
         record_indexer=record_indexer,
-        num_gpus=cfg.ray.worker_gpus,
+        num_gpus=cfg.ray.worker_gpus * cfg.rollout.tensor_parallel,
         given_up=given_up,
     )
 

@@ -1,6 +1,6 @@
 """Why a plan cannot be run: memory, deadlines, what is not recorded. Every line begins with the field to change, and
 what would fit is found by trying it: ``REMEDIES`` where the learner is, more ranks on GPUs that have nothing to do or
-an engine to spare, then more GPUs, and what is not built."""
+an engine to spare, then more GPUs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import floor
 from typing import TYPE_CHECKING, Any
 
+from rl.run.engine_refusals import engine_refusals, uneven_part
 from rl.run.model_sizes import ModelSizes
 from rl.run.plan_memory import (
     ENGINE,
@@ -51,7 +52,11 @@ def refusals_of(
     """All of them, one line each. ``sizes`` of the policy, ``judge`` of the judge; ``placed``, ``memory``, ``host_gb``,
     ``speed``: as in ``rl.run.run_plan.Plan``."""
     devices = _devices(cfg, sizes, judge, placed, memory, host_gb)
-    return [*_cache(cfg, sizes), *devices, *_others(cfg, sizes, host_gb, speed)]
+    engines = engine_refusals(
+        cfg.rollout, sizes.config.to_dict(), gpus=cfg.hardware.gpus > 0, worker_gpus=cfg.ray.worker_gpus,
+        replay=cfg.replay,
+    )  # fmt: skip
+    return [*_cache(cfg, sizes), *devices, *engines, *_others(cfg, sizes, host_gb, speed)]
 
 
 def total(memory: dict[str, Memory], roles: list[str]) -> float:
@@ -60,7 +65,7 @@ def total(memory: dict[str, Memory], roles: list[str]) -> float:
 
 
 def _cache(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
-    tensor = cfg.hardware.tensor_parallel
+    tensor = cfg.rollout.tensor_parallel
     if sequences(sizes, cfg.rollout, cfg.rollout.max_context, tensor) >= 1:
         return []
     row = row_bytes(sizes, cfg.rollout, tensor) * cfg.rollout.max_context / 2**30
@@ -119,7 +124,7 @@ def _field(cfg: TrainConfig, role: str, memory: Memory) -> str:
     fields = {
         "saved activations": "learner.recompute", "working activations": "learner.max_tokens_per_microbatch",
         "logits": "learner.head_rows", "replay and batch": "prompts_per_step", "reference": "objective.kl_coef",
-        "gathered layers": "policy.path",
+        "gathered layers": "policy.path", "teachers": "objective.distill.teachers",
     }  # fmt: skip
     return fields.get(part, "learner.offload_optimizer")
 
@@ -128,7 +133,7 @@ def _remedy(cfg: TrainConfig, sizes: ModelSizes, role: str, limit: float) -> str
     """What would make ``role`` fit into ``limit`` GB, found by trying."""
     if role == LEARNER:
         return _learner_remedy(cfg, sizes, limit)
-    engine, group, own = (cfg.rollout, "rollout", cfg.hardware.tensor_parallel) if role == ENGINE else (
+    engine, group, own = (cfg.rollout, "rollout", cfg.rollout.tensor_parallel) if role == ENGINE else (
         cfg.judge, "judge", 1
     )  # fmt: skip
     smaller = f"take a smaller {_path(cfg, role)}"
@@ -140,21 +145,38 @@ def _remedy(cfg: TrainConfig, sizes: ModelSizes, role: str, limit: float) -> str
     if engine.dtype == "float32":
         follows = " (learner.compute_dtype=bfloat16)" if role == ENGINE else ""
         return f"set {group}.dtype=bfloat16{follows}, or {smaller}"
-    for tensor in (t for t in RANKS if t > own) if role == ENGINE else ():
-        split = engine_memory(cfg, sizes, engine, tensor)
-        cache = row_bytes(sizes, engine, tensor) * engine.max_context / GB
-        if split.on_device - split.device["cache"] + cache <= limit:
-            return f"{smaller}; hardware.tensor_parallel={tensor} would fit, which is not built"
-    return smaller
+    return (_more_ranks(cfg, sizes, limit) if role == ENGINE else None) or smaller
+
+
+def _more_ranks(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str | None:
+    """The fewest ranks of a machine over which an engine with a cache for one sequence fits, with as many engines as
+    there are GPUs for; None: none."""
+    hardware, rollout, model = cfg.hardware, cfg.rollout, sizes.config.to_dict()
+    others = cfg.learner.ranks * cfg.ray.learner_gpus + (cfg.judge.num_gpus if cfg.judge.is_worker else 0.0)
+    for tensor in (t for t in RANKS if rollout.tensor_parallel < t <= hardware.gpus_per_node):
+        workers = floor((hardware.gpus - others) / tensor)
+        if workers < 1 or uneven_part(model, tensor) is not None:
+            continue
+        split = engine_memory(cfg, sizes, rollout, tensor)
+        room = (limit - (split.on_device - split.device["cache"])) * GB / 2**30
+        if room < row_bytes(sizes, rollout, tensor) * rollout.max_context / 2**30:
+            continue
+        words = [f"rollout.engine=served rollout.tensor_parallel={tensor}"]
+        words += [f"rollout.workers={workers}"] if workers < rollout.workers else []
+        words += [f"rollout.kv_cache_gib={room:.3g}"] if room < rollout.kv_cache_gib else []
+        words += ["ray.worker_gpus=1"] if cfg.ray.worker_gpus != 1 else []
+        return f"fits with {' '.join(words)}"
+    return None
 
 
 def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
     for changes in REMEDIES:
         if fits := _with(cfg, sizes, changes, limit):
             return f"fits with {fits}"
-    gpus, share = cfg.hardware.gpus, cfg.ray.worker_gpus
+    gpus, tensor = cfg.hardware.gpus, cfg.rollout.tensor_parallel
+    share = tensor if tensor > 1 else cfg.ray.worker_gpus  # GPUs of an engine
     judged = cfg.judge.num_gpus if cfg.judge.is_worker else 0.0
-    room = floor(gpus - judged - min(1.0, share))  # one engine at least stays
+    room = floor(gpus - judged - (tensor if tensor > 1 else min(1.0, share)))  # one engine at least stays
     for ranks in (r for r in RANKS if cfg.learner.ranks < r <= room):
         engines = cfg.rollout.workers
         if share > 0:
@@ -196,9 +218,9 @@ def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: f
     memory = learner_memory(changed, sizes)
     hardware = cfg.hardware
     beside = min(learner.ranks, hardware.gpus_per_node)
-    engines = min(changes.get("workers", rollout.workers), hardware.gpus_per_node - 1)
+    engines = min(changes.get("workers", rollout.workers), (hardware.gpus_per_node - 1) // rollout.tensor_parallel)
     in_machine = memory.on_host * beside + max(passing(changed, sizes).values())
-    in_machine += engine_memory(changed, sizes, rollout, hardware.tensor_parallel).on_host * engines
+    in_machine += engine_memory(changed, sizes, rollout, rollout.tensor_parallel).on_host * engines
     if memory.on_device > limit or in_machine > hardware.host_memory_gb:
         return None
     before = {name: getattr(cfg.learner, name) for name in values}
@@ -211,12 +233,11 @@ def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: f
 
 
 def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -> list[str]:
-    """Host memory, deadlines, and what engines on GPUs do not record."""
+    """Host memory, deadlines, and GPUs that are not there."""
     hardware = cfg.hardware
-    native = sizes.is_dsa and hardware.gpus > 0 and cfg.rollout.dsa_backend != "torch"
     slowest = max(speed.rollout_s, speed.learner_s)
     length, sampled = rollout_tokens(cfg)
-    episode = sampled / (decode_speed(cfg, sizes, hardware.tensor_parallel)[0] / speed.at_once)
+    episode = sampled / (decode_speed(cfg, sizes, cfg.rollout.tensor_parallel)[0] / speed.at_once)
     refused = (
         (
             hardware.gpus > 0 and cfg.learner.ranks > 1 and cfg.ray.learner_gpus < 1,
@@ -229,9 +250,9 @@ def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -
             f"hardware.host_memory_gb={hardware.host_memory_gb:g}",
         ),
         (
-            native and cfg.replay.routing != "off",
-            f"rollout.dsa_backend={cfg.rollout.dsa_backend}: on GPUs the engine takes vLLM's own DSA model, which "
-            f"records no experts, and replay.routing={cfg.replay.routing} needs them; set replay.routing=off",
+            hardware.gpus > 0 and cfg.rollout.tensor_parallel > hardware.gpus_per_node,
+            f"rollout.tensor_parallel={cfg.rollout.tensor_parallel}: the ranks of an engine are on one machine, and "
+            f"hardware.gpus_per_node={hardware.gpus_per_node}",
         ),
         (
             speed.sync_s > cfg.rollout.sync_s,

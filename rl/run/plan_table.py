@@ -23,7 +23,6 @@ def print_plan(plan: Plan, cfg: TrainConfig, console: Console) -> None:
     if plan.fits_per_tp:
         console.print(fit_table(plan, cfg))
     lines = [*speed_lines(plan, cfg), *(f"note: {note}" for note in plan.notes)]
-    lines += [f"needs what is not built: {need}" for need in plan.needs]
     lines += [f"refused: {refusal}" for refusal in plan.refusals]
     # A refusal stays one line, however wide the terminal is.
     console.print(*lines, verdict(plan), sep="\n", highlight=False, markup=False, soft_wrap=True)
@@ -32,9 +31,7 @@ def print_plan(plan: Plan, cfg: TrainConfig, console: Console) -> None:
 def verdict(plan: Plan) -> str:
     if plan.runs:
         return "the plan fits. Nothing was started; leave plan=true out to run it"
-    if plan.refusals:
-        return "the plan is refused"
-    return "the plan fits, and cannot be run yet"
+    return "the plan is refused"
 
 
 def model_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
@@ -90,7 +87,7 @@ def fit_table(plan: Plan, cfg: TrainConfig) -> Table:
     """One engine over 1 to 16 GPUs."""
     from rich.table import Table
 
-    title = "one engine per TP, its cache as large as the memory allows (TP above 1 is not built)"
+    title = "one engine per TP, its cache as large as the memory allows (TP: rollout.tensor_parallel)"
     table = Table("TP", title=title, title_justify="left")
     for name in ("weights, GB per GPU", f"rollouts of {cfg.rollout.max_context} tokens", "sampled tokens/s per GPU"):
         table.add_column(name, justify="right")
@@ -103,7 +100,7 @@ def fit_table(plan: Plan, cfg: TrainConfig) -> Table:
 def speed_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
     """A step by the roofline."""
     speed, (length, sampled) = plan.speed, rollout_tokens(cfg)
-    engines = cfg.rollout.workers * cfg.hardware.tensor_parallel
+    engines = cfg.rollout.workers * cfg.rollout.tensor_parallel
 
     def each(tokens: float) -> str:
         return f" ({tokens:,.0f} per GPU)" if cfg.hardware.gpus else ""

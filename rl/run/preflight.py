@@ -16,6 +16,7 @@ from rl.bounds import check
 from rl.run.errors import explain
 from rl.run.inputs import find_inputs
 from rl.run.paths import output_directory, policy_directory
+from rl.run.taught import check_teachers
 from rl.tracking.rundir import RunDirError
 
 if TYPE_CHECKING:
@@ -235,24 +236,25 @@ def check_judge(judge: JudgeConfig) -> None:
 
 def check_room(cfg: TrainConfig) -> None:
     """Raise ValueError when a Ray of this machine could not place every process: some would wait for ever."""
-    workers = cfg.rollout.workers
-    gpus = workers * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
-    _check_room(cfg.learner, cfg.ray, workers, workers + cfg.judge.is_worker, gpus)
+    workers, split = cfg.rollout.workers, cfg.rollout.tensor_parallel
+    gpus = workers * split * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
+    engines = f"rollout.workers={workers}" + (f" of rollout.tensor_parallel={split}" if split > 1 else "")
+    _check_room(cfg.learner, cfg.ray, engines, workers + cfg.judge.is_worker, gpus)
 
 
 def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
     """The same for a command that only trains."""
     if learner.ranks > 1 or ray.learner_gpus:
-        _check_room(learner, ray, 0, 0, 0.0)
+        _check_room(learner, ray, None, 0, 0.0)
 
 
-def _check_room(learner: MeansConfig, ray: RayConfig, workers: int, others: int, other_gpus: float) -> None:
-    """``others``: processes beside the learner's, ``workers`` of them rollout workers; the GPUs of all of them."""
+def _check_room(learner: MeansConfig, ray: RayConfig, engines: str | None, others: int, other_gpus: float) -> None:
+    """``others``: processes beside the learner's, and the GPUs of all of them; ``engines``: what is said of those."""
     if ray.address is not None:
         return
     ranks, share = learner.ranks, ray.learner_gpus
-    counts = [f"learner.ranks={ranks}"] if ranks > 1 or not workers else []
-    several = " and ".join(counts + ([f"rollout.workers={workers}"] if workers else []))
+    counts = [f"learner.ranks={ranks}"] if ranks > 1 or engines is None else []
+    several = " and ".join(counts + ([] if engines is None else [engines]))
     actors = ranks + others
     if ray.num_cpus is not None and ray.num_cpus < actors:
         raise ValueError(
@@ -280,6 +282,7 @@ def _check_room(learner: MeansConfig, ray: RayConfig, workers: int, others: int,
 def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     """Raise ValueError when `rl-train` could not begin with these settings. ``families``: those of its tasks. Returns
     the renderer; None where the tokenizer is made by the run."""
+    from rl.run.engine_refusals import check_engine
     from rl.run.hub import check_push
     from rl.run.ledger import open_ledger
 
@@ -295,8 +298,15 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
+    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay)
     check_room(cfg)
+    if cfg.pipeline.enabled and cfg.objective.distill.teachers:
+        raise ValueError(
+            "objective.distill.teachers with pipeline.enabled: a specialist has no teacher, and the teachers of "
+            "pipeline.merge=teachers are the specialists; leave objective.distill.teachers out"
+        )
     cfg.objective.check_families(families)
+    check_teachers(cfg.objective, cfg.runs_dir, directory, check_policy)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:
         raise ValueError(

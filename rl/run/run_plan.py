@@ -1,9 +1,8 @@
 """The plan of a run, from its settings and config.json alone: who runs where, what fits, how long a step takes at best.
 
-Planned is what this version runs: ``learner.ranks`` processes of the learner and ``rollout.workers`` engines on one GPU
-each, as Ray places them by ``ray.learner_gpus``, ``ray.worker_gpus`` and ``judge.num_gpus``. What ``hardware`` asks for
-beyond that (experts over several GPUs, engines over several GPUs) is computed too, and stands under ``needs``. Every
-refusal names a field.
+Planned is what this version runs: ``learner.ranks`` processes of the learner on one GPU each and ``rollout.workers``
+engines on ``rollout.tensor_parallel`` GPUs each, as Ray places them by ``ray.learner_gpus``, ``ray.worker_gpus`` and
+``judge.num_gpus``. Every refusal names a field.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Fit:
 class Plan:
     """``memory``: of one process by its role. ``placed``: roles on every GPU, the first GPU first (without GPUs one
     list: the machine). ``host_gb``: of the memory of the first rank's machine, ``passing`` (by occasion) included.
-    ``refusals``: why it cannot run, each with the field to change. ``needs``: what is planned and not built."""
+    ``refusals``: why it cannot run, each with the field to change."""
 
     sizes: ModelSizes
     memory: dict[str, Memory]
@@ -60,13 +59,12 @@ class Plan:
     fits_per_tp: list[Fit]
     speed: Speed
     refusals: list[str]
-    needs: list[str]
     notes: list[str]
 
     @property
     def runs(self) -> bool:
         """Whether this version can run it, as far as memory, settings and deadlines tell."""
-        return not self.refusals and not self.needs
+        return not self.refusals
 
     def on_gpu(self, index: int) -> float:
         """GB on that GPU."""
@@ -128,7 +126,7 @@ def plan_of(
     host = _host(cfg, memory, placed) + max(passed.values())
     speed = step_speed(cfg, sizes, nodes)
     fits = _per_tp(cfg, sizes)
-    plan = Plan(sizes, memory, placed, nodes, host, passed, fits, speed, refusals, _needs(cfg), notes)
+    plan = Plan(sizes, memory, placed, nodes, host, passed, fits, speed, refusals, notes)
     refusals += refusals_of(cfg, sizes, judge or sizes, placed, memory, host, speed)
     notes += _notes(cfg, sizes, plan)
     return plan
@@ -138,15 +136,16 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
     """Roles on every GPU, in the order in which they start (judge, workers, learner), and what does not find a place.
 
     A process with a share below 1 goes to the first GPU with room for it, one with 0 GPUs to the first one: Ray
-    reserves nothing for it and hides nothing from it. Several ranks go to the machine with most room for them, then to
-    the next (Ray's placement group, PACK). Without GPUs all of them are on the machine.
+    reserves nothing for it and hides nothing from it. An engine is on one machine. Several ranks of the learner go to
+    the machine with most room for them, then to the next (Ray's placement group, PACK). Without GPUs all of them are on
+    the machine.
     """
     hardware, workers, ranks = cfg.hardware, cfg.rollout.workers, cfg.learner.ranks
     wanted = [(JUDGE, cfg.judge.num_gpus, 1)] if cfg.judge.is_worker else []
-    wanted += [(ENGINE, cfg.ray.worker_gpus, hardware.tensor_parallel)] * workers
+    wanted += [(ENGINE, cfg.ray.worker_gpus, cfg.rollout.tensor_parallel)] * workers
     wanted += [(LEARNER, cfg.ray.learner_gpus, 1)] * ranks
     if not hardware.gpus:
-        return [[role for role, _, _ in wanted]], None
+        return [[role for role, _, gpus in wanted for _ in range(gpus)]], None
     placed: list[list[str]] = [[] for _ in range(hardware.gpus)]
     free = [1.0] * hardware.gpus
     order = list(range(hardware.gpus))
@@ -158,7 +157,7 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
         if n == len(wanted) - ranks:
             order = _roomiest_first(free, hardware.gpus_per_node)
         count, each = (gpus, 1.0) if gpus > 1 else (max(1, ceil(share)), min(1.0, share))
-        found = [i for i in order if free[i] >= each - 1e-9][:count]
+        found = _with_room(order, free, each, count, hardware.gpus_per_node)
         if len(found) < count:
             left.append(role)
             continue
@@ -177,6 +176,14 @@ def place(cfg: TrainConfig) -> tuple[list[list[str]], str | None]:
     )
 
 
+def _with_room(order: list[int], free: list[float], each: float, count: int, per_machine: int) -> list[int]:
+    """The first ``count`` GPUs with room for ``each``, all in one machine; fewer where there are none."""
+    room = [i for i in order if free[i] >= each - 1e-9]
+    machines = dict.fromkeys(i // per_machine for i in room)
+    together = ([i for i in room if i // per_machine == machine][:count] for machine in machines)
+    return next((gpus for gpus in together if len(gpus) == count), [])
+
+
 def _roomiest_first(free: list[float], per_machine: int) -> list[int]:
     """GPUs in the order of their machines' room, the roomiest first."""
     machines = [range(i, min(i + per_machine, len(free))) for i in range(0, len(free), per_machine)]
@@ -185,7 +192,7 @@ def _roomiest_first(free: list[float], per_machine: int) -> list[int]:
 
 
 def _engine(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
-    return engine_memory(cfg, sizes, cfg.rollout, cfg.hardware.tensor_parallel)
+    return engine_memory(cfg, sizes, cfg.rollout, cfg.rollout.tensor_parallel)
 
 
 def _host(cfg: TrainConfig, memory: dict[str, Memory], placed: list[list[str]]) -> float:
@@ -193,7 +200,7 @@ def _host(cfg: TrainConfig, memory: dict[str, Memory], placed: list[list[str]]) 
     each = cfg.hardware.gpus_per_node if cfg.hardware.gpus else 1
     first = next((i // each for i, roles in enumerate(placed) if LEARNER in roles), 0)
     roles = [role for gpu in placed[first * each : (first + 1) * each] for role in gpu]
-    engines = roles.count(ENGINE) / cfg.hardware.tensor_parallel
+    engines = roles.count(ENGINE) / cfg.rollout.tensor_parallel
     return memory[LEARNER].on_host * roles.count(LEARNER) + memory[ENGINE].on_host * engines
 
 
@@ -211,21 +218,10 @@ def _per_tp(cfg: TrainConfig, sizes: ModelSizes) -> list[Fit]:
     return found
 
 
-def _needs(cfg: TrainConfig) -> list[str]:
-    hardware = cfg.hardware
-    wanted = (
-        (
-            hardware.tensor_parallel > 1,
-            f"hardware.tensor_parallel={hardware.tensor_parallel}: an engine over several GPUs",
-        ),
-    )
-    return [text for holds, text in wanted if holds]
-
-
 def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
     """What is allowed and worth knowing."""
     hardware, store = cfg.hardware, cfg.ray.object_store_mb * 2**20 / GB
-    held = sequences(sizes, cfg.rollout, cfg.rollout.max_context, hardware.tensor_parallel)
+    held = sequences(sizes, cfg.rollout, cfg.rollout.max_context, cfg.rollout.tensor_parallel)
     idle = sum(not roles for roles in plan.placed)
     sent = sync_bytes(cfg, sizes) / GB
     first = {role for role in plan.placed[0] if {ENGINE: cfg.ray.worker_gpus, LEARNER: cfg.ray.learner_gpus,
@@ -233,7 +229,7 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
     said = (
         (idle > 0, f"{idle} of {hardware.gpus} GPUs have nothing to do; raise rollout.workers"),
         (
-            hardware.gpus > 0 and bool(first) and cfg.learner.ranks == hardware.tensor_parallel == 1,
+            hardware.gpus > 0 and bool(first) and cfg.learner.ranks == cfg.rollout.tensor_parallel == 1,
             f"Ray reserves no GPU for {', '.join(sorted(first))}: all of these share the first one (ray.worker_gpus, "
             "ray.learner_gpus)",
         ),
@@ -252,6 +248,11 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
             f"learner.ranks={cfg.learner.ranks}: gathering weights and summing gradients takes "
             f"{plan.speed.traffic_s:,.1f} s of a step, more than computing; with larger micro-batches there is less of "
             "it (learner.max_tokens_per_microbatch)",
+        ),
+        (
+            cfg.pipeline.teaches,
+            "pipeline.merge=teachers: planned is a specialist; the learner of the last stage holds one policy more for "
+            "each family (plan it as a run of its own, with objective.distill.teachers)",
         ),
         (
             plan.nodes > 1 and cfg.ray.address is None,

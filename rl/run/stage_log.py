@@ -148,7 +148,8 @@ class StageLog:
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
         if self._meter is not None:
-            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines)
+            taught = metrics.get("learner/tokens_taught", 0.0)
+            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines, taught)
             self.totals.flops = dict(self._meter.flops)
         for alarm in self._watch.step(StepRecord(step, metrics, groups, self._settings)):
             metrics[f"alarm/{alarm.detector.name}"] = 1.0

@@ -80,6 +80,7 @@ METRICS: dict[str, str] = {
     "loss/total": "The loss that was differentiated.",
     "loss/policy": "Surrogate term.",
     "loss/kl": "KL term against the reference policy, before its coefficient; mean over tokens that have one.",
+    "loss/distill": "Teachers' term, weighted: its share of loss/total (objective.distill).",
     "loss/indexer": "Indexer KL loss L_I of DSA, before its coefficient.",
     "policy/clip_fraction": "Share of sampled tokens where the clip was active.",
     "policy/entropy": "Entropy of the policy at sampled positions, nats per token.",
@@ -98,6 +99,11 @@ METRICS: dict[str, str] = {
     "(off, or a percentile of fewer than 64 sequences).",
     "policy/drift_mean": "Mean over sequences of the sequence's mean log(pi_old / pi_theta), nats.",
     "policy/drift_p95": "The same, 95th percentile: what a threshold delta of that mask is compared with.",
+    "distill/kl/{family}": "Reverse KL(policy || teacher) of one family, nats, mean over its sampled tokens; with "
+    "objective.distill.form=sampled its estimate log pi_theta - log pi_teacher, which may be below 0.",
+    "distill/teacher_entropy/{family}": "Entropy of the family's teacher at the policy's states, nats per token.",
+    "distill/teacher_greedy/{family}": "Share of sampled tokens that are the teacher's likeliest. It rises as the two "
+    "come to think alike.",
     "advantage/mean": "Group advantage, mean over sequences.",
     "advantage/std": "Group advantage, standard deviation.",
     "advantage/min": "Smallest group advantage.",
@@ -130,6 +136,7 @@ METRICS: dict[str, str] = {
     "learner/microbatches": "Packed micro-batches of the step.",
     "learner/tokens": "Trained tokens (all positions) of the step.",
     "learner/tokens_distinct": "Those of them that were computed: what segments begin with alike counts once.",
+    "learner/tokens_taught": "Of the computed ones those that a teacher has computed too.",
     "learner/sharing": "Trained tokens divided by computed ones; 1: nothing was shared.",
     "learner/seconds": "Seconds that the learner worked on the batch, also while others of it were sampled.",
     "learner/tokens_per_s": "Trained tokens (all positions of the packed batch) per second.",

@@ -27,6 +27,7 @@ from rl.tracking.charts import (
     reward_chart,
     specialists_chart,
     speed_chart,
+    teachers_chart,
 )
 from rl.tracking.diagnosis import TextTable, diagnosis_tables, read_diagnoses
 from rl.tracking.evaluation import estimate_table
@@ -203,11 +204,12 @@ def _estimates(summary: Mapping[str, Any]) -> list[TextTable]:
 
 
 def _specialists_data(specialists: Mapping[str, Any]) -> Table:
-    """What became of the rollouts that each specialist made for the distillation."""
+    """What became of the rollouts that each specialist made for the distillation; no rows where they are teachers."""
     kinds = ("sampled", "kept", "not_passed", "failed", "unverified", "duplicate", "over_cap")
     rows = [
         (family, *(f"{one['data'][kind]:,}" for kind in kinds), str(one["steps"]), one["stop_reason"])
         for family, one in sorted(specialists.items())
+        if "data" in one
     ]
     return Table(("family", *(kind.replace("_", " ") for kind in kinds), "GRPO steps", "ended"), rows)
 
@@ -220,7 +222,8 @@ def _specialists_charts(run_dir: RunDir, specialists: Iterable[str]) -> list[str
 def _curves(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     charts = [before_after_chart(summary)]
     if rows:
-        charts += [chart(rows) for chart in (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart)]
+        kinds = (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart, teachers_chart)
+        charts += [chart(rows) for chart in kinds]
     return [chart for chart in charts if chart]
 
 

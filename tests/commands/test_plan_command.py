@@ -52,15 +52,6 @@ def test_one_machine_of_eight_gpus(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_built_ends_with_1(tmp_path: Path) -> None:
-    done = command(
-        "rl-train", *EIGHT, "hardware.tensor_parallel=2", "rollout.workers=3", "learner.lora.rank=16", cwd=tmp_path
-    )
-    assert done.returncode == 1
-    assert "needs what is not built: hardware.tensor_parallel=2: an engine over several GPUs" in done.output
-    assert "the plan fits, and cannot be run yet" in done.output
-
-
 def test_four_ranks_beside_four_engines(tmp_path: Path) -> None:
     done = command("rl-train", *EIGHT, "learner.ranks=4", "rollout.workers=4", cwd=tmp_path)
     assert done.returncode == 0, done.output

@@ -63,7 +63,8 @@ def test_surprise_by_hand() -> None:
     """Terms 1, 1 and -0.5: mean 0.5, sum 1.5 over the root of 2.25."""
     ones, kept = torch.ones(4), torch.ones(1, dtype=torch.bool)
     terms = LossTerms(
-        loss=torch.zeros(()), policy_loss=torch.zeros(()), ratio_N=ones, clipped_N=ones > 2, drift_S=torch.zeros(1),
+        loss=torch.zeros(()), policy_loss=torch.zeros(()), distill_loss=torch.zeros(()), ratio_N=ones,
+        clipped_N=ones > 2, drift_S=torch.zeros(1),
         kept_S=kept, delta=None, kl_K=None, correction_N=None, cut_N=None,
     )  # fmt: skip
     found = Diagnostics()

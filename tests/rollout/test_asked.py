@@ -12,7 +12,7 @@ import pytest
 from rollout_doubles import AddTaskset
 
 from rl.rollout.config import RolloutConfig
-from rl.rollout.engine import GenerateRequest, Generation
+from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.worker import Asked, GroupSpec, RolloutWorker
 
 

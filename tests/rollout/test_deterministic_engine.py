@@ -11,7 +11,8 @@ import torch
 
 from rl.policy.presets import tiny_dsa
 from rl.rollout.config import EngineConfig
-from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.rollout.engine import Engine
+from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.engine_check import check_invariance
 
 pytestmark = pytest.mark.engine

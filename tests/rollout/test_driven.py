@@ -21,7 +21,7 @@ from envs.driving import DrivingEnvironment, Endpoint
 from envs.environment import Environment
 from envs.types import Episode, InfrastructureError, Message, StopReason, Task
 from rl.chat.context_manager import ContextConfig
-from rl.rollout.engine import Generation
+from rl.rollout.engine_api import Generation
 from rl.rollout.gateway import Gateway
 from rl.types import Trajectory
 

@@ -1,7 +1,11 @@
-"""The real vLLM engine against the learner's model: log-probs, experts, supports, versions, updates."""
+"""The real vLLM engine, stepped and served, against the learner's model: log-probs, experts, supports, versions,
+updates.
+
+Served at two ranks: test_served_engine.py."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +14,14 @@ import pytest
 import torch
 
 from rl.policy.attention_context import PackedContext
+from rl.policy.loading import load_policy
 from rl.policy.model import DSAForCausalLM
 from rl.policy.presets import tiny_dsa
 from rl.policy.replay import Replay
-from rl.rollout.config import EngineConfig
-from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.rollout.config import EngineConfig, RolloutConfig
+from rl.rollout.engine import Engine
+from rl.rollout.engine_api import GenerateRequest, Generation, RolloutEngine
+from rl.rollout.served_engine import ServedEngine
 from rl.types import ReplayRecord
 
 pytestmark = pytest.mark.engine
@@ -32,33 +39,46 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="module")
-def engine(model_dir: Path) -> Iterator[Engine]:
-    engine = Engine(
-        model_dir,
-        EngineConfig(max_context=320, max_concurrency=16, max_num_batched_tokens=128, kv_cache_gib=0.05),
-        block_size=16,
-        record_indexer=True,
+@pytest.fixture(scope="module", params=["stepped", "served"])
+def engine(request: pytest.FixtureRequest, model_dir: Path) -> Iterator[RolloutEngine]:
+    config = RolloutConfig(
+        max_context=320, max_concurrency=16, max_num_batched_tokens=128, kv_cache_gib=0.05, engine=request.param
     )
+    kind = Engine if request.param == "stepped" else ServedEngine
+    engine = kind(model_dir, config, block_size=16, record_indexer=True)
     yield engine
     engine.close()
 
 
-@pytest.fixture
-def learner(engine: Engine) -> DSAForCausalLM:
-    """The learner's own copy of what the engine serves."""
-    model = DSAForCausalLM(engine._model.config)
-    model.load_state_dict(engine._model.dsa.state_dict())
+@pytest.fixture(scope="module")
+def serves(engine: RolloutEngine, model_dir: Path) -> DSAForCausalLM:
+    """A model with the weights that the engine has now; a test that updates the engine updates it too."""
+    model = load_policy(model_dir).module
+    assert isinstance(model, DSAForCausalLM)
     return model.requires_grad_(False)
+
+
+@pytest.fixture
+def learner(serves: DSAForCausalLM) -> DSAForCausalLM:
+    """The learner's own copy of what the engine serves."""
+    return copy.deepcopy(serves)
 
 
 def tokens(n: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(8, VOCAB, n).tolist()
 
 
-def run(engine: Engine) -> dict[str, Generation]:
+def run(engine: RolloutEngine) -> dict[str, Generation]:
     done: dict[str, Generation] = {}
     while engine.has_unfinished():
+        done.update(engine.step())
+    return done
+
+
+def run_until(engine: RolloutEngine, name: str) -> dict[str, Generation]:
+    """What has finished when ``name`` has."""
+    done: dict[str, Generation] = {}
+    while name not in done:
         done.update(engine.step())
     return done
 
@@ -76,7 +96,7 @@ def chosen(logprobs: torch.Tensor, ids: list[int]) -> np.ndarray:
     return logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
 
 
-def test_score_equals_learner_over_chunked_prefill(engine: Engine, learner: DSAForCausalLM) -> None:
+def test_score_equals_learner_over_chunked_prefill(engine: RolloutEngine, learner: DSAForCausalLM) -> None:
     ids = tokens(300, 1)  # 300 tokens in steps of at most 128, index_topk 48
     logprobs, replay = engine.score(ids)
     assert replay is not None
@@ -89,7 +109,7 @@ def test_score_equals_learner_over_chunked_prefill(engine: Engine, learner: DSAF
     assert all((row[row >= 0] <= t).all() for t, row in enumerate(replay.indexer[:, 1]))
 
 
-def test_sampled_logprobs_experts_and_prefix_hits(engine: Engine, learner: DSAForCausalLM) -> None:
+def test_sampled_logprobs_experts_and_prefix_hits(engine: RolloutEngine, learner: DSAForCausalLM) -> None:
     before = engine.stats()
     prompts = {f"p{i}": tokens(100, 20 + i % 2) for i in range(8)}  # two prompts, four samples of each
     for name, prompt in prompts.items():
@@ -126,7 +146,7 @@ def test_sampled_logprobs_experts_and_prefix_hits(engine: Engine, learner: DSAFo
         assert np.abs(expected - g.logprobs).max() < 1e-4
 
 
-def test_truncated_support_renormalises(engine: Engine, learner: DSAForCausalLM) -> None:
+def test_truncated_support_renormalises(engine: RolloutEngine, learner: DSAForCausalLM) -> None:
     prompt = tokens(60, 3)
     knobs = {
         "k": {"top_k": 5},
@@ -159,7 +179,7 @@ def test_truncated_support_renormalises(engine: Engine, learner: DSAForCausalLM)
                 assert torch.equal((row.exp() >= 0.2 * row.exp().max()).nonzero()[:, 0], torch.from_numpy(kept).long())
 
 
-def test_greedy_is_argmax(engine: Engine, learner: DSAForCausalLM) -> None:
+def test_greedy_is_argmax(engine: RolloutEngine, learner: DSAForCausalLM) -> None:
     prompt = tokens(40, 4)
     engine.add(GenerateRequest("g", prompt, max_tokens=6, temperature=0.0))
     g = run(engine)["g"]
@@ -167,18 +187,18 @@ def test_greedy_is_argmax(engine: Engine, learner: DSAForCausalLM) -> None:
     assert best.tolist() == g.tokens
 
 
-def test_weight_update_in_flight(engine: Engine, learner: DSAForCausalLM) -> None:
+def test_weight_update_in_flight(engine: RolloutEngine, serves: DSAForCausalLM, learner: DSAForCausalLM) -> None:
     ids, old_version = tokens(120, 5), engine.version
     old, _ = engine.score(ids)
-    engine.add(GenerateRequest("flight", ids, max_tokens=20))
-    for _ in range(8):
-        assert engine.step() == []
+    seen = tokens(100, 25)
+    engine.add(GenerateRequest("flight", ids, max_tokens=190))
+    engine.add(GenerateRequest("first", seen, max_tokens=8))
+    assert list(run_until(engine, "first")) == ["first"]
     generator = torch.Generator().manual_seed(1)
     for parameter in learner.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
     learner.moe_layers[0].gate.e_score_correction_bias.fill_(0.5)
-    seconds = engine.update_weights(learner.state_dict(), old_version + 1)
-    assert seconds < 1.0
+    assert engine.update_weights(learner.state_dict(), old_version + 1) > 0
     new, replay = engine.score(ids)  # nothing of the old weights' cache may be met here
     assert np.abs(new - old).max() > 1e-2
     assert np.abs(chosen(all_logprobs(learner, ids, replay), ids) - new).max() < 1e-4
@@ -186,10 +206,23 @@ def test_weight_update_in_flight(engine: Engine, learner: DSAForCausalLM) -> Non
     assert sorted(set(g.version_per_token)) == [old_version, old_version + 1]
     assert g.version_per_token == sorted(g.version_per_token)
     assert g.version == old_version + 1
-    assert len(g.version_per_token) == len(g.tokens) == len(g.logprobs) == 20
+    assert len(g.version_per_token) == len(g.tokens) == len(g.logprobs) == 190
+    # the last token of the old version is the old weights', the next one is not
+    before, out = g.version_per_token.count(old_version), ids + g.tokens
+    expected = chosen(all_logprobs(serves, out, g.replay), out)[len(ids) - 1 :]
+    difference = np.abs(expected - g.logprobs)
+    assert difference[:before].max() < 1e-4
+    assert difference[before:].max() > 1e-2
+    serves.load_state_dict(learner.state_dict())
+    # a new request meets no row of the older weights, which are still in the cache
+    engine.add(GenerateRequest("new", seen, max_tokens=8))
+    g = run(engine)["new"]
+    assert g.cached_tokens == 0
+    expected = chosen(all_logprobs(learner, seen + g.tokens, g.replay), seen + g.tokens)[len(seen) - 1 :]
+    assert np.abs(expected - g.logprobs).max() < 1e-4
 
 
-def test_update_errors_change_nothing(engine: Engine, learner: DSAForCausalLM) -> None:
+def test_update_errors_change_nothing(engine: RolloutEngine, learner: DSAForCausalLM) -> None:
     ids = tokens(30, 6)
     before, _ = engine.score(ids)
     state = {k: v * 2 for k, v in learner.state_dict().items()}
@@ -204,23 +237,22 @@ def test_update_errors_change_nothing(engine: Engine, learner: DSAForCausalLM) -
     assert np.array_equal(engine.score(ids)[0], before)
 
 
-def test_abort_returns_what_there_is(engine: Engine) -> None:
-    engine.add(GenerateRequest("a", tokens(50, 8), max_tokens=100))
+def test_abort_returns_what_there_is(engine: RolloutEngine) -> None:
+    engine.add(GenerateRequest("a", tokens(50, 8), max_tokens=250))
     engine.add(GenerateRequest("b", tokens(50, 9), max_tokens=3))
-    for _ in range(2):
-        engine.step()
-    assert engine.has_unfinished()
+    engine.add(GenerateRequest("c", tokens(50, 9), max_tokens=200))
+    assert list(run_until(engine, "b")) == ["b"]
     g = engine.abort("a")
     assert g.finish_reason == "abort"
-    assert len(g.tokens) == 2
+    assert 1 <= len(g.tokens) == len(g.logprobs) == len(g.version_per_token) < 250
     assert g.replay is not None
-    assert g.replay.valid.tolist() == [True] * 51 + [False]
-    assert list(run(engine)) == ["b"]
+    assert g.replay.valid.tolist() == [True] * (49 + len(g.tokens)) + [False]
+    assert list(run(engine)) == ["c"]
     with pytest.raises(KeyError):
         engine.abort("a")
 
 
-def test_other_configurations_keep_their_names(engine: Engine) -> None:
+def test_other_configurations_keep_their_names(engine: RolloutEngine) -> None:
     """vLLM reads deepseek_v32 with DeepSeek-V3's class and renames it; a V3 then saved would be a V3.2."""
     from transformers import DeepseekV3Config
 
@@ -229,14 +261,14 @@ def test_other_configurations_keep_their_names(engine: Engine) -> None:
     assert DeepseekV3Config().to_dict()["model_type"] == "deepseek_v3"
 
 
-def test_context_end_is_length(engine: Engine) -> None:
+def test_context_end_is_length(engine: RolloutEngine) -> None:
     engine.add(GenerateRequest("edge", tokens(310, 10), max_tokens=50))
     g = run(engine)["edge"]
     assert g.finish_reason == "length"
     assert len(g.tokens) == 10
 
 
-def test_bad_requests_say_what_is_wrong(engine: Engine) -> None:
+def test_bad_requests_say_what_is_wrong(engine: RolloutEngine) -> None:
     for prompt, message in (
         ([], "0 tokens"),
         (tokens(320, 0), "320 tokens"),
@@ -251,7 +283,7 @@ def test_bad_requests_say_what_is_wrong(engine: Engine) -> None:
         engine.add(GenerateRequest("x", [1, 2], max_tokens=2))
     run(engine)
     with pytest.raises(ValueError, match=r"no config\.json"):
-        Engine("/nonexistent", EngineConfig())
+        type(engine)("/nonexistent", RolloutConfig())  # type: ignore[call-arg]
 
 
 def test_dense_model_update_by_logprobs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rl.rollout.engine import GenerateRequest, Generation
+from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.engine_thread import EngineDied, EngineThread
 
 
@@ -112,6 +112,22 @@ def test_a_failing_step_reaches_everybody_now_and_later():
                 await task
         with pytest.raises(EngineDied):
             await thread.call(lambda engine: None)
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_says_so_is_dead_for_everybody():
+    def lose(engine):
+        raise EngineDied("its processes have ended")
+
+    async def run():
+        thread = EngineThread(CountingEngine)  # type: ignore[arg-type]
+        waiting = asyncio.create_task(thread.generate(request("a", 100_000)))
+        for _ in range(2):
+            with pytest.raises(EngineDied, match=r"^its processes have ended$"):
+                await thread.call(lose)
+        with pytest.raises(EngineDied, match=r"^its processes have ended$"):
+            await waiting
 
     asyncio.run(run())
 

@@ -14,7 +14,7 @@ from envs.types import Message, StopReason
 from rl.chat import dsml
 from rl.chat.session import Session, SessionError
 from rl.rollout.config import RolloutConfig
-from rl.rollout.engine import Generation
+from rl.rollout.engine_api import Generation
 from rl.rollout.message import Said, sample_message
 
 PROMPT = (Message("system", "Use the tools."), Message("user", "What is 2 plus 3?"))

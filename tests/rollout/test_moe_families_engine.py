@@ -18,7 +18,8 @@ from rl.objective.config import ObjectiveConfig
 from rl.policy.loading import load_policy
 from rl.policy.packed_weights import pack, unpack
 from rl.rollout.config import EngineConfig
-from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.rollout.engine import Engine
+from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.weights import probe_mismatch
 from rl.types import Group, Segment, Trajectory
 

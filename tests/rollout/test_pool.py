@@ -1,4 +1,5 @@
-"""Real Ray, real vLLM, a tiny random policy: groups, weight sync and probe, a killed worker, deadlines."""
+"""Real Ray, real vLLM, a tiny random policy: groups, weight sync and probe, a killed worker, deadlines. With served
+engines: -m slow."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rollout_doubles
 import torch
@@ -68,10 +70,11 @@ def model_dir(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def pool(model_dir: Path, local_ray: None) -> Iterator[RolloutPool]:
+@pytest.fixture(scope="module", params=["stepped", pytest.param("served", marks=pytest.mark.slow)])
+def pool(request: pytest.FixtureRequest, model_dir: Path, local_ray: None) -> Iterator[RolloutPool]:
+    config = replace(CONFIG, engine=request.param)
     pool = RolloutPool(
-        CONFIG, model_dir, partial(open_renderer, model_dir), {"train": AddTaskset()}, default_composer()
+        config, model_dir, partial(open_renderer, model_dir), {"train": AddTaskset()}, default_composer()
     )
     yield pool
     pool.close()
@@ -166,6 +169,8 @@ def test_a_stall_names_what_is_pending_and_loses_nothing(pool: RolloutPool) -> N
 
 def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy: Policy) -> None:
     (pid,) = pool.pids()
+    below = psutil.Process(pid).children(recursive=True)  # vLLM's own, of a served engine
+    assert bool(below) == (pool.config.engine == "served")
     for number in range(40, 43):
         pool.submit(spec(number, size=4, version=3))
     time.sleep(0.1)
@@ -179,10 +184,27 @@ def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy:
     assert pool.counts["workers_restarted"] == 1
     assert pool.counts["groups_resubmitted"] >= 1
     assert pool.pids() != [pid]
+    assert psutil.wait_procs(below, timeout=30)[1] == []  # nobody has told them
     after = groups[-1].trajectories[0].segments[0]
     assert set(after.versions[after.loss_mask]) == {3}
     expected = learner_logprobs(policy, after.tokens.tolist(), after.replay)
     assert np.abs(expected - after.logprobs[1:])[after.loss_mask[1:]].max() < 1e-4
+
+
+def test_a_served_engine_that_dies_is_replaced(pool: RolloutPool, policy: Policy) -> None:
+    if pool.config.engine != "served":
+        pytest.skip("a stepped engine has no process of its own")
+    (pid,) = pool.pids()
+    restarted = pool.counts["workers_restarted"]
+    for number in range(50, 53):
+        pool.submit(spec(number, size=4, version=3))
+    (engine,) = [p for p in psutil.Process(pid).children() if "EngineCor" in p.name()]
+    engine.kill()
+    assert sorted(g.id for g in pool.collect(3, 200)) == [50, 51, 52]
+    assert pool.counts["workers_restarted"] == restarted + 1
+    assert pool.pids() != [pid]
+    report = pool.sync(policy.weights(), 4, probe_tokens(), partial(learner_scores, policy))
+    assert report.mismatch is not None
 
 
 def test_an_adapter_is_added_to_its_base_by_a_new_worker_too(pool: RolloutPool, policy: Policy) -> None:

@@ -22,7 +22,8 @@ from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
 from rl.policy.loading import build_policy, load_policy
 from rl.rollout.config import EngineConfig
-from rl.rollout.engine import Engine, GenerateRequest, Generation
+from rl.rollout.engine import Engine
+from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.message import sample_message
 from rl.types import Group, Trajectory
 

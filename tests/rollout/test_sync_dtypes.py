@@ -82,7 +82,7 @@ def test_engine_keeps_float32_what_the_learner_keeps(pair: tuple[Learner, Engine
 
 def test_log_probs_of_sampling_are_the_learner_s(pair: tuple[Learner, Engine]) -> None:
     """What GRPO's ratios are made of: sampled in the engine's dtype, scored in the learner's."""
-    from rl.rollout.engine import GenerateRequest
+    from rl.rollout.engine_api import GenerateRequest
 
     learner, engine = pair
     engine.update_weights(unpack(pack(learner.weights())), 3)

@@ -69,6 +69,19 @@ def test_an_adapter_on_qwen3_8b() -> None:
     assert sync_bytes(cfg, model) == 4 * adapter
 
 
+def test_teachers_are_policies_more() -> None:
+    """Families that share one count once; their KL over the vocabulary takes more of the head."""
+    model = sizes("qwen3_8b")
+    teachers = "objective.distill.teachers={search: a, code: b, agent: b}"
+    parts = learner_memory(planned(*LARGE, "objective.kl_coef=0", teachers), model).device
+    assert parts["teachers"] == pytest.approx(2 * 2 * 8.190735360)
+    assert parts["logits"] == pytest.approx(1024 * 151_936 * 38 / GB)
+    sampled = planned(*LARGE, "objective.kl_coef=0", teachers, "objective.distill.form=sampled")
+    assert learner_memory(sampled, model).device["logits"] == pytest.approx(1024 * 151_936 * 18 / GB)
+    split = learner_memory(learner(sampled, ranks=4), model).device
+    assert split["teachers"] == pytest.approx(2 * 8.190735360)  # float32, a quarter of each
+
+
 def test_the_reference_of_a_kl_term_is_one_more_copy() -> None:
     model = sizes("qwen3_8b")
     with_kl, without = (learner_memory(planned(*LARGE, f"objective.kl_coef={c}"), model).device for c in (0.01, 0))

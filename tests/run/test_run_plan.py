@@ -17,7 +17,7 @@ from train_runs import train_config
 
 from rl.policy.presets import tiny_dsa
 from rl.run.model_sizes import ModelSizes
-from rl.run.plan_memory import ENGINE, JUDGE, LEARNER
+from rl.run.plan_memory import ENGINE, JUDGE, LEARNER, SYNC
 from rl.run.run_plan import judge_sizes, place, plan_of, sizes_of
 
 TINY = ModelSizes.of(tiny_dsa(1024))
@@ -61,8 +61,11 @@ def test_shares_zeros_and_whole_gpus() -> None:
     # 0 GPUs: Ray reserves none and hides none, so all of them use the first
     assert place(on_ray(cfg, 0.0, 0.0, workers=2))[0][:2] == [[ENGINE, ENGINE, LEARNER], []]
     assert place(on_ray(cfg, 2.0, 1.0, workers=2))[0][:5] == [[ENGINE], [], [ENGINE], [], [LEARNER]]
-    sharded = ranks(on_hardware(on_ray(cfg, 1.0, 1.0, workers=2), tensor_parallel=2), 4)
+    sharded = ranks(on_ray(cfg, 1.0, 1.0, workers=2, engine="served", tensor_parallel=2), 4)
     assert place(sharded)[0] == [[ENGINE]] * 4 + [[LEARNER]] * 4
+    # 4 GPUs a machine: an engine of 3 leaves one behind, as Ray does, which keeps an actor's GPUs on one machine
+    four = on_hardware(on_ray(cfg, 1.0, 1.0, workers=2, engine="served", tensor_parallel=3), gpus_per_node=4)
+    assert place(four)[0] == [[ENGINE]] * 3 + [[LEARNER]] + [[ENGINE]] * 3 + [[]]
     # 5 engines leave 3 GPUs of the first machine: four ranks stay together on the second
     apart = on_hardware(ranks(on_ray(cfg, 1.0, 1.0, workers=5), 4), gpus=16)
     assert place(apart)[0] == [[ENGINE]] * 5 + [[]] * 3 + [[LEARNER]] * 4 + [[]] * 4
@@ -143,7 +146,35 @@ def test_an_engine_that_does_not_fit() -> None:
     large = plan_of(planned(*SEVEN), sizes("glm_4_5_air")).refusals
     (refusal,) = [r for r in large if "rollout worker on each" in r]
     assert refusal.startswith("policy.path: ")  # 214 GB of weights
-    assert refusal.endswith("take a smaller policy.path; hardware.tensor_parallel=4 would fit, which is not built")
+    assert refusal.endswith(
+        "fits with rollout.engine=served rollout.tensor_parallel=4 rollout.workers=1 rollout.kv_cache_gib=22.5"
+    )
+    offered = on_ray(planned(*SEVEN), 1.0, 1.0, engine="served", tensor_parallel=4, workers=1, kv_cache_gib=22.5)
+    assert not [r for r in plan_of(offered, sizes("glm_4_5_air")).refusals if "rollout worker" in r]
+
+
+def test_an_engine_of_several_ranks() -> None:
+    cfg = on_ray(planned(*SEVEN, "learner.lora.rank=16"), 1.0, 1.0, workers=3, engine="served", tensor_parallel=2)
+    plan = plan_of(cfg, sizes("qwen3_8b"))
+    assert plan.placed == [[ENGINE]] * 6 + [[LEARNER], []]
+    assert plan.runs, plan.refusals
+    one = plan_of(on_ray(cfg, 1.0, 1.0, engine="stepped", tensor_parallel=1), sizes("qwen3_8b"))
+    assert plan.memory[ENGINE].device["weights"] == one.memory[ENGINE].device["weights"] / 2
+    # its three engines map 16.4 GB each while they take the weights
+    assert plan.passing[SYNC] == pytest.approx(4 * 2 * 8.19, rel=1e-3)
+    assert one.passing[SYNC] == pytest.approx(2 * 2 * 8.19, rel=1e-3)
+    for changed, field in (
+        (on_ray(cfg, 0.5, 1.0), "ray.worker_gpus=0.5: each of rollout.tensor_parallel=2 ranks needs a GPU of its own"),
+        (
+            on_ray(cfg, 1.0, 1.0, tensor_parallel=3, workers=1),
+            "rollout.tensor_parallel=3: it must divide num_attention_",
+        ),
+        (
+            on_ray(cfg, 1.0, 1.0, tensor_parallel=16, workers=1),
+            "rollout.tensor_parallel=16: the ranks of an engine are",
+        ),
+    ):
+        assert [r for r in plan_of(changed, sizes("qwen3_8b")).refusals if r.startswith(field)]
 
 
 @pytest.mark.parametrize(
@@ -216,13 +247,12 @@ def test_ranks_need_gpus_of_their_own() -> None:
     assert on_cpus.placed[0].count(LEARNER) == 2
 
 
-def test_what_is_not_built_is_planned_and_said() -> None:
+def test_engines_and_experts_over_several_ranks() -> None:
     cfg = ranks(planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0", "rollout.sync_s=600"), 16)
-    cfg = on_hardware(cfg, gpus=40, tensor_parallel=2)
+    cfg = on_hardware(on_ray(cfg, 1.0, 1.0, engine="served", tensor_parallel=2), gpus=40)
+    cfg = replace(cfg, learner=replace(cfg.learner, expert_parallel=8))
     plan = plan_of(cfg, sizes("qwen3_30b_a3b"))
-    assert plan.refusals == []
-    assert plan.needs == ["hardware.tensor_parallel=2: an engine over several GPUs"]
-    assert not plan.runs
+    assert plan.runs, plan.refusals
     assert plan.placed == [[ENGINE]] * 16 + [[LEARNER]] * 16 + [[]] * 8
     assert plan.nodes == 4
     assert "8 of 40 GPUs have nothing to do; raise rollout.workers" in plan.notes

@@ -47,6 +47,8 @@ RULES = (
     Rule(r"McpTaskset", END, "tests/envs/test_bridges_mcp.py"),
     Rule(r"^envs-build (family=(search|agent|interpreter|code) n|mix=v32 .*share=0\.01)", OUT,
          "minutes to hours of the hard tiers; tests/envs/test_build.py builds small sets"),
+    Rule(r"^envs-build family=releases", OUT,
+         "fetches packages; tests/envs/test_code_releases.py makes tasks of packages made on the spot"),
     Rule(r"…|run=ties|runs/speciale", OUT, "a run of minutes that a command above it makes"),
     Rule(r"^python -m envs\.sandbox", END, "tests/sandbox/test_sandbox_selfcheck.py"),
     Rule(r"^rl-compare 'sources=\[docs|^rl-doctor rollouts=", END, HERE),

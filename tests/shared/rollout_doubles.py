@@ -18,7 +18,7 @@ from rl.chat.session import Session
 from rl.chat.tokenizer import ChatTokenizer, train_tokenizer
 from rl.chat.v32 import V32Renderer, render_text
 from rl.rollout.config import RolloutConfig
-from rl.rollout.engine import Generation
+from rl.rollout.engine_api import Generation
 from rl.rollout.gateway import Gateway
 from rl.rollout.rollout import rollout
 from rl.types import Trajectory
