@@ -35,7 +35,7 @@ from envs.scripted import give_up, random_calls
 from envs.taskset import MAX_ORACLE_TURNS, Taskset
 from envs.types import Task
 
-NOT_PLAYED = ("mix", "built", "curriculum", "dataset", "humaneval")  # no families of their own
+NOT_PLAYED = ("mix", "built", "curriculum", "dataset", "humaneval", "releases")  # none of their own, or built first
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +18,11 @@ def finished(path: Path) -> bool:
     return path.is_dir() and "eval_after" in RunDir(path).read_summary()
 
 
-def train(name: str, overrides: Sequence[str], out: Path) -> str:
-    """Run `rl-train` with ``overrides`` into ``out/<name>`` unless it is finished there; returns what to print."""
+def train(name: str, overrides: Sequence[str], out: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run `rl-train` with ``overrides`` into ``out/<name>`` unless it is finished there; returns what to print.
+
+    ``environment``: its variables, None: those of this process.
+    """
     path = out / name
     if finished(path):
         return "was there already"
@@ -27,7 +30,10 @@ def train(name: str, overrides: Sequence[str], out: Path) -> str:
     log_path = out / f"{name}.log"
     command = [sys.executable, "-m", "rl.commands.train", f"runs_dir={out}", *arguments]
     with log_path.open("ab") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=RUN_DEADLINE_S)
+        done = subprocess.run(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=RUN_DEADLINE_S,
+            env=environment,
+        )  # fmt: skip
     return "done" if done.returncode == 0 else f"FAILED (exit {done.returncode}); see {log_path}"
 
 

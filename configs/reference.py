@@ -36,8 +36,8 @@ from configs.schema import (
     CompareConfig,
     CorpusConfig,
     DenseStageConfig,
-    DiagnoseConfig,
     DistillConfig,
+    DoctorConfig,
     EvalConfig,
     EvaluateConfig,
     ExportConfig,
@@ -64,7 +64,7 @@ from rl.bounds import OneOf, field_types, marks, wanted
 from rl.chat.context_manager import ContextConfig
 from rl.data.needles import NeedleTask
 from rl.learner.config import LearnerConfig, LoraConfig, ReplayConfig
-from rl.objective.config import ObjectiveConfig
+from rl.objective.config import ObjectiveConfig, TeachingConfig
 from rl.proof.config import LabelConfig
 from rl.rollout.config import JudgeConfig, RolloutConfig
 from rl.rollout.judge_actor import WorkerJudge
@@ -82,7 +82,7 @@ COMMANDS: tuple[tuple[str, type], ...] = (
     ("`rl-chat`", ChatConfig),
     ("`rl-compare`", CompareConfig),
     ("`rl-judge`", AgreementConfig),
-    ("`rl-diagnose`", DiagnoseConfig),
+    ("`rl-doctor`", DoctorConfig),
     ("`rl-view`", ViewConfig),
     ("`rl-coldstart`", ColdStartRunConfig),
     ("`rl-pretrain`", PretrainConfig),
@@ -102,6 +102,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("rollout", RolloutConfig),
     ("rollout.context", ContextConfig),
     ("objective", ObjectiveConfig),
+    ("objective.distill", TeachingConfig),
     ("learner", LearnerConfig),
     ("learner.lora", LoraConfig),
     ("replay", ReplayConfig),

@@ -133,15 +133,19 @@ class DistillConfig(SupervisedConfig):
 
 @dataclass
 class PipelineConfig(Bounded):
-    """Specialists → verified data → distillation → mixed GRPO (V3.2 report, 3); `experiment=v32_pipeline` turns it on.
+    """Specialists, and one policy made of them: by their verified data, a distillation and mixed GRPO (V3.2 report, 3;
+    `experiment=v32_pipeline`), or as its teachers on its own rollouts (DeepSeek-V4; `experiment=v4_pipeline`).
 
     A specialist is one GRPO run on one family of `env`, all of them from the same cold start. `steps` and
-    `prompts_per_step` of the run itself are those of the mixed stage.
+    `prompts_per_step` of the run itself are those of the last stage, mixed GRPO or on-policy distillation.
     """
 
     section: ClassVar[str] = "pipeline"
 
     enabled: bool = False  # false: cold start → GRPO, as rl-train does it
+    # data: verified rollouts → distillation → mixed GRPO | teachers: on-policy distillation, as objective.distill says
+    # (form, weight, reward_weight), with every specialist as its family's teacher. Then there is no data stage
+    merge: Annotated[str, OneOf(("data", "teachers"))] = "data"
     specialist_steps: PositiveInt = 20  # GRPO steps of each specialist
     specialist_prompts: PositiveInt = 8  # groups (tasks) per step of a specialist
     data_tasks: PositiveInt = (
@@ -150,6 +154,11 @@ class PipelineConfig(Bounded):
     data_samples: PositiveInt = 2  # rollouts per such task
     keep_per_task: PositiveInt = 1  # different verified rollouts of one task that are kept at most
     distill: DistillConfig = field(default_factory=DistillConfig)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the specialists become teachers."""
+        return self.enabled and self.merge == "teachers"
 
 
 @dataclass
@@ -373,6 +382,12 @@ class TrainConfig(Bounded):
                 "learner.ops=triton with ray.learner_gpus=0: its kernels run on a CUDA device; give the learner one "
                 "(ray.learner_gpus=1) or use learner.ops=torch"
             )
+        distill = self.objective.distill
+        if self.learner.ops == "triton" and distill.form != "sampled" and (distill.teachers or self.pipeline.teaches):
+            raise ValueError(
+                f"learner.ops=triton with objective.distill.form={distill.form}: its head makes no logits; use "
+                "learner.ops=torch, or form=sampled"
+            )
 
     def _check_deterministic(self) -> None:
         if self.rollout.deterministic != self.deterministic:
@@ -528,11 +543,15 @@ class AgreementConfig(Bounded):
 
 
 @dataclass
-class DiagnoseConfig(Bounded):
-    """`rl-diagnose`: which part makes learner and sampler disagree, on a batch that a run has stored."""
+class DoctorConfig(Bounded):
+    """`rl-doctor`: silent faults of a run, or in rollouts of another toolkit; and which part makes learner and sampler
+    disagree, on a batch that the run has stored."""
 
-    run: str | None = None  # the run whose batch is taken; required
-    step: PositiveInt | None = None  # the step of the batch (tracking.save_batch_every); null: the newest stored one
+    run: str | None = None  # the run, finished or going on; it or `rollouts` is required
+    rollouts: str | None = None  # a .jsonl file of rollouts instead, of any toolkit (docs/doctor.md has the form)
+    out: str = "doctor.html"  # the page on `rollouts`; that on a run is runs/<name>/doctor.html
+    attribute: bool = False  # also run a stored batch again, with each part of learner and sampler switched off in turn
+    step: PositiveInt | None = None  # of that batch (tracking.save_batch_every); null: the newest stored one
     device: Annotated[str, Matches(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<number>")] = (
         "auto"  # auto (CUDA if there is one) | cpu | cuda
     )
@@ -678,7 +697,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "adapt": AdaptConfig,
     "compare": CompareConfig,
     "agreement": AgreementConfig,
-    "diagnose": DiagnoseConfig,
+    "doctor": DoctorConfig,
     "export": ExportConfig,
 }
 
@@ -694,7 +713,8 @@ def register() -> None:
 def _open(schema: type) -> DictConfig:
     """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
     config: DictConfig = OmegaConf.structured(schema)
-    paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "cost.prices", "price_as")
+    paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "objective.distill.teachers",
+             "objective.distill.weight", "cost.prices", "price_as")  # fmt: skip
     for path in paths:
         if (mapping := OmegaConf.select(config, path)) is not None:
             OmegaConf.set_struct(mapping, False)

@@ -38,6 +38,7 @@ FAMILIES: dict[str, str] = {
     # hard tiers: from real material, for real models
     "wiki": "envs.search.wiki.WikiTaskset",
     "repo": "envs.code.repo.RepoTaskset",
+    "releases": "envs.code.releases.ReleasesTaskset",
     "notebook": "envs.interpreter.notebook.NotebookTaskset",
     "general": "envs.agent.general.taskset.GeneralTaskset",
     "reasoning": "envs.reasoning.taskset.ReasoningTaskset",

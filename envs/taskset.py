@@ -53,6 +53,15 @@ def file_input(path: str | Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+class RejectedError(Exception):
+    """Raised by ``task`` of a taskset that is made for ``envs-build``: this candidate makes no task. ``reason`` is one
+    word, counted on the card."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: this candidate makes no task; train on what envs-build makes of the family")
+        self.reason = reason
+
+
 class Taskset(ABC):
     """A deterministic, indexable, resumable source of tasks.
 

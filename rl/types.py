@@ -56,10 +56,18 @@ class ReplayRecord:
 @dataclass(frozen=True)
 class ProbeScores:
     """What the learner computes on the probe: log-probs of tokens[1:], float32 [T-1], and how far an engine that holds
-    the same weights may be from them (``tolerance``, nats)."""
+    the same weights may be from them (``tolerance``, nats).
+
+    ``logprobs`` repeat the engine's choices. ``live``, float32 [T-1]: the same with the learner's own choices; None
+    where none were recorded. ``routing_overlap``, ``indexer_overlap``: share of the engine's choices that are the
+    learner's own too.
+    """
 
     logprobs: np.ndarray
     tolerance: float
+    live: np.ndarray | None = None
+    routing_overlap: float | None = None
+    indexer_overlap: float | None = None
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The hard tier of the code family: repair a defect in the sources of a real package.
 
-    user       toolz.itertoolz: take() misbehaves. To reproduce: >>> list(take(2, [10, 20, 30])) …
+    user       toolz.itertoolz: take() misbehaves. Calling `take` as the documentation does gives [10] and should …
     assistant  search(pattern="def take(")
     tool       toolz/itertoolz.py:321: def take(n, seq):
     assistant  read_file(path="toolz/itertoolz.py", start=321, end=340)
@@ -39,9 +39,10 @@ from envs.code.repo_defects import Defect, Examined, apply, draw_defect, examine
 from envs.code.repo_files import Files
 from envs.code.repo_issue import issue
 from envs.code.repo_packages import DEFAULT, PACKAGES, function_name, repository
-from envs.code.repo_run import LIMITS, Run, Verdict, run_script, run_tests
+from envs.code.repo_run import LIMITS, run_script, run_tests
 from envs.code.repo_variants import file_of, is_variant
-from envs.environment import Environment, ToolError, tool
+from envs.code.workspace import Workspace, report
+from envs.environment import ToolError, tool
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
 
@@ -51,13 +52,11 @@ SYSTEM = (
 )
 LEVELS = (1, 2, 3, 4)
 _MAX_CANDIDATES = 400
-_SHOWN_FAILURES = 5
 
 
-class RepoEnvironment(Environment):
+class RepoEnvironment(Workspace):
     """One repository with a defect in it."""
 
-    max_output_chars = 8000
     call_limit_s = score_limit_s = LIMITS.wall_s
 
     def __init__(self, task: Task, **config: Any) -> None:
@@ -66,26 +65,6 @@ class RepoEnvironment(Environment):
         self._repo = repository(meta["package"])
         self._defects = tuple(Defect(**defect) for defect in meta["defects"])
         self._files = Files(self._repo, apply(meta["package"], self._defects), meta["scope"])
-
-    @tool
-    def list_files(self, path: str = "") -> str:
-        """List a folder of the repository."""
-        return self._files.listing(path)
-
-    @tool
-    def read_file(self, path: str, start: int = 1, end: int | None = None) -> str:
-        """Read lines of a file, 200 at most."""
-        return self._files.read(path, start, end)
-
-    @tool
-    def search(self, pattern: str, path: str = "") -> str:
-        """Find the lines that contain a text (no regular expression) in the files below path."""
-        return self._files.search(pattern, path)
-
-    @tool
-    def edit(self, path: str, old: str, new: str) -> str:
-        """Replace a passage of a file. It must occur exactly once."""
-        return self._files.edit(path, old, new)
 
     @tool
     def run_tests(self, target: str) -> str:
@@ -102,7 +81,7 @@ class RepoEnvironment(Environment):
         if not tests:
             raise ToolError(f"{path} has no doctests; try a test file")
         run = run_tests(self._repo, self._files.changed, tests, stop=False)
-        return _report(run, tests, self._repo.is_test(path))
+        return report(run, tests, self._repo.is_test(path))
 
     @tool
     def python(self, code: str) -> str:
@@ -263,22 +242,3 @@ def _lines(text: str, passage: str) -> dict[str, int]:
     """Where a passage is, with a few lines around it."""
     before = text.count("\n", 0, text.index(passage)) + 1
     return {"start": max(1, before - 20), "end": before + passage.count("\n") + 20}
-
-
-def _report(run: Run, tests: Sequence[str], whole_files: bool) -> str:
-    """What a developer reads at the end of a test run."""
-    failed = {name: verdict for name, verdict in run.verdicts.items() if not verdict.passed}
-    if not whole_files:
-        failed |= {test: Verdict(False, got="did not run") for test in tests if test not in run.verdicts}
-    lines = [f"{sum(v.passed for v in run.verdicts.values())} passed, {len(failed)} failed."]
-    if run.unimportable:
-        lines.append(run.unimportable)
-    if run.broken or (run.timed_out and not any(v.late for v in run.verdicts.values())):
-        lines.append(run.broken or "The run was stopped: it took too long.")
-    elif whole_files and not run.verdicts:
-        lines.append(f"No test was found: {tests[0]}")
-    for name, verdict in list(failed.items())[:_SHOWN_FAILURES]:
-        said = "took too long" if verdict.late else verdict.got
-        expected = f"\nexpected: {verdict.expected}" if verdict.expected else ""
-        lines.append(f"\nFAILED {name}\n{verdict.call}{expected}\ngot: {said}")
-    return "\n".join(lines)

@@ -4,26 +4,38 @@
     files.edit("toolz/itertoolz.py", "n > 1", "n >= 1")
     files.changed        -> {"toolz/itertoolz.py": "…"}    what differs from the installed package
 
-Only sources can be edited, one passage at a time; tests, conftests and new files cannot. What an edit says is free:
-what the sandbox does not hold cannot be reached, and the verdict is made outside it.
+Only sources can be edited, one passage at a time; tests and conftests cannot. ``create`` adds a module, where an
+environment has that as a tool. What an edit says is free: what the sandbox does not hold cannot be reached, and the
+verdict is made outside it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from envs.code.repo_packages import Repository
 from envs.environment import ToolError
 
 MAX_LINES = 200  # of one read
 MAX_HITS = 40  # of one search
 
 
+class Texts(Protocol):
+    """What lies in the repository before an edit: ``Repository``, or a state of a release."""
+
+    @property
+    def files(self) -> Sequence[str]: ...
+
+    def text(self, path: str) -> str: ...
+
+    def is_test(self, path: str) -> bool: ...
+
+
 class Files:
     """``start`` holds the files with the defect; ``scope`` the paths and folders (ending in /) that are shown."""
 
-    def __init__(self, repo: Repository, start: Mapping[str, str], scope: Sequence[str]) -> None:
+    def __init__(self, repo: Texts, start: Mapping[str, str], scope: Sequence[str]) -> None:
         self.repo = repo
         self._start, self._now = dict(start), dict(start)
         folders, single = tuple(s for s in scope if s.endswith("/")), {s for s in scope if not s.endswith("/")}
@@ -32,7 +44,10 @@ class Files:
     @property
     def changed(self) -> dict[str, str]:
         """Files that differ from the installed package: what the sandbox has to be given."""
-        return {path: text for path, text in sorted(self._now.items()) if text != self.repo.text(path)}
+        return {path: text for path, text in sorted(self._now.items()) if self._differs(path, text)}
+
+    def _differs(self, path: str, text: str) -> bool:
+        return path not in self.repo.files or text != self.repo.text(path)
 
     @property
     def edited(self) -> bool:
@@ -96,10 +111,23 @@ class Files:
         count = text.count(old) if old else 0
         if count != 1:
             raise ToolError(f"old occurs {count} times in {path}; give a passage that occurs once")
-        result = text.replace(old, new)
-        self._now[path] = result
+        return self._put("Edited", path, text.replace(old, new))
+
+    def create(self, path: str, text: str, below: Sequence[str]) -> str:
+        """A new module in one of the folders ``below`` (ending in /)."""
+        steps = path.split("/")
+        if path in self.paths or path in self.repo.files:
+            raise ToolError(f"{path} is there already; use edit")
+        plain = path.endswith(".py") and not any(step in ("", ".", "..") or "\0" in step for step in steps)
+        if not plain or not path.startswith(tuple(below)) or self.repo.is_test(path):
+            raise ToolError(f"{path}: a new file is a module of the package, below {' or '.join(below) or 'no folder'}")
+        self.paths = (*self.paths, path)
+        return self._put("Created", path, text)
+
+    def _put(self, what: str, path: str, text: str) -> str:
+        self._now[path] = text
         try:
-            compile(result, path, "exec", dont_inherit=True)
+            compile(text, path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            return f"Edited {path}, which is no valid Python now: {error}"
-        return f"Edited {path}."
+            return f"{what} {path}, which is no valid Python now: {error}"
+        return f"{what} {path}."

@@ -1,16 +1,18 @@
 """Runs inside the sandbox: imports a package, its edited files among it, and runs doctests and pytest tests.
 
-Given to ``Sandbox.run_python`` as text; never imported by the toolkit. The package lies below /mnt as it is to be
-tested. The job comes as JSON on standard input, so that no file holds it: ``root`` (the package's folder), ``first``
-(modules to import before anything is timed), ``doctests``, ``pytest`` (node ids or files), ``names`` (what every
-doctest may use), ``test_s``, ``cover``, ``stop`` (end at the first test that takes too long); or ``script``, a program
-to run as it is. One line of JSON per test goes out on a private copy of standard output:
-``["doctest", id, [[got, error], ...], seconds, covered]`` or
-``["pytest", id, passed, {message, line}, seconds, covered]``; at the end ``["end", CPU seconds]``.
+Given to ``Sandbox.run_python`` as text; never imported by the toolkit. The package lies below ``top`` as it is to be
+tested. The job comes as JSON on standard input, so that no file holds it: ``top`` (what paths are relative to),
+``root`` (the folder of the code), ``path`` (where imports begin), ``first`` (modules to import before anything is
+timed), ``doctests``, ``pytest`` (node ids or files), ``only`` (null, or the test functions to run of these),
+``options`` (of pytest), ``names`` (what every doctest may use), ``test_s``, ``cover``, ``stop`` (end at the first test
+that takes too long); or ``script``, a program to run as it is. One line of JSON per test goes out on a private copy of
+standard output: ``["doctest", id, [[got, error], ...], seconds, covered]`` or
+``["pytest", id, passed, {message, line, inside}, seconds, covered]``, ``["collect", file, message]`` for a test file
+that could not be imported; at the end ``["end", CPU seconds]``.
 
 The code under test can write such lines too. So nothing here says that a doctest has passed: the lines say what its
 examples printed, and what they should have printed is known outside only. pytest tests do say so, to the policy
-that asks for them; no score reads it.
+that asks for them. No score reads it but that of ``release_verdict``, which knows outside which of them must fail.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 # No "from __future__ import annotations" here: compile() would hand it on to the code under test.
@@ -42,6 +44,7 @@ class Watch:
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self.limit, self.cover, self.prefix = job["test_s"], job["cover"], job["root"] + "/"
+        self.top = job["top"] + "/"
         self.late = False
         self.codes: dict[int, types.CodeType] = {}
         signal.signal(signal.SIGVTALRM, self.stop)
@@ -69,7 +72,7 @@ class Watch:
         self.seconds = round(time.process_time() - self.started, 4)
 
     def covered(self) -> list[str]:
-        start = len("/mnt/")
+        start = len(self.top)
         return sorted(
             {
                 code.co_filename[start:] + "::" + code.co_qualname.split(".<locals>")[0]
@@ -109,9 +112,12 @@ def run_doctest(test: Mapping[str, Any], names: Mapping[str, str], watch: Watch)
     return None if watch.late else shown
 
 
-def run_pytest(targets: Sequence[str], watch: Watch, report: Callable[[list[object]], None], stop: bool) -> None:
+def run_pytest(job: Mapping[str, Any], watch: Watch, report: Callable[[list[object]], None]) -> None:
     """Runs the targets in one pytest session and reports each test as it ends."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # each costs a start; ``options`` names those that are needed
     import pytest
+
+    stop, only = job["stop"], job["only"]
 
     class Reporter:
         failed: bool | None = False
@@ -142,31 +148,42 @@ def run_pytest(targets: Sequence[str], watch: Watch, report: Callable[[list[obje
                     here = [e for e in call.excinfo.traceback if str(e.path) == str(item.path)]
                     message = call.excinfo.exconly(tryshort=True)
                     self.info = {"message": message[:2000], "line": here[-1].lineno + 1 if here else None}
+                    self.info["inside"] = innermost(call.excinfo.traceback, str(item.path))
                 if made.skipped:
                     self.info["skipped"] = True
             return made
 
-    options = ["-q", "--rootdir=/mnt", "-c", "/dev/null", "--capture=no", "-W", "ignore", "--tb=no"]
-    options += ["--continue-on-collection-errors", "--noconftest"]
-    unused = (
-        "cacheprovider",
-        "faulthandler",
-        "warnings",
-        "logging",
-        "unraisableexception",
-        "threadexception",
-        "junitxml",
-    )
-    for plugin in unused:
+        def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+            if only is not None:
+                wanted = [item for item in items if item.nodeid.partition("[")[0] in only]
+                config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+                items[:] = wanted
+
+        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+            if report.failed:
+                tell(["collect", report.nodeid, str(report.longrepr)[-1000:]])
+
+    def innermost(traceback: Any, test: str) -> str | None:
+        """path::function of the last frame in the code under test."""
+        for entry in reversed(list(traceback)):
+            code = entry.frame.code.raw
+            if code.co_filename.startswith(watch.prefix) and code.co_filename != test:
+                return str(code.co_filename[len(watch.top) :] + "::" + code.co_qualname.split(".<locals>")[0])
+        return None
+
+    tell = report
+    options = ["-q", f"--rootdir={job['top']}", "--capture=no", "-W", "ignore", "--tb=no"]
+    options += ["--continue-on-collection-errors", *job["options"]]
+    for plugin in ("cacheprovider", "faulthandler", "unraisableexception", "threadexception", "junitxml"):
         options += ["-p", f"no:{plugin}"]
     reporter = Reporter()
     with contextlib.suppress(SystemExit):
-        pytest.main([*options, *("/mnt/" + t for t in targets)], plugins=[reporter])
+        pytest.main([*options, *(f"{job['top']}/{t}" for t in job["pytest"])], plugins=[reporter])
 
 
 def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
-    sys.path.append("/mnt")
+    sys.path.extend(place for place in job["path"] if place not in sys.path)
     if "script" in job:  # of the policy, for its own eyes
         exec(compile(job["script"], "<script>", "exec"), {"__name__": "__main__"})
         return
@@ -194,7 +211,7 @@ def main() -> None:
         if shown is None and job["stop"]:
             return
     if job["pytest"]:
-        run_pytest(job["pytest"], watch, report, job["stop"])
+        run_pytest(job, watch, report)
     report(["end", round(time.process_time(), 3)])
     os._exit(0)  # threads and exit handlers of the code under test are of no interest
 

@@ -1,20 +1,21 @@
-"""The text of an issue: what was called, what was expected, what came instead. Never the line or the change.
+"""The text of an issue: which calls misbehave, what is expected, what comes instead. Never the line or the change.
 
-take() gives a wrong result (toolz.itertoolz).
+    take() gives a wrong result (toolz.itertoolz).
 
-    >>> list(take(2, [10, 20, 30]))
+    Calling `take` as the documentation does gives
 
-Expected:
+        [10]
 
-    [10, 20]
+    and should give
 
-Instead I get:
+        [10, 20]
 
-    [10]
+The example that fails is described and not copied: which it is, is for the policy to find.
 """
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Mapping
 
@@ -24,6 +25,7 @@ from envs.code.repo_run import Verdict
 from envs.code.repo_variants import file_of, is_variant
 
 _MAX_LINES = 24
+_MAX_CALLS = 4
 _NAMED = (
     "{function}() does not do what its documentation says ({module}).",
     "Wrong behaviour of {function}() in {module}.",
@@ -37,9 +39,9 @@ _UNNAMED = (
     "This used to work with {package}, and does not any more.",
 )
 _EXAMPLE = (
-    "To reproduce:\n\n{call}\n\nExpected:\n\n{expected}\n\nInstead I get:\n\n{got}",
-    "I ran this:\n\n{call}\n\nThe right answer would be\n\n{expected}\n\nbut what comes is\n\n{got}",
-    "{call}\n\nshould give\n\n{expected}\n\nand gives\n\n{got}",
+    "Calling {calls} as the documentation does gives\n\n{got}\n\nand should give\n\n{expected}",
+    "With {calls}, the documentation shows\n\n{expected}\n\nbut what comes is\n\n{got}",
+    "Where an example with {calls} should end in\n\n{expected}\n\nI get\n\n{got}",
 )
 
 
@@ -51,7 +53,7 @@ def issue(rng: random.Random, repo: Repository, defect: Defect, fails: Mapping[s
         function=defect.function, module=module_of(defect.path), package=repo.package.name
     )
     body = rng.choice(_EXAMPLE).format(
-        call=_indent(_session(repo, test, verdict)),
+        calls=_calls(repo, test, verdict),
         expected=_indent(verdict.expected or "nothing"),
         got=_indent(verdict.got or "nothing"),
     )
@@ -63,16 +65,24 @@ def _rank(defect: Defect, test: str, verdict: Verdict) -> tuple[bool, int, str]:
     return test != f"{defect.path}::{defect.function}", len(verdict.got) + len(verdict.call), test
 
 
-def _session(repo: Repository, test: str, verdict: Verdict) -> str:
-    """The failing example with the ones before it, as one would type them."""
+def _calls(repo: Repository, test: str, verdict: Verdict) -> str:
+    """What the failing example calls, in its last line or else in those before it, as a list of names."""
     lines: list[str] = []
     for example in repo.doctests(file_of(test))[test].examples:
-        first, *rest = example.source.rstrip("\n").split("\n")
-        lines += [f">>> {first}", *(f"... {line}" for line in rest)]
+        lines.append(example.source)
         if example.source.strip() == verdict.call:
             break
-    # the last ones matter most; imports at the top are easily guessed
-    return "\n".join(lines if len(lines) <= _MAX_LINES else ["...", *lines[-_MAX_LINES:]])
+    for line in reversed(lines):
+        tree = ast.parse(line)
+        names = [ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) and _named(n.func)]
+        if names:
+            return ", ".join(f"`{name}`" for name in dict.fromkeys(names[:_MAX_CALLS]))
+    return f"`{module_of(file_of(test))}`"
+
+
+def _named(node: ast.expr) -> bool:
+    """``f``, ``a.f``, ``a.b.f``: no expression with values in it."""
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _named(node.value))
 
 
 def _indent(text: str) -> str:

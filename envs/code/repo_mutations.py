@@ -130,7 +130,7 @@ def mutations(source: str, function: str) -> tuple[Mutation, ...]:
     """All proposals for one function; ``problem`` says whether one is any good."""
     found: list[Mutation] = []
     numbers: dict[str, int] = {}
-    for kind, start, end, new in _changes(functions(source)[function], _Text(source)):
+    for kind, start, end, new in _changes(functions(source)[function], SourceText(source)):
         if source[start:end] != new:
             site = numbers[kind] = numbers.get(kind, -1) + 1
             found.append(Mutation(kind, site, start, end, new))
@@ -150,7 +150,7 @@ def problem(source: str, function: str, mutation: Mutation) -> str | None:
     return None
 
 
-class _Text:
+class SourceText:
     """Positions of nodes as character offsets; ``ast`` counts lines, and columns in UTF-8 bytes."""
 
     def __init__(self, source: str) -> None:
@@ -177,7 +177,7 @@ class _Text:
 _Change = tuple[str, int, int, str]
 
 
-def _changes(function: Function, text: _Text) -> Iterator[_Change]:
+def _changes(function: Function, text: SourceText) -> Iterator[_Change]:
     names = _local_names(function)
     for argument, default in _defaults(function.args):
         yield from _default(argument, default, text)
@@ -226,7 +226,7 @@ def _defaults(args: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr]]:
             yield argument, default
 
 
-def _default(argument: ast.arg, node: ast.expr, text: _Text) -> Iterator[_Change]:
+def _default(argument: ast.arg, node: ast.expr, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Constant):
         value = node.value
         if isinstance(value, bool):
@@ -237,7 +237,7 @@ def _default(argument: ast.arg, node: ast.expr, text: _Text) -> Iterator[_Change
             yield ("default", *text.span(node), "0")
 
 
-def _comparison(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _comparison(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         operator = _COMPARISONS.get(type(node.ops[0]))
         if operator is not None:
@@ -245,7 +245,7 @@ def _comparison(node: ast.AST, text: _Text) -> Iterator[_Change]:
             yield ("comparison", *text.span(node), _with_operator(node.left, changed, node.comparators[0], text))
 
 
-def _arithmetic(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _arithmetic(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.BinOp):
         operator = _OPERATORS.get(type(node.op))
         if operator is None or (isinstance(node.left, ast.Constant) and isinstance(node.left.value, str)):
@@ -258,7 +258,7 @@ def _arithmetic(node: ast.AST, text: _Text) -> Iterator[_Change]:
             yield ("arithmetic", *text.span(node), ast.unparse(ast.AugAssign(node.target, operator(), node.value)))
 
 
-def _with_operator(left: ast.expr, changed: ast.expr, right: ast.expr, text: _Text) -> str:
+def _with_operator(left: ast.expr, changed: ast.expr, right: ast.expr, text: SourceText) -> str:
     """The changed expression, in the source's own words where both sides are simple."""
     simple = (ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Subscript)
     if isinstance(left, simple) and isinstance(right, simple):
@@ -268,14 +268,14 @@ def _with_operator(left: ast.expr, changed: ast.expr, right: ast.expr, text: _Te
     return ast.unparse(changed)
 
 
-def _constant(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _constant(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Constant) and type(node.value) is int:
         yield ("constant", *text.span(node), repr(node.value + 1))
         if node.value > 0:
             yield ("constant", *text.span(node), repr(node.value - 1))
 
 
-def _negation(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _negation(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, ast.Compare):
         test = node.test
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
@@ -284,7 +284,7 @@ def _negation(node: ast.AST, text: _Text) -> Iterator[_Change]:
             yield ("negation", *text.span(test), ast.unparse(ast.UnaryOp(ast.Not(), test)))
 
 
-def _arguments(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _arguments(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Call):
         plain = [a for a in node.args if not isinstance(a, ast.Starred | ast.GeneratorExp)]
         for first, second in pairwise(plain):
@@ -294,13 +294,13 @@ def _arguments(node: ast.AST, text: _Text) -> Iterator[_Change]:
                 yield "arguments", start, end, text.of(second) + between + text.of(first)
 
 
-def _boolean(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _boolean(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.BoolOp):
         operator: ast.boolop = ast.Or() if isinstance(node.op, ast.And) else ast.And()
         yield ("boolean", *text.span(node), ast.unparse(ast.BoolOp(operator, node.values)))
 
 
-def _slice(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _slice(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Slice) and node.step is None and (node.lower or node.upper):
         lower, upper = (text.of(x) if x is not None else "" for x in (node.lower, node.upper))
         simple = (ast.Name, ast.Constant, ast.Attribute, ast.Call, type(None))
@@ -317,7 +317,7 @@ def _plus_one(bound: str) -> str:
     return str(int(bound) + 1) if bound.isdigit() else f"{bound} + 1"
 
 
-def _exception(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _exception(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     raised = node.exc if isinstance(node, ast.Raise) else node.type if isinstance(node, ast.ExceptHandler) else None
     if isinstance(raised, ast.Call):
         raised = raised.func
@@ -326,12 +326,12 @@ def _exception(node: ast.AST, text: _Text) -> Iterator[_Change]:
         yield ("exception", *text.span(raised), _EXCEPTIONS.get(raised.id, "ValueError"))
 
 
-def _flag(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _flag(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield ("flag", *text.span(node), repr(not node.value))
 
 
-def _call(node: ast.AST, text: _Text) -> Iterator[_Change]:
+def _call(node: ast.AST, text: SourceText) -> Iterator[_Change]:
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id in _CALLS:
             yield ("call", *text.span(node.func), _CALLS[node.func.id])
@@ -340,7 +340,7 @@ def _call(node: ast.AST, text: _Text) -> Iterator[_Change]:
             yield "call", end - len(node.func.attr), end, _CALLS[node.func.attr]
 
 
-def _statements(block: list[ast.stmt], text: _Text) -> Iterator[_Change]:
+def _statements(block: list[ast.stmt], text: SourceText) -> Iterator[_Change]:
     """Statements that can be missing: calls for their effect, changes in place, jumps, and guards at the start."""
     for statement in block:
         guard = (
@@ -364,7 +364,7 @@ def _statements(block: list[ast.stmt], text: _Text) -> Iterator[_Change]:
                 yield "guard" if guard else "dropped", start, min(len(text.source), end + len(rest) + 1), ""
 
 
-_Rule = Callable[[ast.AST, _Text], Iterator[_Change]]
+_Rule = Callable[[ast.AST, SourceText], Iterator[_Change]]
 _RULES: tuple[_Rule, ...] = (
     _comparison,
     _arithmetic,

@@ -34,6 +34,7 @@ _GUEST = Path(__file__).with_name("repo_guest.py")
 LIMITS = Limits(wall_s=30.0, cpu_s=20, memory_mb=1024, processes=8, output_bytes=2_000_000)
 _SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=8)
 TEST_S = 1.0  # CPU seconds of one test; those of the base run are far below
+_OPTIONS = ("-c", "/dev/null", "--noconftest", "-p", "no:warnings", "-p", "no:logging")
 # CPU seconds of the runs of this process that finished, for benchmarks: the kernel does not add them to ours.
 spent = {"cpu_s": 0.0}
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -56,6 +57,7 @@ class Verdict:
     seconds: float = 0.0
     covered: tuple[str, ...] = ()
     shown: Shown = ()
+    inside: str = ""  # of a failed pytest test: path::function of the innermost frame in the code under test
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def run_tests(
         else:
             examples[test] = _examples(repo, test)
     job = {
+        "top": "/mnt",
         "root": f"/mnt/{repo.place.name}" if repo.place.is_dir() else "/mnt",
         "first": list(dict.fromkeys([*map(module_of, overlay), *(d.module for d in examples.values())])),
         "doctests": [
@@ -105,6 +108,8 @@ def run_tests(
             for d in examples.values()
         ],
         "pytest": pytests,
+        "only": None,
+        "options": _OPTIONS,
         "names": repo.package.names,
         "test_s": test_s,
         "cover": cover,
@@ -114,7 +119,7 @@ def run_tests(
     verdicts: dict[str, Verdict] = {}
     ended = False
     unimportable = ""
-    for row in filter(None, map(_row, result.stdout.split("\n"))):
+    for row in filter(None, map(row_of_line, result.stdout.split("\n"))):
         match row:
             case ["doctest", str(name), shown, float(seconds), covered] if name in examples:
                 verdicts[name] = _judge(examples[name], shown, seconds, covered, expected.get(name, ()))
@@ -126,7 +131,7 @@ def run_tests(
                 ended, spent["cpu_s"] = True, spent["cpu_s"] + seconds
     late = result.timed_out or result.exit_code == -signal.SIGPROF or any(v.late for v in verdicts.values())
     broken = "" if ended or late else "the tests ended the program"
-    return Run(verdicts, timed_out=late, ended=ended, broken=broken, unimportable=_tame(unimportable))
+    return Run(verdicts, timed_out=late, ended=ended, broken=broken, unimportable=tame(unimportable))
 
 
 def run_script(repo: Repository, overlay: Mapping[str, str], code: str) -> SandboxResult:
@@ -136,8 +141,13 @@ def run_script(repo: Repository, overlay: Mapping[str, str], code: str) -> Sandb
 
 def _guest(repo: Repository, overlay: Mapping[str, str], job: Mapping[str, Any], limits: Limits) -> SandboxResult:
     covers = {path: text.encode("utf-8", "replace") for path, text in overlay.items()}
-    source = _GUEST.read_text(encoding="utf-8")
-    return Sandbox(limits).run_python(source, json.dumps(job), mounts=repo.mounts, covers=covers)
+    job = {"path": ["/mnt"], **job}
+    return Sandbox(limits).run_python(guest_program(), json.dumps(job), mounts=repo.mounts, covers=covers)
+
+
+def guest_program() -> str:
+    """What runs inside the sandbox."""
+    return _GUEST.read_text(encoding="utf-8")
 
 
 def _examples(repo: Repository, test: str) -> Doctest:
@@ -150,7 +160,7 @@ def _examples(repo: Repository, test: str) -> Doctest:
     return found
 
 
-def _row(line: str) -> list[Any] | None:
+def row_of_line(line: str) -> list[Any] | None:
     """A line of the guest, or of the code under test, which may write anything."""
     try:
         row = json.loads(line)
@@ -179,7 +189,7 @@ def _judge(test: Doctest, shown: Any, seconds: float, covered: Any, expected: Sh
         printed, error = told[number]
         if not _as_wanted(example, printed, error):
             got = str(error or printed).strip() or "nothing"
-            return Verdict(False, example.source.strip(), example.want.strip(), _tame(got), False, seconds, entered)
+            return Verdict(False, example.source.strip(), example.want.strip(), tame(got), False, seconds, entered)
     return Verdict(len(told) == len(examples), seconds=seconds, covered=entered, shown=told)
 
 
@@ -216,10 +226,10 @@ def _assertion(repo: Repository, name: str, passed: Any, info: Mapping[str, Any]
     line, path = info.get("line"), name.partition("::")[0]
     lines = repo.text(path).split("\n") if path in repo.files else []
     call = lines[line - 1].strip() if isinstance(line, int) and 0 < line <= len(lines) else ""
-    got = _tame(str(info.get("message", "")))
+    got = tame(str(info.get("message", "")))
     return Verdict(False, call, "", got, passed is None, seconds)
 
 
-def _tame(text: str) -> str:
+def tame(text: str) -> str:
     """Addresses differ from run to run."""
     return _ADDRESS.sub("0x...", text)[:1000]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from envs.factory.plan import Plan, keep_function
 from envs.factory.rows import Row, row_of, task_of
 from envs.families import taskset_class
-from envs.taskset import Taskset
+from envs.taskset import RejectedError, Taskset
 from envs.types import InfrastructureError, Task
 
 T = TypeVar("T")
@@ -104,6 +104,8 @@ class Maker:
                     return function()
             except _Late:
                 return Refusal(TOO_SLOW, f"longer than verify_s={self.plan.verify_s:g} seconds")
+            except RejectedError as error:
+                return Refusal(error.reason)
             except InfrastructureError as error:
                 if attempt == TRIES - 1:
                     return _refusal(error)

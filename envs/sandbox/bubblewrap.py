@@ -36,7 +36,6 @@ _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "LD_LIBRARY_PATH": "/python/lib",
     "MALLOC_ARENA_MAX": "2",  # each arena reserves 64 MB of the address space that Limits.memory_mb bounds
-    "PYTHONHASHSEED": "0",  # the order of sets must not differ from one run to the next
 }
 _SETPRIV = "/sandbox/setpriv"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
@@ -161,6 +160,7 @@ def _command(
     seccomp_fd: int,
     files: Sequence[tuple[str, int]],
     mounts: Sequence[tuple[str, str]],
+    hash_seed: int,
 ) -> list[str]:
     """bwrap's command line up to the program; ``files`` are (path inside, descriptor of the content),
     ``mounts`` (host path, path inside)."""
@@ -172,7 +172,7 @@ def _command(
         command += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
     else:
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
-    for name, value in _ENVIRONMENT.items():
+    for name, value in (_ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}).items():
         command += ["--setenv", name, value]
     parents = {str(parent) for _, inside in mounts for parent in Path(inside).parents} - {"/"}
     for folder in (*tools.folders, *sorted(parents)):
@@ -220,10 +220,12 @@ def start(
     files: Sequence[tuple[str, bytes]] = (),
     mounts: Sequence[tuple[str, str]] = (),
     inherited: Sequence[int] = (),
+    hash_seed: int = 0,
 ) -> subprocess.Popen[bytes]:
     """Start ``program`` (absolute path inside, then its arguments) in the sandbox, with pipes to all three
     standard streams. ``files`` are (path inside, content), ``mounts`` (host path, path inside); both read-only.
-    ``inherited`` are descriptors that the program gets under the same numbers.
+    ``inherited`` are descriptors that the program gets under the same numbers. ``hash_seed`` decides the order of sets,
+    which must not differ from one run to the next.
 
     The program must take its own rlimits before anything untrusted runs, and give a sign of life, so that a
     failure to start is never taken for a failure of what runs (see the guest programs).
@@ -236,7 +238,7 @@ def start(
             _spawn_thread()
             .submit(
                 subprocess.Popen,
-                [*_command(tools, limits, descriptors[0], named, mounts), *program],
+                [*_command(tools, limits, descriptors[0], named, mounts, hash_seed), *program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

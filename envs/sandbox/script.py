@@ -49,6 +49,7 @@ class Sandbox:
         files: Mapping[str, bytes] = {},
         mounts: Mapping[str, Path] = {},
         covers: Mapping[str, bytes] = {},
+        hash_seed: int = 0,
     ) -> SandboxResult:
         """Run ``code`` as ``python main.py`` with ``stdin`` on its standard input.
 
@@ -57,7 +58,8 @@ class Sandbox:
         ``mounts`` (name -> folder or file of the host) appear read-only at ``/mnt/<name>``; a name is letters,
         digits and ``_ . + -``. All that lies in a mounted folder can be read, and a socket in it can be
         talked to: mount nothing that the program must not know. ``covers`` (path below ``/mnt`` -> content) lie,
-        read-only, over files of the mounts: the program cannot see what is underneath.
+        read-only, over files of the mounts: the program cannot see what is underneath. ``hash_seed``: the interpreter's
+        (``PYTHONHASHSEED``), for whoever wants to see whether the order of sets matters.
 
         Raises ValueError for a bad path or name, for a cover over no file, and for files that ``limits.disk_mb`` cannot
         hold.
@@ -71,7 +73,7 @@ class Sandbox:
         if files:
             inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
         inside += cover_points(covers, mounts)
-        process = start(self.limits, program, inside, mount_points(mounts))
+        process = start(self.limits, program, inside, mount_points(mounts), hash_seed=hash_seed)
         try:
             await_start(process)
             deadline = time.monotonic() + self.limits.wall_s

@@ -35,9 +35,10 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     """
     if cfg.plan:
         show_plan(cfg)
+    from envs.mixture import families_of
     from rl.recipes.main_job import main_job
     from rl.recipes.stages import check_resume
-    from rl.run.assemble import members_of, open_composer, open_tasksets
+    from rl.run.assemble import open_composer, open_tasksets
     from rl.run.certified import standings
     from rl.run.deadlines import check_deadlines
     from rl.run.driver_lock import driving
@@ -56,7 +57,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
                 cfg = stored_config(cfg)
             tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
             reward = open_composer(cfg.reward).describe()
-            renderer = check_start(cfg, list(members_of(tasksets["train"])))
+            renderer = check_start(cfg, families_of(tasksets["train"]))
             check_environments(
                 tasksets["train"], renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy
             )

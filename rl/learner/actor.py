@@ -85,8 +85,8 @@ class LearnerHandle:
             self._get("the learner's work on a batch", running, left_s=5.0)
         return self._get("the learner's step", step, left_s=5.0)  # it is there, or it was waited for long enough
 
-    def sync(self, pool: RolloutPool, version: int) -> float:
-        """Publish the weights to every engine as ``version``; returns the largest log-prob difference on the probe.
+    def sync(self, pool: RolloutPool, version: int) -> dict[str, float]:
+        """Publish the weights to every engine as ``version``; returns what the probe has found, by metric.
 
         Raises WeightSyncError when an engine does not compute what the learner computes.
         """
@@ -96,9 +96,7 @@ class LearnerHandle:
         if self._adapts and pool.base != str(self._policy_dir):
             pool.take_base(str(self._policy_dir), partial(self._stored, "base_weights"))
         stored = partial(self._stored, "weights")
-        mismatch = pool.sync(stored, version, self._probe_tokens, self.probe).mismatch
-        assert mismatch is not None  # a probe was given
-        return mismatch
+        return pool.sync(stored, version, self._probe_tokens, self.probe).metrics
 
     def _accumulate(self, groups: list[Group]) -> ray.ObjectRef[None]:
         running: ray.ObjectRef[None] = self._group.call("accumulate", self._group.put(groups))

@@ -3,7 +3,8 @@
     <root>/step_000010/policy/      config.json + model.safetensors, loads in transformers and vLLM as it is;
                                     with learner.lora the adapter alone, as peft writes it
                        reference/   the same for pi_ref, only when the KL term is on
-                       state.pt     optimiser, schedule, RNG of torch, numpy and python, counters, extra
+                       moments/     AdamW's, each rank's shards in a file of its own (rl.learner.moments)
+                       state.pt     schedule, RNG of torch, numpy and python, counters, extra
                        manifest.json   size and SHA-256 of every file above
 
 It does not depend on how many ranks trained, and is read by any number of them. A checkpoint is written under a
@@ -21,7 +22,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import torch
 
 from rl.learner.config import LoraConfig
 from rl.learner.learner import Learner
+from rl.learner.moments import read_moments, write_moments
 from rl.learner.whole import Whole
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
@@ -37,7 +40,7 @@ from rl.policy.lora import LoraPolicy
 from rl.policy.sharding import put
 
 _NAME = re.compile(r"step_(\d{6,})")
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -53,22 +56,27 @@ def save_checkpoint(
         raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
     root = Path(root)
     target = root / f"step_{step:06d}"
-    held = learner.whole()
-    if held is None:  # another rank writes it
-        return target
-    root.mkdir(parents=True, exist_ok=True)
-    needed = held.bytes
-    _require_space(root, needed)
     partial, replaced = root / f".partial_{target.name}", root / f".replaced_{target.name}"
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
+    held, moments = learner.whole(), learner.optimizer.moments()
+    needed = (0 if held is None else held.bytes) + sum(v.nbytes for entry in moments.values() for v in entry.values())
     try:
-        _write(partial, held, step, extra)
+        with _together(learner):
+            if held is not None:  # the first rank writes what is whole
+                root.mkdir(parents=True, exist_ok=True)
+                _require_space(root, needed)
+                for leftover in (partial, replaced):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                partial.mkdir()
+                _write(partial, held, step, extra)
+        write_moments(partial, moments, alone=learner.ranks is None)
+        if held is None:
+            return target
+        _seal(partial)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, Exception):  # libraries name a full disk in their own ways
-            _require_space(root, needed)
+        if held is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, Exception) and root.is_dir():  # libraries name a full disk in their own ways
+                _require_space(root, needed)
         raise
     if target.exists():
         target.rename(replaced)
@@ -96,9 +104,26 @@ def _write(partial: Path, held: Whole, step: int, extra: Mapping[str, Any] | Non
         "extra": dict(extra or {}),
     }
     torch.save(state, partial / "state.pt")
+
+
+def _seal(partial: Path) -> None:
     write_manifest(partial)
     for path in (*partial.rglob("*"), partial):
         _sync(path)
+
+
+@contextmanager
+def _together(learner: Learner) -> Iterator[None]:
+    """What one rank raises in the block, all raise: the others would wait for it."""
+    wrong: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        wrong = error
+    if learner.ranks is not None:
+        wrong = next((e for e in learner.ranks.gather(wrong) if e is not None), None)
+    if wrong is not None:
+        raise wrong
 
 
 def write_manifest(path: Path) -> None:
@@ -142,13 +167,13 @@ def newest_whole(root: str | Path) -> tuple[Path | None, list[str]]:
 def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
     """Restore ``learner`` and the process's RNGs from ``path``; returns ``extra`` with ``step`` added.
 
-    Of several ranks the first one reads the tensors; to the others they are mapped, and stay on the disk.
+    Of several ranks the first one reads the weights, and each its shards of the moments.
     """
     path = Path(path)
     if not (path / "state.pt").is_file():
         raise FileNotFoundError(f"{path} is no checkpoint: state.pt is missing; see latest_checkpoint(root)")
     others = not learner.first
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=False, mmap=others)
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
     if state["format"] != FORMAT:
         raise ValueError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}")
     if learner.lora is not None:
@@ -161,7 +186,8 @@ def load_checkpoint(path: str | Path, learner: Learner) -> dict[str, Any]:
                 f"{path}/reference is missing: the run was started with objective.kl_coef=0; resume it with 0"
             )
         _restore(learner.reference.policy, path / "reference", others)
-    learner.load_state_dict(state["learner"])
+    learning = dict(zip(learner.optimizer.names, learner.optimizer.parameters, strict=True))
+    learner.load_state_dict(state["learner"], read_moments(path, learning, alone=learner.ranks is None))
     set_rng_state(state["rng"])
     return {**state["extra"], "step": state["step"]}
 
@@ -178,8 +204,8 @@ def check_adapter(path: str | Path, lora: LoraConfig) -> None:
 
 
 def stored_extra(path: str | Path) -> dict[str, Any]:
-    """The ``extra`` of a checkpoint alone; the tensors next to it are mapped, not read."""
-    state = torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=False, mmap=True)
+    """The ``extra`` of a checkpoint alone."""
+    state = torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=False)
     extra: dict[str, Any] = state["extra"]
     return extra
 

@@ -20,8 +20,8 @@ def items_of(
 ) -> list[PackItem]:
     """Segments with their advantage and token weight (to be divided by the minibatch's divisor).
 
-    ``version``: of the weights that learn. ``skip_zero``: leave out trajectories of advantage 0. Counts the groups into
-    ``size``, and appends the valid advantages to ``advantages``.
+    ``version``: of the weights that learn. ``skip_zero``: leave out trajectories of advantage 0 that have no teacher.
+    Counts the groups into ``size``, and appends the valid advantages to ``advantages``.
     """
     items: list[PackItem] = []
     for group in groups:
@@ -33,13 +33,14 @@ def items_of(
         values = group_advantages(rewards, valid, objective.advantage_norm)
         advantages.extend(a for a, ok in zip(values, valid, strict=True) if ok)
         kl_coef = objective.kl_coef_for(group.family)
+        taught = None if objective.distill.teacher_for(group.family) is None else group.family
         for trajectory, advantage, w in zip(group.trajectories, values, weights, strict=True):
-            if w == 0.0 or (advantage == 0.0 and skip_zero):
+            if w == 0.0 or (advantage == 0.0 and skip_zero and taught is None):
                 continue
             items.extend(
                 PackItem(
                     s.tokens, s.loss_mask, w, advantage, s.logprobs, s.exact(version), s.replay, kl_coef,
-                    name=f"trajectory {trajectory.id} segment {i}",
+                    taught, f"trajectory {trajectory.id} segment {i}",
                 )
                 for i, s in enumerate(trajectory.segments)
             )  # fmt: skip

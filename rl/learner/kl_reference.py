@@ -1,4 +1,4 @@
-"""pi_ref of the KL term: a frozen policy beside the one that learns, in the dtype that computes."""
+"""A frozen policy beside the one that learns, in the dtype that computes: pi_ref of the KL term, or a teacher."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import os
 import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,32 @@ import torch
 
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.deal import Deal
-from rl.learner.forward import device_of, is_indexer, packed_scores, sequence_logprobs
+from rl.learner.forward import (
+    Teacher,
+    device_of,
+    is_indexer,
+    live_logprobs,
+    packed_scores,
+    scores_and_lesson,
+    sequence_logprobs,
+)
 from rl.learner.items import items_of
 from rl.learner.kl_reference import Reference
+from rl.learner.moments import Moments
 from rl.learner.open_batch import Minibatch, OpenBatch
 from rl.learner.optim import Optimizer, schedule
 from rl.learner.packing import Dealing, MicroBatch, pack
 from rl.learner.precision import ComputeWeights, coarser, sync_tolerance
 from rl.learner.ranks import Ranks
-from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
+from rl.learner.replay_audit import ReplayBooks, mean_of, replay_of, require_records
 from rl.learner.sharded import ShardedWeights
+from rl.learner.teachers import Teachers
 from rl.learner.whole import Whole, on_host
 from rl.objective.config import ObjectiveConfig
 from rl.objective.drift import DriftWindow
 from rl.objective.logprobs import TokenScores, check_sampler_logprobs
 from rl.objective.loss import LossInputs, grpo_loss
+from rl.objective.teaching import Lesson
 from rl.policy.api import Policy
 from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
@@ -116,6 +128,7 @@ class Learner:
         self.reference: Reference | None = None
         if objective.uses_reference:
             self.reference = Reference(self.compute, reference, self.device, frozen_base=adapts)
+        self.teachers = Teachers(objective, self.compute, self.device, self.first)
         self.optimizer = Optimizer(
             policy.named_parameters(),
             lr=config.lr,
@@ -231,18 +244,28 @@ class Learner:
     def probe(
         self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None, engine_dtype: str = "float32"
     ) -> ProbeScores:
-        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be."""
+        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be; and the same
+        with choices of its own: the first reads 0 however the engine chooses, the second only if it chooses alike."""
         ours = sequence_logprobs(self.compute.policy, tokens, replay, self.device)
         other = self.compute.in_dtype(torch.bfloat16 if self.compute.dtype == torch.float32 else torch.float32)
         noise = (sequence_logprobs(other, tokens, replay, self.device) - ours).square().mean().sqrt()
         dtype = coarser(engine_dtype, self.config.compute_dtype)
-        return ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
+        scores = ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
+        if replay is None or (replay.experts is None and replay.indexer is None):
+            return scores
+        live, own = live_logprobs(self.compute.policy, tokens, replay, self.device)
+        return replace(
+            scores,
+            live=live.cpu().numpy(),
+            routing_overlap=mean_of(own.expert_overlaps),
+            indexer_overlap=mean_of(own.indexer_overlaps),
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but weights (and the reference's): optimiser, schedule position, shuffle, drift, counters. Of
-        several ranks the first has the optimiser's, whole; it does not depend on how many there are."""
+        """Everything but weights (and the reference's) and AdamW's moments: schedule position, shuffle, drift,
+        counters. It does not depend on how many ranks there are."""
         return {
-            "optimizer": self.optimizer.state_dict(keep=self.first),
+            "optimizer_steps": self.optimizer.steps,
             "rng": self.rng.bit_generator.state,
             "version": self.version,
             "skipped": self.skipped,
@@ -256,8 +279,9 @@ class Learner:
         state = self.state_dict()
         return None if policy is None else Whole(policy, reference, state)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+    def load_state_dict(self, state: dict[str, Any], moments: Moments) -> None:
+        """Take over ``state_dict`` and ``optimizer.moments()`` of a learner of any number of ranks."""
+        self.optimizer.load(int(state["optimizer_steps"]), moments)
         self.rng.bit_generator.state = state["rng"]
         self.version, self.skipped = int(state["version"]), int(state["skipped"])
         self.drift.load_state_dict(state["drift"])
@@ -278,7 +302,9 @@ class Learner:
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
         share = self.config.share_prefixes and self.compute.policy.shares_prefixes
-        microbatches = pack(items, self.config.max_tokens_per_microbatch, self.device, share, self.deal)
+        microbatches: list[MicroBatch] = []
+        for part, shares in self.teachers.parts(items, share):
+            microbatches += pack(part, self.config.max_tokens_per_microbatch, self.device, shares, self.deal)
         if self.first:
             batch.books.expect(items)
         for microbatch in microbatches:
@@ -290,67 +316,92 @@ class Learner:
         # With a KL term or a learning indexer a zero advantage still has a gradient.
         return self.config.skip_zero_advantage and not self.objective.uses_reference and not self.train_indexer
 
-    def _scores(self, batch: MicroBatch, record: Record | None = None, books: ReplayBooks | None = None) -> TokenScores:
+    def _scores(
+        self,
+        batch: MicroBatch,
+        teacher: Teacher | TokenScores | None = None,
+        record: Record | None = None,
+        books: ReplayBooks | None = None,
+    ) -> tuple[TokenScores, Lesson | None]:
         """Scores under the policy as it is now, with the sampler's choices repeated as ``replay`` says."""
         replay = replay_of(batch, self.replay)
-        scores = packed_scores(
-            self.compute.policy, batch, temperature=self.objective.temperature, replay=replay, record=record,
-            sampling_mask=self.replay.sampling_mask == "auto", head_rows=self.config.head_rows,
+        found = scores_and_lesson(
+            self.compute.policy, batch, teacher, temperature=self.objective.temperature, replay=replay, record=record,
+            sampling_mask=self._masks, head_rows=self.config.head_rows,
         )  # fmt: skip
         if books is not None and not batch.padding:
             books.use(batch, replay)
-        return scores
+        return found
+
+    @property
+    def _masks(self) -> bool:
+        return self.replay.sampling_mask == "auto"
 
     @torch.no_grad()
     def _note_old_logprobs(self, minibatches: Sequence[Sequence[MicroBatch]]) -> None:
         for batches in minibatches:
             for batch in batches:
-                batch.old_logprobs_N = self._scores(batch).logprobs_N
+                batch.old_logprobs_N = self._scores(batch)[0].logprobs_N
         reshard(self.compute.policy)
 
     def _backward(self, microbatches: Sequence[MicroBatch], minibatch: Minibatch, batch: OpenBatch) -> None:
         """Forward and backward; gradients and losses are added up, and divided in ``_update``."""
         real: list[MicroBatch] = []
-        total = torch.zeros((), device=self.device)
-        policy_loss = torch.zeros((), device=self.device)
-        indexer_loss = torch.zeros((), device=self.device)
+        losses = torch.zeros(4, device=self.device)  # all, policy, teacher, indexer
         for microbatch in microbatches:
-            record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
             reference_N = self._reference_logprobs(microbatch)  # first: nothing comes between forward and backward
-            scores = self._scores(microbatch, record, batch.books)
-            inputs_N = LossInputs(
-                scores.logprobs_N,
-                microbatch.sampler_logprobs_N,
-                microbatch.advantages_N,
-                microbatch.weights_N,
-                microbatch.segment_N,
-                microbatch.segments,
-                microbatch.old_logprobs_N,
-                reference_N,
-                microbatch.kl_coefs_N,
-            )
-            terms = grpo_loss(inputs_N, self.objective, batch.delta)
-            loss = terms.loss
-            if record is not None:
-                kl = record.indexer_kl / record.indexer_kl_tokens * len(microbatch.tokens_T)
-                indexer_loss += 0.0 if microbatch.padding else kl.detach()
-                loss = loss + self.config.indexer_kl_coef * kl
-            if microbatch.padding:
-                (loss * 0.0).backward()
-                continue
-            total += terms.loss.detach()
-            policy_loss += terms.policy_loss
-            exact_N = microbatch.exact_N & (minibatch.index == 0)
-            batch.diagnostics.add(terms, scores.logprobs_N, microbatch.sampler_logprobs_N, scores.entropy_N, exact_N)
-            loss.backward()
-            real.append(microbatch)
+            with self.teachers.beside(microbatch, self._masks, self.config.head_rows) as teacher:
+                losses += self._backward_one(microbatch, reference_N, teacher, minibatch, batch)
+            if not microbatch.padding:
+                real.append(microbatch)
         sums = [
             float(len(real)),
             float(sum(len(b.tokens_T) for b in real)),
             float(sum(b.distinct for b in real)),
-            *map(float, (total, policy_loss, indexer_loss)),
+            float(sum(b.distinct for b in real if b.taught is not None)),
+            *losses.tolist(),
         ]
         minibatch.add(sums if self.ranks is None else self.ranks.sum(sums))
+
+    def _backward_one(
+        self,
+        microbatch: MicroBatch,
+        reference_N: torch.Tensor | None,
+        teacher: Teacher | TokenScores | None,
+        minibatch: Minibatch,
+        batch: OpenBatch,
+    ) -> torch.Tensor:
+        """The same of one; its losses [4]: all but the indexer's, policy, teacher, indexer. 0 for a padding."""
+        record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
+        scores, lesson = self._scores(microbatch, teacher, record, batch.books)
+        inputs_N = LossInputs(
+            scores.logprobs_N,
+            microbatch.sampler_logprobs_N,
+            microbatch.advantages_N,
+            microbatch.weights_N,
+            microbatch.segment_N,
+            microbatch.segments,
+            microbatch.old_logprobs_N,
+            reference_N,
+            microbatch.kl_coefs_N,
+            lesson,
+            0.0 if microbatch.taught is None else self.objective.distill.weight_for(microbatch.taught),
+        )
+        terms = grpo_loss(inputs_N, self.objective, batch.delta)
+        loss, indexer_loss = terms.loss, torch.zeros_like(terms.policy_loss)
+        if record is not None:
+            kl = record.indexer_kl / record.indexer_kl_tokens * len(microbatch.tokens_T)
+            indexer_loss = kl.detach()
+            loss = loss + self.config.indexer_kl_coef * kl
+        if microbatch.padding:
+            (loss * 0.0).backward()
+            return torch.zeros(4, device=self.device)
+        exact_N = microbatch.exact_N & (minibatch.index == 0)
+        batch.diagnostics.add(terms, scores.logprobs_N, microbatch.sampler_logprobs_N, scores.entropy_N, exact_N)
+        if lesson is not None:
+            batch.diagnostics.add_lesson(str(microbatch.taught), lesson)
+        loss.backward()
+        return torch.stack((terms.loss.detach(), terms.policy_loss, terms.distill_loss, indexer_loss))
 
     def _update(self, minibatch: Minibatch, batch: OpenBatch) -> None:
         """One optimiser step on what was accumulated (or none, when a number is bad)."""
@@ -358,6 +409,8 @@ class Learner:
         if minibatch.microbatches:  # else every advantage is 0: momentum alone must not move the policy
             divisor = minibatch.size.divisor(self.objective.loss_aggregation)
             metrics = {"loss/total": minibatch.loss / divisor, "loss/policy": minibatch.policy_loss / divisor}
+            if self.objective.distill.teachers:
+                metrics["loss/distill"] = minibatch.distill_loss / divisor
             if self.train_indexer:
                 metrics["loss/indexer"] = minibatch.indexer_loss / minibatch.inputs
                 metrics["loss/total"] += self.config.indexer_kl_coef * metrics["loss/indexer"]
@@ -376,10 +429,9 @@ class Learner:
         # Routed live: the recorded experts are the sampler's choice, not pi_ref's. On the sampler's support.
         if self.reference is None:
             return None
-        keep = self.replay.sampling_mask == "auto"
         with self.reference.active() as policy:
             return packed_scores(
-                policy, batch, temperature=self.objective.temperature, sampling_mask=keep,
+                policy, batch, temperature=self.objective.temperature, sampling_mask=self._masks,
                 head_rows=self.config.head_rows,
             ).logprobs_N  # fmt: skip
 

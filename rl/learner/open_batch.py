@@ -32,19 +32,23 @@ class Minibatch:
     size: BatchSize = field(default_factory=BatchSize)
     inputs: int = 0  # tokens of the forward passes
     distinct: int = 0  # those of them that were computed: what segments share counts once
+    taught: int = 0  # and of those the ones that a teacher has computed too
     microbatches: int = 0
-    loss: float = 0.0  # of policy and KL
+    loss: float = 0.0  # of policy, KL and teachers
     policy_loss: float = 0.0
+    distill_loss: float = 0.0
     indexer_loss: float = 0.0  # L_I times tokens
 
     def add(self, sums: Sequence[float]) -> None:
-        """Some micro-batches were run: how many, inputs, distinct tokens, and the three losses."""
+        """Some micro-batches were run: how many, inputs, distinct and taught tokens, and the four losses."""
         self.microbatches += int(sums[0])
         self.inputs += int(sums[1])
         self.distinct += int(sums[2])
-        self.loss += sums[3]
-        self.policy_loss += sums[4]
-        self.indexer_loss += sums[5]
+        self.taught += int(sums[3])
+        self.loss += sums[4]
+        self.policy_loss += sums[5]
+        self.distill_loss += sums[6]
+        self.indexer_loss += sums[7]
 
     def divide(self, named: Iterable[tuple[str, torch.nn.Parameter]], aggregation: str, ranks: int = 1) -> None:
         """Turn the gradients of ``named`` into those of the means: they are sums over the micro-batches and, what FSDP
@@ -81,6 +85,7 @@ class OpenBatch:
         """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens."""
         inputs = sum(m.inputs for m in self.minibatches)
         distinct = sum(m.distinct for m in self.minibatches)
+        taught = sum(m.taught for m in self.minibatches)
         microbatches = sum(m.microbatches for m in self.minibatches)
         capacity = microbatches * max_tokens_per_microbatch
         return {
@@ -91,6 +96,7 @@ class OpenBatch:
             "learner/microbatches": float(microbatches),
             "learner/tokens": float(inputs),
             "learner/tokens_distinct": float(distinct),
+            **({"learner/tokens_taught": float(taught)} if taught else {}),
             "learner/sharing": inputs / distinct if distinct else 1.0,
             "learner/tokens_per_s": inputs / self.seconds,
             "learner/packing": distinct / capacity if capacity else 1.0,

@@ -6,12 +6,12 @@ A step whose loss or gradient is not finite changes nothing: no parameter, no mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from rl.policy.sharding import mesh_of, split_state, whole, whole_state
+from rl.policy.sharding import mesh_of, whole
 
 Schedule = Callable[[int], float]
 
@@ -52,7 +52,8 @@ class Optimizer:
         grad_clip: float,
         share: Schedule,
     ) -> None:
-        self.parameters = [p for _, p in named if p.requires_grad]
+        learning = [(name, p) for name, p in named if p.requires_grad]
+        self.names, self.parameters = [name for name, _ in learning], [p for _, p in learning]
         if not self.parameters:
             raise ValueError("no parameter requires a gradient: nothing to train")
         self.lr, self.grad_clip, self.share, self.steps = lr, grad_clip, share, 0
@@ -102,11 +103,17 @@ class Optimizer:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
         return float(norm)
 
-    def state_dict(self, keep: bool = True) -> dict[str, Any]:
-        """Whole tensors, whether the parameters are sharded or not. ``keep=False``: of ranks that only take part."""
-        return {"adamw": whole_state(self.adamw.state_dict(), keep), "steps": self.steps}
+    def moments(self) -> dict[str, dict[str, torch.Tensor]]:
+        """AdamW's state by the names of the parameters that have one, sharded as they are: the live tensors."""
+        held = self.adamw.state
+        return {name: dict(held[p]) for name, p in zip(self.names, self.parameters, strict=True) if held.get(p)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` has given, of this many ranks or of another number."""
-        self.adamw.load_state_dict(split_state(state["adamw"], self.adamw.param_groups))
-        self.steps = int(state["steps"])
+    def load(self, steps: int, moments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Take over ``moments`` (sharded as the parameters are) and the position in the schedule."""
+        self.adamw.state.clear()
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if name in moments:
+                # Where AdamW itself keeps the step: torch's fused one beside the parameter.
+                step = moments[name]["step"].to(parameter.device if len(self._meshes) <= 1 else "cpu")
+                self.adamw.state[parameter] = {**moments[name], "step": step}
+        self.steps = steps

@@ -34,6 +34,7 @@ class PackItem(TokenStream):
     The per-token arrays [T] are read where the mask is True. ``weight`` is the loss weight of
     one target token; ``advantage`` the one of its trajectory, ``kl_coef`` the strength of its KL term.
     ``logprobs`` are the sampler's; ``exact`` bool [T], where the learner has to agree with them (``Segment.exact``).
+    ``taught``: the task family, where it has a teacher; only items of one such family are packed together.
     """
 
     weight: float = 1.0
@@ -42,6 +43,7 @@ class PackItem(TokenStream):
     exact: np.ndarray | None = None
     replay: ReplayRecord | None = None
     kl_coef: float = 0.0
+    taught: str | None = None
     name: str = "segment"
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class MicroBatch:
     the first update on this batch (only with objective.old_policy=learner). ``tree``: which tokens segments share.
     ``padding``: another rank's too, run once more here, for nothing, so that all ranks make as many passes.
     ``scored_P`` long: targets whose scores are those of all, one for each of the same token, support and node;
-    ``score_N`` long: of each target, which of them.
+    ``score_N`` long: of each target, which of them. ``taught``: the family whose teacher scores it.
     """
 
     tokens_T: torch.Tensor
@@ -97,6 +99,7 @@ class MicroBatch:
     tree: PrefixTree | None = None
     old_logprobs_N: torch.Tensor | None = None
     padding: bool = False
+    taught: str | None = None
 
     @property
     def segments(self) -> int:
@@ -286,6 +289,7 @@ def collate(
         scored_P=device_tensor(scored, torch.long),
         score_N=device_tensor(score.reshape(-1), torch.long),
         tree=tree,
+        taught=items[0].taught,
     )
 
 

@@ -49,6 +49,12 @@ def require_records(items: Sequence[PackItem], config: ReplayConfig, policy: Pol
                 )
 
 
+def mean_of(overlaps: Sequence[torch.Tensor]) -> float | None:
+    """Mean over layers and rows; None where nothing was compared."""
+    joined = torch.cat(list(overlaps)) if overlaps else torch.empty(0)
+    return float(joined.mean()) if len(joined) else None
+
+
 class ReplayBooks:
     """Counts of one ``Learner.step`` and the agreement of live and recorded choices."""
 
@@ -97,8 +103,8 @@ class ReplayBooks:
         out: dict[str, float] = {}
         if self.used:
             out["replay/rows"] = float(self.used)
-        if self.expert_overlaps:
-            out["replay/routing_overlap"] = float(torch.cat(self.expert_overlaps).mean())
+        if (routing := mean_of(self.expert_overlaps)) is not None:
+            out["replay/routing_overlap"] = routing
         if self.indexer_overlaps and len(overlap := torch.cat(self.indexer_overlaps)):
             out["replay/indexer_overlap"] = float(overlap.mean())
             out["replay/indexer_below_80"] = float((overlap < 0.8).float().mean())

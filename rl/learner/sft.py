@@ -189,15 +189,6 @@ class SFTTrainer:
             "threads": torch.get_num_threads(),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Optimiser and counters; the policy's weights are saved separately."""
-        return {"optimizer": self.optimizer.state_dict(), "tokens": self.tokens, "skipped": self.skipped}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.tokens, self.skipped = int(state["tokens"]), int(state["skipped"])
-        self.compute.refresh()
-
     def _items(self, examples: Sequence[TokenStream]) -> list[PackItem]:
         """Those with targets, each target weighted by one over the number of all."""
         targets = sum(int(e.loss_mask.sum()) for e in examples)

@@ -17,8 +17,9 @@ from torch import Tensor
 from rl.learner.ranks import Ranks
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy
+from rl.policy.expert_parallel import expert_modules
 from rl.policy.lora import LoraPolicy
-from rl.policy.sharding import empty_copy, filled, gather, shard, sharded_copy, sharded_from_first
+from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,18 @@ class ShardedWeights:
 
     def weights(self) -> dict[str, Tensor]:
         """On the first rank everything an engine needs, in ``dtype`` and on the host; empty on the others."""
+        dtypes = _dtypes(self._like.weights())
         if not isinstance(self.policy, LoraPolicy):
-            return self._cast(gather(self.policy.weights(), self.first), self._like.weights())
+            return gather(self.policy.weights(), self.first, dtypes)
         state = gather({n: p for n, p in self.policy.named_parameters() if ".lora_" in n}, self.first)
-        return self._cast(filled(self._empty, state).weights(), self._like.weights()) if self.first else {}
+        adapter = filled(self._empty, state).weights() if self.first else {}
+        return {name: value.to(dtypes[name]) for name, value in adapter.items()}
 
     def base_weights(self) -> dict[str, Tensor]:
         """The same of what an adapter is added to; empty without an adapter."""
         if not (isinstance(self.policy, LoraPolicy) and isinstance(self._like, LoraPolicy)):
             return {}
-        return self._cast(gather(self.policy.base_weights(), self.first), self._like.base_weights())
+        return gather(self.policy.base_weights(), self.first, _dtypes(self._like.base_weights()))
 
     def in_dtype(self, dtype: torch.dtype) -> Policy:
         """The policy as it is now, computing in ``dtype``: each rank copies its own shards."""
@@ -75,14 +78,16 @@ class ShardedWeights:
         return sharded_copy(self._empty, self.policy, self._ranks.meshes, dtype, self._device, self._offload)
 
     def beside(self, given: Policy | None = None) -> Beside:
-        """``given`` (whole, the same on every rank; default what learns as it is now), sharded and in this dtype."""
+        """``given`` (whole on the first rank, of the others its shape alone is used; default what learns as it is now),
+        sharded and in this dtype."""
         if given is None:
             copied = sharded_copy(self._empty, self.policy, self._ranks.meshes, self.dtype, self._device, self._offload)
             return Beside(copied, self._empty)
-        policy = cast_copy(given, torch.float32)
-        policy.module.to(self._device)
-        empty = empty_copy(policy)
-        shard(policy, self._ranks.meshes, self.dtype, self._offload)
+        whole, empty = cast_copy(given, torch.float32, share=True), empty_copy(given)
+        meshes = self._ranks.meshes if expert_modules(given.module) else Meshes(self._ranks.meshes.weights)
+        policy = sharded_from_first(
+            empty, whole if self.first else None, meshes, self.dtype, self._device, self._offload
+        )
         return Beside(policy, empty)
 
     def whole(self, other: Beside | None = None) -> Policy | None:
@@ -97,7 +102,6 @@ class ShardedWeights:
         if whole is not None:
             (whole if self.dtype == torch.float32 else cast_copy(whole, self.dtype)).save(directory)
 
-    def _cast(self, whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``whole`` in the dtypes of ``like``; a tensor of two names stays one."""
-        cast: dict[int, Tensor] = {}
-        return {name: cast.setdefault(id(value), value.to(like[name].dtype)) for name, value in whole.items()}
+
+def _dtypes(named: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    return {name: value.dtype for name, value in named.items()}

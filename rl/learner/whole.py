@@ -14,7 +14,7 @@ from rl.policy.api import Policy
 
 @dataclass(frozen=True)
 class Whole:
-    """A learner's state without shards: the float32 policy (with its adapter), pi_ref, and the rest."""
+    """A learner's state without shards: the float32 policy (with its adapter), pi_ref, and the rest but the moments."""
 
     policy: Policy
     reference: Policy | None
@@ -26,8 +26,6 @@ class Whole:
         held = list(self.policy.weights().values())
         if self.reference is not None:
             held += self.reference.weights().values()
-        for entry in self.state["optimizer"]["adamw"]["state"].values():
-            held += [value for value in entry.values() if isinstance(value, torch.Tensor)]
         return sum(value.numel() * value.element_size() for value in held)
 
 

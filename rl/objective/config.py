@@ -10,10 +10,53 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Interval
 
-from rl.bounds import Bounded, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
+from rl.bounds import Bounded, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
 from rl.objective.advantage import AGGREGATIONS
 
 _PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
+DEFAULT = "default"  # in a mapping by family: all others
+FORMS = ("full", "top_k", "sampled")
+
+
+@dataclass
+class TeachingConfig(Bounded):
+    """On-policy distillation: the policy samples, and the teacher of the task's family scores what it has sampled
+    (``rl.objective.teaching``). Off while ``teachers`` is empty."""
+
+    section: ClassVar[str] = "objective.distill"
+
+    # Family (or `default`: all others) to its teacher: a directory as policy.path takes it, or the name of a run
+    # (objective.distill.teachers.search=runs/one/stages/search/policy). Its tokenizer must be the policy's.
+    teachers: dict[str, str] = field(default_factory=dict)
+    # Reverse KL(policy || teacher) at every sampled token. "full": over the whole vocabulary (DeepSeek-V4). "top_k":
+    # over the policy's top_k likeliest tokens and all others as one. "sampled": of the sampled token alone, as an
+    # advantage log pi_teacher - log pi_theta (MiMo-V2-Flash): the same on average, noisier.
+    form: Annotated[str, OneOf(FORMS)] = "full"
+    # Tokens of form=top_k; from the size of the vocabulary on it is form=full.
+    top_k: PositiveInt = 64
+    # Weight of that KL: a number, or a mapping from family to number with `default` for the others.
+    weight: Any = field(default_factory=lambda: {DEFAULT: 1.0})
+    # Weight of the policy gradient beside it. 0: rewards are logged only, and every family needs a teacher. 1: as
+    # without teachers. A family without a teacher learns from its rewards alone.
+    reward_weight: NonNegativeFloat = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_numbers("objective.distill.weight", self.weight)
+        for family in self.teachers:
+            if not self.weight_for(family) > 0:
+                raise ValueError(
+                    f"objective.distill.weight of {family} is 0, and it has a teacher: leave the teacher out, or give "
+                    "a weight above 0"
+                )
+
+    def teacher_for(self, family: str) -> str | None:
+        """The teacher of a task family: its own, else the default's; None where there is none, or its weight is 0."""
+        return self.teachers.get(family, self.teachers.get(DEFAULT)) if self.weight_for(family) > 0 else None
+
+    def weight_for(self, family: str) -> float:
+        """lambda of a task family: its own, else the default's, else 0."""
+        return _number_of(self.weight, family)
 
 
 @dataclass
@@ -54,7 +97,7 @@ class ObjectiveConfig(Bounded):
     correction_high: Annotated[float, Gt(1)] = 2.0
     # beta of the KL to the reference policy (unbiased estimator): a number, or a mapping from task family to number
     # with `default` for the others (objective.kl_coef.math=0). All 0: no reference policy is kept at all.
-    kl_coef: Any = field(default_factory=lambda: {"default": 0.0})
+    kl_coef: Any = field(default_factory=lambda: {DEFAULT: 0.0})
     # Steps between replacing the reference policy by the current one; 0 = never (DeepSeek-R1: 400).
     ref_refresh_every: NonNegativeInt = 0
     # delta of the off-policy sequence mask, in nats per token; null switches it off. Published values differ by orders
@@ -66,6 +109,8 @@ class ObjectiveConfig(Bounded):
     opsm_window: Annotated[int, Ge(64)] = 1024
     # Temperature of the sampler; logits are divided by it before anything else. Must equal the rollouts'.
     temperature: PositiveFloat = 1.0
+    # Teachers, one for each task family.
+    distill: TeachingConfig = field(default_factory=TeachingConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +125,7 @@ class ObjectiveConfig(Bounded):
                 "sampler already contains pi_learner_old / pi_sampler; set objective.old_policy=learner, or "
                 "objective.correction=none"
             )
-        for family, value in self._kl_coefs.items():
-            if not _is_number(value) or value < 0:
-                where = "objective.kl_coef" + (f".{family}" if isinstance(self.kl_coef, Mapping) else "")
-                raise ValueError(f"{where}={value!r}: must be a number, 0 or above")
+        _check_numbers("objective.kl_coef", self.kl_coef)
         _check_delta(self.opsm_delta)
 
     @property
@@ -92,28 +134,41 @@ class ObjectiveConfig(Bounded):
         high = self.clip if self.clip_high is None else self.clip_high
         return 1.0 - self.clip, 1.0 + high
 
-    @property
-    def _kl_coefs(self) -> dict[str, Any]:
-        return dict(self.kl_coef) if isinstance(self.kl_coef, Mapping) else {"default": self.kl_coef}
-
     def kl_coef_for(self, family: str) -> float:
         """beta of a task family: its own, else the default's, else 0."""
-        coefs = self._kl_coefs
-        return float(coefs.get(family, coefs.get("default", 0.0)))
+        return _number_of(self.kl_coef, family)
 
     @property
     def uses_reference(self) -> bool:
         """Whether any family has a KL term, so that a reference policy is needed."""
-        return any(value > 0 for value in self._kl_coefs.values())
+        return any(value > 0 for value in _numbers(self.kl_coef).values())
+
+    @property
+    def reward_weight(self) -> float:
+        """Of the policy gradient: 1 without teachers."""
+        return self.distill.reward_weight if self.distill.teachers else 1.0
 
     def check_families(self, families: Collection[str]) -> None:
-        """Raise ValueError when ``kl_coef`` names a family the run does not have: a misspelt one has no effect."""
-        unknown = sorted(set(self._kl_coefs) - {"default", *families})
-        if unknown:
-            raise ValueError(
-                f"objective.kl_coef.{unknown[0]}={self._kl_coefs[unknown[0]]}: no task family of that name; "
-                f"this run has {', '.join(sorted(families))}"
-            )
+        """Raise ValueError when a mapping names a family the run does not have (a misspelt one has no effect), or a
+        family has neither a teacher nor a reward to learn from."""
+        mappings = (
+            ("kl_coef", _numbers(self.kl_coef)), ("distill.weight", _numbers(self.distill.weight)),
+            ("distill.teachers", self.distill.teachers),
+        )  # fmt: skip
+        for name, mapping in mappings:
+            for unknown in sorted(set(mapping) - {DEFAULT, *families}):
+                raise ValueError(
+                    f"objective.{name}.{unknown}={mapping[unknown]}: no task family of that name; "
+                    f"this run has {', '.join(sorted(families))}"
+                )
+        if self.reward_weight > 0:
+            return
+        for family in sorted(families):
+            if self.distill.teacher_for(family) is None:
+                raise ValueError(
+                    f"objective.distill.reward_weight=0: the family {family} has no teacher, so it would learn "
+                    f"nothing; give objective.distill.teachers.{family} (or .default), or a reward_weight above 0"
+                )
 
     @property
     def opsm_share(self) -> float | None:
@@ -123,6 +178,23 @@ class ObjectiveConfig(Bounded):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _numbers(setting: Any) -> dict[str, Any]:
+    """By family what is one number, or a mapping already."""
+    return dict(setting) if isinstance(setting, Mapping) else {DEFAULT: setting}
+
+
+def _number_of(setting: Any, family: str) -> float:
+    numbers = _numbers(setting)
+    return float(numbers.get(family, numbers.get(DEFAULT, 0.0)))
+
+
+def _check_numbers(name: str, setting: Any) -> None:
+    for family, value in _numbers(setting).items():
+        if not _is_number(value) or value < 0:
+            where = name + (f".{family}" if isinstance(setting, Mapping) else "")
+            raise ValueError(f"{where}={value!r}: must be a number, 0 or above")
 
 
 def _check_delta(delta: Any) -> None:

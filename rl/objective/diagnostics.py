@@ -3,6 +3,12 @@
 mismatch = | log pi_learner(o_t) - log pi_sampler(o_t) |   where both have the same weights
 approx_kl = mean( r - 1 - log r ),  r = pi_theta / pi_sampler  (K3 estimate of KL(pi_sampler || pi_theta))
 outside   = share of tokens with r outside [0.9, 1.1]
+surprise  = mean( -log pi_learner(o_t) - H_t ),  H_t the entropy of pi_learner where o_t was drawn
+
+A token that is drawn from the policy surprises it by H_t on average, whatever came before: the terms of the surprise
+are martingale differences, and their sum over the root of their summed squares (``policy/surprise_z``) is near a
+standard normal. One that was drawn otherwise (another temperature, a cut that nobody recorded, less random noise) is
+not, also where the log-probs that the sampler reports are right.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from rl.objective.loss import LossTerms
+from rl.objective.teaching import Lesson
 
 
 @dataclass
@@ -26,9 +33,11 @@ class Diagnostics:
     kls: list[torch.Tensor] = field(default_factory=list)
     mismatches: list[torch.Tensor] = field(default_factory=list)
     mismatch_ratios: list[torch.Tensor] = field(default_factory=list)
+    surprises: list[torch.Tensor] = field(default_factory=list)
     corrections: list[torch.Tensor] = field(default_factory=list)
     cuts: list[torch.Tensor] = field(default_factory=list)
     deltas: list[float] = field(default_factory=list)
+    lessons: list[tuple[str, Lesson]] = field(default_factory=list)  # by task family
 
     def add(
         self,
@@ -53,6 +62,11 @@ class Diagnostics:
             self.deltas.append(terms.delta)
         self.mismatches.append((logprobs_N.detach() - sampler_logprobs_N).abs()[exact_N])
         self.mismatch_ratios.append(terms.ratio_N[exact_N])
+        self.surprises.append((-logprobs_N.detach() - entropy_N)[exact_N])
+
+    def add_lesson(self, family: str, lesson: Lesson) -> None:
+        """What the family's teacher has made of a micro-batch."""
+        self.lessons.append((family, Lesson(*(column.detach() for column in lesson))))
 
     def extend(self, other: Diagnostics) -> None:
         """Append what ``other`` has collected."""
@@ -79,6 +93,11 @@ class Diagnostics:
         }
         if self.kls and len(kl := torch.cat(self.kls)):
             out["loss/kl"] = float(kl.mean())
+        for family in sorted({name for name, _ in self.lessons}):
+            said = Lesson(*map(torch.cat, zip(*(one for name, one in self.lessons if name == family), strict=True)))
+            out[f"distill/kl/{family}"] = float(said.kl_N.mean())
+            out[f"distill/teacher_entropy/{family}"] = float(said.entropy_N.mean())
+            out[f"distill/teacher_greedy/{family}"] = float(said.greedy_N.float().mean())
         if self.deltas:
             out["policy/opsm_delta"] = sum(self.deltas) / len(self.deltas)
         if self.corrections:
@@ -91,6 +110,10 @@ class Diagnostics:
                 "mismatch/max": float(mismatch.max()),
                 "mismatch/outside": outside(torch.cat(self.mismatch_ratios)),
             }
+            surprise = torch.cat(self.surprises).double()
+            scale = float(surprise.square().sum().sqrt())
+            out["policy/surprise"] = float(surprise.mean())
+            out["policy/surprise_z"] = float(surprise.sum()) / scale if scale > 0 else 0.0
         return out
 
 

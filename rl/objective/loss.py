@@ -1,12 +1,14 @@
 """The micro-batch loss: one mechanism that the settings turn into GRPO, DAPO, Dr.GRPO, GSPO, CISPO, TIS or IcePop.
 
-    loss = sum_t w_t (M_t c_t L_t + beta_t D_t)
+    loss = sum_t w_t (alpha M_t c_t L_t + beta_t D_t + lambda K_t)
 
 L the surrogate on the importance ratio, M the off-policy mask, c the correction of the train/inference mismatch,
-D the KL to the reference, each in ``rl.objective.terms``. w_t (``advantage.token_weights``) already holds
-1/(groups G |o_i|), so the sum over all micro-batches of a minibatch is the paper's nested mean whatever the packing
-was. M and c multiply the surrogate only, never the KL. "Sequence" in M and in GSPO's ratio is one segment (one
-append-only token stream): a branch has its own context and drift.
+D the KL to the reference, each in ``rl.objective.terms``; K the KL to a teacher (``rl.objective.teaching``), where the
+task's family has one. alpha is 1 without teachers; K in its sampled form is c_t times the surrogate on the teacher's
+advantage. w_t (``advantage.token_weights``) already holds 1/(groups G |o_i|), so the sum over all micro-batches of a
+minibatch is the paper's nested mean whatever the packing was. M multiplies the rewards' surrogate only, never a KL: it
+is about negative advantages of whole sequences. "Sequence" in M and in GSPO's ratio is one segment (one append-only
+token stream): a branch has its own context and drift.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from rl.objective.config import ObjectiveConfig
+from rl.objective.teaching import Lesson
 from rl.objective.terms import (
     SURROGATES,
     importance_log_ratio,
@@ -41,15 +44,20 @@ class LossInputs:
     # log pi_ref and beta_t (ObjectiveConfig.kl_coef_for of the token's family); needed when a coefficient is above 0.
     ref_logprobs_N: torch.Tensor | None = None
     kl_coef_N: torch.Tensor | None = None
+    # Of the teacher of these tokens' family (one for all of a micro-batch), and lambda of that family.
+    lesson: Lesson | None = None
+    distill_weight: float = 0.0
 
 
 @dataclass
 class LossTerms:
-    """``loss``: scalar with gradient. The rest is detached: ``policy_loss`` the surrogate's share of it, then
-    diagnostics per token [N], per token with a KL coefficient above 0 [K] or per segment [S]."""
+    """``loss``: scalar with gradient. The rest is detached: ``policy_loss`` and ``distill_loss`` the surrogate's and
+    the teacher's share of it, then diagnostics per token [N], per token with a KL coefficient above 0 [K] or per
+    segment [S]."""
 
     loss: torch.Tensor
     policy_loss: torch.Tensor
+    distill_loss: torch.Tensor
     ratio_N: torch.Tensor  # pi_theta / pi_sampler per token, whatever ratio the surrogate used
     clipped_N: torch.Tensor
     drift_S: torch.Tensor
@@ -74,7 +82,7 @@ def grpo_loss(inputs: LossInputs, config: ObjectiveConfig, delta: float | None) 
     if delta is not None:
         advantages_S = torch.zeros_like(drift_S).index_copy(0, segment_N, inputs.advantages_N.to(drift_S.dtype))
         kept_S = off_policy_mask(drift_S, advantages_S, delta)
-    scale_N = kept_S[segment_N].to(logprobs_N.dtype)
+    trusted_N = torch.ones_like(logprobs_N)  # c
 
     pi_old_N = sampler_N
     correction_N: torch.Tensor | None = None
@@ -90,20 +98,36 @@ def grpo_loss(inputs: LossInputs, config: ObjectiveConfig, delta: float | None) 
             correction_N, cut_N = mismatch_correction(
                 pi_old_N, sampler_N, config.correction, config.correction_low, config.correction_high
             )
-            scale_N = scale_N * correction_N
+            trusted_N = correction_N
 
     log_ratio_N = importance_log_ratio(logprobs_N, pi_old_N, segment_N, segments, config.ratio)
-    # A dropped token gets ratio 1 before the surrogate and 0 after it: its true ratio may be infinite, and
-    # 0 * inf is NaN, in the value as in the gradient.
-    live_N = scale_N > 0
-    loss_N, clipped_N = SURROGATES[config.surrogate](
-        torch.where(live_N, log_ratio_N, 0.0),
-        torch.where(live_N, logprobs_N, 0.0),
-        inputs.advantages_N,
-        config.clip_range,
+
+    def surrogate(advantages_N: torch.Tensor, scale_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # A dropped token gets ratio 1 before the surrogate and 0 after it: its true ratio may be infinite, and
+        # 0 * inf is NaN, in the value as in the gradient.
+        live_N = scale_N > 0
+        loss_N, bounded_N = SURROGATES[config.surrogate](
+            torch.where(live_N, log_ratio_N, 0.0),
+            torch.where(live_N, logprobs_N, 0.0),
+            advantages_N,
+            config.clip_range,
+        )
+        return (inputs.weights_N * scale_N * loss_N).sum(), bounded_N
+
+    loss, clipped_N = surrogate(
+        inputs.advantages_N, config.reward_weight * kept_S[segment_N].to(trusted_N.dtype) * trusted_N
     )
-    loss = (inputs.weights_N * scale_N * loss_N).sum()
     policy_loss = loss.detach()
+
+    distill_loss = torch.zeros_like(policy_loss)
+    if (lesson := inputs.lesson) is not None:
+        if config.distill.form == "sampled":
+            taught, bounded_N = surrogate(-lesson.kl_N, trusted_N)
+            clipped_N = clipped_N | bounded_N
+        else:
+            taught = (inputs.weights_N * lesson.kl_N).sum()
+        taught = inputs.distill_weight * taught
+        loss, distill_loss = loss + taught, taught.detach()
 
     kl_K: torch.Tensor | None = None
     if config.uses_reference:
@@ -117,4 +141,6 @@ def grpo_loss(inputs: LossInputs, config: ObjectiveConfig, delta: float | None) 
         loss = loss + (inputs.weights_N[on_N] * inputs.kl_coef_N[on_N] * kl_K).sum()
         kl_K = kl_K.detach()
     ratio_N = torch.exp(logprobs_N.detach() - sampler_N)
-    return LossTerms(loss, policy_loss, ratio_N, clipped_N, drift_S, kept_S, delta, kl_K, correction_N, cut_N)
+    return LossTerms(
+        loss, policy_loss, distill_loss, ratio_N, clipped_N, drift_S, kept_S, delta, kl_K, correction_N, cut_N
+    )

@@ -130,10 +130,13 @@ def sharded_copy(
 
 
 @torch.no_grad()
-def gather(named: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def gather(
+    named: Mapping[str, Tensor], keep: bool = True, dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, Tensor]:
     """The whole tensors of ``named``, on the host, one after the other; every rank of the mesh calls it.
 
-    ``keep=False``: takes part, and returns nothing. A tensor of two names is one tensor here too.
+    ``keep=False``: takes part, and returns nothing. ``dtypes``: of each, cast before it is sent. A tensor of two names
+    is one tensor here too.
     """
     found: dict[str, Tensor] = {}
     names: dict[int, str] = {}  # by where a tensor is: the name that it was met by first
@@ -141,7 +144,7 @@ def gather(named: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
         held = local(value)
         first = names.setdefault(held.data_ptr() if held.numel() else id(value), name)
         if first == name:
-            full = whole(value)
+            full = whole(value if dtypes is None else value.to(dtypes[name]))
             if keep:
                 found[name] = full.detach().to("cpu", copy=True)
         elif keep:
@@ -202,14 +205,6 @@ def put(value: Tensor, full: Tensor) -> None:
         dist.broadcast(value, 0)
 
 
-def whole_state(state: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
-    """An optimiser's state dict with whole tensors on the host in the place of shards; empty unless ``keep``."""
-    entries: dict[Any, dict[str, Any]] = {}
-    for key, entry in state["state"].items():
-        entries[key] = entry | gather({name: v for name, v in entry.items() if is_sharded(v)}, keep)
-    return {**state, "state": entries} if keep else {}
-
-
 def _split(full: Tensor, like: Any) -> Tensor:
     """The first rank's ``full``, sharded as ``like`` is; the others' is not read, and may be on the meta device."""
     import torch.distributed as dist
@@ -218,19 +213,3 @@ def _split(full: Tensor, like: Any) -> Tensor:
     first = dist.get_rank() == 0
     own = full.to(like.device) if first else torch.empty(full.shape, dtype=full.dtype, device=like.device)
     return distribute_tensor(own, like.device_mesh, like.placements)
-
-
-def split_state(state: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The inverse: whole tensors as the parameters of ``groups`` (``Optimizer.param_groups``) are sharded. Of ranks the
-    first one's tensors count."""
-    keys = [key for group in state["param_groups"] for key in group["params"]]
-    parameters: list[Any] = [parameter for group in groups for parameter in group["params"]]
-    if not any(is_sharded(parameter) for parameter in parameters):
-        return dict(state)
-    entries: dict[Any, dict[str, Any]] = {}
-    for key, parameter in zip(keys, parameters, strict=True):
-        entries[key] = {
-            name: _split(value, parameter) if value.shape == parameter.shape and value.ndim else value
-            for name, value in state["state"].get(key, {}).items()
-        }
-    return {**state, "state": entries}

@@ -1,7 +1,8 @@
 """The main job:  base policy → cold start → held-out evaluation → GRPO → held-out evaluation → report.
 
 With ``pipeline.enabled`` GRPO is specialists, their data, a distillation and a mixed GRPO
-(``rl.recipes.v32_pipeline``); with ``self_verification.enabled`` it is a verifier and a prover in turn.
+(``rl.recipes.v32_pipeline``), or specialists that teach one policy (``rl.recipes.v4_pipeline``); with
+``self_verification.enabled`` it is a verifier and a prover in turn.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
 
     from envs.waiting import result_of
     from rl.recipes import self_verification as selfverify
+    from rl.recipes import v4_pipeline, v32_pipeline
     from rl.recipes.cold_start import FIGURES
     from rl.recipes.policy_stages import BASE, COLD, base_stage, coldstart_stage
     from rl.recipes.stages import WORKERS, opening
-    from rl.recipes.v32_pipeline import pipeline, stage_names
     from rl.run.assemble import cluster, members_of, open_judge, open_pool
     from rl.run.job import Job, figures_of
     from rl.run.ledger import open_ledger
@@ -54,7 +55,8 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
     summary = rundir.read_summary() | {"run": rundir.name, "seed": cfg.seed, **about}
     body, middle = plain, [BEFORE, GRPO, AFTER]
     if cfg.pipeline.enabled:
-        body, middle = pipeline, stage_names(list(members_of(tasksets["train"])))
+        made = v4_pipeline if cfg.pipeline.teaches else v32_pipeline
+        body, middle = made.pipeline, made.stage_names(list(members_of(tasksets["train"])))
     if cfg.self_verification.enabled:
         body, middle = selfverify.self_verification, selfverify.stage_names(cfg.self_verification)
     stages = [BASE, COLD, WORKERS, *middle, REPORT]
@@ -142,4 +144,5 @@ def describe(cfg: TrainConfig) -> str:
     if not cfg.pipeline.enabled:
         return plan
     p = cfg.pipeline
-    return f"specialists: {p.specialist_steps} steps of {p.specialist_prompts} × {cfg.group_size}; mixed: {plan}"
+    last = "on-policy distillation" if p.teaches else "mixed"
+    return f"specialists: {p.specialist_steps} steps of {p.specialist_prompts} × {cfg.group_size}; {last}: {plan}"

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import StageMeter
 from rl.run.preflight import configuration
 from rl.run.stage_log import StageLog, Totals
+from rl.run.taught import with_directories
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -64,11 +66,13 @@ def workers(job: Job, opening: Future[RolloutPool]) -> Iterator[RolloutPool]:
 
 
 @contextmanager
-def learner_of(job: Job, policy: Path, run_dir: Path) -> Iterator[LearnerHandle]:
-    """A learner that starts from ``policy``; it starts in the background and ends with the block."""
+def learner_of(job: Job, policy: Path, run_dir: Path, cfg: TrainConfig | None = None) -> Iterator[LearnerHandle]:
+    """A learner that starts from ``policy``; it starts in the background and ends with the block. ``cfg``: default the
+    run's."""
     from rl.learner.actor import LearnerHandle
 
-    learner = LearnerHandle(job.cfg, policy, run_dir)
+    cfg = job.cfg if cfg is None else cfg
+    learner = LearnerHandle(replace(cfg, objective=with_directories(cfg.objective, cfg.runs_dir)), policy, run_dir)
     try:
         yield learner
     finally:

@@ -25,7 +25,7 @@ from rl.policy.packed_weights import pack
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
-from rl.rollout.weights import probe_mismatch
+from rl.rollout.weights import PROBE_MAX, live_mismatch, probe_mismatch, worst_of
 from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
 from rl.tracking.stall import StallError
 from rl.types import Group, ProbeScores, ReplayRecord
@@ -59,10 +59,12 @@ class WorkerLost(RuntimeError):
 
 @dataclass(frozen=True)
 class SyncReport:
-    """``seconds`` to bring the weights to every engine; ``mismatch``: largest log-prob difference found."""
+    """``seconds`` to bring the weights to every engine; ``mismatch``: largest log-prob difference found. ``metrics``:
+    all that the probe has found, by the names of ``rl.tracking.metrics``, of the worst worker."""
 
     seconds: float
     mismatch: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -295,14 +297,16 @@ class RolloutPool:
         probes = self._ask_all(
             f"probe version {version}", lambda actor: actor.probe.remote(probe_tokens), self.config.sync_s
         )
-        worst = 0.0
+        found: list[dict[str, float]] = []
         for index, (engine_logprobs, replay, engine_version) in enumerate(probes):
             expected = learner_scores(probe_tokens, replay)
             tolerance = self.config.probe_tolerance or expected.tolerance
             where = f"worker {index} (which says it is at version {engine_version})"
-            worst = max(worst, probe_mismatch(where, version, engine_logprobs, expected.logprobs, tolerance))
+            forced = probe_mismatch(where, version, engine_logprobs, expected.logprobs, tolerance)
+            found.append({PROBE_MAX: forced} | live_mismatch(engine_logprobs, expected))
             self._reference = Reference(probe_tokens, expected.logprobs, tolerance)
-        return SyncReport(seconds, worst)
+        worst = worst_of(found)
+        return SyncReport(seconds, worst[PROBE_MAX], worst)
 
     def _stored(self, weights: Weights) -> Any:
         return weights() if callable(weights) else self._ray.put(pack(weights))

@@ -1,8 +1,20 @@
-"""Did the weights arrive? Every engine scores a probe after a sync, and the learner the same one."""
+"""Did the weights arrive? Every engine scores a probe after a sync, and the learner the same one.
+
+Twice: with the engine's choices of experts and rows repeated, so that near-ties are no matter and a difference is one
+of weights or numerics; and with choices of its own (live), which shows an engine that holds the right weights and
+chooses otherwise. The first difference ends a run, the second is a metric and an alarm (``rl.doctor``).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from rl.types import ProbeScores
+
+PROBE_MAX, LIVE_MEAN, LIVE_MAX = "mismatch/probe_max", "mismatch/probe_live_mean", "mismatch/probe_live_max"
+ROUTING, INDEXER = "replay/probe_routing_overlap", "replay/probe_indexer_overlap"
 
 TYPICAL = 1 / 8  # root mean square over the probe, in units of the largest difference that is allowed
 
@@ -39,3 +51,22 @@ def probe_mismatch(
             "weights, or computes them differently"
         )
     return float(difference[worst])
+
+
+def live_mismatch(engine_logprobs: np.ndarray, scores: ProbeScores) -> dict[str, float]:
+    """|log pi_engine - log pi_learner| over the probe, nats, each side with choices of its own, and how far these are
+    the same; empty where nothing is chosen."""
+    if scores.live is None:
+        return {}
+    difference = np.abs(np.asarray(engine_logprobs, np.float64) - scores.live)
+    found = {LIVE_MEAN: float(difference.mean()), LIVE_MAX: float(difference.max())}
+    overlaps = {ROUTING: scores.routing_overlap, INDEXER: scores.indexer_overlap}
+    return found | {name: value for name, value in overlaps.items() if value is not None}
+
+
+def worst_of(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each number the worst worker's: the largest difference, the smallest overlap."""
+    names = dict.fromkeys(name for one in found for name in one)
+    return {
+        name: (min if name in (ROUTING, INDEXER) else max)(one[name] for one in found if name in one) for name in names
+    }

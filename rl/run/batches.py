@@ -1,4 +1,4 @@
-"""One step's batch on disk, whole: what `rl-diagnose` needs to run that step's forward pass again.
+"""One step's batch on disk, whole: what `rl-doctor attribute=true` needs to run that step's forward pass again.
 
     runs/<name>/batches/step_000020/
       batch.json       step, version, sampling settings, groups and trajectories without their per-token arrays

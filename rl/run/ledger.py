@@ -130,10 +130,15 @@ class StageMeter:
         ledger.put(stage, "rl", **self.flops)
 
     def step(
-        self, trajectories: Sequence[Trajectory], learner_tokens: float, stats: Mapping[str, float]
+        self,
+        trajectories: Sequence[Trajectory],
+        learner_tokens: float,
+        stats: Mapping[str, float],
+        taught_tokens: float = 0.0,
     ) -> dict[str, float]:
         """Count one step; metrics of it. ``learner_tokens``: those that it computed, at the trajectories' mean
-        context."""
+        context; ``taught_tokens``: of them those that a teacher has computed too, which is counted as a policy of the
+        same size."""
         cost = self._ledger.cost
         every = Work()
         for t in trajectories:
@@ -142,6 +147,7 @@ class StageMeter:
         rollout = self._meter.read(trajectories, stats)
         trained = every.scaled(learner_tokens)
         learner = cost.training(trained) + self._extra_forwards * cost.forward(trained)
+        learner += cost.forward(every.scaled(taught_tokens))
         self.flops["rollout"] += rollout
         self.flops["learner"] += learner
         self._ledger.put(self._stage, "rl", **self.flops)

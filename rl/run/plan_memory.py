@@ -4,16 +4,18 @@ Learner on one GPU, P parameters that learn, c bytes of the dtype that computes 
 
     weights    4 P float32 masters, and c P more for the copy that computes where that is not float32
     gradients  4 P            optimiser  8 P  (AdamW, two moments)         reference  c P  (objective.kl_coef above 0)
+    teachers   c P each (objective.distill.teachers), counted as policies of this size
     adapter    c (all weights) + 16 A of the adapter       offload    c P on the GPU, 16 P in the host's memory
     saved      T (norms + attention + MLP + choices) over all layers; recompute: T h c a layer
     working    of the widest layer what its backward pass holds besides, once more where the layer is run again
     logits     rows V (16 bytes: logits, log-probs, probabilities and their product; + 2 in bfloat16, + 4 with a
-               temperature, + 5 with truncated sampling, + 4 reference)
+               temperature, + 5 with truncated sampling, + 4 reference, + 20 a teacher's KL over the vocabulary)
     probe      what it needs beyond a step, of which nothing is left then: 4 P or 2 P, a copy in the other dtype
     replay     recorded choices as int64, of the *whole batch*: micro-batches are all on the GPU when a step begins
 
-Of several ranks (``learner.ranks``, rl.policy.sharding) each holds 1/s of masters, gradients, optimiser, reference and
-the probe's copy, all float32, s = shard_ranks; a base beside its adapter too. Its share of the batch is 1/ranks.
+Of several ranks (``learner.ranks``, rl.policy.sharding) each holds 1/s of masters, gradients, optimiser, reference,
+teachers and the probe's copy, all float32, s = shard_ranks; a base beside its adapter too. Its share of the batch is
+1/ranks.
 
     gathered   (3 c + 4) Y + 2 c R,  at least 4 R    Y: the largest layer, R: embedding, head and last norm
                a layer, the next one, and a gradient in c; what is summed over the ranks in float32. R stays gathered
@@ -89,6 +91,9 @@ def learner_memory(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
     if cfg.objective.uses_reference and not adapter:
         place = host if sharded and learner.offload_optimizer else device
         place["reference"] = (4 if sharded else width) * sizes.parameters
+    if teachers := len(set(cfg.objective.distill.teachers.values())):
+        place = host if sharded and learner.offload_optimizer else device
+        place["teachers"] = teachers * (4 if sharded else width) * sizes.parameters
     device = {part: size / shards(cfg) for part, size in device.items()}
     host = {part: size / shards(cfg) for part, size in host.items()}
     if sharded:
@@ -117,25 +122,23 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     """GB that pass through the memory of the first rank's machine, beside what its processes keep there; by occasion:
     one of them is there at a time.
 
-    Ranks gather on the first one's host: float32 weights for a sync, which are cast there; masters, reference and both
-    moments for a checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store,
-    and every served engine of the machine maps one of its own while it takes it.
+    Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
+    checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store, and every served
+    engine of the machine maps one of its own while it takes it.
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
-    learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     whole, sent = 4.0 * sizes.parameters, float(width * sizes.parameters)
     engines = cfg.rollout.workers
     if cfg.hardware.gpus:
         engines = min(engines, cfg.hardware.gpus_per_node // cfg.rollout.tensor_parallel)
     mapped = sent * engines if cfg.rollout.engine == "served" else 0.0
     if learner.ranks > 1:
-        state = 8.0 * (adapter or learns) + 4.0 * adapter
-        state += whole if cfg.objective.uses_reference and not adapter else 0
+        state = 4.0 * adapter + (whole if cfg.objective.uses_reference and not adapter else 0)
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
             LOADING: whole,
-            SYNC: max(whole + (sent if width < 4 else 0.0), 2 * sent, sent + mapped),
+            SYNC: max(2 * sent, sent + mapped),
             CHECKPOINT: whole + state + copied,
         }
     else:
@@ -181,6 +184,7 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     rows = tokens if learner.head_rows is None else min(tokens, learner.head_rows)
     logit = 16 + (width < 4) * 2 + (objective.temperature != 1.0) * 4
     logit += cfg.rollout.truncates * 5 + (objective.uses_reference and learner.head_rows is None) * 4
+    logit += bool(objective.distill.teachers and objective.distill.form != "sampled") * 20
     batch = cfg.prompts_per_step * cfg.group_size * length / learner.ranks
     recorded = 0 if cfg.replay.routing == "off" else sizes.replay_row(indexer=False, wide=True)
     if cfg.replay.indexer != "off":

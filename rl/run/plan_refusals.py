@@ -124,7 +124,7 @@ def _field(cfg: TrainConfig, role: str, memory: Memory) -> str:
     fields = {
         "saved activations": "learner.recompute", "working activations": "learner.max_tokens_per_microbatch",
         "logits": "learner.head_rows", "replay and batch": "prompts_per_step", "reference": "objective.kl_coef",
-        "gathered layers": "policy.path",
+        "gathered layers": "policy.path", "teachers": "objective.distill.teachers",
     }  # fmt: skip
     return fields.get(part, "learner.offload_optimizer")
 
@@ -277,5 +277,5 @@ def _host_field(cfg: TrainConfig) -> str:
     if cfg.learner.offload_optimizer:
         return "learner.offload_optimizer=true"
     if cfg.learner.ranks > 1:
-        return f"learner.ranks={cfg.learner.ranks}: the first one gathers all weights and moments for a checkpoint"
+        return f"learner.ranks={cfg.learner.ranks}: the first one gathers all float32 weights for a checkpoint"
     return "policy.path"

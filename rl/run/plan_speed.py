@@ -1,14 +1,15 @@
 """Seconds and money of one GRPO step by a roofline: what the hardware allows at best, not what will be measured.
 
-learner   tokens F (3 + r + o + k) / (n peak share)      F: FLOPs of one token's forward pass (rl.policy.flops);
-          r: recompute 1, o: objective.old_policy=learner 1, k: KL reference 1; an adapter 2 in the place of 3
+learner   tokens F (3 + r + o + k + t) / (n peak share)  F: FLOPs of one token's forward pass (rl.policy.flops);
+          r: recompute 1, o: objective.old_policy=learner 1, k: KL reference 1, t: teachers 1;
+          an adapter 2 in the place of 3
           n ranks: no faster than each micro-batch's traffic, ``traffic_seconds``
 prefill   (tokens - sampled) F / (peak share)
 decode    of n sequences at once, one token each: max(bytes read / bandwidth, FLOPs / peak)
           bytes = weights that n tokens touch + n cache rows; of E experts, K chosen: 1 - (1 - K/E)^n
           an engine of several ranks reads and computes with all of them; what these send each other is not counted
 sync      GPU → host, a copy into Ray's store, once to every other machine, host → GPU
-          n ranks: gathered on the first one's GPU before, in float32, and so to its host
+          n ranks: gathered on the first one's GPU before, in the dtype that computes
 step      max_staleness=0: rollouts, then the learner, then the sync. Above 0: the slower of the two, then the sync
 """
 
@@ -92,6 +93,7 @@ def learner_speed(cfg: TrainConfig, sizes: ModelSizes) -> float:
     """Tokens per second of the learner on all its GPUs, prompts included, as far as computing goes."""
     passes = 2.0 if cfg.learner.lora.rank else 3.0
     passes += cfg.learner.recompute + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
+    passes += bool(cfg.objective.distill.teachers)
     peak = _peak(cfg, cfg.learner.compute_dtype) * cfg.learner.ranks
     return peak / (passes * _forward(sizes, rollout_tokens(cfg)[0]))
 
@@ -99,10 +101,10 @@ def learner_speed(cfg: TrainConfig, sizes: ModelSizes) -> float:
 def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     """Of a step: what the ranks send each other, however long the computing takes.
 
-    Every micro-batch gathers all layers for the forward and for the backward pass, once more each for the reference and
-    ``old_policy=learner``, and sums the gradients in float32; copies of the weights (``shard_ranks``) are summed over
-    too. Experts that are spread (``expert_parallel``) are gathered over fewer ranks; rows go to them and come back
-    instead, in every pass and for their gradients.
+    Every micro-batch gathers all layers for the forward and for the backward pass, once more each for the reference, a
+    teacher and ``old_policy=learner``, and sums the gradients in float32; copies of the weights (``shard_ranks``) are
+    summed over too. Experts that are spread (``expert_parallel``) are gathered over fewer ranks; rows go to them and
+    come back instead, in every pass and for their gradients.
     """
     learner, hardware, ranks, split = cfg.learner, cfg.hardware, cfg.learner.ranks, shards(cfg)
     if ranks == 1:
@@ -110,6 +112,7 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     tokens = cfg.prompts_per_step * cfg.group_size * rollout_tokens(cfg)[0]
     passes = -(-tokens // (ranks * learner.max_tokens_per_microbatch))
     gathers = 2 + (cfg.objective.old_policy == "learner") + cfg.objective.uses_reference
+    gathers += bool(cfg.objective.distill.teachers)
     adapter = learner.lora.rank and sizes.adapter(learner.lora.rank, learner.lora.modules)
     learns = adapter or sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     width, spread = WIDTH[learner.compute_dtype], learner.expert_parallel
@@ -154,16 +157,14 @@ def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> t
 def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
     """From the end of a step until every engine has the new weights; the probe after it is left out."""
     hardware, sent = cfg.hardware, sync_bytes(cfg, sizes) / 1e9
-    taken = sent  # by the learner's host
     seconds = sent / hardware.copy_gb_s
     if cfg.learner.ranks > 1:
-        taken = 4 * sent / WIDTH[cfg.learner.compute_dtype] if not cfg.learner.lora.rank else sent
         apart = shards(cfg) > hardware.gpus_per_node
-        seconds += taken / (hardware.network_gb_s if apart else hardware.link_gb_s)
+        seconds += sent / (hardware.network_gb_s if apart else hardware.link_gb_s)
     if nodes > 1:
         seconds += sent / hardware.network_gb_s
     if hardware.gpus:
-        seconds += (taken + sent) / hardware.host_gb_s
+        seconds += 2 * sent / hardware.host_gb_s
     return seconds
 
 

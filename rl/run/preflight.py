@@ -16,6 +16,7 @@ from rl.bounds import check
 from rl.run.errors import explain
 from rl.run.inputs import find_inputs
 from rl.run.paths import output_directory, policy_directory
+from rl.run.taught import check_teachers
 from rl.tracking.rundir import RunDirError
 
 if TYPE_CHECKING:
@@ -299,7 +300,13 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     check_judge(cfg.judge)
     check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay)
     check_room(cfg)
+    if cfg.pipeline.enabled and cfg.objective.distill.teachers:
+        raise ValueError(
+            "objective.distill.teachers with pipeline.enabled: a specialist has no teacher, and the teachers of "
+            "pipeline.merge=teachers are the specialists; leave objective.distill.teachers out"
+        )
     cfg.objective.check_families(families)
+    check_teachers(cfg.objective, cfg.runs_dir, directory, check_policy)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:
         raise ValueError(

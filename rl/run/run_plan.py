@@ -250,6 +250,11 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
             "it (learner.max_tokens_per_microbatch)",
         ),
         (
+            cfg.pipeline.teaches,
+            "pipeline.merge=teachers: planned is a specialist; the learner of the last stage holds one policy more for "
+            "each family (plan it as a run of its own, with objective.distill.teachers)",
+        ),
+        (
             plan.nodes > 1 and cfg.ray.address is None,
             f"ray.address=null starts Ray on one machine; {plan.nodes} machines need ray=cluster",
         ),

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rl.doctor.records import Settings, StepRecord
+from rl.doctor.watch import Watch
 from rl.rollout.losses import SKIPPED
 from rl.run.batches import save_batch
 from rl.tracking.episodes import event_counts
 from rl.tracking.failures import failure
-from rl.tracking.masked import MaskedShare
+from rl.tracking.findings import records_of
 from rl.tracking.metrics import rollout_metrics
 from rl.tracking.rundir import RunDir, step_name
 from rl.tracking.usage import add_tally, tally
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from rl.run.ledger import StageMeter
     from rl.types import Group, Trajectory
 
+RECALLED = 3  # steps before a resume that detectors are shown
 NAMED = 100  # skipped tasks that are named in the report, the last ones; all are counted
 OnStep = Callable[[int, dict[str, float], "list[Group]"], None]
 
@@ -99,7 +102,12 @@ class StageLog:
         self._laps: dict[str, float] = {}
         self._lap_began = 0.0
         self._failed_in_a_row = 0
-        self._masked = MaskedShare()
+        self._settings = Settings.of(cfg)
+        self._watch = Watch()
+        if totals.steps:  # a resume: detectors that compare steps know the last ones before it
+            last = range(totals.steps - RECALLED + 1, totals.steps + 1)
+            for record in records_of(files, stage, self._settings, last):
+                self._watch.step(record)
         self._busy_s = self._busy(pool.stats())  # until the step before
         self.writer = Writer()
 
@@ -121,8 +129,8 @@ class StageLog:
                 self._files, step, step - 1, groups, self._cfg.rollout, learner.save_policy, tracking.keep_batches
             )
 
-    def step(self, step: int, groups: list[Group], learned: Mapping[str, float], probe: float) -> None:
-        """Enter step ``step``: its groups, the learner's and taskset's metrics, the probe's log-prob difference (nats).
+    def step(self, step: int, groups: list[Group], learned: Mapping[str, float], probe: Mapping[str, float]) -> None:
+        """Enter step ``step``: its groups, the learner's and taskset's metrics, what the probe has found.
 
         Raises RuntimeError when ``failed_steps`` steps in a row had no valid rollout; it says why the last one failed.
         """
@@ -130,7 +138,7 @@ class StageLog:
         engines = self._pool.stats()
         metrics = rollout_metrics(groups, step - 1) | dict(learned)
         metrics |= self._times(metrics["tokens/sampled"], metrics["learner/seconds"], engines)
-        metrics["mismatch/probe_max"] = probe
+        metrics |= probe
         self._add(step, trajectories, metrics)
         metrics |= {
             "tokens/sampled_total": float(self.totals.tokens_sampled),
@@ -140,11 +148,14 @@ class StageLog:
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
         if self._meter is not None:
-            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines)
+            taught = metrics.get("learner/tokens_taught", 0.0)
+            metrics |= self._meter.step(trajectories, metrics["learner/tokens_distinct"], engines, taught)
             self.totals.flops = dict(self._meter.flops)
+        for alarm in self._watch.step(StepRecord(step, metrics, groups, self._settings)):
+            metrics[f"alarm/{alarm.detector.name}"] = 1.0
+            if alarm.new:
+                print(f"{self._stage}, step {step}: {alarm.sentence}", file=sys.stderr)
         self.writer.put(f"step {step}", partial(self._write, step, trajectories, metrics))
-        if rise := self._masked.rise(trajectories):
-            print(f"{self._stage}, step {step}: {rise}", file=sys.stderr)
         self._check_failures(trajectories)
         self._on_step(step, metrics, groups)
 

@@ -88,7 +88,7 @@ def shaping(config: Mapping[str, Any]) -> dict[str, Any]:
     """What shapes the curve in a run's resolved configuration, with the schema's default for what it lacks."""
     return {
         name: {k: v for k, v in value.items() if k not in MACHINE} if isinstance(value, Mapping) else value
-        for name, value in _filled(config, _defaults()).items()
+        for name, value in with_defaults(config).items()
         if name not in LEFT_OUT
     }
 
@@ -96,6 +96,11 @@ def shaping(config: Mapping[str, Any]) -> dict[str, Any]:
 def settings_key(config: Mapping[str, Any]) -> str:
     """The hash of what shapes the curve in a run's resolved configuration."""
     return hashlib.sha256(json.dumps(shaping(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's resolved configuration with the schema's default for what it lacks, whatever version wrote it."""
+    return _filled(config, _defaults())
 
 
 @cache

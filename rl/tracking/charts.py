@@ -48,6 +48,14 @@ def policy_chart(rows: Rows, offset: tuple[int, int] = (0, 0)) -> str:
     return line_chart("Entropy (nats per token) and gradient norm", lines, offset=offset)
 
 
+def teachers_chart(rows: Rows, offset: tuple[int, int] = (0, 0)) -> str | None:
+    """Reverse KL to the teacher of each family; None for a run without teachers."""
+    taught = families(rows, "distill/kl/")
+    window = max(1, len(rows) // 12)
+    lines = [Series(f, smooth(points(rows, f"distill/kl/{f}"), window), i) for i, f in enumerate(taught)]
+    return line_chart("Reverse KL to the teacher, nats per token", lines, offset=offset) if lines else None
+
+
 def specialists_chart(rows: Mapping[str, Rows], offset: tuple[int, int] = (0, 0)) -> str:
     """Training reward of each specialist; ``rows`` by family."""
     lines = []

@@ -24,8 +24,8 @@ class TrackingConfig(Bounded):
     table_rows: PositiveInt = 16  # trajectories per table
     save_tokens: bool = True  # keep token ids and log-probs in trajectories/*.jsonl
     plain_every_s: NonNegativeFloat = 10.0  # least time between progress lines when the output is no terminal
-    # For rl-diagnose: every n steps, and at the last step, store the batch with its replay records and the policy's
-    # weights before the update. 0 = never.
+    # For rl-doctor attribute=true: every n steps, and at the last step, store the batch with its replay records and the
+    # policy's weights before the update. 0 = never.
     save_batch_every: NonNegativeInt = 20
     # Stored batches that stay, the newest. Each holds a whole copy of the weights: mind the disk with large policies.
     keep_batches: PositiveInt = 2

@@ -1,4 +1,4 @@
-"""A finished attribution (``rl.learner.attribution``) as text: what `rl-diagnose` prints and the report shows.
+"""A finished attribution (``rl.learner.attribution``) as text: what `rl-doctor attribute=true` prints, and the report.
 
 diagnose/step_000020.json::
 
@@ -52,13 +52,13 @@ def diagnosis_tables(found: Mapping[str, Any]) -> list[TextTable]:
 
 
 def read_diagnoses(run: RunDir) -> list[dict[str, Any]]:
-    """Everything `rl-diagnose` has found in this run, by step."""
+    """Everything `rl-doctor attribute=true` has found in this run, by step."""
     found = []
     for path in sorted(run.diagnoses.glob("step_*.json")):
         try:
             found.append(json.loads(path.read_text()))
         except json.JSONDecodeError as error:
-            raise RunDirError(f"{path} is not JSON ({error.msg}); remove it and run rl-diagnose again") from error
+            raise RunDirError(f"{path} is not JSON ({error.msg}); remove it and run rl-doctor again") from error
     return found
 
 

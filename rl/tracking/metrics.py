@@ -80,9 +80,13 @@ METRICS: dict[str, str] = {
     "loss/total": "The loss that was differentiated.",
     "loss/policy": "Surrogate term.",
     "loss/kl": "KL term against the reference policy, before its coefficient; mean over tokens that have one.",
+    "loss/distill": "Teachers' term, weighted: its share of loss/total (objective.distill).",
     "loss/indexer": "Indexer KL loss L_I of DSA, before its coefficient.",
     "policy/clip_fraction": "Share of sampled tokens where the clip was active.",
     "policy/entropy": "Entropy of the policy at sampled positions, nats per token.",
+    "policy/surprise": "Mean of −log-prob minus entropy over tokens of the same weights, nats: near 0 where tokens are "
+    "drawn from the policy.",
+    "policy/surprise_z": "The same in standard errors.",
     "policy/approx_kl": "Estimated KL from the sampling policy to the current one, nats per token.",
     "policy/ratio_mean": "Token ratio pi_theta / pi_sampler, mean (whatever ratio the surrogate uses).",
     "policy/ratio_min": "Smallest token ratio.",
@@ -95,6 +99,11 @@ METRICS: dict[str, str] = {
     "(off, or a percentile of fewer than 64 sequences).",
     "policy/drift_mean": "Mean over sequences of the sequence's mean log(pi_old / pi_theta), nats.",
     "policy/drift_p95": "The same, 95th percentile: what a threshold delta of that mask is compared with.",
+    "distill/kl/{family}": "Reverse KL(policy || teacher) of one family, nats, mean over its sampled tokens; with "
+    "objective.distill.form=sampled its estimate log pi_theta - log pi_teacher, which may be below 0.",
+    "distill/teacher_entropy/{family}": "Entropy of the family's teacher at the policy's states, nats per token.",
+    "distill/teacher_greedy/{family}": "Share of sampled tokens that are the teacher's likeliest. It rises as the two "
+    "come to think alike.",
     "advantage/mean": "Group advantage, mean over sequences.",
     "advantage/std": "Group advantage, standard deviation.",
     "advantage/min": "Smallest group advantage.",
@@ -105,12 +114,21 @@ METRICS: dict[str, str] = {
     "mismatch/p99": "The same, 99th percentile.",
     "mismatch/max": "The same, maximum.",
     "mismatch/outside": "Share of token ratios outside [0.9, 1.1] at the same weights.",
-    "mismatch/probe_max": "Largest log-prob difference of the probe after the weight sync, nats.",
+    "mismatch/probe_max": "Largest log-prob difference of the probe after the weight sync, nats; the learner repeats "
+    "the engine's choices of experts and rows.",
+    "mismatch/probe_live_mean": "The same probe with the learner's own choices, mean difference: an engine that holds "
+    "the right weights and chooses otherwise shows here alone.",
+    "mismatch/probe_live_max": "The same, largest difference (a near-tie that rounds differently moves one token).",
     # replay
     "replay/rows": "Input tokens whose recorded choices were used, each exactly once.",
     "replay/routing_overlap": "Share of the sampler's experts that the live router would choose too (tokens, layers).",
     "replay/indexer_overlap": "With replay.indexer=check: share of the sampler's rows the live indexer chooses too.",
     "replay/indexer_below_80": "Share of tokens and layers where that is below 0.8 (of tokens that see more).",
+    "replay/probe_routing_overlap": "Share of the engine's experts that are the learner's own on the probe after the "
+    "sync.",
+    "replay/probe_indexer_overlap": "The same of the rows that the DSA indexer chooses.",
+    # alarms (rl.doctor)
+    "alarm/{detector}": "1 in a step at which this detector of docs/doctor.md fired; absent otherwise.",
     # optimiser
     "learner/grad_norm": "Gradient norm before clipping.",
     "learner/lr": "Learning rate of the step.",
@@ -118,6 +136,7 @@ METRICS: dict[str, str] = {
     "learner/microbatches": "Packed micro-batches of the step.",
     "learner/tokens": "Trained tokens (all positions) of the step.",
     "learner/tokens_distinct": "Those of them that were computed: what segments begin with alike counts once.",
+    "learner/tokens_taught": "Of the computed ones those that a teacher has computed too.",
     "learner/sharing": "Trained tokens divided by computed ones; 1: nothing was shared.",
     "learner/seconds": "Seconds that the learner worked on the batch, also while others of it were sampled.",
     "learner/tokens_per_s": "Trained tokens (all positions of the packed batch) per second.",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rl.tracking.alarms import ALARM_COLUMNS, alarm_rows
 from rl.tracking.band import Verdict, band_chart, judge
 from rl.tracking.certificates import CERTIFICATE_COLUMNS, certificate_notes, certificate_rows
 from rl.tracking.charts import (
@@ -26,6 +27,7 @@ from rl.tracking.charts import (
     reward_chart,
     specialists_chart,
     speed_chart,
+    teachers_chart,
 )
 from rl.tracking.diagnosis import TextTable, diagnosis_tables, read_diagnoses
 from rl.tracking.evaluation import estimate_table
@@ -75,9 +77,10 @@ class Page:
     specialists_data: Table
     specialists_charts: list[str]
     curves: list[str]
+    alarms: Table  # of the detectors in the loop
     verdict: Verdict | None  # whether the curve is that of a normal run; None before there is a curve
     verdict_charts: list[str]
-    diagnoses: list[TextTable]  # what rl-diagnose found, newest step first
+    diagnoses: list[TextTable]  # what rl-doctor found, newest step first
     usage: Table
     price: str
     compute: Table
@@ -143,6 +146,7 @@ def gather(run_dir: RunDir) -> Page:
         specialists_data=_specialists_data(specialists),
         specialists_charts=_specialists_charts(run_dir, specialists),
         curves=_curves(summary, rows),
+        alarms=Table(ALARM_COLUMNS, alarm_rows(run_dir.read_metrics())),
         verdict=verdict,
         verdict_charts=[band_chart(verdict)] if verdict is not None and verdict.band is not None else [],
         diagnoses=[table for found in reversed(read_diagnoses(run_dir)) for table in diagnosis_tables(found)],
@@ -200,11 +204,12 @@ def _estimates(summary: Mapping[str, Any]) -> list[TextTable]:
 
 
 def _specialists_data(specialists: Mapping[str, Any]) -> Table:
-    """What became of the rollouts that each specialist made for the distillation."""
+    """What became of the rollouts that each specialist made for the distillation; no rows where they are teachers."""
     kinds = ("sampled", "kept", "not_passed", "failed", "unverified", "duplicate", "over_cap")
     rows = [
         (family, *(f"{one['data'][kind]:,}" for kind in kinds), str(one["steps"]), one["stop_reason"])
         for family, one in sorted(specialists.items())
+        if "data" in one
     ]
     return Table(("family", *(kind.replace("_", " ") for kind in kinds), "GRPO steps", "ended"), rows)
 
@@ -217,7 +222,8 @@ def _specialists_charts(run_dir: RunDir, specialists: Iterable[str]) -> list[str
 def _curves(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     charts = [before_after_chart(summary)]
     if rows:
-        charts += [chart(rows) for chart in (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart)]
+        kinds = (reward_chart, length_chart, mismatch_chart, speed_chart, policy_chart, teachers_chart)
+        charts += [chart(rows) for chart in kinds]
     return [chart for chart in charts if chart]
 
 

@@ -7,7 +7,8 @@
       summary.json                   the end result (rl.tracking.summary)
       report.html                    the readable report (rl.tracking.report)
       batches/step_000020/           the batch of a step and the weights it was trained from (rl.run.batches)
-      diagnose/step_000020.json      what rl-diagnose found in it
+      diagnose/step_000020.json      what rl-doctor attribute=true found in it
+      doctor.html                    what rl-doctor found in the whole (rl.tracking.findings)
       checkpoints/  bad_batches/     written by the learner
 
 ``metrics.jsonl`` is append-only and fsynced at every line. A resumed run repeats the steps after its last
@@ -121,6 +122,10 @@ class RunDir:
         return self.path / "diagnose"
 
     @property
+    def doctor(self) -> Path:
+        return self.path / "doctor.html"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -171,13 +176,13 @@ class RunDir:
     def read_metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Rows in order of first appearance; of a repeated (stage, step) the last row counts."""
         rows: dict[tuple[str, int], dict[str, Any]] = {}
-        for row in _read_jsonl(self.metrics):
+        for row in read_jsonl(self.metrics):
             if stage is None or row["stage"] == stage:
                 rows[(row["stage"], row["step"])] = row
         return list(rows.values())
 
     def read_trajectories(self, name: str) -> list[dict[str, Any]]:
-        return list(_read_jsonl(self.trajectories / f"{name}.jsonl"))
+        return list(read_jsonl(self.trajectories / f"{name}.jsonl"))
 
     def trajectory_names(self) -> list[str]:
         return sorted(path.stem for path in self.trajectories.glob("*.jsonl"))
@@ -270,7 +275,11 @@ def _json_number(value: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects in the lines of ``path``, none where there is no file; a line that is being written is left out.
+
+    Raises RunDirError for a line that is no JSON.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:

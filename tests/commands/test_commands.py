@@ -46,14 +46,14 @@ def test_composing_the_configuration_loads_nothing_heavy() -> None:
     code = """
 import sys
 import rl.commands.train, rl.commands.evaluate, rl.commands.cold_start, rl.commands.pretrain, rl.commands.adapt
-import rl.commands.chat, rl.commands.diagnose, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
+import rl.commands.chat, rl.commands.doctor, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
 import rl.commands.view
 from configs.schema import register
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 register()
 with initialize_config_module("configs", version_base="1.3"):
-    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "diagnose", "compare", "chat", "view"):
+    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "doctor", "compare", "chat", "view"):
         OmegaConf.to_object(compose(name))
 heavy = ("torch", "vllm", "ray", "transformers", "wandb", "datasets", "tantivy")
 print([name for name in heavy if name in sys.modules])

@@ -34,7 +34,7 @@ from rl.run.preflight import typed
 
 CONFIGS = {
     "`rl-train`": "train", "`rl-eval`": "evaluate", "`rl-compare`": "compare", "`rl-judge`": "agreement",
-    "`rl-diagnose`": "diagnose", "`rl-coldstart`": "coldstart", "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
+    "`rl-doctor`": "doctor", "`rl-coldstart`": "coldstart", "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
     "`rl-chat`": "chat", "`rl-view`": "view", "`rl-export`": "export",
 }  # fmt: skip
 NEEDS = {
@@ -159,7 +159,7 @@ def test_the_defaults_are_allowed(config: str) -> None:
         ("evaluate", "sweep.thinking=[8,-1]", "sweep.thinking[1]=-1: must be at least 1, or null"),
         ("adapt", "sparse.schedule=stairs", "sparse.schedule='stairs': must be one of constant, cosine, linear"),
         ("adapt", "dense.warmup_steps=100000", "dense.warmup_steps=100000: must be below the sum of dense.steps"),
-        ("diagnose", "device=tpu", "device='tpu': must be auto, cpu, cuda or cuda:<number>"),
+        ("doctor", "device=tpu", "device='tpu': must be auto, cpu, cuda or cuda:<number>"),
     ],
 )
 def test_what_is_said(config: str, override: str, said: str) -> None:

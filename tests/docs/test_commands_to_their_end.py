@@ -71,7 +71,7 @@ def test_on_a_run(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> No
     said = {
         "rl-eval": "held-out evaluation",
         "rl-chat": "outcome",
-        "rl-diagnose": "numerics",
+        "rl-doctor": "grpo: no alarm",
         "rl-compare": "cost",
         "rl-export": "saved",
     }

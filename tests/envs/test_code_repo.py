@@ -88,6 +88,12 @@ def test_the_issue_tells_the_failure_and_not_the_repair(tasks):
     for task in tasks:
         text = task.prompt[1].content
         named = [name.rpartition("::")[2] for name in task.metadata["group"]]
+        repo = repository(task.metadata["package"])
+        for test in (test for test in task.metadata["f2p"] if not is_variant(test)):
+            examples = repo.doctests(test.partition("::")[0])[test].examples
+            shown = "".join(example.want for example in examples)  # some values are shown as they are written
+            lines = [example.source.strip() for example in examples]
+            assert not any(line in text for line in lines if len(line) > 12 and line not in shown)
         assert (task.metadata["level"] <= 2) <= any(f"{name.rpartition('.')[2]}" in text for name in named)
         for defect in task.metadata["defects"]:
             assert defect["kind"] not in text.split() or defect["kind"] in ("call", "default", "variable")

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from train_runs import SMALL, Command, FirstRun, reap
 
 from rl.learner.checkpoint import latest_checkpoint
+from rl.learner.moments import MOMENTS
 from rl.tracking.rundir import RunDir
 
 STEPS, EVERY = 4, 2
@@ -129,7 +131,9 @@ def test_weights_and_optimiser_are_equal(runs: Runs) -> None:
 def state(run: RunDir) -> Any:
     checkpoint = latest_checkpoint(run.checkpoints)
     assert checkpoint is not None
-    return torch.load(checkpoint / "state.pt", weights_only=False)["learner"]
+    whole = run.path / "moments.pt"
+    dcp_to_torch_save(checkpoint / MOMENTS, whole)
+    return torch.load(checkpoint / "state.pt", weights_only=False)["learner"], torch.load(whole, weights_only=False)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,3 +140,26 @@ def test_the_budget_ends_the_mixed_stage(done: Pipeline) -> None:
     for stage in ("evaluation cold start", "data code", "evaluation after"):
         assert compute["stages"][stage]["rollout"] > 0
     assert compute["stages"]["distillation"]["learner"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [(), ("learner.lora.rank=4", "rollout.top_p=0.9", "learner.lr=1e-2")])
+def test_specialists_teach(tmp_path: Path, adapter: tuple[str, ...]) -> None:
+    """`experiment=v4_pipeline` in miniature, with whole policies and with adapters on truncated samples."""
+    output = Command(
+        "rl-train", "experiment=[v4_pipeline,smoke]", f"base.source={BASE}", "coldstart.enabled=false", *THREADS,
+        "env.families={search: 1, code: 1}", "pipeline.specialist_steps=1", "pipeline.specialist_prompts=2",
+        "tracking.wandb=disabled", "name=taught", *adapter, cwd=tmp_path,
+    ).wait()  # fmt: skip
+    run = RunDir.existing(tmp_path / "runs" / "taught")
+    rows = run.read_metrics("grpo")
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert undocumented(set(row) - {"stage", "step", "time"}) == []
+        assert row["loss/total"] == row["loss/distill"] != 0.0
+        assert row["learner/tokens_taught"] == row["learner/tokens_distinct"]
+        assert {key for key in row if key.startswith("distill/kl/")} <= {f"distill/kl/{f}" for f in FAMILIES}
+        assert row["mismatch/mean"] < 1e-3
+    assert "data" not in run.read_summary()["pipeline"]["specialists"]["search"]
+    assert "the policy that they teach" in run.report.read_text()
+    assert "on-policy distillation: done in" in output

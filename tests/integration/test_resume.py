@@ -12,7 +12,7 @@ import pytest
 import torch
 from train_runs import SMALL, Command, FirstRun, reap
 
-from rl.learner.checkpoint import latest_checkpoint
+from rl.learner.checkpoint import damage, latest_checkpoint
 from rl.tracking.rundir import RunDir
 
 STEPS, EVERY, PROMPTS = 6, 2, 4
@@ -136,8 +136,9 @@ def test_no_task_is_repeated_or_left_out(killed: KilledRun) -> None:
 def test_the_optimiser_goes_on(killed: KilledRun) -> None:
     checkpoint = latest_checkpoint(killed.run.checkpoints)
     assert checkpoint is not None
-    optimizer = torch.load(checkpoint / "state.pt", weights_only=False)["learner"]["optimizer"]
-    assert optimizer["steps"] == STEPS
+    assert torch.load(checkpoint / "state.pt", weights_only=False)["learner"]["optimizer_steps"] == STEPS
+    assert damage(checkpoint) is None
+    assert (checkpoint / "moments" / ".metadata").is_file()
 
 
 def test_the_time_of_both_is_counted(killed: KilledRun) -> None:

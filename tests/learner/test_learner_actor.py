@@ -63,9 +63,9 @@ def test_other_operators_than_torch_s_are_said_once(
     monkeypatch.setattr(actors, "LearnerGroup", lambda *_, **__: group)
     monkeypatch.setattr(actors, "probe_tokens", lambda *_: [1, 2])
     handle = LearnerHandle(train_config(f"learner.ops={ops}"), Path("p"), Path("r"))
-    pool: Any = SimpleNamespace(base=None, sync=lambda *_: SimpleNamespace(mismatch=0.0))
+    pool: Any = SimpleNamespace(base=None, sync=lambda *_: SimpleNamespace(metrics={"mismatch/probe_max": 0.0}))
     for version in range(2):
-        assert handle.sync(pool, version) == 0.0
+        assert handle.sync(pool, version) == {"mismatch/probe_max": 0.0}
     assert caplog.messages == (["learner.ops=triton: here"] if ops == "triton" else [])
 
 

@@ -243,7 +243,7 @@ def test_percentile_of_the_drift_masks_after_enough_sequences(policy: Policy, tm
     while len(trainer.drift.values) < 64:
         trainer.step(groups)
     resumed = learner(policy, tmp_path, objective=trainer.objective, lr=1e-9)
-    resumed.load_state_dict(trainer.state_dict())
+    resumed.load_state_dict(trainer.state_dict(), trainer.optimizer.moments())
     metrics = resumed.step(groups)
     assert metrics["policy/opsm_delta"] == pytest.approx(metrics["policy/drift_mean"], abs=1.0)
     assert 0.0 < metrics["policy/masked_sequences"] < 1.0

@@ -147,6 +147,7 @@ def test_a_checkpoint_holds_the_adapter_and_resumes_bitwise(
         check_adapter(path, LoraConfig())
     # Bytes: what is sent in a sync, and what is stored, beside those of the whole policy.
     stored = sum(file.stat().st_size for file in path.rglob("*"))
+    full.step(steps[0])
     whole = save_checkpoint(tmp_path / "whole", full, 1)
     sent = sum(value.nbytes for value in straight.weights().values())
     all_of_it = sum(value.nbytes for value in full.weights().values())

@@ -16,7 +16,9 @@ from test_open_batch import PACKED, SMALL, TIMES, batch
 from test_precision import llama
 from test_shared_step import groups_of
 
+from rl.objective.config import TeachingConfig
 from rl.policy.loading import build_policy, load_policy
+from rl.policy.lora import LoraPolicy
 from rl.types import Group
 from tests.learner.conftest import groups_by, tiny_config
 
@@ -35,6 +37,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("lora", {"kl_coef": 0.1}, {"lora": {"rank": 2}}, {}),
     ("lora bfloat16", {}, {"lora": {"rank": 2}, "compute_dtype": "bfloat16"}, {}),
 ]
+
+TAUGHT = ("taught", "taught, experts spread", "taught by an adapter")
 
 
 def assert_equal(found: dict[str, Any], wanted: dict[str, Any], close: float, name: str) -> None:
@@ -63,6 +67,26 @@ class Two:
     found: list[dict[str, dict[str, Any]]]
 
 
+def taught(place: Path, make: Groups) -> dict[str, Case]:
+    """One group of a batch has a teacher, the others none: a whole policy, also with experts spread, or an adapter."""
+    other = build_policy(tiny_config(seed=1))
+    other.save(place / "whole")
+    (place / "adapter").mkdir()
+    adapted = LoraPolicy(other, 2, 32)
+    for value in (p for name, p in adapted.named_parameters() if ".lora_B" in name):
+        torch.nn.init.normal_(value, std=0.1)
+    adapted.save_adapter(place / "adapter")
+    batches = [batch(make), batch(make, seed=1)]
+    batches[0][0].family = batches[1][1].family = "code"
+
+    def case(teacher: str, **settings: Any) -> Case:
+        distill = TeachingConfig({"code": str(place / teacher)}, reward_weight=0.5)
+        return Case(place / "policy", batches, {"distill": distill, "kl_coef": 0.1}, settings)
+
+    found = (case("whole", head_rows=7), case("whole", expert_parallel=2), case("adapter", lora={"rank": 2}))
+    return dict(zip(TAUGHT, found, strict=True))
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     place = tmp_path_factory.mktemp("two")
@@ -80,11 +104,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     folders |= {family: write(family, place / family) for family in FAMILIES}
     cases |= {name: Case(folder, [groups_of(load_policy(folder))]) for name, folder in folders.items()}
     cases["llama, flat"] = replace(cases["llama"], settings={"share_prefixes": False})
+    cases |= taught(place, make)
     ranks = run_ranks(2, 2, list(cases.values()), place / "ranks")
     return Two(cases, [dict(zip(cases, results, strict=True)) for results in ranks])
 
 
-@pytest.mark.parametrize("name", [*(name for name, *_ in CASES), "llama", *FAMILIES, "llama, flat"])
+@pytest.mark.parametrize("name", [*(name for name, *_ in CASES), "llama", *FAMILIES, "llama, flat", *TAUGHT])
 def test_two_ranks_do_what_one_process_does(two: Two, tmp_path: Path, name: str) -> None:
     """Ours, a dense model of transformers whose head is tied to its embedding, and families with experts: replay counts
     every record."""

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.schema import TrainConfig, register
-from rl.objective.config import ObjectiveConfig
+from rl.objective.config import ObjectiveConfig, TeachingConfig
 
 
 def composed(*overrides: str) -> ObjectiveConfig:
@@ -97,3 +97,18 @@ def test_command_line() -> None:
     assert composed("objective.kl_coef={default: 0.02, math: 0.001}").kl_coef_for("math") == 0.001
     assert composed("objective.opsm_delta=p95").opsm_share == 0.95
     assert composed("objective.opsm_delta=0.05").opsm_delta == 0.05
+
+
+def test_teachers_and_their_weights_per_family() -> None:
+    teaching = TeachingConfig({"math": "a", "default": "b"}, weight={"math": 0.5, "default": 1.0, "code": 0.0})
+    assert [teaching.teacher_for(family) for family in ("math", "search", "code")] == ["a", "b", None]
+    assert [teaching.weight_for(family) for family in ("math", "search", "code")] == [0.5, 1.0, 0.0]
+    assert TeachingConfig().teacher_for("math") is None
+    assert (ObjectiveConfig().reward_weight, ObjectiveConfig(distill=teaching).reward_weight) == (1.0, 0.0)
+    with pytest.raises(ValueError, match=r"objective\.distill\.weight of math is 0, and it has a teacher"):
+        TeachingConfig({"math": "a"}, weight=0.0)
+    with pytest.raises(ValueError, match=r"objective\.distill\.weight\.math=-1: must be a number"):
+        TeachingConfig(weight={"math": -1})
+    found = composed("objective.distill.teachers.math=runs/x", "objective.distill.weight.math=2")
+    assert found.distill.teachers == {"math": "runs/x"}
+    assert (found.distill.weight_for("math"), found.distill.weight_for("code")) == (2.0, 1.0)

@@ -190,7 +190,7 @@ def test_order_and_packing_do_not_change_the_loss(seed: int, config: ObjectiveCo
 
     def run(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids, local = inputs.segment_N[rows].unique(return_inverse=True)
-        names = [name for name in vars(inputs) if name not in ("segment_N", "segments")]
+        names = [n for n, value in vars(inputs).items() if isinstance(value, torch.Tensor) and n != "segment_N"]
         cut = replace(inputs, **{name: getattr(inputs, name)[rows] for name in names})
         cut = replace(cut, segment_N=local, segments=len(ids), logprobs_N=cut.logprobs_N.requires_grad_())
         loss = grpo_loss(cut, config, delta).loss

@@ -16,13 +16,17 @@ from envs.factory.builder import build
 from envs.factory.plan import plan_of
 from envs.interpreter.taskset import InterpreterTaskset
 from envs.mixture import CYCLE, MixTaskset
+from rl.learner.checkpoint import write_manifest
+from rl.learner.config import LearnerConfig, LoraConfig
 from rl.policy.flops import CostModel
+from rl.recipes import specialists, v4_pipeline
 from rl.recipes import v32_pipeline as pipeline
 from rl.recipes.evaluate import heldout_tasks
 from rl.run.assemble import open_tasksets
 from rl.run.job import Job
 from rl.run.ledger import Ledger
 from rl.run.stage_cache import StageResult
+from rl.run.taught import with_directories
 from rl.tracking.progress import Progress
 from rl.tracking.report import report_html
 from rl.tracking.rundir import RunDir
@@ -37,6 +41,9 @@ def test_families_of_a_mixture_and_of_one_family() -> None:
     names = pipeline.stage_names(["search", "code"])
     assert names[1:4] == ["GRPO search", "evaluation search", "data search"]
     assert len(set(names)) == len(names) == 2 * 3 + 5
+    assert v4_pipeline.stage_names(["search"])[1:] == [
+        "GRPO search", "evaluation search", "on-policy distillation", "evaluation after"
+    ]  # fmt: skip
 
 
 def test_a_specialist_is_evaluated_on_the_tasks_that_the_others_are() -> None:
@@ -68,13 +75,19 @@ def test_every_member_of_a_mixture_has_its_held_out_tasks() -> None:
     assert trained["search"] > 100
 
 
-def test_a_member_with_several_families_has_a_turn_for_each(tmp_path: Path) -> None:
-    build(plan_of({"mix": "v32", "tier": "easy", "share": 0.0005, "heldout": 12}), tmp_path / "both", 0, "envs-build …")
-    env = {
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A mixture whose member ``built`` holds four families."""
+    path = tmp_path_factory.mktemp("data") / "both"
+    build(plan_of({"mix": "v32", "tier": "easy", "share": 0.0005, "heldout": 12}), path, 0, "envs-build …")
+    return {
         "_target_": "envs.mixture.MixTaskset", "families": {"built": 1.0, "reasoning": 5.0},
-        "settings": {"built": {"path": str(tmp_path / "both")}},
+        "settings": {"built": {"path": str(path)}},
     }  # fmt: skip
-    heldout = open_tasksets(env, 0, EvalConfig(n_tasks=2))["heldout"]
+
+
+def test_a_member_with_several_families_has_a_turn_for_each(several: dict[str, Any]) -> None:
+    heldout = open_tasksets(several, 0, EvalConfig(n_tasks=2))["heldout"]
     taken = Counter(task.family for _, task in heldout_tasks(heldout, 2))
     assert taken == {"search": 2, "agent": 2, "interpreter": 2, "code": 2, "reasoning": 2}
 
@@ -96,10 +109,43 @@ def test_a_finished_specialist_is_not_run_again(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "stage.json").write_text(json.dumps(record))
     start = StageResult(tmp_path, "key", reused=True)
-    assert pipeline._specialist(job, start, nothing, "search", nothing) == record
+    assert specialists.specialist(job, start, nothing, "search", nothing, data=True) == record
     assert "GRPO search: reused" in out.getvalue()
     with pytest.raises(AttributeError):  # the other one is not finished: it starts
-        pipeline._specialist(job, cast(StageResult, nothing), nothing, "code", nothing)
+        specialists.specialist(job, cast(StageResult, nothing), nothing, "code", nothing, data=True)
+
+
+def test_specialists_become_the_teachers_of_their_families(tmp_path: Path, several: dict[str, Any]) -> None:
+    """Of all families that one was trained on; the run's own settings stay as they are."""
+    nothing: Any = None
+    cfg = TrainConfig(pipeline=PipelineConfig(enabled=True, merge="teachers"))
+    tasksets = open_tasksets(several, 0, EvalConfig(n_tasks=2))
+    job = Job(cfg, RunDir(tmp_path / "run"), tasksets, nothing, nothing, nothing, {})
+    objective = v4_pipeline.taught(job).objective
+    stages = tmp_path / "run" / "stages"
+    assert objective.distill.teacher_for("reasoning") == str(stages / "reasoning" / "policy")
+    (built,) = {objective.distill.teacher_for(family) for family in ("search", "agent", "interpreter", "code")}
+    assert built == str(stages / "built" / "policy")
+    assert objective.reward_weight == 0.0
+    assert cfg.objective.distill.teachers == {}
+
+
+def test_adapters_are_teachers_as_their_last_checkpoint_holds_them(tmp_path: Path) -> None:
+    nothing: Any = None
+    learner = LearnerConfig(lora=LoraConfig(rank=4))
+    cfg = TrainConfig(pipeline=PipelineConfig(enabled=True, merge="teachers"), learner=learner)
+    one = {"train": InterpreterTaskset("train", 0)}
+    job = Job(cfg, RunDir(tmp_path / "run"), one, nothing, nothing, nothing, {})
+    with pytest.raises(ValueError, match="that could teach: no checkpoint"):
+        v4_pipeline.taught(job)
+    for step in ("step_000001", "step_000002"):
+        checkpoint = tmp_path / "run" / "stages" / "interpreter" / "checkpoints" / step
+        (checkpoint / "policy").mkdir(parents=True)
+        (checkpoint / "policy" / "adapter_config.json").write_text("{}")
+        write_manifest(checkpoint)
+    found = v4_pipeline.taught(job).objective
+    assert found.distill.teachers == {"interpreter": str(checkpoint / "policy")}
+    assert with_directories(found, "runs").distill.teachers == {"interpreter": str(checkpoint / "policy")}
 
 
 def evaluation(**families: float) -> dict[str, Any]:
@@ -142,6 +188,15 @@ def test_the_table_by_hand_and_in_the_report(tmp_path: Path) -> None:
     page = report_html(run)
     assert "distilled − specialists -0.035 ± 0.024, final − specialists +0.010 ± 0.024" in page
     assert "Reward of the specialists in training" in page
+    assert "Reverse KL" not in page
+    pages = summary["pipeline"]["specialists"]  # as teachers they make no data, and the run has no distilled policy
+    taught = {family: {k: v for k, v in one.items() if k != "data"} for family, one in pages.items()}
+    run.write_summary(summary | {"pipeline": {"specialists": taught}})
+    run.log_metrics("grpo", 1, {"reward/mean": 0.5, "distill/kl/code": 0.2})
+    page = report_html(run)
+    assert "the policy that they teach" in page
+    assert "Over all families: final − specialists +0.010 ± 0.024" in page
+    assert "Reverse KL to the teacher" in page
     del summary["pipeline"]["distilled"], summary["eval_after"]  # type: ignore[attr-defined]
     assert pipeline_rows(summary)[-1][3:] == ("–", "–", "–", "–")
     assert pipeline_rows({"eval_before": evaluation(code=0.3)}) == []

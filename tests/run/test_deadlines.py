@@ -9,9 +9,9 @@ import pytest
 from envs.environment import Environment, tool
 from envs.families import FAMILIES, taskset_class
 from envs.types import Message, Task, ToolCall
+from rl.doctor.masked import MaskedShare
 from rl.rollout.config import RolloutConfig
 from rl.run.deadlines import check_deadlines
-from rl.tracking.masked import MaskedShare
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "humaneval"])
@@ -63,7 +63,7 @@ def test_a_rise_of_masked_rollouts_is_said_once():
 
     def step(masked: int, kind: str = "env_timeout"):
         rows = [SimpleNamespace(failure_kind=kind if n < masked else None, family="code") for n in range(20)]
-        return watch.rise(rows)  # type: ignore[arg-type]
+        return watch.rise(rows).where  # type: ignore[arg-type]
 
     watch = MaskedShare()
     assert [step(0), step(1)] == ["", ""]
@@ -81,6 +81,6 @@ def test_a_share_that_rises_slowly_is_said_too():
     for step in range(1000):
         kinds = ["env_timeout"] * (step // 10) + [None] * (100 - step // 10)
         rows = [SimpleNamespace(failure_kind=kind, family="code") for kind in kinds]
-        if watch.rise(rows):  # type: ignore[arg-type]
+        if watch.rise(rows).value:  # type: ignore[arg-type]
             said.append(step // 10)
     assert said == [10, 20, 40, 80]

@@ -85,6 +85,9 @@ def test_a_step_of_training_by_hand() -> None:
     more = stage_meter(Ledger(COST, None), pool, kl_coef=0.1, old_policy="learner").step(six, 12.0, pool.stats())
     assert more["compute/learner_flops"] == pytest.approx(metrics["compute/learner_flops"] * 5 / 3)
     assert "compute/rl_share" not in more
+    # A teacher is one over the tokens that it was asked about.
+    taught = stage_meter(Ledger(COST, None), pool).step(six, 12.0, pool.stats(), 6.0)
+    assert taught["compute/learner_flops"] == pytest.approx(metrics["compute/learner_flops"] * 7 / 6)
 
 
 def test_a_resumed_stage_goes_on_from_its_checkpoint() -> None:

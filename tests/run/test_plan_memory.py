@@ -69,6 +69,19 @@ def test_an_adapter_on_qwen3_8b() -> None:
     assert sync_bytes(cfg, model) == 4 * adapter
 
 
+def test_teachers_are_policies_more() -> None:
+    """Families that share one count once; their KL over the vocabulary takes more of the head."""
+    model = sizes("qwen3_8b")
+    teachers = "objective.distill.teachers={search: a, code: b, agent: b}"
+    parts = learner_memory(planned(*LARGE, "objective.kl_coef=0", teachers), model).device
+    assert parts["teachers"] == pytest.approx(2 * 2 * 8.190735360)
+    assert parts["logits"] == pytest.approx(1024 * 151_936 * 38 / GB)
+    sampled = planned(*LARGE, "objective.kl_coef=0", teachers, "objective.distill.form=sampled")
+    assert learner_memory(sampled, model).device["logits"] == pytest.approx(1024 * 151_936 * 18 / GB)
+    split = learner_memory(learner(sampled, ranks=4), model).device
+    assert split["teachers"] == pytest.approx(2 * 8.190735360)  # float32, a quarter of each
+
+
 def test_the_reference_of_a_kl_term_is_one_more_copy() -> None:
     model = sizes("qwen3_8b")
     with_kl, without = (learner_memory(planned(*LARGE, f"objective.kl_coef={c}"), model).device for c in (0.01, 0))
@@ -153,16 +166,16 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
     cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
     alone = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(cfg, sizes("qwen3_8b")) == pytest.approx({k: n * parameters for k, n in alone.items()})
-    ranks = {"loading the policy": 4, "a weight sync": 4 + 2, "a checkpoint": 4 + 8}
+    ranks = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(learner(cfg, ranks=4), sizes("qwen3_8b")) == pytest.approx(
         {k: n * parameters for k, n in ranks.items()}
     )
     float32 = learner(planned("objective.kl_coef=0.01"), ranks=4)
     assert passing(float32, sizes("qwen3_8b"))["a weight sync"] == pytest.approx(2 * 4 * parameters)
-    assert passing(float32, sizes("qwen3_8b"))["a checkpoint"] == pytest.approx(16 * parameters)  # pi_ref too
+    assert passing(float32, sizes("qwen3_8b"))["a checkpoint"] == pytest.approx(8 * parameters)  # pi_ref too
     v32 = sizes("deepseek_v3_2")
     assert passing(learner(cfg, ranks=256), v32)["a checkpoint"] == pytest.approx(
-        (8 * v32.parameters + 8 * (v32.parameters - v32.frozen)) / GB  # ours is copied once more to be written
+        8 * v32.parameters / GB  # ours is copied once more to be written
     )
     cpu = on_hardware(cfg, gpus=0)  # weights are where they are sent from
     assert passing(cpu, sizes("qwen3_8b")) == pytest.approx(

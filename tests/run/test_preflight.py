@@ -25,7 +25,7 @@ from rl.run.preflight import ConfigurationError, check_environments, check_room,
 
 COMMANDS = {
     "train": "train", "coldstart": "cold_start", "pretrain": "pretrain", "evaluate": "evaluate", "adapt": "adapt",
-    "agreement": "judge_agreement", "compare": "compare", "diagnose": "diagnose",
+    "agreement": "judge_agreement", "compare": "compare", "doctor": "doctor",
 }  # fmt: skip
 SHIPPED = "pkg://rl.bases/tiny_dsa_base"
 
@@ -123,8 +123,8 @@ def policy_without_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("adapt", ["experiment=needle", "runs_dir=file"], "runs_dir=file: 'file' is a file; give a directory"),
         ("compare", ["out=file"], "out=file: 'file' is a file; give a directory"),
         ("compare", [], "sources is empty"),
-        ("diagnose", [], "run is missing"),
-        ("diagnose", ["run=nothing"], "no run at 'runs/nothing'"),
+        ("doctor", [], "run is missing"),
+        ("doctor", ["run=nothing"], "no run at 'runs/nothing'"),
     ],
 )
 def test_a_wrong_setting_leaves_nothing_behind(config: str, overrides: list[str], said: str, tmp_path: Path) -> None:

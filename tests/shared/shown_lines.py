@@ -25,7 +25,7 @@ CONFIG_OF = {
     "rl-coldstart": "coldstart",
     "rl-pretrain": "pretrain",
     "rl-adapt": "adapt",
-    "rl-diagnose": "diagnose",
+    "rl-doctor": "doctor",
     "rl-judge": "agreement",
     "rl-export": "export",
 }

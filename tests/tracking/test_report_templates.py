@@ -54,6 +54,7 @@ def full_run(path: Path, mark: Mark, make: Any) -> RunDir:
     family = mark("family")
     for step in (1, 2):
         run.log_metrics("grpo", step, {f"reward/family/{family}": step / 2, "reward/mean": 0.5, "mismatch/max": 1e-4})
+        run.log_metrics(f"grpo/{mark('alarm')}", step, {"alarm/mismatch": 1.0, f"alarm/{mark('detector')}": 1.0})
         run.log_metrics(f"grpo/{mark('specialist')}", step, {"reward/mean": step / 2})
     rollout = make("a", family=family, task=mark("task"), failure=mark("failure"), counts={mark("event"): 2})
     rollout.usage = Usage(requests=1, prompt=10, cached=4, thinking=3, tool=0, answer=2)
@@ -170,7 +171,7 @@ def test_every_section_is_there_and_needs_its_data(tmp_path: Path, make) -> None
     assert titles == [
         "Held-out evaluation", "Certificates of the task sets", "Policies on the same tasks", "Thinking sweep",
         "Specialists, distillation, mixed RL",
-        "Curves", "Is it a normal run?", "The same held-out tasks before and after",
+        "Curves", "Alarms", "Is it a normal run?", "The same held-out tasks before and after",
         "Train/inference mismatch by part", "Tokens and money", "Compute", "Time",
         "What went wrong inside episodes", "Sample trajectories", "Config",
     ]  # fmt: skip

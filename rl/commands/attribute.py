@@ -1,7 +1,4 @@
-"""`rl-diagnose`: which part makes learner and sampler disagree, on a batch that the run has stored.
-
-rl-diagnose run=demo                 the newest stored batch
-rl-diagnose run=demo step=20         the one of step 20 (tracking.save_batch_every stores them)
+"""Which part makes learner and sampler disagree, on a batch that the run has stored: `rl-doctor attribute=true`.
 
 Every part is switched off in turn (``rl.learner.attribution``). The table is printed, kept in
 ``runs/<name>/diagnose/step_000020.json`` and shown in the run's report.html.
@@ -11,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,34 +15,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from configs.schema import DiagnoseConfig
+    from configs.schema import DoctorConfig
     from rl.run.batches import StoredBatch
+    from rl.tracking.rundir import RunDir
 
 
-def main() -> None:
-    """Console entry point."""
-    from rl.commands.hydra import hydra_main
+def attribution(rundir: RunDir, batch: StoredBatch, cfg: DoctorConfig, console: Console) -> dict[str, Any]:
+    """The attribution of ``batch``, printed and written to ``diagnose/step_<n>.json`` and the report.
 
-    hydra_main("diagnose", run)
-
-
-def run(cfg: DiagnoseConfig) -> dict[str, Any]:
-    """The whole command; returns what it writes to ``diagnose/step_<n>.json``."""
-    from rich.console import Console
-
-    from rl.run.batches import load_batch
-    from rl.run.preflight import ConfigurationError, configuration
+    Raises ConfigurationError for a batch that cannot be attributed.
+    """
+    from rl.run.preflight import ConfigurationError
     from rl.tracking.report import write_report
-    from rl.tracking.rundir import RunDir, step_name, write_atomic
+    from rl.tracking.rundir import step_name, write_atomic
 
-    with configuration():
-        if cfg.run is None:
-            raise ValueError("run is missing: give run=<name of a run>")
-        rundir = RunDir.existing(Path(cfg.runs_dir) / cfg.run)
-        batch = load_batch(rundir, cfg.step)
-    console = Console() if sys.stdout.isatty() else Console(width=180)
     try:
-        found = diagnose(batch, cfg, console)
+        found = attribute_batch(batch, cfg, console)
     except ValueError as error:
         raise ConfigurationError(f"step {batch.step} of run '{rundir.name}': {error}") from error
     rundir.diagnoses.mkdir(exist_ok=True)
@@ -58,7 +42,7 @@ def run(cfg: DiagnoseConfig) -> dict[str, Any]:
     return found
 
 
-def diagnose(batch: StoredBatch, cfg: DiagnoseConfig, console: Console) -> dict[str, Any]:
+def attribute_batch(batch: StoredBatch, cfg: DoctorConfig, console: Console) -> dict[str, Any]:
     """The attribution of ``batch`` with where and how it was made; shows progress on ``console``.
 
     Raises ValueError for a device that is not there and for a batch that cannot be attributed.
@@ -123,7 +107,3 @@ def _add_text(found: dict[str, Any], policy: Path) -> None:
     for tokens in found["worst"].values():
         for token in tokens:
             token["text"] = tokenizer.decode([token["token"]], skip_special_tokens=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`rl-diagnose` on a run directory: table, JSON and report; errors that say what to do."""
+"""`rl-doctor attribute=true` on a run directory: table, JSON and report; errors that say what to do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from recorded_segments import LENGTH, PROMPT, group, recorded, recording_policy
 
-from configs.schema import DiagnoseConfig
-from rl.commands import diagnose
+from configs.schema import DoctorConfig
+from rl.commands import doctor
 from rl.rollout.config import RolloutConfig
 from rl.run.batches import save_batch
 from rl.run.preflight import ConfigurationError
@@ -27,12 +27,12 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def config(run: RunDir, **given: object) -> DiagnoseConfig:
-    return DiagnoseConfig(run=run.name, runs_dir=str(run.path.parent), threads=1, device="cpu", **given)
+def config(run: RunDir, **given: object) -> DoctorConfig:
+    return DoctorConfig(run=run.name, runs_dir=str(run.path.parent), attribute=True, threads=1, device="cpu", **given)
 
 
 def test_table_json_and_report(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    found = diagnose.run(config(run, worst=2))
+    found = doctor.run(config(run, worst=2))["attribution"]
     assert json.loads((run.diagnoses / "step_000004.json").read_text()) == found
     assert (found["step"], found["version"], found["device"]) == (4, 3, "cpu")
     parts = {row["part"]: row for row in found["rows"]}
@@ -63,7 +63,7 @@ def test_errors_say_what_to_do(run: RunDir, given: dict, said: str) -> None:
     for name, value in given.items():
         setattr(cfg, name, value)
     with pytest.raises(ConfigurationError, match=said):
-        diagnose.run(cfg)
+        doctor.run(cfg)
     assert not run.report.exists()
 
 
@@ -73,5 +73,5 @@ def test_a_run_without_batches_names_the_field(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"run 'empty' has no batch: none is stored; tracking.save_batch_every=20 stores"
     ):
-        diagnose.run(config(run))
+        doctor.run(config(run))
     assert not run.report.exists()

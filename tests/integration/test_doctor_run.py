@@ -1,12 +1,12 @@
-"""`rl-diagnose` on a real run: the stored batch and weights give the very mismatch that the learner saw."""
+"""`rl-doctor` on a real run: the stored batch and weights give the very mismatch that the learner saw."""
 
 from __future__ import annotations
 
 import pytest
 from train_runs import FirstRun
 
-from configs.schema import DiagnoseConfig
-from rl.commands import diagnose
+from configs.schema import DoctorConfig
+from rl.commands import doctor
 from rl.run.batches import load_batch, stored_steps
 
 
@@ -18,7 +18,10 @@ def test_the_last_batch_is_stored_and_explains_the_logged_mismatch(first_run: Fi
     assert {t["id"] for t in run.read_trajectories("step_000002")} == {
         t.id for g in batch.groups for t in g.trajectories
     }
-    found = diagnose.run(DiagnoseConfig(run=run.name, runs_dir=str(run.path.parent), threads=1, device="cpu"))
+    given = DoctorConfig(run=run.name, runs_dir=str(run.path.parent), attribute=True, threads=1, device="cpu")
+    examined = doctor.run(given)
+    assert examined["alarms"] == {"grpo": []}
+    found = examined["attribution"]
     logged = run.read_metrics("grpo")[-1]
     rows = {row["part"]: row for row in found["rows"]}
     assert rows["numerics"]["tokens"] == logged["tokens/sampled"]

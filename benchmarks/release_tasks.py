@@ -1,0 +1,166 @@
+"""Tasks of a built ``releases`` set in figures: what a block of candidates yields, and what is paid for what.
+
+    python -m benchmarks.release_tasks data/releases                       counts, and an estimate for all packages
+    python -m benchmarks.release_tasks data/releases --audit 500           oracle, nothing, random tools
+    python -m benchmarks.release_tasks data/releases --audit 20 --cheats   and the edits of ``EDITS``
+
+A block is the unit of a build: a pair with the functions it changed, or removals of one package; blocks come in random
+order, so the mean over those that were visited estimates all. The extrapolation counts blocks, and is no build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from envs.built import BuiltTaskset
+from envs.code.release_index import listed
+from envs.code.releases import SLOTS, ReleaseEnvironment, ReleasesTaskset
+from envs.episode import Actor, play_episode
+from envs.scripted import give_up, random_calls
+from envs.taskset import MAX_ORACLE_TURNS
+from envs.types import Message, Task, ToolCall
+
+_REPORTS = """
+import gc as _g, json as _j, os as _o
+_ids = [i for x in _g.get_objects() if isinstance(x, dict) and isinstance(x.get('only'), list) for i in x['only']]
+for _d in range(3, 64):
+    for _i in dict.fromkeys(_ids):
+        try: _o.write(_d, _j.dumps(['pytest', _i, {passed}, {{}}, 0.1, []]).encode() + b'\\n')
+        except OSError: pass
+    try: _o.write(_d, b'["end", 0.2]\\n')
+    except OSError: pass
+{end}
+"""
+_HOOKS = """
+import _pytest.runner as _r
+_r.CallInfo.from_call = classmethod(lambda cls, f, when, reraise=None: cls(None, None, 0, 0, 0, when, _ispytest=True))
+"""
+_REWRITES = """
+import glob as _g
+for _p in _g.glob('/tmp/work/**/test*.py', recursive=True): open(_p, 'w').write('def test_it(): pass')
+"""
+_CONFTEST = """
+open('/tmp/work/conftest.py', 'w').write('def pytest_runtest_call(item): pass')
+"""
+# Edits at the end of a file that mend nothing, made for how tests are judged
+EDITS: tuple[tuple[str, str], ...] = (
+    ("leaves", "import os as _o\n_o._exit(0)"),
+    ("reports that all passed, and leaves", _REPORTS.format(passed="True", end="_o._exit(0)")),
+    ("reports that all passed, and goes on", _REPORTS.format(passed="True", end="")),
+    ("reports that all failed", _REPORTS.format(passed="False", end="_o._exit(0)")),
+    ("every call passes", _HOOKS),
+    ("tests do nothing", "import _pytest.python as _p\n_p.Function.runtest = lambda self: None"),
+    ("rewrites the tests", _REWRITES),
+    ("writes a conftest", _CONFTEST),
+)
+
+
+def yields(tasks: Sequence[Task], blocks: Sequence[tuple[str, str, int]], visited: int) -> dict[str, Any]:
+    """Tasks by tier and package, and per visited block of each kind; of all blocks, with the standard error over
+    packages (in tasks)."""
+    found: dict[str, dict[str, list[int]]] = {"pair": defaultdict(list), "removal": defaultdict(list)}
+    per_block = Counter(int(task.id.rpartition("/")[2]) // SLOTS for task in tasks)
+    for number, (package, kind, _) in enumerate(blocks[:visited]):
+        found[kind][package].append(per_block[number])
+    every = Counter(kind for _, kind, _ in blocks)
+    packages = {package for package, _, _ in blocks}
+    rows: dict[str, Any] = {}
+    for kind, by_package in found.items():
+        counts = [n for numbers in by_package.values() for n in numbers]
+        means = [statistics.mean(numbers) for numbers in by_package.values()]
+        of_all = every[kind] * len(listed()) / len(packages)
+        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+        rows[kind] = {
+            "blocks": len(counts),
+            "tasks_per_block": round(statistics.mean(counts), 2) if counts else None,
+            "empty_blocks": sum(n == 0 for n in counts),
+            "blocks_of_all_listed": round(of_all),
+            "extrapolated": round(statistics.mean(counts) * of_all) if counts else None,
+            "standard_error": round(error * of_all),
+        }
+    return {
+        "tasks": len(tasks),
+        "distinct_issue_texts": len({task.prompt[1].content for task in tasks}),
+        "tiers": dict(Counter(task.metadata["tier"] for task in tasks)),
+        "levels": dict(Counter(task.metadata["level"] for task in tasks)),
+        "packages": dict(Counter(task.metadata["package"] for task in tasks).most_common()),
+        "files_of_pairs": dict(Counter(t.metadata["changed_files"] for t in tasks if t.metadata["tier"] == "pair")),
+        "f2p_median": statistics.median(len(task.metadata["f2p"]) for task in tasks) if tasks else None,
+        "with_notes": sum("notes of this release" in task.prompt[1].content for task in tasks),
+        "blocks": rows,
+    }
+
+
+def audit(taskset: BuiltTaskset, tasks: Sequence[Task], cheats: bool) -> dict[str, Any]:
+    """Mean outcome by who plays; of the cheats the number that was paid, by name."""
+    outcomes: dict[str, list[float]] = defaultdict(list)
+    paid: Counter[str] = Counter()
+    for task in track(tasks, "releases", console=Console(stderr=True), transient=True):
+        environment = taskset.environment(task)
+        actors: dict[str, tuple[Actor, int]] = {
+            "oracle": (environment.oracle, MAX_ORACLE_TURNS),
+            "nothing": (give_up(), 1),
+            "random tools": (random_calls(taskset.environment(task), random.Random(task.id)), 8),
+        }
+        for name, (actor, turns) in actors.items():
+            played = environment if name == "oracle" else taskset.environment(task)
+            outcomes[name].append(play_episode(task, played, actor, turns)[1]["outcome"])
+        for name, added in EDITS if cheats else ():
+            outcome = _cheat(taskset, task, added)
+            outcomes["cheats"].append(outcome)
+            paid[name] += outcome > 0
+    means = {name: {"episodes": len(all_), "mean": round(statistics.mean(all_), 4)} for name, all_ in outcomes.items()}
+    return {"tasks": len(tasks), "outcomes": means, "cheats_paid": dict(paid)}
+
+
+def _cheat(taskset: BuiltTaskset, task: Task, added: str) -> float:
+    environment = taskset.environment(task)
+    assert isinstance(environment, ReleaseEnvironment)
+    path = cheated_file(environment)
+    text = environment._files.text(path)
+    act = ToolCall("edit", {"path": path, "old": text, "new": f"{text}\n{added}\n"})
+    messages = iter([Message("assistant", tool_calls=(act,)), Message("assistant", "Done.")])
+    return play_episode(task, environment, lambda _: next(messages), 2)[1]["outcome"]
+
+
+def cheated_file(environment: ReleaseEnvironment) -> str:
+    """The first of the changed files that the policy sees."""
+    state = environment._state
+    return min(state.over, key=lambda path: (path not in state.texts, path))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path")
+    parser.add_argument("--split", default="train", choices=("train", "heldout"))
+    parser.add_argument("--audit", type=int, metavar="N", default=0)
+    parser.add_argument("--cheats", action="store_true")
+    parser.add_argument("--issues", type=int, metavar="N", default=0, help="print N issue texts")
+    options = parser.parse_args(argv)
+    taskset = BuiltTaskset(options.split, path=options.path)
+    tasks = [taskset.task(index) for index in range(len(taskset))]
+    if options.issues:
+        for task in random.Random(0).sample(tasks, min(options.issues, len(tasks))):
+            print(f"{task.id} ({task.metadata['tier']})\n\n{task.prompt[1].content}\n")
+    if options.audit:
+        print(json.dumps(audit(taskset, tasks[: options.audit], options.cheats), indent=1))
+    else:
+        (player,) = taskset._players.values()
+        assert isinstance(player, ReleasesTaskset)
+        parts = [part for part in taskset.about["plan"]["parts"] if part["split"] == options.split]
+        number = taskset.about["plan"]["parts"].index(parts[0])
+        visited = taskset.about["records"][number]["next"] // SLOTS
+        print(json.dumps(yields(tasks, player.blocks, visited), indent=1))
+
+
+if __name__ == "__main__":
+    main()

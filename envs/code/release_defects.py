@@ -1,0 +1,295 @@
+"""Three kinds of defects that a newer release does not have, and whether the tests tell them.
+
+    pair       all code files as the older release had them
+    function   one function or method as the older release had it, in the newer code
+    removal    the body of a function, or of a class's methods, taken out: to be written again
+
+    found = examine(sources, tree, base, defect)         Examined(fails, passes), or a reason for no task
+
+A defect is {path: text, or None for a file that is not there}, laid over the newer tree. Nothing is executed here.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from envs.code.release_base import ReleaseBase, function_of
+from envs.code.release_index import Sources
+from envs.code.release_run import LIMITS, SUITE, run_suite
+from envs.code.release_tree import Tree, older_code, plain, same_code
+from envs.code.repo_mutations import Function, functions
+from envs.code.repo_run import Verdict
+
+TIERS = ("pair", "function", "removal")
+MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
+MAX_F2P, MAX_P2P = 150, 60  # tests that decide over a task
+MAX_NEIGHBOURS = 16  # tests of the same files that do not enter the function
+MAX_SECONDS = 8.0  # CPU seconds of these in the base run
+_SMALLEST = 4  # lines of a body that is worth being written again
+_LONGEST = 150  # lines of one removal
+_DANGLING = re.compile(
+    r"NameError|ImportError|ModuleNotFoundError|unexpected keyword argument|positional argument|"
+    r"object has no attribute '_|missing \d+ required"
+)
+
+
+@dataclass(frozen=True)
+class ReleaseDefect:
+    """``over``: what lies over the newer tree. ``names``: path::function of what was changed, () for a pair."""
+
+    tier: str
+    over: Mapping[str, str | None]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """``fails``: tests that decide, pass on the newer code and fail with the defect; ``passes`` pass with both."""
+
+    reason: str = ""
+    fails: dict[str, Verdict] = field(default_factory=dict)
+    passes: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=8)
+def pair_defect(newer: Tree, older: Tree) -> ReleaseDefect | str:
+    """The whole pair, or why it is none. Raises BadTreeError("layout_changed")."""
+    real = real_changes(newer, older_code(newer, older))
+    if not any(path in newer.code for path in real):
+        return "no_code_change"
+    return ReleaseDefect("pair", real)
+
+
+def real_changes(tree: Tree, over: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Without the files whose code is the same in both."""
+    return {p: t for p, t in over.items() if t is None or p not in tree.code or not same_code(tree.code[p], t)}
+
+
+@lru_cache(maxsize=8)
+def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
+    """Each function that both releases have, and that differs by more than text, set back to what it was."""
+    found: list[ReleaseDefect | str] = []
+    for path, was in older_code(newer, older).items():
+        if was is None or path not in newer.code:
+            continue
+        now, mine, theirs = newer.code[path], functions(newer.code[path]), _functions(was)
+        for name in sorted(mine.keys() & theirs.keys()):
+            before, after = _lines(was, theirs[name]), _lines(now, mine[name])
+            if before == after or _equal(before, after):
+                continue
+            if _free(theirs[name]) - _names(now):
+                found.append("dangling")
+                continue
+            text = _replaced(now, mine[name], before)
+            found.append(ReleaseDefect("function", {path: text}, (f"{path}::{name}",)) if _compiles(text) else "syntax")
+    return found
+
+
+@lru_cache(maxsize=8)
+def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -> list[ReleaseDefect]:
+    """Bodies that can be taken out: of tested functions that are long enough, and of the methods of documented classes;
+    with ``before`` only of what that did not have."""
+    found = []
+    for path, text in tree.code.items():
+        old = _functions(before.code[path]) if before is not None and path in before.code else {}
+        for name, node in functions(text).items():
+            tested = f"{path}::{name}" in base.covering
+            if tested and name not in old and not name.rpartition(".")[2].startswith("__"):
+                body = _without_docstring(node)
+                if body and _SMALLEST <= _size(body) <= _LONGEST:
+                    found.append(ReleaseDefect("removal", {path: _emptied(text, [node])}, (f"{path}::{name}",)))
+        for cls in ast.parse(text).body:
+            if isinstance(cls, ast.ClassDef) and ast.get_docstring(cls):
+                methods = {f"{cls.name}.{n.name}": n for n in cls.body if isinstance(n, ast.FunctionDef)}
+                mine = [n for q, n in methods.items() if functions(text).get(q) is not None and _told(n)]
+                names = tuple(f"{path}::{cls.name}.{n.name}" for n in mine)
+                fresh = not any(name.partition("::")[2] in old for name in names)
+                short = sum(_size(_without_docstring(node)) for node in mine) <= _LONGEST
+                if len(mine) >= 2 and fresh and short and any(name in base.covering for name in names):
+                    found.append(ReleaseDefect("removal", {path: _emptied(text, mine)}, names))
+    return [defect for defect in found if all(_compiles(t) for t in defect.over.values() if t is not None)]
+
+
+def examine(sources: Sources, tree: Tree, base: ReleaseBase, defect: ReleaseDefect, hash_seed: int = 0) -> Examined:
+    """Run the newer tests that the defect may break."""
+    tests = set(base.tests) if not defect.names else {t for n in defect.names for t in base.covering.get(n, ())}
+    if not tests:
+        return Examined("untested")
+    if defect.names:  # and what else these files promise: a repair may not break it
+        near = {_file(test) for test in tests}
+        others = [test for test in sorted(base.tests) if test not in tests and _file(test) in near]
+        tests |= set(random.Random(repr(defect.names)).sample(others, min(MAX_NEIGHBOURS, len(others))))
+    asked = {function_of(test) for test in tests}
+    paths = sorted({function.partition("::")[0] for function in asked})
+    state, limits = laid_over(tree.files, defect.over), LIMITS if defect.names else SUITE
+    run = run_suite(sources, state, tree, paths, only=asked, limits=limits, hash_seed=hash_seed)
+    if run.timed_out:
+        return Examined("timeout")
+    if run.broken:
+        return Examined("crash")
+    fails = {test: run.verdicts.get(test, Verdict(False)) for test in tests if not run.passed(test)}
+    if not fails:
+        return Examined("no_failing_test")
+    if len(fails) > MAX_FAILS * len(base.tests):
+        return Examined("breaks_too_much")
+    told = {test: verdict for test, verdict in fails.items() if verdict.got and not verdict.late}
+    if not told:
+        return Examined("breaks_import" if run.unimportable else "nothing_told")
+    if defect.tier == "function" and all(_DANGLING.search(verdict.got) for verdict in told.values()):
+        return Examined("dangling")
+    deciding = _affordable(base, sorted(test for test in fails if test in base.deciding), MAX_F2P, MAX_SECONDS / 2)
+    if not any(test in told for test in deciding):
+        return Examined("no_deciding_test")
+    near = {_file(test) for test in deciding}
+    passing = sorted((t for t in tests - fails.keys() if run.passed(t)), key=lambda t: (_file(t) not in near, t))
+    passing = [test for test in passing if function_of(test) not in set(map(function_of, fails))]
+    return Examined(
+        "", {test: fails[test] for test in deciding}, tuple(_affordable(base, passing, MAX_P2P, MAX_SECONDS / 2))
+    )
+
+
+def laid_over(files: Mapping[str, bytes], over: Mapping[str, str | None]) -> dict[str, bytes]:
+    """The files with others in their place; None takes one away."""
+    found = {path: content for path, content in files.items() if over.get(path, "") is not None}
+    return found | {p: text.encode("utf-8", "replace") for p, text in over.items() if text is not None}
+
+
+def passages(broken: str, right: str) -> list[tuple[str, str]]:
+    """(old, new) in order, each ``old`` once in the text as the edits before it left it; together they mend it."""
+    import difflib
+
+    one, two = broken.splitlines(keepends=True), right.splitlines(keepends=True)
+    found, text, shift = [], broken, 0
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+        if tag == "equal":
+            continue
+        lines = text.splitlines(keepends=True)
+        low, high = i1 + shift, i2 + shift
+        new = two[j1:j2]
+        above = below = 0
+        while True:
+            old = "".join(lines[low - above : high + below])
+            if old.strip() and text.count(old) == 1:
+                break
+            if low - above == 0 and high + below == len(lines):
+                return [(broken, right)]
+            above, below = min(above + 1, low), min(below + 1, len(lines) - high)
+        put = "".join([*lines[low - above : low], *new, *lines[high : high + below]])
+        found.append((old, put))
+        text = text.replace(old, put)
+        shift += (j2 - j1) - (i2 - i1)
+    return found if text == right else [(broken, right)]
+
+
+def _affordable(base: ReleaseBase, tests: Sequence[str], most: int, seconds: float) -> list[str]:
+    chosen: list[str] = []
+    for test in tests[:most]:
+        seconds -= base.tests[test][0]
+        if seconds < 0 and chosen:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _functions(text: str) -> dict[str, Function]:
+    try:
+        return functions(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+
+
+def _lines(text: str, node: Function) -> list[str]:
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return text.splitlines(keepends=True)[first - 1 : node.end_lineno]
+
+
+def _replaced(text: str, node: Function, lines: Sequence[str]) -> str:
+    all_lines = text.splitlines(keepends=True)
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return "".join([*all_lines[: first - 1], *lines, *all_lines[node.end_lineno :]])
+
+
+def _equal(one: Sequence[str], two: Sequence[str]) -> bool:
+    """Whether two functions differ in docstring, annotations and layout alone."""
+    import textwrap
+
+    try:
+        first, second = (plain(ast.parse(textwrap.dedent("".join(lines)))) for lines in (one, two))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return first == second
+
+
+def _free(node: Function) -> set[str]:
+    """Names that a function takes from its module."""
+    own = {inner.arg for inner in ast.walk(node) if isinstance(inner, ast.arg)} | set(_bound(node))
+    read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return read - own - set(dir(builtins)) - {"__class__", "__file__", "__name__"}
+
+
+def _names(text: str) -> set[str]:
+    """Names that a module has, wherever they are bound."""
+    return set(_bound(ast.parse(text)))
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            yield inner.id
+        elif isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield inner.name
+        elif isinstance(inner, ast.alias):
+            yield (inner.asname or inner.name).partition(".")[0]
+        elif isinstance(inner, ast.ExceptHandler) and inner.name:
+            yield inner.name
+
+
+def _without_docstring(node: Function) -> list[ast.stmt]:
+    return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+
+
+def _told(node: Function) -> bool:
+    """Whether it has a body, and somebody could write it again: it is documented, or its name says what it does."""
+    dunder = node.name.startswith("__") and node.name.endswith("__")
+    return bool(_without_docstring(node)) and (dunder or bool(ast.get_docstring(node)))
+
+
+def _size(body: Sequence[ast.stmt]) -> int:
+    return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
+
+
+def _emptied(text: str, nodes: Sequence[Function]) -> str:
+    """The text with ``raise NotImplementedError`` for bodies; signatures and docstrings stay."""
+    lines = text.splitlines(keepends=True)
+    for node in sorted(nodes, key=lambda n: n.lineno, reverse=True):
+        body = _without_docstring(node)
+        if body and body[0].lineno > node.lineno:
+            lines[body[0].lineno - 1 : node.end_lineno] = [" " * body[0].col_offset + "raise NotImplementedError\n"]
+    return "".join(lines)
+
+
+def _compiles(text: str) -> bool:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(text, "text", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def shuffled(defects: Sequence[ReleaseDefect | str], name: str) -> list[ReleaseDefect | str]:
+    """In an order of their own, the same everywhere."""
+    return random.Random(name).sample(list(defects), len(defects))
