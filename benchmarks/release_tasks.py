@@ -78,14 +78,14 @@ def yields(tasks: Sequence[Task], blocks: Sequence[tuple[str, str, int]], visite
         counts = [n for numbers in by_package.values() for n in numbers]
         means = [statistics.mean(numbers) for numbers in by_package.values()]
         of_all = every[kind] * len(listed()) / len(packages)
-        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else None  # of one package nobody knows
         rows[kind] = {
             "blocks": len(counts),
             "tasks_per_block": round(statistics.mean(counts), 2) if counts else None,
             "empty_blocks": sum(n == 0 for n in counts),
             "blocks_of_all_listed": round(of_all),
             "extrapolated": round(statistics.mean(counts) * of_all) if counts else None,
-            "standard_error": round(error * of_all),
+            "standard_error": None if error is None else round(error * of_all),
         }
     return {
         "tasks": len(tasks),

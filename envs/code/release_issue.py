@@ -144,7 +144,7 @@ def _failure(verdict: Verdict, tree: Tree) -> str:
         called = re.search(rf"where {re.escape(left)} = ([^<\n]{{1,120}})$", text, re.M)
         what = f"{_value(called[1])} gives" if called is not None else "the result is"
         return f"{what} {_value(left)}, {form.format(_value(right))}"
-    if first.startswith(("AssertionError", "assert ")):
+    if not first or first.startswith(("AssertionError", "assert ")):
         return ""
     kind, _, message = first.partition(":")
     kind = kind.strip().rpartition(".")[2] or "an exception"
