@@ -31,7 +31,8 @@ def topk_flips(module: ModuleType, size: float) -> None:
     def attend(self: Any, layer: int, q: Any, *rest: Any, **named: Any) -> Any:
         if not acting():
             return plain(self, layer, q, *rest, **named)
-        noisy = q.index_q + size * q.index_q.abs().mean() * wiggle(q.index_q)
+        token = q.index_q.abs().flatten(1).mean(1).view(-1, *[1] * (q.index_q.ndim - 1))  # no other token may matter
+        noisy = q.index_q + size * token * wiggle(q.index_q)
         return plain(self, layer, replace(q, index_q=noisy), *rest, **named)
 
     module.PagedContext.attend = attend

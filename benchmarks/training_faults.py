@@ -174,10 +174,5 @@ def restarted_schedule(module: ModuleType, steps: float) -> None:
     if module.__name__ == "rl.run.stage_log":
         _stop_once(module)
         return
-    plain = module.Optimizer.load_state_dict
-
-    def load_state_dict(self: Any, state: Any) -> None:
-        plain(self, state)
-        self.steps = max(0, self.steps - int(steps))
-
-    module.Optimizer.load_state_dict = load_state_dict
+    plain = module.Optimizer.load
+    module.Optimizer.load = lambda self, at, moments: plain(self, max(0, at - int(steps)), moments)

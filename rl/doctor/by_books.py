@@ -47,7 +47,7 @@ def loss(step: StepRecord, memory: Memory) -> Reading | None:
     constant: -sum A_i |o_i| / (sequences c)
     """
     settings, reported = step.settings, step.number("loss/policy")
-    if settings is None or reported is None or not settings.clips or not step.on_policy:
+    if settings is None or reported is None or not settings.clips or settings.taught or not step.on_policy:
         return None
     if step.number("policy/masked_sequences"):  # the off-policy mask has taken some out
         return None

@@ -81,7 +81,7 @@ def surprise(step: StepRecord, memory: Memory) -> Reading | None:
 def no_gradient(step: StepRecord, memory: Memory) -> Reading | None:
     """Share of groups whose rewards are all equal."""
     value, reward = step.number("group/zero_variance"), step.number("reward/mean")
-    if value is None:
+    if value is None or (step.settings is not None and step.settings.taught):
         return None
     return Reading(value, "" if reward is None else f"mean reward {reward:.2f}")
 

@@ -41,6 +41,7 @@ class Settings:
     norm: str
     clips: bool  # the loss is the clipped surrogate, uncorrected
     coarse: bool  # engine or learner compute in 16 bits
+    taught: bool = False  # teachers score what is sampled: groups of equal rewards are learned from too
 
     @classmethod
     def of(cls, cfg: Any) -> Settings:
@@ -50,7 +51,7 @@ class Settings:
             cfg.prompts_per_step, cfg.group_size, cfg.max_staleness, learner.minibatches, learner.lr,
             learner.warmup_steps, objective.loss_aggregation, objective.loss_constant, objective.advantage_norm,
             objective.surrogate == "clip" and objective.correction == "none",
-            not learner.compute_dtype == cfg.rollout.dtype == "float32",
+            not learner.compute_dtype == cfg.rollout.dtype == "float32", bool(objective.distill.teachers),
         )  # fmt: skip
 
 

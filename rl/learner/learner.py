@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +21,26 @@ import numpy as np
 import torch
 
 from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.learner.deal import Deal
-from rl.learner.forward import (
-    Teacher,
-    device_of,
-    is_indexer,
-    live_logprobs,
-    packed_scores,
-    scores_and_lesson,
-    sequence_logprobs,
-)
+from rl.learner.forward import Teacher, device_of, is_indexer, packed_scores, scores_and_lesson, sequence_logprobs
 from rl.learner.items import items_of
 from rl.learner.kl_reference import Reference
 from rl.learner.moments import Moments
-from rl.learner.open_batch import Minibatch, OpenBatch
+from rl.learner.open_batch import Minibatch, OpenBatch, keep_bad_batch
 from rl.learner.optim import Optimizer, schedule
-from rl.learner.packing import Dealing, MicroBatch, pack
-from rl.learner.precision import ComputeWeights, coarser, sync_tolerance
+from rl.learner.packing import MicroBatch, pack
+from rl.learner.precision import coarser
 from rl.learner.ranks import Ranks
-from rl.learner.replay_audit import ReplayBooks, mean_of, replay_of, require_records
-from rl.learner.sharded import ShardedWeights
+from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
+from rl.learner.sharded import taken_up
+from rl.learner.sync_probe import probe_scores
 from rl.learner.teachers import Teachers
 from rl.learner.whole import Whole, on_host
 from rl.objective.config import ObjectiveConfig
 from rl.objective.drift import DriftWindow
 from rl.objective.logprobs import TokenScores, check_sampler_logprobs
-from rl.objective.loss import LossInputs, grpo_loss
+from rl.objective.loss import grpo_loss
 from rl.objective.teaching import Lesson
 from rl.policy.api import Policy
-from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
 from rl.policy.ops.operators import choose_operators
 from rl.policy.replay import Record
@@ -111,17 +100,10 @@ class Learner:
         log.info("%s", self.operators)
         if ops.head_scores is not None:
             policy.head_weight()  # a head that has no kernel ends the run here, not in its first step
-        self.deal: Dealing | None = None
-        if ranks is not None:
-            self.deal = Deal(ranks.rank, ranks.size, CostModel.of(policy.module.config, policy.module)).mine
-        adapts, offload = self.lora is not None, config.offload_optimizer
-        self.compute: ComputeWeights | ShardedWeights
-        if ranks is None:
-            self.compute = ComputeWeights(policy, config.compute_dtype, share_frozen=adapts, offload=offload)
-        else:
-            self.compute = ShardedWeights(policy, config.compute_dtype, ranks, ranks.device, offload)
-            policy = self.policy = self.compute.masters
-            self.lora = policy if isinstance(policy, LoraPolicy) else None
+        adapts = self.lora is not None
+        self.compute, self.deal = taken_up(policy, config.compute_dtype, ranks, config.offload_optimizer, adapts)
+        policy = self.policy = self.compute.masters
+        self.lora = policy if isinstance(policy, LoraPolicy) else None
         self.compute.policy.set_recompute(config.recompute)
         if adapts and objective.ref_refresh_every and objective.uses_reference:
             raise ValueError("objective.ref_refresh_every: with an adapter pi_ref is the base policy; use 0")
@@ -240,26 +222,13 @@ class Learner:
         """
         return sequence_logprobs(self.compute.policy, tokens, replay, self.device).cpu().numpy()
 
-    @torch.no_grad()
     def probe(
         self, tokens: Sequence[int] | np.ndarray, replay: ReplayRecord | None = None, engine_dtype: str = "float32"
     ) -> ProbeScores:
-        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be; and the same
-        with choices of its own: the first reads 0 however the engine chooses, the second only if it chooses alike."""
-        ours = sequence_logprobs(self.compute.policy, tokens, replay, self.device)
-        other = self.compute.in_dtype(torch.bfloat16 if self.compute.dtype == torch.float32 else torch.float32)
-        noise = (sequence_logprobs(other, tokens, replay, self.device) - ours).square().mean().sqrt()
+        """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be
+        (``rl.learner.sync_probe``)."""
         dtype = coarser(engine_dtype, self.config.compute_dtype)
-        scores = ProbeScores(ours.cpu().numpy(), sync_tolerance(float(noise), ours, dtype))
-        if replay is None or (replay.experts is None and replay.indexer is None):
-            return scores
-        live, own = live_logprobs(self.compute.policy, tokens, replay, self.device)
-        return replace(
-            scores,
-            live=live.cpu().numpy(),
-            routing_overlap=mean_of(own.expert_overlaps),
-            indexer_overlap=mean_of(own.indexer_overlaps),
-        )
+        return probe_scores(self.compute, tokens, replay, dtype, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights (and the reference's) and AdamW's moments: schedule position, shuffle, drift,
@@ -374,19 +343,8 @@ class Learner:
         """The same of one; its losses [4]: all but the indexer's, policy, teacher, indexer. 0 for a padding."""
         record = Record(want_experts=False, want_indexer_kl="sparse") if self.train_indexer else None
         scores, lesson = self._scores(microbatch, teacher, record, batch.books)
-        inputs_N = LossInputs(
-            scores.logprobs_N,
-            microbatch.sampler_logprobs_N,
-            microbatch.advantages_N,
-            microbatch.weights_N,
-            microbatch.segment_N,
-            microbatch.segments,
-            microbatch.old_logprobs_N,
-            reference_N,
-            microbatch.kl_coefs_N,
-            lesson,
-            0.0 if microbatch.taught is None else self.objective.distill.weight_for(microbatch.taught),
-        )
+        taught = 0.0 if microbatch.taught is None else self.objective.distill.weight_for(microbatch.taught)
+        inputs_N = microbatch.loss_inputs(scores.logprobs_N, reference_N, lesson, taught)
         terms = grpo_loss(inputs_N, self.objective, batch.delta)
         loss, indexer_loss = terms.loss, torch.zeros_like(terms.policy_loss)
         if record is not None:
@@ -439,13 +397,4 @@ class Learner:
         self.skipped += 1
         if not self.first:
             return
-        self.bad_batches.mkdir(parents=True, exist_ok=True)
-        path = self.bad_batches / f"version_{self.version:06d}_minibatch_{minibatch}.pkl"
-        with path.open("wb") as file:
-            pickle.dump({"version": self.version, "metrics": outcome, "groups": list(groups)}, file)
-        log.warning(
-            "skipped an optimiser step: loss %s, gradient norm %s; its batch is in %s",
-            outcome["loss/total"],
-            outcome["learner/grad_norm"],
-            path,
-        )
+        keep_bad_batch(self.bad_batches, self.version, minibatch, groups, outcome)

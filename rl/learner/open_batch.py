@@ -10,8 +10,11 @@ parameter has one divisor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from rl.learner.replay_audit import ReplayBooks
 from rl.objective.advantage import BatchSize
 from rl.objective.diagnostics import Diagnostics
 from rl.types import Group
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -115,3 +120,19 @@ def _advantage_statistics(advantages: Sequence[float]) -> dict[str, float]:
         "advantage/max": float(values.max()),
         "advantage/zero_share": float((values == 0.0).mean()),
     }
+
+
+def keep_bad_batch(
+    folder: Path, version: int, minibatch: int, groups: Sequence[Group], outcome: Mapping[str, float]
+) -> None:
+    """Write what a step was left out for into ``folder``: everything that is needed to run it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"version_{version:06d}_minibatch_{minibatch}.pkl"
+    with path.open("wb") as file:
+        pickle.dump({"version": version, "metrics": dict(outcome), "groups": list(groups)}, file)
+    log.warning(
+        "skipped an optimiser step: loss %s, gradient norm %s; its batch is in %s",
+        outcome["loss/total"],
+        outcome["learner/grad_norm"],
+        path,
+    )

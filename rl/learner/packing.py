@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rl.objective.loss import LossInputs
+from rl.objective.teaching import Lesson
 from rl.policy.prefix_tree import PrefixTree, by_prefix, row_bytes
 from rl.types import ReplayRecord, TokenStream
 
@@ -104,6 +106,28 @@ class MicroBatch:
     @property
     def segments(self) -> int:
         return len(self.cu_seqlens) - 1
+
+    def loss_inputs(
+        self,
+        logprobs_N: torch.Tensor,
+        reference_N: torch.Tensor | None,
+        lesson: Lesson | None,
+        distill_weight: float,
+    ) -> LossInputs:
+        """What the loss of this pass needs, with the policy's log-probs, the reference's and what a teacher says."""
+        return LossInputs(
+            logprobs_N,
+            self.sampler_logprobs_N,
+            self.advantages_N,
+            self.weights_N,
+            self.segment_N,
+            self.segments,
+            self.old_logprobs_N,
+            reference_N,
+            self.kl_coefs_N,
+            lesson,
+            distill_weight,
+        )
 
     @property
     def distinct(self) -> int:

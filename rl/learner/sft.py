@@ -16,16 +16,14 @@ from typing import Any
 import torch
 
 from rl.learner.config import MeansConfig, SFTConfig
-from rl.learner.deal import Deal
 from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
-from rl.learner.packing import Dealing, MicroBatch, PackItem, pack
-from rl.learner.precision import ComputeWeights
+from rl.learner.packing import MicroBatch, PackItem, pack
 from rl.learner.ranks import Ranks
-from rl.learner.sharded import ShardedWeights
+from rl.learner.sharded import taken_up
 from rl.policy.api import Policy
 from rl.policy.attention_context import AttentionMode
-from rl.policy.flops import CostModel, active_parameters
+from rl.policy.flops import active_parameters
 from rl.policy.replay import Record
 from rl.policy.sharding import reshard
 from rl.types import TokenStream
@@ -59,13 +57,7 @@ class SFTTrainer:
         self.train_indexer = self.has_indexer and config.indexer_kl_coef > 0
         for name, parameter in named:
             parameter.requires_grad_(self.train_indexer if is_indexer(name) else not config.indexer_only)
-        self.deal: Dealing | None = None
-        self.compute: ComputeWeights | ShardedWeights
-        if ranks is None:
-            self.compute = ComputeWeights(policy, config.compute_dtype, offload=means.offload_optimizer)
-        else:
-            self.deal = Deal(ranks.rank, ranks.size, CostModel.of(policy.module.config, policy.module)).mine
-            self.compute = ShardedWeights(policy, config.compute_dtype, ranks, ranks.device, means.offload_optimizer)
+        self.compute, self.deal = taken_up(policy, config.compute_dtype, ranks, means.offload_optimizer)
         self.policy = self.compute.masters
         self.compute.policy.set_recompute(means.recompute)
         self.optimizer = Optimizer(

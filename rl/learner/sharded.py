@@ -14,10 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rl.learner.deal import Deal
+from rl.learner.packing import Dealing
+from rl.learner.precision import ComputeWeights
 from rl.learner.ranks import Ranks
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy
 from rl.policy.expert_parallel import expert_modules
+from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
 from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
 
@@ -101,6 +105,16 @@ class ShardedWeights:
         whole = self.whole()
         if whole is not None:
             (whole if self.dtype == torch.float32 else cast_copy(whole, self.dtype)).save(directory)
+
+
+def taken_up(
+    policy: Policy, dtype: str, ranks: Ranks | None, offload: bool, share_frozen: bool = False
+) -> tuple[ComputeWeights | ShardedWeights, Dealing | None]:
+    """What learns, as one process has it or one of ``ranks``; and which micro-batches are this one's (None: all)."""
+    if ranks is None:
+        return ComputeWeights(policy, dtype, share_frozen, offload), None
+    deal = Deal(ranks.rank, ranks.size, CostModel.of(policy.module.config, policy.module))
+    return ShardedWeights(policy, dtype, ranks, ranks.device, offload), deal.mine
 
 
 def _dtypes(named: Mapping[str, Tensor]) -> dict[str, torch.dtype]:

@@ -72,6 +72,9 @@ class _Named:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def __getattr__(self, name: str) -> Any:
         value = self._values[name]
         return _Named(value) if isinstance(value, Mapping) else value

@@ -339,11 +339,11 @@ def test_faults_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         def load_state_dict(self, state: int) -> None:
             self.position = state
 
-    class Optimizer(Taskset):
+    class Optimizer:
         steps = 0
 
-        def load_state_dict(self, state: int) -> None:
-            self.steps = state
+        def load(self, steps: int, moments: Any) -> None:
+            self.steps = steps
 
     training_faults.skipped_tasks(module("envs.taskset", Taskset=Taskset), 3)
     training_faults.skipped_tasks(module("rl.run.stage_log", StageLog=StageLog), 3)
@@ -357,7 +357,7 @@ def test_faults_of_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         log.step(training_faults.STOPPED_AFTER)
     log.step(training_faults.STOPPED_AFTER)  # the second time it goes on
     one.load_state_dict(8)
-    schedule.load_state_dict(7)
+    schedule.load(7, {})
     assert (one.position, schedule.steps) == (11, 2)
 
 
@@ -397,7 +397,7 @@ def test_the_noise_of_the_indexer() -> None:
     engine_faults.topk_flips(module(PagedContext=PagedContext), 0.5)
     x = torch.randn(5, 4)
     apart = (PagedContext().attend(0, Query(x)) - x).abs().max()
-    assert 0 < apart <= 0.501 * x.abs().mean()
+    assert 0 < apart <= 0.501 * x.abs().mean(1).max()
 
 
 def test_the_severest_come_first_and_who_found_it_first_is_told() -> None:

@@ -12,7 +12,7 @@ from configs.schema import DoctorConfig
 from rl.commands import doctor
 from rl.doctor.catalogue import DETECTORS
 from rl.run.preflight import ConfigurationError
-from rl.tracking.findings import detectors_markdown, records_of
+from rl.tracking.findings import detectors_markdown, records_of, settings_of
 from rl.tracking.rundir import RunDir, step_name
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,16 @@ def test_alarms_and_the_page(run: RunDir, capsys: pytest.CaptureFixture[str]) ->
     assert "check how rewards are grouped before the advantage is taken" in page
     for detector in DETECTORS:
         assert detector.name in page
+
+
+def test_settings_of_any_version(run: RunDir) -> None:
+    settings = settings_of(run)
+    assert settings is not None
+    assert (settings.prompts, settings.lr, settings.norm, settings.taught) == (4, 1e-3, "mean", False)
+    run.write_config("objective: {distill: {teachers: {default: somewhere}}}\n")
+    taught = settings_of(run)
+    assert taught is not None
+    assert taught.taught
 
 
 def test_what_a_resume_recalls(run: RunDir) -> None:

@@ -116,6 +116,11 @@ def test_no_gradient_must_last() -> None:
     assert fired(numbers(group__zero_variance=1.0), since=3) == {"no_gradient": 5}
 
 
+def test_teachers_make_a_gradient_of_their_own() -> None:
+    taught: Spoil = lambda r: replace(r, settings=replace(SETTINGS, taught=True))  # noqa: E731
+    assert fired(lambda r: taught(numbers(group__zero_variance=1.0, loss__policy=0.05)(r))) == {}
+
+
 def test_a_learning_rate_that_starts_again() -> None:
     assert fired(numbers(learner__lr=SETTINGS.lr / 2), since=4) == {"learning_rate": 4}
 

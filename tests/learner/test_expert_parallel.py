@@ -12,7 +12,7 @@ import torch.distributed as dist
 from moe_families import FAMILIES, write
 from rank_processes import Case, learn, run_ranks
 from test_open_batch import batch
-from test_ranks import CASES, assert_equal
+from test_ranks import CASES, assert_equal, taught_cases
 from test_shared_step import groups_of
 
 from rl.learner.config import LearnerConfig, LoraConfig
@@ -42,6 +42,9 @@ def test_gradients_are_those_of_one_process(
         folders = {family: write(family, tmp_path / family) for family in FAMILIES}
         cases += [Case(folder, [groups_of(load_policy(folder))]) for folder in folders.values()]
         names += folders
+        taught = taught_cases(tmp_path, make_groups)["taught"]  # its teacher's experts are spread as well
+        cases.append(taught)
+        names.append("taught")
     saved = Case(tmp_path / "policy", batches[:1], save=tmp_path / "saved")
     found = run_ranks(size, shards, [*cases, saved], tmp_path / "ranks", experts=2)
     for n, (name, case) in enumerate(zip(names, cases, strict=True)):
