@@ -38,13 +38,14 @@ SHARED = (
     "learner.max_tokens_per_microbatch=1024", "coldstart.threads=1", "eval.k=2",
     "tracking.wandb=disabled", "tracking.save_batch_every=0", "checkpoint_every=1000",
 )  # fmt: skip
+ANY_TIME = "deterministic=false"  # when new weights come is a matter of time
 FAMILIES = "env.families={search: 1.0, agent: 1.0}"
 # What clean runs are made of; faults are put into one of them (--experiment).
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "matched": (FAMILIES,),
     "four families": ("learner.lr=2.0e-4",),
-    "stale": (FAMILIES, "max_staleness=2", "learner.minibatches=2", "learner.lr=2.0e-4"),
-    "very stale": (FAMILIES, "max_staleness=5", "learner.minibatches=3", "learner.lr=5.0e-4"),
+    "stale": (FAMILIES, ANY_TIME, "max_staleness=2", "learner.minibatches=2", "learner.lr=2.0e-4"),
+    "very stale": (FAMILIES, ANY_TIME, "max_staleness=5", "learner.minibatches=3", "learner.lr=5.0e-4"),
     "truncated": (FAMILIES, "rollout.top_p=0.9", "objective.kl_coef=0.01", "replay.indexer=force"),
 }
 BEGIN, END = "<!-- made by benchmarks/faults.py: begin -->", "<!-- made by benchmarks/faults.py: end -->"
