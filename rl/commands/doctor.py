@@ -46,6 +46,8 @@ def run(cfg: DoctorConfig) -> dict[str, Any]:
                 raise ValueError(f"rollouts={cfg.rollouts}: no such file")
             found, attributed = examine_file(Path(cfg.rollouts)), None
             page, name = Path(cfg.out), cfg.rollouts
+            if page.is_dir() or not page.parent.is_dir():
+                raise ValueError(f"out={cfg.out}: must be a file in a folder that is there")
         else:
             if cfg.run is None:
                 raise ValueError("run is missing: give run=<name of a run>, or rollouts=<a .jsonl file of rollouts>")
@@ -55,8 +57,10 @@ def run(cfg: DoctorConfig) -> dict[str, Any]:
             page, name = rundir.doctor, rundir.name
     if cfg.rollouts is None:
         attributed = None if batch is None else attribution(rundir, batch, cfg, console)
-    write_page(page, name, found, attributed)
+    with configuration():
+        write_page(page, name, found, attributed)
     for line in lines(found):
+        line = line.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair in another toolkit's names
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(str(page), highlight=False, markup=False, soft_wrap=True)
     return {"alarms": {one.stage: one.alarms for one in found}, "attribution": attributed}

@@ -15,6 +15,8 @@ def advantages_of(group: Group, norm: str) -> list[float]:
     """A_i = R_i - mean(R), for ``norm`` std by their population deviation; of valid rollouts."""
     rewards = [t.reward for t in group.trajectories if t.failure_kind is None]
     mean = math.fsum(rewards) / max(1, len(rewards))
+    if len(set(rewards)) == 1:
+        mean = rewards[0]  # which the division may miss by a rounding
     centred = [r - mean for r in rewards]
     if norm == "mean":
         return centred
@@ -90,7 +92,11 @@ def groups(step: StepRecord, memory: Memory) -> Reading | None:
 
 def tasks(step: StepRecord, memory: Memory) -> Reading | None:
     """Tasks that were left out, or came a second time: numbers of groups, and of the tasks of each family, go on where
-    they were, in tasksets whose tasks have numbers at the end of their ids and come in order."""
+    they were, in tasksets whose tasks have numbers at the end of their ids and come in order.
+
+    After the last task comes number 0. How many there are nobody says: the first return to 0 tells, and is found out
+    when a number from there on comes after all.
+    """
     numbers = sorted(g.id for g in step.groups)
     if step.settings is None or not numbers or numbers[0] < 0:
         return None
@@ -101,20 +107,26 @@ def tasks(step: StepRecord, memory: Memory) -> Reading | None:
     memory["next_group"] = numbers[-1] + 1
     following: dict[str, int] = memory.setdefault("following", {})
     ordered: dict[str, int] = memory.setdefault("ordered", {})  # steps in which the numbers went on; -1: they do not
+    passes: dict[str, int] = memory.setdefault("passes", {})  # tasks of a whole pass
     for family in sorted({g.family for g in step.groups}):
         ends = [g.task_id.rpartition("/") for g in sorted(step.groups, key=lambda g: g.id) if g.family == family]
         ordinals = [int(end) for _, _, end in ends if end.isdigit()]
         if len(ordinals) != len(ends) or ordered.get(family, 0) < 0:
             ordered[family] = -1
             continue
-        first = following.get(family, ordinals[0])
-        if ordinals == list(range(ordinals[0], ordinals[0] + len(ordinals))) and ordinals[0] == first:
-            ordered[family] = ordered.get(family, 0) + 1
-        elif ordered.get(family, 0) < 2:  # its tasks come in an order of their own
+        due, apart, said = following.get(family, ordinals[0]), 0, ""
+        for ordinal in ordinals:
+            if ordinal == 0 < due == passes.get(family, due):
+                passes[family] = due
+            elif ordinal != due or ordinal >= passes.get(family, ordinal + 1):
+                again = passes.pop(family, 0) if ordinal == due else 0
+                apart += max(1, again, abs(ordinal - due))
+                said = said or f"{family}: task {ordinal} where {0 if again else due} was next"
+            due = ordinal + 1
+        if apart and ordered.get(family, 0) < 2:  # its tasks come in an order of their own
             ordered[family] = -1
             continue
-        else:
-            wrong += max(1, abs(ordinals[0] - first))
-            where = where or f"{family}: task {ordinals[0]} where {first} was next"
-        following[family] = ordinals[-1] + 1
+        ordered[family] = ordered.get(family, 0) + (not apart)
+        wrong, where = wrong + apart, where or said
+        following[family] = due
     return Reading(float(wrong), where)

@@ -33,8 +33,8 @@ def twins(step: StepRecord, memory: Memory) -> Reading | None:
         rollouts = [t for t in group.trajectories if t.failure_kind is None and t.sampled_tokens]
         if len(rollouts) < 2:
             continue
-        chance = [math.exp(float(sum(s.logprobs[s.loss_mask].sum(dtype=np.float64) for s in t.segments)))
-                  for t in rollouts]  # fmt: skip
+        logs = [float(sum(s.logprobs[s.loss_mask].sum(dtype=np.float64) for s in t.segments)) for t in rollouts]
+        chance = [1.0 if log > 0.0 else math.exp(log) for log in logs]  # above 0: rounding, or no log-prob at all
         if not all(math.isfinite(p) for p in chance):
             return None  # log-probs were not stored
         keys = [sampled_key(t) for t in rollouts]

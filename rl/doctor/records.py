@@ -91,9 +91,9 @@ def groups_of(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Group]]:
         try:
             trajectory = trajectory_of(row)
             step = int(row.get("step", 1))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise ValueError(f"row {number} is no rollout: {type(error).__name__}: {error}") from error
-        ours = _OURS.fullmatch(trajectory.id)
+        ours = _OURS.fullmatch(trajectory.id) if "counts" in row else None  # another toolkit's id may look the same
         key = str(row.get("group", ours[1] if ours else trajectory.task_id))
         groups = steps.setdefault(step, {})
         if key not in groups:
@@ -110,24 +110,30 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
     for key in ("task_id", "reward"):
         if key not in row:
             raise ValueError(f"'{key}' is missing")
-    reward = row["reward"]
-    stop = row.get("stop_reason") or "answered"
+    reward, messages = row["reward"], list(row.get("messages") or ())
+    stop, failure = row.get("stop_reason") or "answered", row.get("failure_kind") or None
+    if not all(isinstance(message, Mapping) for message in messages):
+        raise ValueError("'messages' must be a list of JSON objects")
+    if not isinstance(failure, str | None):
+        raise ValueError(f"failure_kind={failure!r}: must be a word or null")
     return Trajectory(
         id=str(row.get("id", "")),
         task_id=str(row["task_id"]),
         family=str(row.get("family", "")),
         segments=[_segment(s) for s in row.get("segments") or ()],
-        messages=list(row.get("messages") or ()),
+        messages=messages,
         stop_reason=StopReason(stop) if stop in set(StopReason) else StopReason.ANSWERED,
         reward=float("nan") if reward is None else float(reward),
         reward_parts={k: float("nan") if v is None else float(v) for k, v in (row.get("reward_parts") or {}).items()},
-        failure_kind=row.get("failure_kind"),
+        failure_kind=failure,
         turns=int(row.get("turns") or 0),
     )
 
 
 def _segment(stored: Mapping[str, Any]) -> Segment:
     tokens = np.asarray(stored["tokens"], np.int32)
+    if tokens.ndim != 1:
+        raise ValueError("'tokens' must be a list of numbers")
     mask = np.zeros(len(tokens), bool)
     logprobs, versions = np.zeros(len(tokens), np.float32), np.full(len(tokens), -1, np.int32)
     for span in stored["spans"]:

@@ -51,7 +51,7 @@ class Watch:
         for detector in self._detectors:
             course = self.courses[detector.name]
             reading = detector.measure(record, course.memory)
-            if reading is None or not math.isfinite(reading.value):
+            if reading is None or math.isnan(reading.value):
                 continue
             course.looked += 1
             if reading.value > course.worst:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rl.doctor.watch import Watch
 from rl.tracking.band import with_defaults
 from rl.tracking.diagnosis import TextTable
 from rl.tracking.metrics import entry
-from rl.tracking.rundir import RunDir, RunDirError, read_jsonl, step_name, write_atomic
+from rl.tracking.rundir import RunDir, RunDirError, step_name, write_atomic
 
 BEGIN, END = "<!-- made by python -m rl.tracking.findings: begin -->", "<!-- end -->"
 READS = {"metrics": "metrics", "rollouts": "rollouts alone", "both": "metrics and rollouts"}
@@ -52,8 +53,8 @@ class Examined:
         return [name for name, course in self.watch.courses.items() if not course.looked]
 
 
-def settings_of(run: RunDir) -> Settings | None:
-    """What ``run`` was told, whatever version wrote it; None without a configuration.
+def settings_of(run: RunDir, stage: str = "grpo") -> Settings | None:
+    """What ``stage`` of ``run`` was told, whatever version wrote it; None without a configuration.
 
     Raises ValueError for one that is no YAML or lacks a setting.
     """
@@ -61,7 +62,10 @@ def settings_of(run: RunDir) -> Settings | None:
         return None
     try:
         stored = with_defaults(yaml.safe_load(run.config.read_text(encoding="utf-8")) or {})
-        return Settings.of(_Named(stored))
+        settings, pipeline = Settings.of(_Named(stored)), stored["pipeline"]
+        # the teachers of such a pipeline are its specialists, and not in its configuration
+        taught = stage == "grpo" and pipeline["enabled"] and pipeline["merge"] == "teachers"
+        return replace(settings, taught=True) if taught else settings
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{run.config} cannot be used: {type(error).__name__}: {error}") from error
 
@@ -102,18 +106,37 @@ def records_of(
 
 def examine_run(run: RunDir) -> list[Examined]:
     """Every GRPO stage of ``run``, as far as it has come. Raises as ``settings_of`` and ``records_of``."""
-    settings = settings_of(run)
     stages = dict.fromkeys(row["stage"] for row in run.read_metrics() if str(row["stage"]).startswith("grpo"))
     # the rollouts of a pipeline's stages lie elsewhere
-    return [examine(stage, records_of(run, stage, settings, rollouts=stage == "grpo")) for stage in stages]
+    return [
+        examine(stage, records_of(run, stage, settings_of(run, stage), rollouts=stage == "grpo")) for stage in stages
+    ]
 
 
 def examine_file(path: Path) -> list[Examined]:
     """A JSONL file of rollouts (``rl.doctor.records``). Raises ValueError for one that is none."""
-    steps = groups_of(read_jsonl(path))
+    steps = groups_of(_rows(path))
     if not steps:
         raise ValueError(f"{path} has no rollout")
     return [examine(path.name, (StepRecord(step, {}, groups) for step, groups in steps.items()))]
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """The rows of a JSONL file that anybody may have written: with empty lines, with no line feed at its end."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _row(path, number, line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _row(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} line {number} is not JSON: {error}") from error
 
 
 def examine(stage: str, records: Iterable[StepRecord]) -> Examined:

@@ -12,7 +12,7 @@ from configs.schema import DoctorConfig
 from rl.commands import doctor
 from rl.doctor.catalogue import DETECTORS
 from rl.run.preflight import ConfigurationError
-from rl.tracking.findings import detectors_markdown, records_of, settings_of
+from rl.tracking.findings import detectors_markdown, examine_file, records_of, settings_of
 from rl.tracking.rundir import RunDir, step_name
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,9 @@ def test_settings_of_any_version(run: RunDir) -> None:
     taught = settings_of(run)
     assert taught is not None
     assert taught.taught
+    run.write_config("pipeline: {enabled: true, merge: teachers}\n")  # its specialists will be the teachers
+    stages = [settings_of(run, stage) for stage in ("grpo", "grpo/search")]
+    assert [settings is not None and settings.taught for settings in stages] == [True, False]
 
 
 def test_what_a_resume_recalls(run: RunDir) -> None:
@@ -92,6 +95,33 @@ def test_a_row_that_is_no_rollout_is_named(tmp_path: Path) -> None:
     file.write_text('{"reward": 1}\n')
     with pytest.raises(ConfigurationError, match="row 1 is no rollout: ValueError: 'task_id' is missing"):
         doctor.run(DoctorConfig(rollouts=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "has no rollout"),
+        (b"\xff{}", "is not UTF-8"),
+        (b"[" * 100_000, "line 1 is not JSON"),
+        (b"{}\n{", "row 1 is no rollout"),
+    ],
+)
+def test_a_file_of_no_rollouts(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=said):
+        doctor.run(DoctorConfig(rollouts=str(file), out=str(tmp_path / "page.html")))
+
+
+def test_the_last_row_needs_no_line_feed_and_the_page_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.jsonl"
+    row = '{"task_id": "\\ud800", "reward": 1, "reward_parts": {"outcome": 0}}'
+    file.write_text(f"\ufeff{row}\n\n{row}", encoding="utf-8")
+    found = examine_file(file)
+    assert found[0].watch.courses["masked"].looked == 1
+    assert len(doctor.run(DoctorConfig(rollouts=str(file), out=str(tmp_path / "p.html")))["alarms"]["theirs.jsonl"])
+    with pytest.raises(ConfigurationError, match="must be a file in a folder that is there"):
+        doctor.run(DoctorConfig(rollouts=str(file), out=str(tmp_path / "no" / "page.html")))
 
 
 def test_the_page_of_detectors_is_the_table() -> None:

@@ -192,6 +192,37 @@ def test_tasks_that_a_resume_leaves_out() -> None:
     assert fired(shuffled) == {}  # a taskset with an order of its own
 
 
+def test_a_second_pass_over_the_tasks_is_none() -> None:
+    def passes(size: int, lost_at: int = 10**9) -> Spoil:
+        def spoil(r: StepRecord) -> StepRecord:
+            for g in r.groups:
+                for t in g.trajectories:
+                    t.task_id = g.task_id = f"sums/train/0/{(g.id if g.id < lost_at else g.id - lost_at) % size}"
+            return r
+
+        return spoil
+
+    assert fired(passes(10), steps=12) == {}
+    assert fired(passes(100, lost_at=16), steps=12) == {"tasks": 9}  # begun again in step 5: task 16 comes after all
+    assert fired(passes(10, lost_at=24), steps=12) == {"tasks": 7}  # task 0 in the middle of the third pass
+
+
+def test_equal_rewards_have_no_advantage_at_all() -> None:
+    """The mean of three 0.1 misses 0.1 by a rounding, which is no loss."""
+    of = groups(1)
+    for g in of:
+        g.trajectories = g.trajectories[:3]
+        for t in g.trajectories:
+            t.reward = 0.1
+    assert advantages_of(of[0], "mean") == [0.0] * 3
+    assert BY_NAME["loss"].measure(StepRecord(1, metrics(1, of) | {"loss/policy": 0.0}, of, SETTINGS), {}) is None
+
+
+def test_an_infinite_reading_is_an_alarm() -> None:
+    assert fired(numbers(policy__ratio_mean=math.inf), since=2) == {"ratio_mean": 2}
+    assert fired(numbers(policy__ratio_mean=math.nan)) == {}  # no number
+
+
 def test_equal_rollouts_beyond_chance() -> None:
     def same(r: StepRecord) -> StepRecord:
         for g in r.groups[:1]:
@@ -329,6 +360,12 @@ def test_rollouts_survive_their_json(tmp_path: object) -> None:
         ({"task_id": "a", "reward": 1, "segments": [{"tokens": [1], "spans": [{"start": 0, "end": 2}]}]},
          "a span from 0 to 2 in a segment of 1 tokens"),
         ([1], "row 1 is no rollout"),
+        ({"task_id": "a", "reward": 10**400}, "row 1 is no rollout: OverflowError"),
+        ({"task_id": "a", "reward": 1, "step": math.inf}, "row 1 is no rollout: OverflowError"),
+        ({"task_id": "a", "reward": 1, "segments": [{"tokens": [2**40], "spans": []}]}, "row 1 is no rollout: Overfl"),
+        ({"task_id": "a", "reward": 1, "segments": [{"tokens": [[1], [2]], "spans": []}]}, "'tokens' must be a list"),
+        ({"task_id": "a", "reward": 1, "messages": "Hello"}, "'messages' must be a list of JSON objects"),
+        ({"task_id": "a", "reward": 1, "failure_kind": {"a": 1}}, "must be a word or null"),
     ],
 )  # fmt: skip
 def test_rows_that_are_no_rollouts(row: dict, said: str) -> None:
@@ -341,4 +378,9 @@ def test_rows_of_another_toolkit_need_task_and_reward_only() -> None:
         [{"task_id": "a", "reward": 1.0}, {"task_id": "a", "reward": None, "failure_kind": "x"}]
     ).values()
     assert [len(g.trajectories) for g in found] == [2]
+    (dated,) = groups_of([{"id": f"run-2024-05-{n}", "task_id": f"t{n}", "reward": 1} for n in (1, 2)]).values()
+    assert [g.task_id for g in dated] == ["t1", "t2"]  # its ids are no numbers of groups
+    nats = [{"tokens": [1, 2], "spans": [{"start": 1, "end": 2, "logprobs": [800.0]}]}]  # of another sign
+    (odd,) = groups_of([{"task_id": "a", "reward": 1, "segments": nats}] * 2).values()
+    assert twins(StepRecord(1, {}, odd), {}) is not None
     assert Watch().step(StepRecord(1, {}, found)) is not None
