@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,12 +26,16 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from envs.code.repo_packages import cache_folder
 from envs.types import InfrastructureError
 
 LISTED = Path(__file__).with_name("release_packages.txt")
 NEEDS = Path(__file__).with_name("release_needs.txt")
+# Of a site: listed packages once more, where a task on one of them could read what was taken out. All that is needed of
+# them is in the site itself.
+COPIES = "setuptools/_vendor"
 MAX_BYTES = 6_000_000  # of an archive; what is larger ships data, not code
 _SIMPLE = "application/vnd.pypi.simple.v1+json"
 _TIMEOUT_S = 60.0  # of the index between two bytes
@@ -111,6 +116,12 @@ class Sources:
             with self._locked(path):
                 if not path.is_dir():
                     _install(path)
+        copies = path / COPIES
+        if copies.is_dir() and copies.resolve() == path.resolve() / COPIES:  # and not of a link's other end
+            with self._locked(path):
+                shutil.rmtree(copies, ignore_errors=True)
+            if copies.is_dir():
+                raise FetchError(f"{copies} holds copies of packages that tasks are about: remove it")
         return path
 
     @contextmanager
@@ -147,7 +158,8 @@ def _ask(name: str) -> list[Release]:
 
     with _session() as (session, index):
         page_of = re.sub(r"[-_.]+", "-", name).lower()
-        answer = _answered(session, f"{index}/{page_of}/", {"Accept": _SIMPLE})
+        address = f"{index}/{page_of}/"
+        answer = _answered(session, address, {"Accept": _SIMPLE})
         if _SIMPLE not in answer.headers.get("Content-Type", ""):
             raise FetchError(
                 f"{index} does not tell when files were uploaded (PEP 700): releases need an index that does"
@@ -157,7 +169,7 @@ def _ask(name: str) -> list[Release]:
     for file in page["files"]:
         stem = file["filename"].removesuffix(".tar.gz").removesuffix(".zip")
         digest, date = file.get("hashes", {}).get("sha256"), file.get("upload-time")
-        if stem == file["filename"] or file.get("yanked") or not digest or not date:
+        if stem == file["filename"] or "/" in stem or file.get("yanked") or not digest or not date:
             continue
         try:
             version = Version(stem.rpartition("-")[2])
@@ -166,7 +178,8 @@ def _ask(name: str) -> list[Release]:
         if version.is_prerelease or version.is_postrelease:
             continue
         size = int(file.get("size") or 0)
-        found[version] = Release(name, stem.rpartition("-")[2], date, file["filename"], file["url"], digest, size)
+        url = urljoin(address, file["url"])  # which may be relative (PEP 691)
+        found[version] = Release(name, stem.rpartition("-")[2], date, file["filename"], url, digest, size)
     return [found[version] for version in sorted(found)]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import release_sources
 from release_sources import NEW, OLD, add
 
 from envs.built import BuiltTaskset
+from envs.code import release_index
 from envs.code.release_base import base_of, tree_of
 from envs.code.release_defects import function_defects, pair_defect, passages, removal_defects
 from envs.code.release_index import FetchError, Sources, listed
@@ -238,6 +241,38 @@ def test_archives_that_are_none(tmp_path, folder):
         tree_of(sources, release)
     with pytest.raises(FetchError, match="envs-build family=releases"):
         sources.releases("vine", "2026-01-01", fetch=False)
+
+
+def test_the_site_has_no_copies_of_packages_that_tasks_are_about(tmp_path):
+    release_sources.site(tmp_path)
+    place = Sources.at(tmp_path).site(fetch=False)
+    real, elsewhere = place / "setuptools" / "_vendor", tmp_path / "elsewhere" / "_vendor"
+    for copies in (real, elsewhere):
+        (copies / "zipp").mkdir(parents=True)
+    assert Sources.at(tmp_path).site(fetch=False) == place
+    assert not real.exists()
+    real.parent.rmdir()
+    real.parent.symlink_to(elsewhere.parent)
+    assert Sources.at(tmp_path).site(fetch=False) == place
+    assert elsewhere.is_dir()  # what a site links to is not its own
+
+
+def test_what_an_index_says_of_files(monkeypatch):
+    """Addresses may be relative, and a name is no path."""
+    row = {"hashes": {"sha256": "0"}, "upload-time": "2025-01-01T00:00:00Z", "size": 9}
+    files = [
+        {**row, "filename": f"{name}.tar.gz", "url": "../../packages/x.tar.gz"} for name in ("vine-1.0", "../v-2.0")
+    ]
+
+    @contextmanager
+    def session():
+        yield SimpleNamespace(), "https://index.example/simple"
+
+    answer = SimpleNamespace(headers={"Content-Type": release_index._SIMPLE}, json=lambda: {"files": files})
+    monkeypatch.setattr(release_index, "_session", session)
+    monkeypatch.setattr(release_index, "_answered", lambda *_: answer)
+    (release,) = release_index._ask("vine")
+    assert (release.file, release.url) == ("vine-1.0.tar.gz", "https://index.example/packages/x.tar.gz")
 
 
 def test_wrong_settings_say_what_is_right():
