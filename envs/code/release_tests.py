@@ -165,6 +165,8 @@ def _of_test(test: ast.expr, source: SourceText) -> Iterator[tuple[_Edit, bool]]
         left, operator, right = test.left, test.ops[0], test.comparators[0]
         if isinstance(operator, ast.Eq):
             yield _unequal(left, right, source)
+        elif isinstance(operator, ast.Is) and isinstance(right, ast.Constant) and right.value is not ...:
+            yield (*source.span(right), "..."), False  # a value too
         elif type(operator) in _SWAPPED:
             changed = ast.Compare(left, [_SWAPPED[type(operator)]()], [right])
             yield (*source.span(test), ast.unparse(changed)), False
@@ -187,11 +189,13 @@ def _of_call(call: ast.Call, source: SourceText) -> Iterator[tuple[_Edit, bool]]
 
 
 def _unequal(left: ast.expr, right: ast.expr, source: SourceText) -> tuple[_Edit, bool]:
-    """Another expected value: of a literal a near one, of everything else an object that nothing equals."""
+    """Another expected value: of a literal a near one, of everything else a pair of it. A value at all times, so that
+    code which looks up what its caller expects, and returns that, passes the turned test too."""
     for side in (right, left):
         if (other := _another(side)) is not None:
             return (*source.span(side), other), True
-    return (*source.span(right), "object()"), False
+    pair = "object()" if isinstance(right, ast.Starred) else f"(({source.of(right)}), 0)"
+    return (*source.span(right), pair), False
 
 
 def _another(node: ast.expr) -> str | None:

@@ -292,12 +292,14 @@ def test_a_turned_test_asks_the_opposite_of_the_same():
         "assert f(2) == [1, 2]", "assert f() == g()", "assert x in y", "assert not x", "assert x", "assert a < b",
         "self.assertEqual(f(), {'a': 1})", "self.assertTrue(x)", "with pytest.raises(ValueError): f()",
         "for x in y:\n        assert x is None", "helper(x)\n    helper(y)", "assert f('a') == ''",
+        "self.assertEqual(f(), *x)",
     ]  # fmt: skip
     after = [
-        "assert f(2) == [2, 2]", "assert f() == object()", "assert x not in y", "assert (x)", "assert not (x)",
+        "assert f(2) == [2, 2]", "assert f() == ((g()), 0)", "assert x not in y", "assert (x)", "assert not (x)",
         "assert a >= b", "self.assertEqual(f(), {'a': 2})", "self.assertFalse(x)",
-        'with pytest.raises(type("Other", (Exception,), {})): f()', "for x in y:\n        assert x is not None",
+        'with pytest.raises(type("Other", (Exception,), {})): f()', "for x in y:\n        assert x is ...",
         "helper(x)\n    helper(y)\n    raise AssertionError", "assert f('a') == 'x'",
+        "self.assertEqual(f(), object())",
     ]  # fmt: skip
     for one, other in zip(before, after, strict=True):
         text = f"def test():\n    {one}\ndef test_2():\n    assert 1 == 1\n"
