@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -306,6 +307,8 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
             "pipeline.merge=teachers are the specialists; leave objective.distill.teachers out"
         )
     cfg.objective.check_families(families)
+    if cfg.pipeline.teaches:  # refused here rather than when the specialists have been trained
+        replace(cfg.objective.distill, teachers=dict.fromkeys(sorted(families), "a specialist"))
     check_teachers(cfg.objective, cfg.runs_dir, directory, check_policy)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:

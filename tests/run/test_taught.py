@@ -74,6 +74,9 @@ def test_settings_that_exclude_each_other(here: Path, monkeypatch: pytest.Monkey
     both = train_config("experiment=v4_pipeline", "objective.distill.teachers.default=one", f"base.source={BASE}")
     with pytest.raises(ValueError, match=r"objective\.distill\.teachers with pipeline\.enabled"):
         check_start(both, ["search"])
+    untaught = train_config("experiment=v4_pipeline", "objective.distill.weight.agent=0", f"base.source={BASE}")
+    with pytest.raises(ValueError, match=r"objective\.distill\.weight of agent is 0, and it has a teacher"):
+        check_start(untaught, ["search", "agent"])
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match=r"learner\.ops=triton with objective\.distill\.form=full"):
         train_config("learner.ops=triton", "objective.distill.teachers.default=one")
