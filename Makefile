@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 # Processes that the tests are spread over.
-JOBS   ?= 2
+JOBS   ?= 3
 # GPU machines get the CUDA build of vLLM, all others the CPU build (override: make EXTRA=cpu train).
 EXTRA  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN    := $(VENV)/bin

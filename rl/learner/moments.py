@@ -21,7 +21,7 @@ Moments = Mapping[str, Mapping[str, Tensor]]  # by parameter: exp_avg and exp_av
 
 def write_moments(checkpoint: Path, moments: Moments, alone: bool) -> None:
     """Write ``checkpoint/moments``; nothing when there are none yet. ``alone``: there is one rank. Every rank calls it,
-    and what one of them raises is raised by all.
+    and what one of them raises while writing is raised by all.
 
     Raises OSError when the disk is full, or when what another machine's rank has written is not to be seen here.
     """
@@ -32,6 +32,8 @@ def write_moments(checkpoint: Path, moments: Moments, alone: bool) -> None:
     folder = checkpoint / MOMENTS
     state = {name: dict(entry) for name, entry in moments.items()}
     _run(lambda: save(state, checkpoint_id=folder, no_dist=alone))
+    if not alone and torch.distributed.get_rank() > 0:
+        return  # the first rank looks, and renames the folder when it has seen all
     written = {place.relative_path for place in (_metadata(folder).storage_data or {}).values()}
     if missing := sorted(name for name in written if not (folder / name).is_file()):
         raise OSError(

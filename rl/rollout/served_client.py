@@ -61,6 +61,8 @@ class ServedClient:
                 return future.result(LOOK_S)
             except TimeoutError as error:
                 if future.done():
+                    if future.exception() is None:  # it has come in between
+                        continue
                     raise EngineDied(f"vLLM failed to {what}: {said(error)}") from error
                 self.check_alive(what)
                 if time.monotonic() > ends:
@@ -133,7 +135,8 @@ class ServedClient:
                 found = {own_id: Ended.of(plain[own_id]) for own_id in wanted}
             except Exception as error:
                 for answer in wanted.values():
-                    answer.set_exception(error)
+                    if not answer.done():
+                        answer.set_exception(error)
                 continue
             for own_id, answer in wanted.items():
                 if not answer.done():  # else nobody waits any longer

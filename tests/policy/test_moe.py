@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rl.policy.layers import RMSNorm
-from rl.policy.moe import Experts, Router, _GroupedExperts
+from rl.policy.moe import Experts, Router, _every_expert, _GroupedExperts
 from rl.policy.presets import tiny_dsa
 from rl.policy.replay import ExpertTap
 
@@ -78,7 +78,7 @@ def test_dense_and_grouped_experts_agree_with_gradients() -> None:
     chosen = torch.stack([torch.randperm(3)[:2] for _ in range(20)])  # expert 3 stays empty
     wanted = (x, gates, experts.gate_up_proj, experts.down_proj)
     target = torch.randn(20, 8)
-    outs = [experts._dense(x, gates, chosen), _GroupedExperts.apply(x, gates, chosen, *wanted[2:])]
+    outs = [_every_expert(x, gates, chosen, *wanted[2:]), _GroupedExperts.apply(x, gates, chosen, *wanted[2:])]
     torch.testing.assert_close(outs[0], outs[1], atol=1e-4, rtol=1e-4)
     first, second = ([*torch.autograd.grad((o * target).sum(), wanted)] for o in outs)
     for a, b in zip(first, second, strict=True):
