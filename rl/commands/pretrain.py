@@ -29,7 +29,7 @@ def run(cfg: PretrainConfig) -> None:
 
     with configuration():
         out = output_directory("out", cfg.out)
-        check_preset(cfg.policy)
+        check_preset(cfg.policy, cfg.learner.expert_parallel)
         taskset = open_taskset(cfg.env, "train", cfg.base.seed)
         check_environments(taskset)
         check_trainer_room(cfg.learner, cfg.ray)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from configs.schema import TrainConfig
+    from configs.schema import AdaptConfig, TrainConfig
     from envs.taskset import Taskset
     from rl.run.stage_cache import StageResult
     from rl.tracking.progress import Progress, Stage
@@ -91,6 +91,6 @@ def coldstart_stage(
     return base if "off" in figures else start
 
 
-def ranks_of(cfg: TrainConfig) -> dict[str, Any]:
+def ranks_of(cfg: TrainConfig | AdaptConfig) -> dict[str, Any]:
     """What a stage's key holds of ``learner.ranks``: several round otherwise than one."""
     return {"ranks": cfg.learner.ranks} if cfg.learner.ranks > 1 else {}

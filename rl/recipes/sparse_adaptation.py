@@ -88,6 +88,7 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 
 def check(cfg: AdaptConfig) -> None:
     """Refuse what cannot work before anything is trained."""
+    from rl.policy.checkpoint_checks import check_spread
     from rl.policy.presets import PRESETS
     from rl.run.preflight import check_preset
 
@@ -107,6 +108,7 @@ def check(cfg: AdaptConfig) -> None:
                 f"model_type {' or '.join(DSA_ARCHITECTURES)}"
             )
         config = dsa_config(directory)
+    check_spread(config.to_dict(), cfg.learner.expert_parallel)
     for name, stage in (("warmup", cfg.warmup), ("sparse", cfg.sparse)):
         if cfg.data.source == "text" and stage.length not in (None, cfg.data.length):
             raise ValueError(
@@ -144,6 +146,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
     from envs.closure import code_hash
     from rl.learner.config import SFTConfig
     from rl.learner.trainer import Means, open_trainer
+    from rl.recipes.policy_stages import ranks_of
     from rl.run.stage_cache import cached_stage
 
     inputs = {
@@ -151,7 +154,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
         "needles": asdict(cfg.data.needles),
         "dense": asdict(cfg.dense),
         "code": code_hash(train, type(source)),
-    }
+    } | ranks_of(cfg)
     lengths = [n for n, steps in zip(cfg.dense.lengths, cfg.dense.steps, strict=True) for _ in range(steps)]
 
     def produce(out: Path, stage: Stage) -> None:
@@ -189,6 +192,7 @@ def adaptation_stage(
     from rl.chat.tokenizer import copy_tokenizer
     from rl.learner.config import SFTConfig
     from rl.learner.trainer import Means, open_trainer
+    from rl.recipes.policy_stages import ranks_of
     from rl.run.stage_cache import cached_stage, tree_hash
 
     warmup = title == WARMUP
@@ -203,7 +207,7 @@ def adaptation_stage(
         "indexer_kl_coef": cfg.indexer_kl_coef,
         "seed": cfg.seed,
         "code": code_hash(train, type(source)),
-    }
+    } | ranks_of(cfg)
 
     def produce(out: Path, stage: Stage) -> None:
         sft = SFTConfig(

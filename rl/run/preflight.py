@@ -159,8 +159,9 @@ def _trainable(field: str, setting: str, config_only: bool) -> Path:
     return directory
 
 
-def check_preset(policy: PolicyConfig) -> None:
-    """Raise ValueError for a policy that cannot be built from nothing."""
+def check_preset(policy: PolicyConfig, expert_parallel: int = 1) -> None:
+    """Raise ValueError for a policy that cannot be built from nothing, or whose experts so many ranks cannot share."""
+    from rl.policy.checkpoint_checks import check_spread
     from rl.policy.presets import PRESETS
 
     if policy.preset not in PRESETS:
@@ -172,8 +173,7 @@ def check_preset(policy: PolicyConfig) -> None:
         raise ValueError(
             f"policy.renderer={policy.renderer}: a policy built from nothing has no chat template; use v32"
         )
-    if policy.overrides:
-        PRESETS[policy.preset](1024, **policy.overrides)
+    check_spread(PRESETS[policy.preset](1024, **policy.overrides).to_dict(), expert_parallel)
 
 
 def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Renderer:
