@@ -426,13 +426,9 @@ class TrainConfig(Bounded):
 
 
 @dataclass
-class PretrainConfig(Bounded):
-    """`rl-pretrain`: make the tiny base policy from nothing."""
+class TrainingCommandConfig(Bounded):
+    """What the commands that only train share: where they do it."""
 
-    out: str = "runs/base"  # directory for tokenizer, weights and card
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    base: BaseConfig = field(default_factory=BaseConfig)
-    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer ends the command and says what it waits for
     learner: MeansConfig = field(default_factory=MeansConfig)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -443,7 +439,17 @@ class PretrainConfig(Bounded):
 
 
 @dataclass
-class ColdStartRunConfig(Bounded):
+class PretrainConfig(TrainingCommandConfig):
+    """`rl-pretrain`: make the tiny base policy from nothing."""
+
+    out: str = "runs/base"  # directory for tokenizer, weights and card
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
+
+
+@dataclass
+class ColdStartRunConfig(TrainingCommandConfig):
     """`rl-coldstart`: the supervised start alone."""
 
     out: str = "runs/coldstart"  # directory for policy, tokenizer and demonstrations
@@ -453,13 +459,6 @@ class ColdStartRunConfig(Bounded):
     env: dict[str, Any] = field(default_factory=dict)  # `_target_` of a Taskset plus its arguments
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer ends the command and says what it waits for
-    learner: MeansConfig = field(default_factory=MeansConfig)
-    ray: RayConfig = field(default_factory=RayConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.ray.check_ranks(self.learner.ranks)
 
 
 @dataclass
@@ -650,7 +649,7 @@ class DenseStageConfig(Bounded):
 
 
 @dataclass
-class AdaptConfig(Bounded):
+class AdaptConfig(TrainingCommandConfig):
     """`rl-adapt`: dense checkpoint → indexer warm-up → sparse training (V3.2 report, 2.1.1), and what each changed."""
 
     name: FolderName = "adapt"  # the run's directory under runs_dir; numbered when taken
@@ -664,15 +663,8 @@ class AdaptConfig(Bounded):
     dense: DenseStageConfig = field(default_factory=DenseStageConfig)
     warmup: AdaptStageConfig = field(default_factory=AdaptStageConfig)
     sparse: SparseStageConfig = field(default_factory=SparseStageConfig)
-    step_deadline_s: PositiveFloat = 1800.0  # a step that waits longer ends the command and says what it waits for
-    learner: MeansConfig = field(default_factory=MeansConfig)
-    ray: RayConfig = field(default_factory=RayConfig)
     runs_dir: str = "runs"  # `runs/<name>/` holds policy, measurements and metrics
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.ray.check_ranks(self.learner.ranks)
 
 
 @dataclass

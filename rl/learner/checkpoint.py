@@ -64,7 +64,7 @@ def save_checkpoint(
             if held is not None:  # the first rank writes what is whole
                 root.mkdir(parents=True, exist_ok=True)
                 _require_space(root, needed)
-                for leftover in (partial, replaced):
+                for leftover in (*root.glob(".partial_*"), replaced):  # of saves that were killed, whatever their step
                     shutil.rmtree(leftover, ignore_errors=True)
                 partial.mkdir()
                 _write(partial, held, step, extra)
@@ -118,8 +118,14 @@ def _together(learner: Learner) -> Iterator[None]:
     wrong: Exception | None = None
     try:
         yield
-    except Exception as error:
+    except (OSError, ValueError) as error:
         wrong = error
+    except Exception as error:
+        if learner.ranks is None:
+            raise
+        wrong = RuntimeError(
+            f"{type(error).__name__}: {error}"
+        )  # a library's own kind may not go from process to process
     if learner.ranks is not None:
         wrong = next((e for e in learner.ranks.gather(wrong) if e is not None), None)
     if wrong is not None:

@@ -26,7 +26,7 @@ from rl.types import TokenStream
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from configs.schema import AdaptConfig, ColdStartRunConfig, PretrainConfig, TrainConfig
+    from configs.schema import TrainConfig, TrainingCommandConfig
     from rl.learner.ranks import Ranks
     from rl.learner.sft import SFTTrainer
     from rl.policy.attention_context import AttentionMode
@@ -41,7 +41,7 @@ class Means:
     timeout_s: float = 1800.0
 
     @classmethod
-    def of(cls, cfg: TrainConfig | PretrainConfig | ColdStartRunConfig | AdaptConfig) -> Means:
+    def of(cls, cfg: TrainConfig | TrainingCommandConfig) -> Means:
         """What the command's configuration gives."""
         return cls(cfg.learner, cfg.ray.learner_gpus, cfg.step_deadline_s)
 

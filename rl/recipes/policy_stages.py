@@ -92,5 +92,9 @@ def coldstart_stage(
 
 
 def ranks_of(cfg: TrainConfig | AdaptConfig) -> dict[str, Any]:
-    """What a stage's key holds of ``learner.ranks``: several round otherwise than one."""
-    return {"ranks": cfg.learner.ranks} if cfg.learner.ranks > 1 else {}
+    """What a stage's key holds of ``learner.ranks`` and how weights are split over them: each rounds otherwise than one
+    process."""
+    learner = cfg.learner
+    if learner.ranks == 1:
+        return {}
+    return {"ranks": [learner.ranks, learner.shard_ranks or learner.ranks, learner.expert_parallel]}

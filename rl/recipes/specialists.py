@@ -16,6 +16,7 @@ from rl.recipes.distill import verified
 from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.stages import grpo_stage, learner_of
 from rl.rollout.worker import GroupSpec
+from rl.run.assemble import members_of
 from rl.run.ledger import RolloutMeter
 from rl.tracking.rundir import RunDir, write_atomic
 from rl.tracking.usage import tally, usage_metrics
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rl.run.job import Job
     from rl.run.stage_cache import StageResult
 
-RECORD = "stage.json"
+BEFORE, RECORD = "evaluation cold start", "stage.json"
 
 
 def stages_of(family: str, data: bool) -> list[str]:
@@ -43,6 +44,20 @@ def data_title(family: str) -> str:
 def folder_of(job: Job, family: str) -> Path:
     """Where a specialist's files are."""
     return job.rundir.path / "stages" / family
+
+
+def specialists(job: Job, start: StageResult, pool: RolloutPool, *, data: bool) -> dict[str, Any]:
+    """The evaluation of the cold start, and a specialist of every family. Returns ``job.summary["pipeline"]``, which
+    grows with each of them under ``specialists``."""
+    with learner_of(job, start.path, job.rundir.path) as learner:
+        before = evaluation_stage(job, BEFORE, "eval_before", pool, learner=learner, cache_key=start.key)
+        job.summary["eval_before"] = before
+    found: dict[str, Any] = {"specialists": {}}
+    job.summary["pipeline"] = found
+    for family, member in members_of(job.tasksets["train"]).items():
+        found["specialists"][family] = specialist(job, start, pool, family, member, data=data)
+        job.write()
+    return found
 
 
 def specialist(

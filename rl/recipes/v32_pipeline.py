@@ -13,16 +13,15 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from envs.closure import code_hash
 from rl.data.corpus import load_data
 from rl.learner.trainer import Means
 from rl.recipes.distill import FIGURES, distill
 from rl.recipes.evaluation_stage import evaluation_stage
-from rl.recipes.specialists import specialist, stages_of
+from rl.recipes.specialists import BEFORE, specialists, stages_of
 from rl.recipes.stages import grpo_stage, learner_of, workers
-from rl.run.assemble import members_of
 from rl.run.job import Job, figures_of, reporter
 from rl.run.stage_cache import StageResult, cached_stage, tree_hash
 
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
     from rl.rollout.pool import RolloutPool
     from rl.tracking.progress import Stage
 
-BEFORE, DISTILL, DISTILLED = "evaluation cold start", "distillation", "evaluation distilled"
+DISTILL, DISTILLED = "distillation", "evaluation distilled"
 MIXED, AFTER = "GRPO mixed", "evaluation after"
 
 
 def stage_names(families: list[str]) -> list[str]:
     """What the progress display lists, in order."""
-    specialists = [name for family in families for name in stages_of(family, data=True)]
-    return [BEFORE, *specialists, DISTILL, DISTILLED, MIXED, AFTER]
+    names = [name for family in families for name in stages_of(family, data=True)]
+    return [BEFORE, *names, DISTILL, DISTILLED, MIXED, AFTER]
 
 
 def pipeline(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None:
@@ -45,14 +44,7 @@ def pipeline(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None
     cfg = job.cfg
     train = job.tasksets["train"]
     with workers(job, opening) as pool:
-        with learner_of(job, start.path, job.rundir.path) as learner:
-            before = evaluation_stage(job, BEFORE, "eval_before", pool, learner=learner, cache_key=start.key)
-            job.summary["eval_before"] = before
-        found: dict[str, Any] = {"specialists": {}}
-        job.summary["pipeline"] = found
-        for family, member in members_of(train).items():
-            found["specialists"][family] = specialist(job, start, pool, family, member, data=True)
-            job.write()
+        found = specialists(job, start, pool, data=True)
         distilled = _distillation(job, start, list(found["specialists"]))
         found["distillation"] = figures_of(distilled.path, FIGURES)
         with learner_of(job, distilled.path, job.rundir.path) as learner:

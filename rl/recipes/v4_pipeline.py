@@ -14,11 +14,11 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from envs.mixture import families_of
 from rl.recipes.evaluation_stage import evaluation_stage
-from rl.recipes.specialists import folder_of, specialist, stages_of
+from rl.recipes.specialists import BEFORE, folder_of, specialists, stages_of
 from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.run.assemble import members_of
 from rl.tracking.rundir import RunDir
@@ -29,27 +29,20 @@ if TYPE_CHECKING:
     from rl.run.job import Job
     from rl.run.stage_cache import StageResult
 
-BEFORE, TAUGHT, AFTER = "evaluation cold start", "on-policy distillation", "evaluation after"
+TAUGHT, AFTER = "on-policy distillation", "evaluation after"
 
 
 def stage_names(families: list[str]) -> list[str]:
     """What the progress display lists, in order."""
-    specialists = [name for family in families for name in stages_of(family, data=False)]
-    return [BEFORE, *specialists, TAUGHT, AFTER]
+    names = [name for family in families for name in stages_of(family, data=False)]
+    return [BEFORE, *names, TAUGHT, AFTER]
 
 
 def pipeline(job: Job, start: StageResult, opening: Future[RolloutPool]) -> None:
     """All stages from the cold start to the final policy in ``<run>/policy``; results go into ``job.summary``."""
     train = job.tasksets["train"]
     with workers(job, opening) as pool:
-        with learner_of(job, start.path, job.rundir.path) as learner:
-            before = evaluation_stage(job, BEFORE, "eval_before", pool, learner=learner, cache_key=start.key)
-            job.summary["eval_before"] = before
-        found: dict[str, Any] = {"specialists": {}}
-        job.summary["pipeline"] = found
-        for family, member in members_of(train).items():
-            found["specialists"][family] = specialist(job, start, pool, family, member, data=False)
-            job.write()
+        specialists(job, start, pool, data=False)
         cfg = taught(job)
         with learner_of(job, start.path, job.rundir.path, cfg) as learner:
             state = grpo_stage(job, TAUGHT, "grpo", cfg, learner, pool, train, job.rundir)

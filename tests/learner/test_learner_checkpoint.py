@@ -9,11 +9,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from rl.learner import moments
 from rl.learner.checkpoint import (
     checkpoints,
     damage,
@@ -190,3 +192,37 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(policy: Policy, tmp_pa
         assert newest_whole(root) == (root / f"step_{saved:06d}", [])
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_shards_that_are_on_another_machine_are_said(
+    policy: Policy, make_groups: Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rank finds them missing; no other looks, for it may be late and the folder renamed."""
+    trainer, root = learner(policy, tmp_path), tmp_path / "c"
+    trainer.step(make_groups())
+    elsewhere = SimpleNamespace(storage_data={0: SimpleNamespace(relative_path="__1_0.distcp")})
+    monkeypatch.setattr(moments, "_metadata", lambda folder: elsewhere)
+    with pytest.raises(OSError, match=r"__1_0\.distcp of .* was written on another machine: .* runs_dir must be"):
+        save_checkpoint(root, trainer, 1)
+    assert list(root.iterdir()) == []
+    monkeypatch.setattr(moments, "_run", lambda work: None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    moments.write_moments(tmp_path, trainer.optimizer.moments(), alone=False)
+
+
+def test_what_a_killed_save_left_goes_with_the_next(policy: Policy, tmp_path: Path) -> None:
+    (tmp_path / "c" / ".partial_step_000007").mkdir(parents=True)
+    save_checkpoint(tmp_path / "c", learner(policy, tmp_path), 8)
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["step_000008"]
+
+
+def test_moments_of_another_policy_are_refused(policy: Policy, make_groups: Groups, tmp_path: Path) -> None:
+    trainer = learner(policy, tmp_path)
+    trainer.step(make_groups())
+    path = save_checkpoint(tmp_path / "c", trainer, 1)
+    names = dict(zip(trainer.optimizer.names, trainer.optimizer.parameters, strict=True))
+    first = next(iter(names))
+    with pytest.raises(ValueError, match=rf"holds moments of {re.escape(first)}, which does not learn here \(1 such\)"):
+        moments.read_moments(path, {k: v for k, v in names.items() if k != first}, alone=True)
+    with pytest.raises(ValueError, match=rf"{re.escape(first)} has shape .*; this policy's is \(3,\)"):
+        moments.read_moments(path, names | {first: torch.zeros(3)}, alone=True)

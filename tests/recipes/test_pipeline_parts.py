@@ -22,7 +22,7 @@ from rl.policy.flops import CostModel
 from rl.recipes import specialists, v4_pipeline
 from rl.recipes import v32_pipeline as pipeline
 from rl.recipes.evaluate import heldout_tasks
-from rl.run.assemble import open_tasksets
+from rl.run.assemble import members_of, open_tasksets
 from rl.run.job import Job
 from rl.run.ledger import Ledger
 from rl.run.stage_cache import StageResult
@@ -34,10 +34,10 @@ from rl.tracking.summary import pipeline_rows
 
 
 def test_families_of_a_mixture_and_of_one_family() -> None:
-    members = pipeline.members_of(MixTaskset("train", 0, families={"search": 1.0, "code": 2.0}))
+    members = members_of(MixTaskset("train", 0, families={"search": 1.0, "code": 2.0}))
     assert list(members) == ["search", "code"]
     one = InterpreterTaskset("train", 0)
-    assert pipeline.members_of(one) == {"interpreter": one}
+    assert members_of(one) == {"interpreter": one}
     names = pipeline.stage_names(["search", "code"])
     assert names[1:4] == ["GRPO search", "evaluation search", "data search"]
     assert len(set(names)) == len(names) == 2 * 3 + 5

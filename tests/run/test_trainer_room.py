@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from configs.schema import AdaptConfig, RayConfig
+from configs.schema import AdaptConfig, AdaptDataConfig, PolicyConfig, RayConfig
 from rl.learner.config import MeansConfig
-from rl.run.preflight import check_trainer_room
+from rl.recipes.policy_stages import ranks_of
+from rl.recipes.sparse_adaptation import check
+from rl.run.preflight import check_preset, check_trainer_room
 
 
 def test_room() -> None:
@@ -21,3 +23,16 @@ def test_room() -> None:
 def test_two_ranks_share_no_gpu() -> None:
     with pytest.raises(ValueError, match=r"ray.learner_gpus=0.5 with learner.ranks=2: NCCL takes one rank a GPU"):
         AdaptConfig(learner=MeansConfig(ranks=2), ray=RayConfig(learner_gpus=0.5))
+
+
+def test_experts_that_ranks_cannot_share_are_found_before_anything_is_trained() -> None:
+    """tiny_dsa has eight experts."""
+    with pytest.raises(ValueError, match=r"learner.expert_parallel=3: must divide the 8 experts of a layer"):
+        check_preset(PolicyConfig(), expert_parallel=3)
+    with pytest.raises(ValueError, match=r"learner.expert_parallel=3: must divide the 8 experts of a layer"):
+        check(AdaptConfig(learner=MeansConfig(ranks=3, expert_parallel=3), data=AdaptDataConfig(source="needles")))
+
+
+def test_what_rounds_otherwise_is_in_a_stage_s_key() -> None:
+    assert ranks_of(AdaptConfig()) == {}
+    assert ranks_of(AdaptConfig(learner=MeansConfig(ranks=4, shard_ranks=2))) == {"ranks": [4, 2, 1]}
