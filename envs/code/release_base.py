@@ -4,9 +4,10 @@
     base.reason                      "" or why no task can be made of it
     base.covering["src/a/b.py::f"]   tests that enter f
 
-The whole suite runs three times in the sandbox: as it is; under another hash seed; and with every test turned round
-(``release_tests``). A test that fails, moves or is slow is left out; one that fails turned is ``deciding``. Kept on
-disk beside the archives, under the digest of the archive and of what decides over the result.
+The whole suite runs three times in the sandbox: as it is; as it is judged, under another hash seed; and with every test
+turned round (``release_tests``), those that pass turned once more, turned hard. A test that fails, moves or is slow is
+left out; one that fails turned is ``deciding``. Kept on disk beside the archives, under the digest of the archive and
+of what decides over the result.
 """
 
 from __future__ import annotations
@@ -16,31 +17,41 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from envs.code.release_index import MAX_BYTES, NEEDS, Release, Sources
-from envs.code.release_run import SUITE, run_suite
-from envs.code.release_tests import definition, turnable, turned
+from envs.code.release_run import SUITE, Trial, run_states
+from envs.code.release_tests import definition, turnable, turned, written
 from envs.code.release_tree import BadTreeError, Tree, read_tree
 from envs.code.repo_mutations import functions
 from envs.code.repo_run import Run
-from envs.types import InfrastructureError
 
-SLOW_S = 2.0  # CPU seconds of one test, coverage included
-_DECIDES = ("repo_guest.py", "release_base.py", "release_run.py", "release_tests.py", "release_tree.py")
+_DECIDES = (
+    "repo_guest.py", "release_base.py", "release_run.py", "release_tests.py", "release_tree.py", "release_turns.py",
+)  # fmt: skip
+_BUSY = 0.7  # share of its CPU seconds that a suite used when its wall time ran out: then it is long, not waiting
+_SLOW, _PROBE_S = 1.3, 0.5  # wall seconds for one of CPU time, from which on a machine is busy; length of the probe
+
+
+class SlowMachineError(Exception):
+    """The machine had no time for a suite that it might have run."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReleaseBase:
-    """``tests``: id -> (CPU seconds, functions entered). ``dropped``: tests left out, by reason."""
+    """``tests``: id -> (CPU seconds, functions entered). ``dropped``: tests left out, by reason. ``seen``: of those
+    that decide, tests that are turned in a way that can be seen (``release_turns``)."""
 
     reason: str
     tests: dict[str, tuple[float, tuple[str, ...]]]
     deciding: frozenset[str]
     dropped: dict[str, int]
+    seen: frozenset[str] = frozenset()
 
     @cached_property
     def covering(self) -> dict[str, tuple[str, ...]]:
@@ -76,25 +87,21 @@ def tree_of(sources: Sources, release: Release, fetch: bool = False) -> Tree:
 
 @lru_cache(maxsize=16)
 def base_of(sources: Sources, release: Release) -> ReleaseBase:
-    """The base of a release, from disk or by running its suite three times (one process at a time)."""
+    """The base of a release, from disk or by running its suite (one process at a time).
+
+    Raises SlowMachineError where the machine was too slow for it: nothing is kept of that, so that it is tried again.
+    """
     path = sources.folder / "base" / f"{release.name}-{release.version}-{_digest(release)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         if not path.is_file():
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.is_file():
-            try:
-                found = record(sources, release)
-            except (KeyboardInterrupt, InfrastructureError):
-                raise
-            except BaseException:  # the deadline of a candidate: the next one must not wait for the same
-                _keep(path, ReleaseBase("suite_too_long", {}, frozenset(), {}))
-                raise
-            _keep(path, found)
+            _keep(path, record(sources, release))
     raw = json.loads(path.read_text(encoding="utf-8"))
     names = raw["functions"]
     tests = {test: (seconds, tuple(names[n] for n in entered)) for test, (seconds, entered) in raw["tests"].items()}
-    return ReleaseBase(raw["reason"], tests, frozenset(raw["deciding"]), raw["dropped"])
+    return ReleaseBase(raw["reason"], tests, frozenset(raw["deciding"]), raw["dropped"], frozenset(raw["seen"]))
 
 
 def record(sources: Sources, release: Release) -> ReleaseBase:
@@ -102,15 +109,46 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
     try:
         tree = tree_of(sources, release, fetch=True)
     except BadTreeError as error:
-        return ReleaseBase(str(error), {}, frozenset(), {})
+        return _none(str(error))
     if not tree.tests:
-        return ReleaseBase("no_tests", {}, frozenset(), {})
-    first = run_suite(sources, tree.files, tree, tree.tests, limits=SUITE, test_s=SLOW_S, cover=True)
+        return _none("no_tests")
+    tests = {path: _tests_of(tree.texts[path]) for path in tree.tests}
+    soft = {path: turned(tree.texts[path], turnable(tree.texts[path]) & tests[path]) for path in tree.tests}
+    first, third = run_states(sources, tree, [Trial(tree.tests, cover=True), Trial(tree.tests, soft)], SUITE)
     if reason := _unusable(first):
-        return ReleaseBase(reason, {}, frozenset(), {})
-    second = run_suite(sources, tree.files, tree, tree.tests, limits=SUITE, test_s=SLOW_S, hash_seed=7)
+        return _none(reason)
+    plain = {path: written(tree.texts[path]) for path in tree.tests}
+    (second,) = run_states(sources, tree, [Trial(tree.tests, plain)], SUITE, hash_seed=7)
     if reason := _unusable(second):
-        return ReleaseBase(reason, {}, frozenset(), {})
+        return _none(reason)
+    kept, dropped = _kept(tree, first, second)
+    if not kept:
+        return _none("tests_do_not_run", dropped)
+    deciding = {test for test in kept if _fails(third, test)}
+    seen: set[str] = set()
+    if left := {str(definition_of(tree, test)) for test in kept if test not in deciding}:
+        names = {path: {name for at, _, name in (f.partition("::") for f in left) if at == path} for path in tree.tests}
+        over = {path: turned(tree.texts[path], found, found) for path, found in names.items() if found}
+        only = {function_of(test) for test in kept if test not in deciding}
+        (fourth,) = run_states(sources, tree, [Trial(tuple(over), over, only)], SUITE)
+        seen = {test for test in kept if test not in deciding and _fails(fourth, test)}
+        blind = {str(definition_of(tree, test)) for test in deciding}
+        seen = {test for test in seen if str(definition_of(tree, test)) not in blind}
+    if not deciding | seen:
+        return _none("nothing_turns", dropped)
+    return ReleaseBase("", kept, frozenset(deciding | seen), dict(dropped), frozenset(seen))
+
+
+def _none(reason: str, dropped: Mapping[str, int] = {}) -> ReleaseBase:
+    return ReleaseBase(reason, {}, frozenset(), dict(dropped))
+
+
+def _tests_of(text: str) -> set[str]:
+    """Functions that pytest takes for tests: what only helps them is never turned."""
+    return {name for name in functions(text) if name.rpartition(".")[2].startswith("test")}
+
+
+def _kept(tree: Tree, first: Run, second: Run) -> tuple[dict[str, tuple[float, tuple[str, ...]]], Counter[str]]:
     known = {f"{path}::{name}" for path, text in tree.code.items() for name in functions(text)}
     kept: dict[str, tuple[float, tuple[str, ...]]] = {}
     dropped: Counter[str] = Counter()
@@ -129,17 +167,7 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
             dropped["enters_nothing"] += 1
         else:
             kept[test] = (verdict.seconds, entered)
-    if not kept:
-        return ReleaseBase("tests_do_not_run", {}, frozenset(), dict(dropped))
-    files = dict(tree.files)
-    for path in {function_of(test).partition("::")[0] for test in kept}:
-        text = tree.texts[path]
-        files[path] = turned(text, turnable(text)).encode()
-    third = run_suite(sources, files, tree, tree.tests, limits=SUITE, test_s=SLOW_S)
-    deciding = {test for test in kept if test in third.verdicts and _fails(third, test)}
-    if not deciding:
-        return ReleaseBase("nothing_turns", {}, frozenset(), dict(dropped))
-    return ReleaseBase("", kept, frozenset(deciding), dict(dropped))
+    return kept, dropped
 
 
 def _fails(run: Run, test: str) -> bool:
@@ -149,11 +177,23 @@ def _fails(run: Run, test: str) -> bool:
 
 
 def _unusable(run: Run) -> str:
+    """Why a suite makes no task. Raises SlowMachineError when its time ran out on a machine that is busy."""
     if run.timed_out:
+        used = sum(verdict.seconds for verdict in run.verdicts.values())
+        if used < _BUSY * SUITE.cpu_s and (slowness := slow()) > _SLOW:
+            raise SlowMachineError(f"a second of CPU time took {slowness:.1f} s")
         return "suite_too_long"
     if run.broken:
         return "suite_breaks"
     return "" if any(v.passed for v in run.verdicts.values()) else "tests_do_not_run"
+
+
+def slow() -> float:
+    """Wall seconds that a second of CPU time takes on this machine now."""
+    wall, cpu = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu < _PROBE_S:
+        pass
+    return (time.monotonic() - wall) / _PROBE_S
 
 
 def _keep(path: Path, base: ReleaseBase) -> None:
@@ -168,7 +208,7 @@ def _json(base: ReleaseBase) -> dict[str, object]:
     number = {name: n for n, name in enumerate(names)}
     raw["functions"] = names
     raw["tests"] = {test: [seconds, [number[n] for n in entered]] for test, (seconds, entered) in base.tests.items()}
-    raw["deciding"] = sorted(base.deciding)
+    raw["deciding"], raw["seen"] = sorted(base.deciding), sorted(base.seen)
     return raw
 
 

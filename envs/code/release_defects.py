@@ -4,7 +4,7 @@
     function   one function or method as the older release had it, in the newer code
     removal    the body of a function, or of a class's methods, taken out: to be written again
 
-    found = examine(sources, tree, base, defect)         Examined(fails, passes), or a reason for no task
+    found = examine(sources, tree, base, defects)        of each Examined(fails, passes), or a reason for no task
 
 A defect is {path: text, or None for a file that is not there}, laid over the newer tree. Nothing is executed here.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +22,10 @@ from functools import lru_cache
 
 from envs.code.release_base import ReleaseBase, function_of
 from envs.code.release_index import Sources
-from envs.code.release_run import LIMITS, SUITE, run_suite
-from envs.code.release_tree import Tree, older_code, plain, same_code
+from envs.code.release_run import Trial, run_states
+from envs.code.release_tree import BadTreeError, Tree, older_code, plain, same_code
 from envs.code.repo_mutations import Function, functions
-from envs.code.repo_run import Verdict
+from envs.code.repo_run import Run, Verdict
 
 TIERS = ("pair", "function", "removal")
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
@@ -69,6 +70,31 @@ def pair_defect(newer: Tree, older: Tree) -> ReleaseDefect | str:
 def real_changes(tree: Tree, over: Mapping[str, str | None]) -> dict[str, str | None]:
     """Without the files whose code is the same in both."""
     return {p: t for p, t in over.items() if t is None or p not in tree.code or not same_code(tree.code[p], t)}
+
+
+def earlier_defects(newer: Tree, olders: Sequence[Tree]) -> list[tuple[Tree, ReleaseDefect | str]]:
+    """Each function as earlier releases had it, of every text it had the latest release with it; ``olders`` the latest
+    first."""
+    found: list[tuple[Tree, ReleaseDefect | str]] = []
+    seen: set[str] = set()
+    for older in olders:
+        try:
+            changed = function_defects(newer, older)
+        except BadTreeError:  # it lies elsewhere
+            break
+        for defect in changed:
+            key = defect if isinstance(defect, str) else content(newer, defect)
+            if isinstance(defect, str) or key not in seen:
+                found.append((older, defect))
+            seen.add(key)
+    return found
+
+
+def content(tree: Tree, defect: ReleaseDefect) -> str:
+    """What a function was set back to, whatever stands around it: the same of two releases is one defect."""
+    (text,), (name,) = defect.over.values(), defect.names
+    node = _functions(text or "")[name.partition("::")[2]]
+    return f"{tree.name} {name} {plain(copy.deepcopy(node))}"
 
 
 @lru_cache(maxsize=8)
@@ -116,19 +142,40 @@ def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -
     return [defect for defect in found if all(_compiles(t) for t in defect.over.values() if t is not None)]
 
 
-def examine(sources: Sources, tree: Tree, base: ReleaseBase, defect: ReleaseDefect, hash_seed: int = 0) -> Examined:
-    """Run the newer tests that the defect may break."""
-    tests = set(base.tests) if not defect.names else {t for n in defect.names for t in base.covering.get(n, ())}
-    if not tests:
-        return Examined("untested")
-    if defect.names:  # and what else these files promise: a repair may not break it
-        near = {_file(test) for test in tests}
-        others = [test for test in sorted(base.tests) if test not in tests and _file(test) in near]
-        tests |= set(random.Random(repr(defect.names)).sample(others, min(MAX_NEIGHBOURS, len(others))))
+def examine(sources: Sources, tree: Tree, base: ReleaseBase, defects: Sequence[ReleaseDefect]) -> list[Examined]:
+    """Run the newer tests that each defect may break, twice: what does not end the same under another hash seed is no
+    task. One sandbox for all of them, and one for the second time."""
+    asked = [_tests_for(base, defect) for defect in defects]
+    found = [Examined("" if tests else "untested") for tests in asked]
+    for hash_seed in (0, 7):
+        left = [n for n, one in enumerate(found) if not one.reason]
+        trials = [_trial(defects[n], asked[n]) for n in left]
+        for n, run in zip(left, run_states(sources, tree, trials, hash_seed=hash_seed), strict=True):
+            again = _judged(base, defects[n], asked[n], run)
+            same = set(again.fails) == set(found[n].fails) and set(found[n].passes) <= set(again.passes)
+            if not hash_seed:
+                found[n] = again
+            elif again.reason or not same:
+                found[n] = Examined("flaky")
+    return found
+
+
+def _tests_for(base: ReleaseBase, defect: ReleaseDefect) -> set[str]:
+    """The tests that enter what was changed, and some more of what their files promise: a repair may not break it."""
+    if not defect.names:
+        return set(base.tests)
+    tests = {t for n in defect.names for t in base.covering.get(n, ())}
+    files = {_file(test) for test in tests}
+    others = [test for test in sorted(base.tests) if test not in tests and _file(test) in files]
+    return tests | set(random.Random(repr(defect.names)).sample(others, min(MAX_NEIGHBOURS, len(others))))
+
+
+def _trial(defect: ReleaseDefect, tests: set[str]) -> Trial:
     asked = {function_of(test) for test in tests}
-    paths = sorted({function.partition("::")[0] for function in asked})
-    state, limits = laid_over(tree.files, defect.over), LIMITS if defect.names else SUITE
-    run = run_suite(sources, state, tree, paths, only=asked, limits=limits, hash_seed=hash_seed)
+    return Trial(sorted({function.partition("::")[0] for function in asked}), defect.over, asked)
+
+
+def _judged(base: ReleaseBase, defect: ReleaseDefect, tests: set[str], run: Run) -> Examined:
     if run.timed_out:
         return Examined("timeout")
     if run.broken:
@@ -143,9 +190,12 @@ def examine(sources: Sources, tree: Tree, base: ReleaseBase, defect: ReleaseDefe
         return Examined("breaks_import" if run.unimportable else "nothing_told")
     if defect.tier == "function" and all(_DANGLING.search(verdict.got) for verdict in told.values()):
         return Examined("dangling")
-    deciding = _affordable(base, sorted(test for test in fails if test in base.deciding), MAX_F2P, MAX_SECONDS / 2)
+    able = sorted((test for test in fails if test in base.deciding), key=lambda t: (t in base.seen, t))
+    deciding = _affordable(base, able, MAX_F2P, MAX_SECONDS / 2)
     if not any(test in told for test in deciding):
         return Examined("no_deciding_test")
+    if all(test in base.seen for test in deciding):
+        return Examined("turns_are_seen")
     near = {_file(test) for test in deciding}
     passing = sorted((t for t in tests - fails.keys() if run.passed(t)), key=lambda t: (_file(t) not in near, t))
     passing = [test for test in passing if function_of(test) not in set(map(function_of, fails))]

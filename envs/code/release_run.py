@@ -1,6 +1,7 @@
 """Runs the tests of a release in the sandbox: any state of its files, the packages that its tests import, no network.
 
     run = run_suite(sources, tree.files, tree, tree.tests)        -> Run, as ``repo_run`` has it
+    runs = run_states(sources, tree, states)                      many states of a release in one sandbox
 
 All files are copied into the sandbox for one run, so nothing of another state can be read there, and no compiled cache
 is stale. Of what lies beside the package (``Sources.site``), the package's own distribution is never mounted.
@@ -13,7 +14,8 @@ import contextlib
 import json
 import re
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from envs.sandbox import Limits, Sandbox, SandboxResult
 
 TOP = "/tmp/work"
 TEST_S = 2.0  # CPU seconds of one test
+MOST_STATES = 64  # of one sandbox
+WHOLE_S = 240.0  # wall seconds of a sandbox with many states
 # CPU time stops a run; wall time is for what sleeps, and ends before the deadlines of a rollout
 LIMITS = Limits(wall_s=28.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=4_000_000)
 # A whole suite, of a build alone
-SUITE = Limits(wall_s=240.0, cpu_s=60, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=60_000_000)
+SUITE = Limits(wall_s=600.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=60_000_000)
 SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=12, disk_mb=64, file_mb=16)
 # What a configuration asks for beyond the tests themselves: coverage, strictness, plugins that are not here
 _OPTIONS = ("-o", "addopts=", "-o", "filterwarnings=", "-o", "required_plugins=", "-o", "xfail_strict=false")
@@ -46,6 +50,17 @@ _PLUGINS = {
 }
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A run of test files on a state of the tree: ``over`` ({path: text, or None}) lies over its files; ``only``: of
+    ``targets`` the functions (file::Class::name); ``cover`` records the functions that each test enters."""
+
+    targets: Sequence[str]
+    over: Mapping[str, str | None] = field(default_factory=dict)
+    only: Collection[str] | None = None
+    cover: bool = False
+
+
 def run_suite(
     sources: Sources,
     files: Mapping[str, bytes],
@@ -53,31 +68,77 @@ def run_suite(
     targets: Sequence[str],
     only: Collection[str] | None = None,
     limits: Limits = LIMITS,
-    test_s: float = TEST_S,
-    cover: bool = False,
     hash_seed: int = 0,
 ) -> Run:
-    """Run the test files ``targets`` of a state of the tree; ``only``: of these the functions (file::Class::name).
+    """Run test files of a state of the tree, in a sandbox of its own. ``Run.unimportable`` tells of a test file that
+    failed to import."""
+    job = _job(tree) | _asked(Trial(targets, only=only), files)
+    result = _guest(sources, files, tree, job, limits, hash_seed)
+    return _run_of(_rows(result), result.timed_out or result.exit_code in (-signal.SIGPROF, -signal.SIGXCPU))
 
-    ``cover`` records the functions each test enters. ``Run.unimportable`` tells of a test file that failed to import.
-    """
-    job: dict[str, Any] = {
+
+def run_states(
+    sources: Sources, tree: Tree, states: Sequence[Trial], limits: Limits = LIMITS, hash_seed: int = 0
+) -> list[Run]:
+    """Run many states of a release in one sandbox, each in a process of its own (``repo_guest.States``): released code
+    alone. ``limits`` are of one state."""
+    found: list[Run] = []
+    while len(found) < len(states):
+        left = states[len(found) :][:MOST_STATES]
+        asked = [{"over": dict(state.over), **_asked(state, tree.files)} for state in left]
+        job = _job(tree) | {"states": asked, "state_s": limits.wall_s}
+        whole = replace(
+            limits, wall_s=max(limits.wall_s, min(len(left) * limits.wall_s, WHOLE_S)), output_bytes=60_000_000
+        )
+        rows: list[list[list[Any]]] = []
+        late: list[bool] = []
+        result = _guest(sources, tree.files, tree, job, whole, hash_seed)
+        for row in _rows(result):
+            match row:
+                case ["state", int()]:
+                    rows.append([])
+                case ["left", int(), str(how)]:
+                    late.append(how == "late")
+                case _ if rows:
+                    rows[-1].append(row)
+        late += [result.timed_out] * (len(rows) - len(late))
+        if not rows:  # it did not come to the first
+            rows, late = [[]], [result.timed_out]
+        found += [_run_of(*one) for one in zip(rows, late, strict=True)][: len(left)]
+    return found
+
+
+def _job(tree: Tree) -> dict[str, Any]:
+    return {
         "root": f"{TOP}/{tree.base}" if tree.base else TOP,
         "first": [],
         "doctests": [],
-        "pytest": [target for target in targets if target in files],
-        "only": None if only is None else sorted(only),
+        "pytest": [],
         "options": [*_OPTIONS, *(word for name in plugins(tree) for word in ("-p", name))],
         "names": {},
-        "test_s": test_s,
-        "cover": cover,
+        "test_s": TEST_S,
+        "cover": False,
         "stop": False,
     }
-    result = _guest(sources, files, tree, job, limits, hash_seed)
+
+
+def _asked(state: Trial, files: Collection[str]) -> dict[str, Any]:
+    return {
+        "pytest": [target for target in state.targets if target in files],
+        "only": None if state.only is None else sorted(state.only),
+        "cover": state.cover,
+    }
+
+
+def _rows(result: SandboxResult) -> Iterator[list[Any]]:
+    return filter(None, map(row_of_line, result.stdout.split("\n")))
+
+
+def _run_of(rows: Iterable[list[Any]], late: bool) -> Run:
     verdicts: dict[str, Verdict] = {}
     twice: set[str] = set()
     ended, unimportable = False, ""
-    for row in filter(None, map(row_of_line, result.stdout.split("\n"))):
+    for row in rows:
         match row:
             case ["pytest", str(name), passed, dict(info), float(seconds), list(covered)]:
                 if info.get("skipped"):
@@ -91,7 +152,7 @@ def run_suite(
                 ended, spent["cpu_s"] = True, spent["cpu_s"] + seconds
     for name in twice:  # of the code under test, which may write anything
         verdicts[name] = Verdict(False, got="reported twice")
-    late = result.timed_out or result.exit_code == -signal.SIGPROF
+    late = late and not ended
     broken = "" if ended or late else "the tests ended the program"
     return Run(verdicts, timed_out=late, ended=ended, broken=broken, unimportable=unimportable)
 

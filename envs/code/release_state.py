@@ -34,6 +34,7 @@ class State:
     f2p: tuple[str, ...]
     p2p: tuple[str, ...]
     deciding: frozenset[str]
+    seen: frozenset[str]
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -71,10 +72,10 @@ class State:
         """A program of the policy's."""
         return run_program(self.sources, self._seen(edits), self.tree, code)
 
-    def judged(self, edits: Mapping[str, str]) -> Judged:
-        """The hidden tests on the edited code."""
-        files = laid_over(laid_over(self.tree.files, self.over), edits)
-        return judge(self.sources, self.tree, files, self.f2p, self.p2p, self.deciding)
+    def judged(self, edits: Mapping[str, str], released: bool = False) -> Judged:
+        """The hidden tests on the edited code; ``released``: which is as it was released (``release_verdict``)."""
+        over = {**self.over, **edits}
+        return judge(self.sources, self.tree, over, self.f2p, self.p2p, self.deciding, self.seen, released)
 
     def repair(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """(path, passages) that lead to the newer release; of a file that is not there one passage, from ""."""
@@ -101,7 +102,8 @@ def state_of(sources: Sources, meta: Mapping[str, Any]) -> State:
         over = real_changes(tree, older)
     for path, edits in meta["defects"].items():
         over[path] = with_passages(tree.code[path], edits)
-    return State(sources, tree, over, tuple(meta["f2p"]), tuple(meta["p2p"]), frozenset(meta["deciding"]))
+    deciding, seen = frozenset(meta["deciding"]), frozenset(meta["seen"])
+    return State(sources, tree, over, tuple(meta["f2p"]), tuple(meta["p2p"]), deciding, seen)
 
 
 def with_passages(text: str, edits: Sequence[Sequence[str]]) -> str:

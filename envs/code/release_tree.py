@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import ast
 import io
+import lzma
 import re
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -44,6 +47,13 @@ _PERMISSIVE = re.compile(
     r"\b(MIT|BSD|0BSD|Apache|ISC|PSF|Python Software Foundation|Unlicense|CC0|[Pp]ublic [Dd]omain)\b"
 )
 _NOT_PERMISSIVE = re.compile(r"GPL|General Public|MPL|Mozilla|EUPL|Proprietary|Affero|NonCommercial|CC BY", re.I)
+
+
+# What the standard library raises for archives that are cut off, damaged, encrypted or packed in a way it lacks
+_UNREADABLE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError,
+    KeyError, struct.error, OverflowError, MemoryError,
+)  # fmt: skip
 
 
 class BadTreeError(ValueError):
@@ -117,9 +127,9 @@ def read_tree(release: Release, archive: Path) -> Tree:
             if total > 4 * MAX_TREE:
                 raise BadTreeError("too_big")
             raw[path] = content
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        if isinstance(error, BadTreeError):
-            raise
+    except BadTreeError:
+        raise
+    except _UNREADABLE as error:
         raise BadTreeError("unreadable") from error
     base, units = _layout(raw)
     if not units:

@@ -1,6 +1,6 @@
 """Whether a repository is repaired: the tests that decide run twice, once as written and once turned round.
 
-    verdict = judge(sources, tree, files, f2p, p2p, deciding)      -> Judged(f2p=1.0, p2p=1.0)
+    verdict = judge(sources, tree, over, f2p, p2p, deciding)       -> Judged(f2p=1.0, p2p=1.0)
 
 In the first run every deciding test function is, by a coin thrown here, either as it was written or turned; in the
 second it is the other. A test is passed when it passed as written and failed turned. Whatever is done to what judges
@@ -15,8 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from envs.code.release_base import definition_of, function_of
+from envs.code.release_defects import laid_over
 from envs.code.release_index import Sources
-from envs.code.release_run import run_suite
+from envs.code.release_run import Trial, run_states, run_suite
 from envs.code.release_tests import turned
 from envs.code.release_tree import Tree
 from envs.code.repo_run import Run
@@ -34,21 +35,29 @@ class Judged:
 def judge(
     sources: Sources,
     tree: Tree,
-    files: Mapping[str, bytes],
+    over: Mapping[str, str | None],
     f2p: Sequence[str],
     p2p: Sequence[str],
     deciding: Collection[str],
+    seen: Collection[str],
+    released: bool = False,
 ) -> Judged:
-    """Run the hidden tests of ``tree`` on a state of its files (its tests are put in their place here)."""
+    """Run the hidden tests of ``tree`` with ``over`` laid over its files (tests are put in their place here). ``seen``:
+    of those that decide, tests that are turned hard. ``released``: the code is as somebody released it, so both runs
+    may share a sandbox; a policy's never do."""
     tests = (*f2p, *p2p)
     asked = {function_of(test) for test in tests}
     candidates = sorted({str(definition_of(tree, test)) for test in tests if test in deciding})
+    hard = {str(definition_of(tree, test)) for test in seen}
     coin = random.SystemRandom()  # nothing that runs inside can know how it fell
     first = {function for function in candidates if coin.random() < 0.5}
-    runs: list[tuple[set[str], Run]] = []
-    for chosen in (first, set(candidates) - first):
-        run = run_suite(sources, {**files, **_tests(tree, asked, chosen)}, tree, _paths(asked), only=asked)
-        runs.append((chosen, run))
+    both = [first, set(candidates) - first]
+    states = [{**over, **_tests(tree, asked, chosen, hard)} for chosen in both]
+    if released:
+        done = run_states(sources, tree, [Trial(_paths(asked), state, asked) for state in states])
+    else:
+        done = [run_suite(sources, laid_over(tree.files, s), tree, _paths(asked), only=asked) for s in states]
+    runs = list(zip(both, done, strict=True))
     right = {
         test: all(_right(test, definition_of(tree, test) in chosen, run, test in deciding) for chosen, run in runs)
         for test in tests
@@ -67,13 +76,13 @@ def _right(test: str, turned_round: bool, run: Run, deciding: bool) -> bool:
     return verdict is not None and not verdict.passed and not verdict.late
 
 
-def _tests(tree: Tree, asked: Collection[str], chosen: Collection[str]) -> dict[str, bytes]:
-    """The test files as they were released, with some functions turned."""
-    found = {}
-    for path in _paths(asked):
-        names = {name for at, _, name in (one.partition("::") for one in chosen) if at == path}
-        found[path] = turned(tree.texts[path], names).encode()
-    return found
+def _tests(tree: Tree, asked: Collection[str], chosen: Collection[str], hard: Collection[str]) -> dict[str, str]:
+    """The test files as they were released but for their layout, with some functions turned."""
+    return {path: turned(tree.texts[path], _in(path, chosen), _in(path, hard)) for path in _paths(asked)}
+
+
+def _in(path: str, functions: Collection[str]) -> set[str]:
+    return {name for at, _, name in (one.partition("::") for one in functions) if at == path}
 
 
 def _paths(asked: Collection[str]) -> list[str]:

@@ -23,15 +23,20 @@ removal is held out when the function appeared after it.
 from __future__ import annotations
 
 import ast
+import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from envs.code.release_base import ReleaseBase, base_of, tree_of
+from envs.code.release_base import ReleaseBase, SlowMachineError, base_of, tree_of
+from envs.code.release_copies import MOST, copies_of
 from envs.code.release_defects import (
     TIERS,
     Examined,
     ReleaseDefect,
+    content,
+    earlier_defects,
     examine,
     function_defects,
     pair_defect,
@@ -42,13 +47,14 @@ from envs.code.release_defects import (
 from envs.code.release_index import Release, Sources, listed, pairs
 from envs.code.release_issue import issue, new_notes
 from envs.code.release_run import LIMITS
-from envs.code.release_state import release_of, state_of
+from envs.code.release_state import state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
 from envs.code.repo_files import Files
 from envs.code.repo_mutations import functions
 from envs.code.workspace import Workspace, report
 from envs.environment import ToolError, tool
-from envs.taskset import RejectedError, Split, Taskset
+from envs.episode import play_episode
+from envs.taskset import MAX_ORACLE_TURNS, RejectedError, Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
 
 SYSTEM = (
@@ -56,8 +62,11 @@ SYSTEM = (
     "edit (create adds a module); check with python and run_tests. Tests cannot be edited, and those that decide are "
     "not here. When the issue is solved, say Done."
 )
-SLOTS = 24  # candidates of one block: a pair and the functions it changed, or as many removals of a package
-REMOVAL_BLOCKS = 3  # of one package
+# Candidates of one block: a pair and the functions it changed, or removals or earlier functions of a package. As many
+# as a worker of envs-build is asked for at once.
+SLOTS = 32
+REMOVAL_BLOCKS, EARLIER_BLOCKS = 2, 2  # of one package
+_TRIES = 3
 CUTOFF, UNTIL = "2026-06-01", "2026-11-01"
 
 
@@ -66,6 +75,7 @@ class ReleaseEnvironment(Workspace):
 
     call_limit_s = LIMITS.wall_s
     score_limit_s = 2 * LIMITS.wall_s
+    released = False  # whether all that was edited is as it was released: for ``verify`` alone
 
     def __init__(self, task: Task, sources: Sources, **config: Any) -> None:
         super().__init__(task, **config)
@@ -99,7 +109,7 @@ class ReleaseEnvironment(Workspace):
         """See the module: outcome, f2p, p2p, edited."""
         if not self._files.edited:  # nothing to run: these tests were chosen because they end so
             return {"outcome": 0.0, "f2p": 0.0, "p2p": 1.0, "edited": 0.0}
-        judged = self._state.judged(self._files.changed)
+        judged = self._state.judged(self._files.changed, self.released)
         outcome = float(judged.f2p == 1.0 and judged.p2p == 1.0)
         return {"outcome": outcome, "f2p": judged.f2p, "p2p": judged.p2p, "edited": 1.0}
 
@@ -166,20 +176,53 @@ class ReleasesTaskset(Taskset):
         if not cutoff < until:
             raise ValueError(f"cutoff={cutoff}: must be before until={until}")
         kinds = [("pair", number) for number in range(releases - 1)] if {"pair", "function"} & set(tiers) else []
+        kinds += [("earlier", number) for number in range(EARLIER_BLOCKS)] if "function" in tiers else []
         kinds += [("removal", number) for number in range(REMOVAL_BLOCKS)] if "removal" in tiers else []
         blocks = [(name, kind, number) for name in chosen for kind, number in kinds]
         super().__init__(split, seed, min(size or len(blocks) * SLOTS, len(blocks) * SLOTS), **config)
         random.Random(f"releases {seed}").shuffle(blocks)
         self.blocks, self.tiers, self.count = blocks, tuple(tiers), releases
+        self._made: dict[int, list[Task | str]] = {}  # the block that is under way
+        self._begun: Counter[int] = Counter()
         self.cutoff, self.until, self.sources = cutoff, until, Sources.at(sources)
 
     def environment(self, task: Task) -> ReleaseEnvironment:
         return ReleaseEnvironment(task, self.sources, **self.config)
 
+    def verify(self, task: Task) -> str | None:
+        """The oracle must score 1. (That the same tests break under another hash seed was seen when it was made.) Both
+        runs of the verdict share a sandbox: what the oracle wrote was released."""
+        environment = self.environment(task)
+        environment.released = True
+        _, scores = play_episode(task, environment, environment.oracle, max_turns=MAX_ORACLE_TURNS)
+        if self._files_differ(environment):
+            return "not_as_released"
+        return None if scores["outcome"] >= 1.0 else "oracle_failed"
+
+    @staticmethod
+    def _files_differ(environment: ReleaseEnvironment) -> bool:
+        """Whether the oracle left a file of the newer release that is not as it was."""
+        tree, changed = environment._state.tree, environment._files.changed
+        return any(tree.code.get(path) != text for path, text in changed.items())
+
     def task(self, index: int) -> Task:
         if not 0 <= index < len(self.blocks) * SLOTS:
             raise IndexError(index)
         block, slot = divmod(index, SLOTS)
+        if block not in self._made:
+            self._begun[block] += 1
+            if self._begun[block] > _TRIES:  # each time verify_s was over
+                raise RejectedError("block_too_slow")
+            made = self._block(block)
+            self._made.clear()  # candidates come in order
+            self._made[block] = made
+        found = self._made[block][slot]
+        if isinstance(found, str):
+            raise RejectedError(found)
+        return found
+
+    def _block(self, block: int) -> list[Task | str]:
+        """All candidates of a block: they share the base run of their release, and sandboxes."""
         name, kind, number = self.blocks[block]
         self.sources.site()
         try:
@@ -187,32 +230,35 @@ class ReleasesTaskset(Taskset):
             tree = tree_of(self.sources, newer, fetch=True)
             if not permissive(tree.licence):
                 raise RejectedError("licence")
+            copies = copies_of(self.sources)
+            if copies.share(tree) > MOST:
+                raise RejectedError("library_copy")
             base = base_of(self.sources, newer)
             if base.reason:
                 raise RejectedError(base.reason)
-            before = tree_of(self.sources, older, fetch=True) if older is not None else None
-            defect = self._defect(kind, number, slot, tree, before, base)
-        except BadTreeError as error:
-            raise RejectedError(str(error)) from error
-        found = examine(self.sources, tree, base, defect)
-        if found.reason:
-            raise RejectedError(found.reason)
-        return self._task(index, newer, older, tree, before, base, defect, found)
-
-    def verify(self, task: Task) -> str | None:
-        """The defect must break the same tests under another hash seed, and the newer code pass them all."""
-        state, meta = state_of(self.sources, task.metadata), task.metadata
-        newer = release_of(self.sources, meta["package"], meta["version"])
-        base = base_of(self.sources, newer)
-        defect = ReleaseDefect(meta["tier"], state.over, tuple(meta["functions"]))
-        again = examine(self.sources, state.tree, base, defect, hash_seed=7)
-        if again.reason or set(again.fails) != set(meta["f2p"]) or not set(meta["p2p"]) <= set(again.passes):
-            return "flaky"
-        return super().verify(task)
+            slots = self._defects(kind, number, tree, newer, older, base)
+        except (RejectedError, BadTreeError) as error:
+            return [error.reason if isinstance(error, RejectedError) else str(error)] * SLOTS
+        except SlowMachineError:
+            return ["slow_machine"] * SLOTS
+        at = [n for n, (_, defect) in enumerate(slots) if isinstance(defect, ReleaseDefect)]
+        found: list[Task | str] = [defect if isinstance(defect, str) else "" for _, defect in slots]
+        for n in at:
+            if (defect := slots[n][1]).names and copies.holds(tree, defect.names):  # type: ignore[union-attr]
+                found[n] = "copied"
+        at = [n for n in at if not found[n]]
+        for n, one in zip(at, examine(self.sources, tree, base, [slots[n][1] for n in at]), strict=True):  # type: ignore[misc]
+            before, defect = slots[n]
+            assert isinstance(defect, ReleaseDefect)
+            if one.reason:
+                found[n] = one.reason
+            else:
+                found[n] = self._task(block * SLOTS + n, newer, before, tree, base, defect, one)
+        return [*found, *["empty_slot"] * (SLOTS - len(found))]
 
     def _releases(self, name: str, kind: str, number: int) -> tuple[Release | None, Release]:
         """(older, newer) of a block of this split. Of a removal, older is the last release before the cutoff when the
-        split is held out."""
+        split is held out; of earlier functions too, and else the one before."""
         known = self.sources.releases(name, self.until)
         if kind == "pair":
             found = pairs(known, self.count)
@@ -228,38 +274,59 @@ class ReleasesTaskset(Taskset):
             raise RejectedError("no_release")
         return (early[-1], late[-1]) if self.split == "heldout" else (None, early[-1])
 
-    def _defect(
-        self, kind: str, number: int, slot: int, tree: Tree, before: Tree | None, base: ReleaseBase
-    ) -> ReleaseDefect:
+    def _defects(
+        self, kind: str, number: int, tree: Tree, newer: Release, older: Release | None, base: ReleaseBase
+    ) -> list[tuple[Release | None, ReleaseDefect | str]]:
+        """(older release, defect or why there is none) of each slot that is not empty."""
+        before = tree_of(self.sources, older, fetch=True) if older is not None else None
         if kind == "removal":
-            defects: list[ReleaseDefect | str] = shuffled(removal_defects(tree, base, before), tree.name)
-            place = number * SLOTS + slot
-        else:
-            assert before is not None
-            if slot == 0:
-                defects, place = [pair_defect(tree, before) if "pair" in self.tiers else "tier_not_asked"], 0
-            else:
-                changed = function_defects(tree, before) if "function" in self.tiers else []
-                whole = pair_defect(tree, before) if "pair" in self.tiers else ""
-                if isinstance(whole, ReleaseDefect):  # a pair that changed one function is that task already
-                    changed = [f for f in changed if isinstance(f, str) or f.over != whole.over]
-                defects, place = shuffled(changed, f"{tree.name} {tree.version}"), slot - 1
-        if place >= len(defects):
-            raise RejectedError("empty_slot")
-        defect = defects[place]
-        if isinstance(defect, str):
-            raise RejectedError(defect)
-        return defect
+            found: list[ReleaseDefect | str] = shuffled(removal_defects(tree, base, before), tree.name)
+            return [(older, defect) for defect in found[number * SLOTS : (number + 1) * SLOTS]]
+        if kind == "earlier":
+            return self._earlier(tree, newer, before)[number * SLOTS : (number + 1) * SLOTS]
+        assert before is not None
+        whole = pair_defect(tree, before) if "pair" in self.tiers else "tier_not_asked"
+        changed = function_defects(tree, before) if "function" in self.tiers else []
+        if isinstance(whole, ReleaseDefect):  # a pair that changed one function is that task already
+            changed = [f for f in changed if isinstance(f, str) or f.over != whole.over]
+        found = [whole, *shuffled(changed, f"{tree.name} {tree.version}")]
+        return [(older, defect) for defect in found[:SLOTS]]
+
+    def _earlier(
+        self, tree: Tree, newer: Release, before: Tree | None
+    ) -> list[tuple[Release | None, ReleaseDefect | str]]:
+        """Functions as earlier releases had them. Held out: what the last release before the cutoff (``before``) has
+        as it is now was not changed since, and is none."""
+        known = self.sources.releases(newer.name, self.until)
+        place = known.index(newer)
+        releases: dict[int, Release] = {}
+        olders: list[Tree] = []
+        for release in reversed(known[max(0, place - self.count) : place]):
+            try:
+                older = tree_of(self.sources, release, fetch=True)
+            except BadTreeError:
+                continue
+            releases[id(older)] = release
+            olders.append(older)
+        found = [(releases[id(older)], defect) for older, defect in earlier_defects(tree, olders)]
+        if before is not None:
+            changed = {d.names for d in function_defects(tree, before) if isinstance(d, ReleaseDefect)}
+            found = [one for one in found if isinstance(one[1], str) or one[1].names in changed]
+        kept = shuffled([d for _, d in found], f"{tree.name} {tree.version} earlier")
+        of = {id(defect): release for release, defect in found}
+        return [(of[id(defect)], defect) for defect in kept if isinstance(defect, ReleaseDefect)]
 
     def _task(
-        self, index: int, newer: Release, older: Release | None, tree: Tree, before: Tree | None, base: ReleaseBase,
-        defect: ReleaseDefect, found: Examined,
-    ) -> Task:  # fmt: skip
-        notes = new_notes(tree, before) if before is not None and defect.tier != "removal" else []
+        self, index: int, newer: Release, older: Release | None, tree: Tree, base: ReleaseBase, defect: ReleaseDefect,
+        found: Examined,
+    ) -> Task | str:  # fmt: skip
+        notes: list[str] = []
+        if older is not None and defect.tier != "removal":
+            notes = new_notes(tree, tree_of(self.sources, older))
         documented = all(_documented(tree, name) for name in defect.names)
         text = issue(defect.tier, tree, defect.names, found.fails, notes, documented)
         if not text:
-            raise RejectedError("nothing_told")
+            return "nothing_told"
         defects: dict[str, list[list[str]]] = {}
         if defect.tier != "pair":
             for path, broken in defect.over.items():
@@ -273,7 +340,7 @@ class ReleasesTaskset(Taskset):
             family=self.family,
             prompt=(Message("system", SYSTEM), Message("user", text)),
             metadata={
-                "key": _key(newer, older, defect, defects),
+                "key": _key(tree, older, defect),
                 "level": level,
                 "tier": defect.tier,
                 "package": newer.name,
@@ -287,6 +354,7 @@ class ReleasesTaskset(Taskset):
                 "f2p": list(found.fails),
                 "p2p": list(found.passes),
                 "deciding": deciding,
+                "seen": [test for test in deciding if test in base.seen],
             },
             seed=self.seed,
         )
@@ -299,13 +367,11 @@ def _documented(tree: Tree, name: str) -> bool:
     return bool(ast.get_docstring(node)) or qualified.rpartition(".")[2].startswith("__")
 
 
-def _key(newer: Release, older: Release | None, defect: ReleaseDefect, defects: Mapping[str, Any]) -> str:
+def _key(tree: Tree, older: Release | None, defect: ReleaseDefect) -> str:
     """The same defect of two pairs is one task; so is the removal of one function."""
-    import hashlib
-
     if defect.tier == "pair":
-        return f"{newer.name} {older.version if older else ''}..{newer.version}"
+        return f"{tree.name} {older.version if older else ''}..{tree.version}"
     if defect.tier == "removal":
-        return f"{newer.name} without {' '.join(defect.names)}"
-    digest = hashlib.sha256(repr(sorted(defects.items())).encode()).hexdigest()[:16]
-    return f"{newer.name} {defect.names[0]} as before {digest}"
+        return f"{tree.name} without {' '.join(defect.names)}"
+    digest = hashlib.sha256(content(tree, defect).encode()).hexdigest()[:16]
+    return f"{tree.name} {defect.names[0]} as before {digest}"

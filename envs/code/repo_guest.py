@@ -5,8 +5,9 @@ tested. The job comes as JSON on standard input, so that no file holds it: ``top
 ``root`` (the folder of the code), ``path`` (where imports begin), ``first`` (modules to import before anything is
 timed), ``doctests``, ``pytest`` (node ids or files), ``only`` (null, or the test functions to run of these),
 ``options`` (of pytest), ``names`` (what every doctest may use), ``test_s``, ``cover``, ``stop`` (end at the first test
-that takes too long); or ``script``, a program to run as it is. One line of JSON per test goes out on a private copy of
-standard output: ``["doctest", id, [[got, error], ...], seconds, covered]`` or
+that takes too long); or ``script``, a program to run as it is; or ``states``, see ``States``.
+One line of JSON per test goes out on a private copy of standard output:
+``["doctest", id, [[got, error], ...], seconds, covered]`` or
 ``["pytest", id, passed, {message, line, inside}, seconds, covered]``, ``["collect", file, message]`` for a test file
 that could not be imported; at the end ``["end", CPU seconds]``.
 
@@ -181,6 +182,95 @@ def run_pytest(job: Mapping[str, Any], watch: Watch, report: Callable[[list[obje
         pytest.main([*options, *(f"{job['top']}/{t}" for t in job["pytest"])], plugins=[reporter])
 
 
+class States:
+    """Many states of the files, one after the other, each in a process of its own: forked when pytest and what the
+    first one took from the standard library are imported, so that a state costs what its own code and tests cost.
+
+    ``job["states"]`` holds of each ``over`` ({path: text, or None for a file that is not there}) and what it has of a
+    job's own; ``["state", number]`` goes out before its lines, ``["left", number, how]`` after them. For a build, which
+    runs released code alone; what a policy wrote has a sandbox to itself.
+    """
+
+    def __init__(self, job: Mapping[str, Any], report: Callable[[list[object]], None]) -> None:
+        self.job, self.report, self.started = job, report, 0
+        self.files: dict[str, tuple[bytes, os.stat_result]] = {}
+        for place in self.places():
+            with open(place, "rb") as file:
+                self.files[place] = (file.read(), os.stat(place))
+
+    def run(self) -> None:
+        from _pytest.config import default_plugins
+
+        sys.dont_write_bytecode = False  # what did not change is compiled once
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        for name in default_plugins:
+            importlib.import_module(f"_pytest.{name}")
+        for number, state in enumerate(self.job["states"]):
+            self.report(["state", number])
+            for path, text in state["over"].items():
+                self.put(f"{self.job['top']}/{path}", None if text is None else text.encode("utf-8", "replace"))
+            reader, writer = os.pipe()
+            child = os.fork()
+            if not child:
+                self.child(state, writer if number == 0 else None)
+            os.close(writer)
+            names = b""
+            late = not signal.sigtimedwait({signal.SIGCHLD}, self.job["state_s"])
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            while chunk := os.read(reader, 65_536):
+                names += chunk
+            os.close(reader)
+            over = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU)
+            self.report(["left", number, "late" if late or over else "ended"])
+            for name in names.decode().split():
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+            self.restore()
+
+    def child(self, state: Mapping[str, Any], names: int | None) -> None:
+        try:
+            os.setpgid(0, 0)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            job = {**self.job, **state}
+            run_pytest(job, Watch(job), self.report)
+            self.report(["end", round(time.process_time(), 3)])
+            if names is not None:
+                places = [(name, str(getattr(module, "__file__", None))) for name, module in sys.modules.items()]
+                found = [name for name, place in places if place.startswith("/python/")]
+                os.write(names, " ".join(found)[:60_000].rpartition(" ")[0].encode())
+        finally:
+            os._exit(0)
+
+    def put(self, place: str, content: bytes | None) -> None:
+        """With a time of its own, so that no compiled file is taken for this text's."""
+        if content is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+            return
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(content)
+        self.started += 1
+        os.utime(place, (1_000_000_000 + self.started,) * 2)
+
+    def places(self) -> list[str]:
+        found = (f"{folder}/{name}" for folder, _, names in os.walk(self.job["top"]) for name in names)
+        return [place for place in found if "__pycache__" not in place]
+
+    def restore(self) -> None:
+        """The files as they were before any state, whatever tests wrote."""
+        here = set(self.places())
+        for place in here - self.files.keys():
+            self.put(place, None)
+        for place, (content, before) in self.files.items():
+            now = os.stat(place) if place in here else None
+            if now is None or (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size):
+                self.put(place, content)
+                os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     sys.path.extend(place for place in job["path"] if place not in sys.path)
@@ -210,6 +300,8 @@ def main() -> None:
         report(["doctest", test["id"], shown, watch.seconds, watch.covered()])
         if shown is None and job["stop"]:
             return
+    if job.get("states"):
+        States(job, report).run()
     if job["pytest"]:
         run_pytest(job, watch, report)
     report(["end", round(time.process_time(), 3)])

@@ -106,6 +106,11 @@ class Mutation:
 def functions(source: str) -> dict[str, Function]:
     """The functions of a module by qualified name: top-level ones and methods. What is defined inside a function
     belongs to it. A name that is defined twice is left out."""
+    return functions_of(ast.parse(source))
+
+
+def functions_of(module: ast.Module) -> dict[str, Function]:
+    """Those of a module that is parsed."""
     found: dict[str, Function] = {}
     twice: set[str] = set()
 
@@ -121,7 +126,7 @@ def functions(source: str) -> dict[str, Function]:
             elif isinstance(node, ast.If | ast.Try):
                 walk([*node.body, *node.orelse], prefix)
 
-    walk(ast.parse(source).body, "")
+    walk(module.body, "")
     return {name: node for name, node in found.items() if name not in twice}
 
 
