@@ -2,15 +2,10 @@
 
     take() gives a wrong result (toolz.itertoolz).
 
-    Calling `take` as the documentation does gives
+    Calling `take` as the documentation does gives a list of 1 element, where one of 2 elements is expected.
 
-        [10]
-
-    and should give
-
-        [10, 20]
-
-The example that fails is described and not copied: which it is, is for the policy to find.
+The example that fails is described and not copied, and so is what it gives (``repo_difference``): which it is, is for
+the policy to find. The documentation lies before it.
 """
 
 from __future__ import annotations
@@ -20,11 +15,11 @@ import random
 from collections.abc import Mapping
 
 from envs.code.repo_defects import Defect
+from envs.code.repo_difference import difference
 from envs.code.repo_packages import Repository, module_of
 from envs.code.repo_run import Verdict
 from envs.code.repo_variants import file_of, is_variant
 
-_MAX_LINES = 24
 _MAX_CALLS = 4
 _NAMED = (
     "{function}() does not do what its documentation says ({module}).",
@@ -39,9 +34,9 @@ _UNNAMED = (
     "This used to work with {package}, and does not any more.",
 )
 _EXAMPLE = (
-    "Calling {calls} as the documentation does gives\n\n{got}\n\nand should give\n\n{expected}",
-    "With {calls}, the documentation shows\n\n{expected}\n\nbut what comes is\n\n{got}",
-    "Where an example with {calls} should end in\n\n{expected}\n\nI get\n\n{got}",
+    "Calling {calls} as the documentation does gives {difference}.",
+    "An example of the documentation with {calls} does not end as it should: what comes is {difference}.",
+    "With {calls}, used as documented, I get {difference}.",
 )
 
 
@@ -53,9 +48,7 @@ def issue(rng: random.Random, repo: Repository, defect: Defect, fails: Mapping[s
         function=defect.function, module=module_of(defect.path), package=repo.package.name
     )
     body = rng.choice(_EXAMPLE).format(
-        calls=_calls(repo, test, verdict),
-        expected=_indent(verdict.expected or "nothing"),
-        got=_indent(verdict.got or "nothing"),
+        calls=_calls(repo, test, verdict), difference=difference(verdict.got, verdict.expected)
     )
     return f"{head}\n\n{body}"
 
@@ -83,10 +76,3 @@ def _calls(repo: Repository, test: str, verdict: Verdict) -> str:
 def _named(node: ast.expr) -> bool:
     """``f``, ``a.f``, ``a.b.f``: no expression with values in it."""
     return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _named(node.value))
-
-
-def _indent(text: str) -> str:
-    lines = text.rstrip("\n").split("\n")
-    if len(lines) > _MAX_LINES:
-        lines = [*lines[:_MAX_LINES], "[...]"]
-    return "\n".join(f"    {line[:200]}".rstrip() for line in lines)
