@@ -23,9 +23,10 @@ from envs.code.release_index import Sources
 from envs.code.release_tree import Tree, plain
 from envs.code.repo_mutations import Function, functions_of
 
-MOST = 0.1  # share of a package's functions
+MOST = 0.2  # share of a package's functions
 _SMALLEST = 3  # statements below the signature, nested ones counted: less is the same by chance
-_EVERYWHERE = 40  # files that define a function of this name
+_EVERYWHERE = 8  # files that define a function of this name
+_SAMPLE = 150  # functions of a package that are looked up, drawn by their digest
 _DEFINED = re.compile(rb"\bdef[ \t]+([A-Za-z_]\w*)")
 _NOT_MOUNTED = ("site-packages", "ensurepip", "test", "tests", "idlelib", "lib2to3", "__pycache__")
 
@@ -45,11 +46,15 @@ class Copies:
     def share(self, tree: Tree) -> float:
         """Of the package's functions that are long enough to tell, and whose names are not everywhere."""
         found = {n: d for n, d in _digests(tree).items() if len(self.names.get(_last(n), ())) <= _EVERYWHERE}
+        found = {name: found[name] for name in sorted(found, key=found.__getitem__)[:_SAMPLE]}
         return sum(self._elsewhere(tree, name, d) for name, d in found.items()) / len(found) if found else 0.0
 
     def _elsewhere(self, tree: Tree, name: str, digest: str) -> bool:
+        places = self.names.get(_last(name), ())
+        if len(places) > _EVERYWHERE:  # __init__, get: hundreds of files, and rarely a copy
+            return False
         own = {unit.removesuffix(".py").lower() for unit in tree.units} | {re.sub(r"[-_.]+", "_", tree.name).lower()}
-        return any(digest in _of_file(path) for top, path in self.names.get(_last(name), ()) if top.lower() not in own)
+        return any(digest in _of_file(path) for top, path in places if top.lower() not in own)
 
 
 @lru_cache(maxsize=4)

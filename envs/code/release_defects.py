@@ -287,6 +287,7 @@ def _free(node: Function) -> set[str]:
     return read - own - set(dir(builtins)) - {"__class__", "__file__", "__name__"}
 
 
+@lru_cache(maxsize=64)
 def _names(text: str) -> set[str]:
     """Names that a module has, wherever they are bound."""
     return set(_bound(ast.parse(text)))

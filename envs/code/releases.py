@@ -183,6 +183,7 @@ class ReleasesTaskset(Taskset):
         random.Random(f"releases {seed}").shuffle(blocks)
         self.blocks, self.tiers, self.count = blocks, tuple(tiers), releases
         self._made: dict[int, list[Task | str]] = {}  # the block that is under way
+        self._shares: dict[str, float] = {}  # of packages, what the sandbox has once more
         self._begun: Counter[int] = Counter()
         self.cutoff, self.until, self.sources = cutoff, until, Sources.at(sources)
 
@@ -231,7 +232,9 @@ class ReleasesTaskset(Taskset):
             if not permissive(tree.licence):
                 raise RejectedError("licence")
             copies = copies_of(self.sources)
-            if copies.share(tree) > MOST:
+            if tree.name not in self._shares:
+                self._shares[tree.name] = copies.share(tree)
+            if self._shares[tree.name] > MOST:
                 raise RejectedError("library_copy")
             base = base_of(self.sources, newer)
             if base.reason:
