@@ -4,8 +4,9 @@
     python -m benchmarks.release_tasks data/releases --audit 500           oracle, nothing, random tools
     python -m benchmarks.release_tasks data/releases --audit 20 --cheats   and the edits of ``EDITS``
 
-A block is the unit of a build: a pair with the functions it changed, or removals of one package; blocks come in random
-order, so the mean over those that were visited estimates all. The extrapolation counts blocks, and is no build.
+A block is the unit of a build: a pair with the functions it changed, functions as earlier releases had them, or
+removals of one package; blocks come in random order, so the mean over those that were visited estimates all. The
+extrapolation counts blocks, and is no build.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ EDITS: tuple[tuple[str, str], ...] = (
 def yields(tasks: Sequence[Task], blocks: Sequence[tuple[str, str, int]], visited: int) -> dict[str, Any]:
     """Tasks by tier and package, and per visited block of each kind; of all blocks, with the standard error over
     packages (in tasks)."""
-    found: dict[str, dict[str, list[int]]] = {"pair": defaultdict(list), "removal": defaultdict(list)}
+    found: dict[str, dict[str, list[int]]] = {kind: defaultdict(list) for kind in ("pair", "earlier", "removal")}
     per_block = Counter(int(task.id.rpartition("/")[2]) // SLOTS for task in tasks)
     for number, (package, kind, _) in enumerate(blocks[:visited]):
         found[kind][package].append(per_block[number])

@@ -7,7 +7,7 @@ r"""The hard tier of the code interpreter: a stateful notebook as the only tool,
     tool       4127.35
     assistant  The customers spent \boxed{4127.35} euros.
 
-31 kinds of problem on three topics (data files, mathematics, puzzles) at four levels: ``notebook_problem.py`` says what
+32 kinds of problem on three topics (data files, mathematics, puzzles) at four levels: ``notebook_problem.py`` says what
 a kind is. A task is named by (kind, level, problem seed) in its metadata and rebuilt from these three, files included.
 outcome = 1 when the final answer is right: a number exactly, or to the decimals that were asked for; words and lists
 apart from case, quotes and brackets.

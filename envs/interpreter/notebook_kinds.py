@@ -1,4 +1,4 @@
-"""Every kind of notebook problem: importing this module imports the four that define them.
+"""Every kind of notebook problem: importing this module imports the five that define them.
 
 ``make_problem("determinant", 2, seed)`` gives one; ``KINDS`` has the makers by name, ``TOPICS`` their topics.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 
-from envs.interpreter import notebook_maths, notebook_puzzles, notebook_tables, notebook_traces
+from envs.interpreter import notebook_maths, notebook_puzzles, notebook_sources, notebook_tables, notebook_traces
 from envs.interpreter.notebook_problem import KINDS, LEVELS, TOPICS, Problem
 
 __all__ = ["KINDS", "LEVELS", "TOPICS", "Problem", "make_problem"]
 
-_DEFINING = (notebook_maths, notebook_puzzles, notebook_tables, notebook_traces)
+_DEFINING = (notebook_maths, notebook_puzzles, notebook_sources, notebook_tables, notebook_traces)
 
 
 def make_problem(name: str, level: int, seed: int) -> Problem:

@@ -54,7 +54,7 @@ def test_problems_grow_with_the_level_and_differ(kind):
 def test_there_are_enough_kinds_of_each_topic():
     assert len(KINDS) >= 20
     assert {topic: sum(t == topic for t in TOPICS.values()) for topic in ("data", "maths", "puzzle")} == {
-        "data": 12,
+        "data": 13,
         "maths": 11,
         "puzzle": 8,
     }
