@@ -146,6 +146,7 @@ class ReleasesTaskset(Taskset):
     """
 
     family = "releases"
+    version = 2
     env_class = ReleaseEnvironment
     licence = "each task names the licence of its package: " + ", ".join(sorted(set(listed().values())))
     of_no_account = Taskset.of_no_account | {"sources"}
