@@ -329,6 +329,7 @@ class TrainConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: PositiveInt = 10  # steps between full-state checkpoints
     keep_checkpoints: PositiveInt = 2  # older ones are removed
+    checkpoint_async: bool = True  # written while training goes on, from a copy in the host's memory: 12 bytes a weight
     push_to_hub: HubId | None = (
         None  # owner/name: where on the Hugging Face hub the policy goes at the end; null: nowhere
     )
