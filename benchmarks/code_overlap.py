@@ -164,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 splits[split] += items_of(path, split)
             except ValueError as error:  # no such split in it
                 print(f"{path}, {split}: {error}", file=sys.stderr)
+    if not any(splits.values()):
+        return 2
     table = {f"within {split}": near(items) for split, items in splits.items() if items}
     if all(splits.values()):
         table["heldout with train"] = near(splits["heldout"], splits["train"])

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from envs.check import parse_settings
 from envs.families import taskset_class
+from envs.taskset import RejectedError
 
 _SAID = ("level", "kind", "topic", "tier", "package", "version", "licence")
 
@@ -27,11 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if number < 1:
             raise ValueError(f"n={number}: must be at least 1")
         taskset = taskset_class(family)(**options)
-    except (ValueError, TypeError, ModuleNotFoundError, FileNotFoundError) as error:
+        indices = random.Random(0).sample(range(len(taskset)), min(number, len(taskset)))
+        tasks = [taskset.task(index) for index in indices]
+    except (ValueError, TypeError, ModuleNotFoundError, FileNotFoundError, RejectedError) as error:
         print(f"benchmarks.task_samples: {error}", file=sys.stderr)
         return 2
-    for index in random.Random(0).sample(range(len(taskset)), min(number, len(taskset))):
-        task = taskset.task(index)
+    for task in tasks:
         about = " · ".join(f"{name} {task.metadata[name]}" for name in _SAID if name in task.metadata)
         print(f"## {task.id}\n\n{about}\n\n{task.prompt[-1].content}\n")
         if task.answer is not None:
