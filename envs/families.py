@@ -49,6 +49,8 @@ FAMILIES: dict[str, str] = {
     "built": "envs.built.BuiltTaskset",
     "dataset": "envs.dataset.DatasetTaskset",
     "own_agent": "envs.own_agent.OwnAgentTaskset",
+    # formats that people have on disk
+    "swe_rows": "envs.foreign.swe_rows.SweRowsTaskset",
     # for a small chat model
     "exercise": "envs.exercises.ExerciseTaskset",
 }

@@ -23,14 +23,16 @@ from pathlib import Path
 
 from envs.code.release_index import MAX_BYTES, NEEDS, Release, Sources
 from envs.code.release_run import SUITE, run_suite
-from envs.code.release_tests import definition, turnable, turned
+from envs.code.release_tests import definition_of, function_of, turnable, turned
 from envs.code.release_tree import BadTreeError, Tree, read_tree
 from envs.code.repo_mutations import functions
 from envs.code.repo_run import Run
 from envs.types import InfrastructureError
 
 SLOW_S = 2.0  # CPU seconds of one test, coverage included
-_DECIDES = ("repo_guest.py", "release_base.py", "release_run.py", "release_tests.py", "release_tree.py")
+_DECIDES = (
+    "repo_guest.py", "release_base.py", "release_run.py", "release_tests.py", "release_tree.py", "suite_run.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +55,6 @@ class ReleaseBase:
 
     def _rank(self, test: str) -> tuple[bool, int, str]:
         return test not in self.deciding, len(self.tests[test][1]), test
-
-
-def function_of(test: str) -> str:
-    """The test function of a test: its id without parameters."""
-    return test.partition("[")[0]
-
-
-def definition_of(tree: Tree, test: str) -> str | None:
-    """path::qualified name of what a test runs, which other classes may run too; None: it is not in the file."""
-    path, _, name = function_of(test).partition("::")
-    found = definition(tree.texts[path], name.replace("::", ".")) if path in tree.texts else None
-    return None if found is None else f"{path}::{found}"
 
 
 def tree_of(sources: Sources, release: Release, fetch: bool = False) -> Tree:
@@ -123,7 +113,7 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
             dropped["failed"] += 1
         elif again is None or not again.passed:
             dropped["flaky"] += 1
-        elif definition_of(tree, test) is None:
+        elif definition_of(tree.texts, test) is None:
             dropped["defined_elsewhere"] += 1  # in another file, or made when it runs: it cannot be turned
         elif not entered:
             dropped["enters_nothing"] += 1

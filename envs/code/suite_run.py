@@ -1,0 +1,100 @@
+"""Runs pytest tests of any files in the sandbox: a state of a repository, and what is mounted beside it, no network.
+
+    run = run_tests_of(Place(mounts={"site": folder}), files, ["tests/test_a.py"])        -> Run, as ``repo_run`` has it
+
+All files are copied into the sandbox for one run, so nothing of another state can be read there, and no compiled cache
+is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envs.code.repo_run import Run, Verdict, guest_program, row_of_line, spent, tame
+from envs.sandbox import Limits, Sandbox, SandboxResult
+
+TOP = "/tmp/work"
+# What a configuration asks for beyond the tests themselves: coverage, strictness, plugins that are not here
+_OPTIONS = ("-o", "addopts=", "-o", "filterwarnings=", "-o", "required_plugins=", "-o", "xfail_strict=false")
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """What a run has beside its files: ``mounts`` (name -> host folder, read-only in /mnt), ``base`` (the folder of the
+    repository that imports begin at), ``plugins`` of pytest."""
+
+    mounts: Mapping[str, Path] = field(default_factory=dict)
+    base: str = ""
+    plugins: tuple[str, ...] = ()
+
+
+def run_tests_of(
+    place: Place,
+    files: Mapping[str, bytes],
+    targets: Sequence[str],
+    only: Collection[str] | None,
+    limits: Limits,
+    test_s: float,
+    cover: bool = False,
+    hash_seed: int = 0,
+) -> Run:
+    """Run the test files ``targets``; ``only``: of these the functions (file::Class::name). ``test_s``: CPU seconds of
+    one test.
+
+    ``cover`` records the functions each test enters. ``Run.unimportable`` tells of a test file that failed to import.
+    """
+    job: dict[str, Any] = {
+        "root": f"{TOP}/{place.base}" if place.base else TOP,
+        "first": [],
+        "doctests": [],
+        "pytest": [target for target in targets if target in files],
+        "only": None if only is None else sorted(only),
+        "options": [*_OPTIONS, *(word for name in place.plugins for word in ("-p", name))],
+        "names": {},
+        "test_s": test_s,
+        "cover": cover,
+        "stop": False,
+    }
+    result = run_guest(place, files, job, limits, hash_seed)
+    verdicts: dict[str, Verdict] = {}
+    twice: set[str] = set()
+    ended, unimportable = False, ""
+    for row in filter(None, map(row_of_line, result.stdout.split("\n"))):
+        match row:
+            case ["pytest", str(name), passed, dict(info), float(seconds), list(covered)]:
+                if info.get("skipped"):
+                    continue
+                if name in verdicts:
+                    twice.add(name)
+                verdicts[name] = _verdict(passed, info, seconds, covered)
+            case ["collect", str(name), str(message)]:
+                unimportable = unimportable or f"{name}: {tame(message)}"
+            case ["end", float(seconds)]:
+                ended, spent["cpu_s"] = True, spent["cpu_s"] + seconds
+    for name in twice:  # of the code under test, which may write anything
+        verdicts[name] = Verdict(False, got="reported twice")
+    late = result.timed_out or result.exit_code == -signal.SIGPROF
+    broken = "" if ended or late else "the tests ended the program"
+    return Run(verdicts, timed_out=late, ended=ended, broken=broken, unimportable=unimportable)
+
+
+def run_guest(
+    place: Place, files: Mapping[str, bytes], job: Mapping[str, Any], limits: Limits, hash_seed: int = 0
+) -> SandboxResult:
+    """Run a job of ``repo_guest`` beside these files; {"script": code} is a program as it is."""
+    base = f"{TOP}/{place.base}" if place.base else TOP
+    job = {"top": TOP, "path": [*dict.fromkeys((base, TOP)), f"{TOP}/.installed", "/mnt/site", "/mnt"], **job}
+    return Sandbox(limits).run_python(guest_program(), json.dumps(job), files, place.mounts, {}, hash_seed)
+
+
+def _verdict(passed: Any, info: Mapping[str, Any], seconds: float, covered: list[Any]) -> Verdict:
+    entered = tuple(name for name in covered if isinstance(name, str))
+    if passed is True:
+        return Verdict(True, seconds=seconds, covered=entered)
+    got, inside = tame(str(info.get("message", ""))), str(info.get("inside") or "")
+    return Verdict(False, "", "", got, passed is None, seconds, entered, inside=inside)
