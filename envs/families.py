@@ -51,6 +51,7 @@ FAMILIES: dict[str, str] = {
     "own_agent": "envs.own_agent.OwnAgentTaskset",
     # formats that people have on disk
     "swe_rows": "envs.foreign.swe_rows.SweRowsTaskset",
+    "terminal_tasks": "envs.foreign.terminal_tasks.TerminalTaskset",
     # for a small chat model
     "exercise": "envs.exercises.ExerciseTaskset",
 }

@@ -48,19 +48,34 @@ def run_tests_of(
 
     ``cover`` records the functions each test enters. ``Run.unimportable`` tells of a test file that failed to import.
     """
-    job: dict[str, Any] = {
-        "root": f"{TOP}/{place.base}" if place.base else TOP,
+    root = f"{TOP}/{place.base}" if place.base else TOP
+    here = [target for target in targets if target in files]
+    job = pytest_job(TOP, root, here, only, test_s, place.plugins, cover)
+    return run_of(run_guest(place, files, job, limits, hash_seed))
+
+
+def pytest_job(
+    top: str, root: str, targets: Sequence[str], only: Collection[str] | None, test_s: float,
+    plugins: Sequence[str] = (), cover: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """A job of ``repo_guest``: test files below ``top``, of code below ``root``."""
+    return {
+        "top": top,
+        "root": root,
         "first": [],
         "doctests": [],
-        "pytest": [target for target in targets if target in files],
+        "pytest": list(targets),
         "only": None if only is None else sorted(only),
-        "options": [*_OPTIONS, *(word for name in place.plugins for word in ("-p", name))],
+        "options": [*_OPTIONS, *(word for name in plugins for word in ("-p", name))],
         "names": {},
         "test_s": test_s,
         "cover": cover,
         "stop": False,
     }
-    result = run_guest(place, files, job, limits, hash_seed)
+
+
+def run_of(result: SandboxResult) -> Run:
+    """The verdicts in what ``repo_guest`` printed."""
     verdicts: dict[str, Verdict] = {}
     twice: set[str] = set()
     ended, unimportable = False, ""

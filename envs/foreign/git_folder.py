@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from envs.row_source import BadRowError
+from envs.foreign.examined import RefusedError
 
 _GIT_S = 120.0  # of one call
 _LINK, _MODULE = b"120000", b"160000"
@@ -29,27 +29,27 @@ _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 
 
 def find_repository(repos: Path, repo: str) -> Path:
-    """The folder of ``owner/name`` below ``repos``. Raises BadRowError that says where it was looked for."""
+    """The folder of ``owner/name`` below ``repos``. Raises RefusedError that says where it was looked for."""
     owner, _, name = repo.rpartition("/")
     steps = repo.split("/")
     if not name or any(step in ("", ".", "..") for step in steps) or "\0" in repo or len(steps) > 2:
-        raise BadRowError(f"repo: is {repo!r:.80}, wanted owner/name")
+        raise RefusedError(f"repo: is {repo!r:.80}, wanted owner/name")
     known = [f"{owner}__{name}", repo, name] if owner else [name]
     for one in known:
         for folder in (repos / one, repos / f"{one}.git"):
             if (folder / ".git").exists() or (folder / "HEAD").is_file():
                 return folder
-    raise BadRowError(f"repo {repo}: no git repository in {repos} ({', '.join(dict.fromkeys(known))}); clone it there")
+    raise RefusedError(f"repo {repo}: no git repository in {repos} ({', '.join(dict.fromkeys(known))}); clone it there")
 
 
 @lru_cache(maxsize=4)
 def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
-    """Content by path. Raises BadRowError when the commit is not there."""
+    """Content by path. Raises RefusedError when the commit is not there."""
     if not _COMMIT.fullmatch(commit):
-        raise BadRowError(f"base_commit: is {commit!r:.80}, wanted the hexadecimal name of a commit")
+        raise RefusedError(f"base_commit: is {commit!r:.80}, wanted the hexadecimal name of a commit")
     listed = _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit)
     if listed.returncode:
-        raise BadRowError(f"base_commit {commit}: not in {folder.name} ({_said(listed)}); git fetch it there")
+        raise RefusedError(f"base_commit {commit}: not in {folder.name} ({_said(listed)}); git fetch it there")
     entries = []
     for line in listed.stdout.split(b"\0")[:-1]:
         about, _, path = line.partition(b"\t")
@@ -58,13 +58,13 @@ def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
             entries.append((os.fsdecode(path), digest, mode))
     read = _git(folder, "cat-file", "--batch", put=b"".join(digest + b"\n" for _, digest, _ in entries))
     if read.returncode:
-        raise BadRowError(f"base_commit {commit}: its files cannot be read ({_said(read)})")
+        raise RefusedError(f"base_commit {commit}: its files cannot be read ({_said(read)})")
     files, links, at = {}, {}, 0
     for path, digest, mode in entries:
         end = read.stdout.index(b"\n", at)
         header = read.stdout[at:end].split(b" ")
         if len(header) != 3:
-            raise BadRowError(f"base_commit {commit}: {path} is not in {folder.name} ({digest.decode()} is missing)")
+            raise RefusedError(f"base_commit {commit}: {path} is not in {folder.name} ({digest.decode()} is missing)")
         size = int(header[2])
         content = read.stdout[end + 1 : end + 1 + size]
         at = end + size + 2
@@ -77,7 +77,7 @@ def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
 
 
 def patched(files: Mapping[str, bytes], patch: str, reverse: bool = False) -> dict[str, bytes | None]:
-    """What ``patch`` changes: content by path, None for a file that it deletes. Raises BadRowError when it does not
+    """What ``patch`` changes: content by path, None for a file that it deletes. Raises RefusedError when it does not
     apply to ``files``."""
     if not patch.strip():
         return {}
@@ -92,7 +92,7 @@ def patched(files: Mapping[str, bytes], patch: str, reverse: bool = False) -> di
         options = ["--whitespace=nowarn", *(["-R"] if reverse else [])]
         done = _git(top, "apply", *options, "-", put=text.encode("utf-8", "surrogateescape"))
         if done.returncode:
-            raise BadRowError(f"it does not apply to base_commit ({_said(done)})")
+            raise RefusedError(f"it does not apply to base_commit ({_said(done)})")
         after = {}
         for path in sorted(top.rglob("*")):
             if path.is_file() and not path.is_symlink():
@@ -121,7 +121,7 @@ def _git(folder: Path, *words: str, put: bytes = b"") -> subprocess.CompletedPro
     except FileNotFoundError as error:
         raise ValueError("git is not installed: apt-get install git") from error
     except subprocess.TimeoutExpired as error:
-        raise BadRowError(f"git {words[0]} in {folder} did not end in {_GIT_S:g} s") from error
+        raise RefusedError(f"git {words[0]} in {folder} did not end in {_GIT_S:g} s") from error
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -1,6 +1,6 @@
 """Whether a row can be played here: its tests run before and after its gold patch, and turned round.
 
-    found = examine(row, folder, setup)        Verdicts(f2p, p2p, deciding), or BadRowError with the cause
+    found = examine(row, folder, setup)        Verdicts(f2p, p2p, deciding), or RefusedError with the cause
 
 Five things must hold in this sandbox: the gold patch passes every FAIL_TO_PASS and PASS_TO_PASS test, and again under
 another hash seed; before it every FAIL_TO_PASS test fails; and a FAIL_TO_PASS test fails with the gold patch where it
@@ -10,71 +10,46 @@ kept in the cache under the row, the setup and the code that finds it, but for r
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from envs.closure import code_hash
-from envs.code.release_tests import definition_of, function_of, turnable
+from envs.code.release_tests import function_of
 from envs.code.release_verdict import paths_of, turned_files
-from envs.code.repo_packages import cache_folder
 from envs.code.repo_run import Run
+from envs.foreign.examined import RefusedError, StoppedError, Verdicts, can_turn, remembered
 from envs.foreign.git_folder import laid
 from envs.foreign.swe_columns import SweRow
-from envs.foreign.swe_state import Setup, SweState, Verdicts
+from envs.foreign.swe_state import Setup, SweState
 from envs.foreign.swe_tests import matching
-from envs.row_source import BadRowError
 
 _MISSING = re.compile(r"No module named ['\"]([\w.]+)['\"]")
 
 
-class _StoppedError(BadRowError):
-    """A run that took too long; another machine, or this one later, may be quicker."""
-
-
 def examine_remembered(row: SweRow, folder: Path, setup: Setup, drop_p2p: bool) -> Verdicts:
-    """``examine``, from the cache where this was done. Raises BadRowError with the cause."""
-    path = cache_folder().parent / "swe_rows" / f"{_key(row, setup, drop_p2p)}.json"
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if "cause" in kept:
-            raise BadRowError(kept["cause"])
-        return Verdicts(tuple(kept["f2p"]), tuple(kept["p2p"]), frozenset(kept["deciding"]))
-    state = SweState(row, folder, setup)
-    try:
-        found = examine(state, drop_p2p)
-        kept = {"f2p": found.f2p, "p2p": found.p2p, "deciding": sorted(found.deciding)}
-    except _StoppedError:
-        raise
-    except BadRowError as error:
-        _keep(path, {"cause": str(error)})
-        raise
-    _keep(path, kept)
-    return found
+    """``examine``, from the cache where this was done. Raises RefusedError with the cause."""
+    site = setup.site_of(row)
+    beside = sorted(entry.name for entry in site.iterdir()) if site is not None else []
+    about = [
+        asdict(row), drop_p2p, setup.test_command, setup.bug_patch, setup.disk_mb, beside,
+        [(name, version(name)) for name in setup.packages],
+    ]  # fmt: skip
+    return remembered("swe_rows", about, examine, lambda: examine(SweState(row, folder, setup), drop_p2p))
 
 
 def examine(state: SweState, drop_p2p: bool) -> Verdicts:
     """Run everything. ``drop_p2p``: a PASS_TO_PASS test that the gold patch fails here is left out, not a cause."""
+    texts = state.test_texts
     try:
-        return _examine(state, drop_p2p)
+        named = {label: state.labels.ids(label) for label in (*state.row.f2p, *state.row.p2p)}
     except SyntaxError as error:
-        version_ = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise BadRowError(f"a test file is no Python {version_}: {error}") from error
-
-
-def _examine(state: SweState, drop_p2p: bool) -> Verdicts:
-    labels, texts = state.labels, state.test_texts
-    named = {label: labels.ids(label) for label in (*state.row.f2p, *state.row.p2p)}
+        raise RefusedError(f"a test file is no Python of this version: {error}") from error
     asked = {function_of(test) for tests in named.values() for test in tests}
     paths = paths_of(asked)
     if absent := [path for path in paths if path not in texts]:
-        raise BadRowError(f"there is no test file {absent[0]} after test_patch")
+        raise RefusedError(f"there is no test file {absent[0]} after test_patch")
     files = laid(state.mended, state.hidden)
     gold = _ran(state.run_tests(files, paths, asked), state)
     again = _ran(state.run_tests(files, paths, asked, hash_seed=7), state)
@@ -86,37 +61,25 @@ def _examine(state: SweState, drop_p2p: bool) -> Verdicts:
         if known and not bad:
             (f2p if is_f2p else p2p).extend(name for name in known if name not in (*f2p, *p2p))
         elif is_f2p or not drop_p2p:
-            raise BadRowError(_failing("FAIL_TO_PASS" if is_f2p else "PASS_TO_PASS", label, bad, gold, again, state))
+            raise RefusedError(_failing("FAIL_TO_PASS" if is_f2p else "PASS_TO_PASS", label, bad, gold, again, state))
     before = state.run_tests(laid(state.start, state.hidden), paths, {function_of(test) for test in f2p})
     if before.timed_out:
-        raise _StoppedError(_late(state))
+        raise StoppedError(_late(state))
     if early := [test for test in f2p if before.passed(test)]:
-        raise BadRowError(f"FAIL_TO_PASS {early[0]} passes without the patch ({len(early)} of {len(f2p)} do)")
+        raise RefusedError(f"FAIL_TO_PASS {early[0]} passes without the patch ({len(early)} of {len(f2p)} do)")
     return Verdicts(tuple(f2p), tuple(p2p), _deciding(state, (*f2p, *p2p), f2p))
 
 
 def _deciding(state: SweState, tests: Sequence[str], f2p: Sequence[str]) -> frozenset[str]:
     texts = state.test_texts
     asked = {function_of(test) for test in tests}
-    places = {test: definition_of(texts, test) for test in tests}
-    turning = {path: turnable(texts[path]) for path in paths_of(asked)}
-    chosen = {
-        place
-        for place in places.values()
-        if place is not None and place.partition("::")[2] in turning.get(place.partition("::")[0], ())
-    }
-    files = laid(state.mended, state.hidden) | turned_files(texts, asked, chosen)
+    places = can_turn(texts, tests)
+    files = laid(state.mended, state.hidden) | turned_files(texts, asked, set(places.values()))
     run = _ran(state.run_tests(files, paths_of(asked), asked), state)
-    deciding = frozenset(
-        test
-        for test, place in places.items()
-        if place in chosen
-        and (verdict := run.verdicts.get(test)) is not None
-        and not verdict.passed
-        and not verdict.late
-    )
+    failed = {test for test, verdict in run.verdicts.items() if not verdict.passed and not verdict.late}
+    deciding = frozenset(failed & places.keys())
     if not deciding & set(f2p):
-        raise BadRowError(
+        raise RefusedError(
             f"none of {len(f2p)} FAIL_TO_PASS tests fails where what it asserts is turned round: code that makes every "
             "test pass could not be told from a repair"
         )
@@ -125,9 +88,9 @@ def _deciding(state: SweState, tests: Sequence[str], f2p: Sequence[str]) -> froz
 
 def _ran(run: Run, state: SweState) -> Run:
     if run.timed_out:
-        raise _StoppedError(_late(state))
+        raise StoppedError(_late(state))
     if run.broken and not run.verdicts:
-        raise BadRowError(f"with the gold patch {_needs(run) or run.broken}")
+        raise RefusedError(f"with the gold patch {_needs(run) or run.broken}")
     return run
 
 
@@ -147,26 +110,11 @@ def _needs(run: Run, got: str = "") -> str:
     for text in (got, run.unimportable, run.broken):
         if found := _MISSING.search(text):
             top = found[1].partition(".")[0]
-            return f'needs the module {top}, which its sandbox does not have (packages=["{top}"], or a folder site=)'
+            return (
+                f'needs the module {found[1]}, which its sandbox does not have (packages=["{top}"], or a folder site=)'
+            )
     return run.unimportable[-300:]
 
 
 def _late(state: SweState) -> str:
     return f"its tests did not end in {state.setup.run_s:g} s: raise run_s"
-
-
-def _key(row: SweRow, setup: Setup, drop_p2p: bool) -> str:
-    site = setup.site_of(row)
-    beside = sorted(entry.name for entry in site.iterdir()) if site is not None else []
-    about = [
-        asdict(row), drop_p2p, setup.test_command, setup.bug_patch, setup.disk_mb, beside, sys.version,
-        [(name, version(name)) for name in ("pytest", *setup.packages)], code_hash(SweState),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _keep(path: Path, found: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps(found), encoding="utf-8")
-    fresh.rename(path)

@@ -22,17 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
 
 from envs.code.release_run import LIMITS
 from envs.code.repair import RepairEnvironment
+from envs.foreign.examined import RefusedError, Verdicts, check_numbers, check_packages
 from envs.foreign.foreign_taskset import ForeignTaskset
 from envs.foreign.git_folder import find_repository
 from envs.foreign.swe_columns import SweRow, swe_row
 from envs.foreign.swe_examination import examine_remembered
-from envs.foreign.swe_state import Setup, SweState, Verdicts
+from envs.foreign.swe_state import Setup, SweState
 from envs.foreign.swe_tests import PYTEST, check_command
 from envs.row_source import BadRowError, open_rows
 from envs.taskset import Split
@@ -97,16 +97,8 @@ class SweRowsTaskset(ForeignTaskset):
         check_command(test_command)
         if patch_is not in PATCHES:
             raise ValueError(f"patch_is={patch_is!r}: must be {' or '.join(PATCHES)}")
-        for name, value, low, high in (
-            ("run_s", run_s, 1, 1800), ("disk_mb", disk_mb, 16, 8192), ("workers", workers, 1, 64),
-        ):  # fmt: skip
-            if not low <= value <= high:
-                raise ValueError(f"{name}={value}: must be from {low} to {high}")
-        for name in packages:
-            try:
-                distribution(name)
-            except PackageNotFoundError as error:
-                raise ValueError(f"packages: {name!r} is not installed: pip install {name!r}") from error
+        check_numbers(("run_s", run_s, 1, 1800), ("disk_mb", disk_mb, 16, 8192), ("workers", workers, 1, 64))
+        check_packages(packages)
         self.workers, self.drop_p2p = int(workers), bool(drop_p2p)
         self.rows = open_rows(path, split, subset, revision)
         self.source = self.rows.name
@@ -167,7 +159,7 @@ class SweRowsTaskset(ForeignTaskset):
         try:
             folder = find_repository(self.repos, row.repo)
             self._found[number] = examine_remembered(row, folder, self.setup, self.drop_p2p)
-        except BadRowError as error:
+        except RefusedError as error:
             return str(error)
         return None
 

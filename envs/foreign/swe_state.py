@@ -23,10 +23,10 @@ from envs.code.release_tree import CONFIGURATION, is_test, layout
 from envs.code.release_verdict import Judged, judge
 from envs.code.repo_run import Run
 from envs.code.suite_run import Place, run_guest, run_tests_of
+from envs.foreign.examined import RefusedError, Verdicts
 from envs.foreign.git_folder import files_at, laid, patched
 from envs.foreign.swe_columns import SweRow
 from envs.foreign.swe_tests import PYTEST, Labels, run_command
-from envs.row_source import BadRowError
 from envs.sandbox import Limits, SandboxResult
 from envs.sandbox.packages import package_mounts
 
@@ -59,24 +59,15 @@ class Setup:
         return next((f for f in (self.site / f"{name}-{row.version}", self.site / name) if f.is_dir()), self.site)
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What the examination of a row found: the tests that decide, by their ids."""
-
-    f2p: tuple[str, ...]
-    p2p: tuple[str, ...]
-    deciding: frozenset[str]
-
-
 class SweState:
-    """One row's repository. Raises BadRowError when a patch does not apply."""
+    """One row's repository. Raises RefusedError when a patch does not apply."""
 
     def __init__(self, row: SweRow, folder: Path, setup: Setup, found: Verdicts | None = None) -> None:
         self.row, self.setup = row, setup
         self.found = found or Verdicts((), (), frozenset())
         base = files_at(folder, row.commit)
         if sum(map(len, base.values())) + 4096 * len(base) > setup.disk_mb << 19:
-            raise BadRowError(f"the repository has {sum(map(len, base.values())) >> 20} MB: raise disk_mb")
+            raise RefusedError(f"the repository has {sum(map(len, base.values())) >> 20} MB: raise disk_mb")
         self.start: Mapping[str, bytes] = base
         if setup.bug_patch:  # the patch makes the defect: without it the repository is right
             change = self._changed(base, "patch", row.patch)
@@ -86,7 +77,7 @@ class SweState:
         self.hidden = self._changed(base, "test_patch", row.test_patch)
         self.gold = {p: content for p, content in wanted.items() if p not in self.hidden and self._by_tools(p, content)}
         if not self.gold:
-            raise BadRowError("column patch: it changes nothing that the tools could change")
+            raise RefusedError("column patch: it changes nothing that the tools could change")
 
     # -- what the policy sees ----------------------------------------------------------------
 
@@ -192,8 +183,8 @@ class SweState:
     def _changed(self, files: Mapping[str, bytes], column: str, patch: str) -> dict[str, bytes | None]:
         try:
             return patched(files, patch)
-        except BadRowError as error:
-            raise BadRowError(f"column {column}: {error}") from error
+        except RefusedError as error:
+            raise RefusedError(f"column {column}: {error}") from error
 
     def _by_tools(self, path: str, content: bytes | None) -> bool:
         """Whether the tools can bring a file there: they edit texts and add modules, and delete nothing."""

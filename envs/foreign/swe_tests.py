@@ -20,7 +20,7 @@ from envs.code.release_tests import definition
 from envs.code.repo_mutations import functions
 from envs.code.repo_run import Run, Verdict, tame
 from envs.code.suite_run import TOP, Place, run_guest
-from envs.row_source import BadRowError
+from envs.foreign.examined import RefusedError
 from envs.sandbox import Limits
 
 PYTEST = "pytest"
@@ -43,7 +43,7 @@ class Labels:
         self.roots: set[str] = set()  # folders that dotted names begin at
 
     def ids(self, label: str) -> list[str]:
-        """The tests that a label names. Raises BadRowError when it names none."""
+        """The tests that a label names. Raises RefusedError when it names none."""
         if "::" in label:
             return [label]
         if found := _UNITTEST.fullmatch(label):
@@ -56,8 +56,8 @@ class Labels:
             ids = [f"{p}::{label}" for p in self.patched if p in self.texts and label in functions(self.texts[p])]
             if len(ids) == 1:
                 return ids
-            raise BadRowError(f"test {label!r} is in {len(ids)} of the files of test_patch, wanted one")
-        raise BadRowError(f"test {label!r:.100}: this form is not known; path::name, name (dotted.Class) or a name are")
+            raise RefusedError(f"test {label!r} is in {len(ids)} of the files of test_patch, wanted one")
+        raise RefusedError(f"test {label!r:.100}: is no path::name, name (dotted.Class) or name")
 
     def _dotted(self, label: str, owner: str, name: str) -> str:
         steps = owner.split(".")
@@ -70,7 +70,7 @@ class Labels:
                 path = min(paths, key=lambda p: (p.count("/"), p))
                 self.roots.add(path.removesuffix(ending))
                 return "::".join([path, *inner, name])
-        raise BadRowError(f"test {label!r:.100}: no file of the repository is its module")
+        raise RefusedError(f"test {label!r:.100}: no file of the repository is its module")
 
     def dotted(self, test: str) -> str:
         """What a command calls a test, or a test file."""
