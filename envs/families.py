@@ -52,6 +52,7 @@ FAMILIES: dict[str, str] = {
     # formats that people have on disk
     "swe_rows": "envs.foreign.swe_rows.SweRowsTaskset",
     "terminal_tasks": "envs.foreign.terminal_tasks.TerminalTaskset",
+    "bfcl": "envs.foreign.bfcl.BfclTaskset",
     # for a small chat model
     "exercise": "envs.exercises.ExerciseTaskset",
 }
