@@ -26,7 +26,7 @@ from envs.code.release_verdict import Judged, judge
 from envs.code.repo_run import Run, guest_program
 from envs.code.suite_run import pytest_job, run_of
 from envs.foreign.dockerfile import Image
-from envs.foreign.examined import Verdicts
+from envs.foreign.examined import RefusedError, Verdicts
 from envs.foreign.terminal_folder import TerminalFolder
 from envs.sandbox import Limits, Sandbox
 from envs.sandbox.packages import package_mounts
@@ -55,7 +55,7 @@ class TerminalSetup:
     @property
     def limits(self) -> Limits:
         return Limits(
-            wall_s=self.run_s, cpu_s=max(1, int(self.run_s)), memory_mb=2048, processes=64, disk_mb=self.disk_mb,
+            wall_s=self.run_s, cpu_s=max(1, int(self.run_s)), memory_mb=1024, processes=32, disk_mb=self.disk_mb,
             file_mb=self.disk_mb, open_files=256, output_bytes=(self.disk_mb << 20) * 2,
         )  # fmt: skip
 
@@ -87,6 +87,8 @@ class Machine:
         self.folders = sorted({*_FOLDERS, *tops} - {"/", "/tmp"})
         names = dict.fromkeys(("pytest", *image.packages, *setup.packages))
         self.mounts = {inside.rpartition("/")[2]: Path(host) for host, inside in package_mounts(tuple(names))}
+        if len(self.start.files) + sum(map(len, folder.tests.values())) > setup.disk_mb << 19:
+            raise RefusedError(f"its files take more than {setup.disk_mb / 2:g} MB: raise disk_mb")
         self.environment = {"HOME": "/root", "PYTHONPATH": "/mnt", "TEST_DIR": _TESTS, **image.environment}
 
     @cached_property
@@ -107,9 +109,11 @@ class Machine:
         try:
             told = json.loads(head)
             after = State(base64.b64decode(packed_, validate=True), str(told["folder"]))
+            if len(after.files) > self.setup.disk_mb << 19:  # the next sandbox has to hold the tar beside what is in it
+                return Done(None, f"It left more than {self.setup.disk_mb / 2:g} MB of files.", state)
             return Done(int(told["exit"]), str(told["output"]), after, bool(told["late"]))
         except (ValueError, KeyError, TypeError, binascii.Error):
-            why = "it left more than the disk holds" if result.truncated else result.stderr.strip()[-500:]
+            why = "It left more files than the disk holds." if result.truncated else result.stderr.strip()[-500:]
             return Done(None, why, state, result.timed_out)
 
     def run(self, state: State, tests: Mapping[str, bytes], only: Collection[str] | None, hash_seed: int = 0) -> Run:

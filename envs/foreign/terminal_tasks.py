@@ -99,7 +99,7 @@ class TerminalEnvironment(Environment):
 class TerminalTaskset(ForeignTaskset):
     """See the module. ``packages``: distributions that are installed here and that tasks may import beside those their
     Dockerfile names. ``run_s``: seconds that one run of the tests may take; a command has 28 at most. ``disk_mb``: of
-    each writable folder. ``workers``: folders examined at once."""
+    each writable folder, and twice what a task may leave in all of them. ``workers``: folders examined at once."""
 
     family = "terminal_tasks"
     env_class = TerminalEnvironment

@@ -6,78 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from foreign_terminals import TESTS, TOML, harbor, named, terminal_bench
 
 from envs.episode import demonstrator, play_episode
 from envs.foreign.dockerfile import read_dockerfile
 from envs.foreign.examined import RefusedError
 from envs.foreign.terminal_folder import read_folder
 from envs.foreign.terminal_tasks import TerminalTaskset
-from envs.taskset import split_of
 from envs.types import Message, ToolCall
-
-TESTS = """from pathlib import Path
-
-
-def test_sum():
-    assert Path("/app/sum.txt").read_text().strip() == "6"
-
-
-def test_kept():
-    assert Path("/app/data/numbers.txt").read_text() == "1\\n2\\n3\\n"
-"""
-SOLVE = "#!/bin/bash\nset -e\ncd data\nawk '{s += $1} END {print s}' numbers.txt > ../sum.txt\n"
-DOCKERFILE = """FROM ubuntu:24.04
-# programs that every host has
-RUN apt-get update && apt-get install -y \\
-    tar \\
-    grep && rm -rf /var/lib/apt/lists/*
-ARG FOLDER=data
-WORKDIR /app
-COPY numbers.txt ${FOLDER}/
-ENV A=1 B="two words"
-CMD ["sleep", "infinity"]
-"""
-RUN_TESTS = "#!/bin/bash\nuvx -p 3.13 -w pytest==8.4.1 pytest /tests/test_outputs.py -rA\n"
-TOML = 'version = "1.0"\n[metadata]\ndifficulty = "medium"\n[environment]\ncpus = 1\nmemory = "2G"\n'
-
-
-def named(stem: str, split: str = "train") -> str:
-    return next(name for n in range(99) if split_of(name := f"{stem}-{n}") == split)
-
-
-def harbor(tasks: Path, stem: str, **changed: str) -> Path:
-    """A folder of Harbor; ``changed``: other texts, "" for no such file."""
-    folder = tasks / named(stem)
-    files = {
-        "task.toml": TOML,
-        "instruction.md": "Write the sum of /app/data/numbers.txt to /app/sum.txt.",
-        "environment/Dockerfile": DOCKERFILE,
-        "environment/numbers.txt": "1\n2\n3\n",
-        "solution/solve.sh": SOLVE,
-        "tests/test.sh": RUN_TESTS,
-        "tests/test_outputs.py": TESTS,
-    }
-    for path, text in (files | changed).items():
-        if text:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
-    return folder
-
-
-def terminal_bench(tasks: Path, stem: str, compose: str = "") -> Path:
-    folder = tasks / named(stem)
-    (folder / "tests").mkdir(parents=True)
-    (folder / "task.yaml").write_text("instruction: |-\n  Write the sum.\ndifficulty: hard\nparser_name: pytest\n")
-    (folder / "Dockerfile").write_text(
-        DOCKERFILE.replace("ubuntu:24.04", "ghcr.io/laude-institute/t-bench/ubuntu-24-04:20250624")
-    )
-    (folder / "numbers.txt").write_text("1\n2\n3\n")
-    (folder / "solution.sh").write_text(SOLVE)
-    (folder / "run-tests.sh").write_text("uv run pytest $TEST_DIR/test_outputs.py -rA\n")
-    (folder / "tests" / "test_outputs.py").write_text(TESTS)
-    if compose:
-        (folder / "docker-compose.yaml").write_text(compose)
-    return folder
 
 
 @pytest.fixture(scope="module")

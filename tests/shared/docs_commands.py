@@ -22,6 +22,7 @@ END, START, OUT = "end", "start", "out"
 HERE = "tests/docs/test_commands_run.py"
 JOBS = "tests/docs/test_commands_to_their_end.py"
 TUTORIAL = "tests/docs/test_tutorial.py"
+FOREIGN = "tests/docs/test_foreign_page.py"
 CERTIFICATES = "tests/docs/test_certificates_page.py"
 
 
@@ -43,6 +44,9 @@ RULES = (
     Rule(r"^\S*python examples/own_model", END, "tests/examples/test_own_model.py"),
     Rule(r"^\S*python examples/your_agent", END, "tests/examples/test_your_agent.py"),
     Rule(r"^\S*python examples/grpo_loop", END, "tests/examples/test_grpo_loop.py"),
+    Rule(r"^git clone", OUT, "fetches a repository; tests/foreign makes them on the spot"),
+    Rule(r"^envs-check (swe_rows|terminal_tasks|bfcl)", END, FOREIGN),
+    Rule(r"^rl-train env=(swe_rows|terminal_tasks|bfcl)", START, FOREIGN),
     Rule(r"OpenEnvTaskset|VerifiersTaskset", OUT, "another library in a Python of its own: tests marked bridges"),
     Rule(r"McpTaskset", END, "tests/envs/test_bridges_mcp.py"),
     Rule(r"^envs-build (family=(search|agent|interpreter|code) n|mix=v32 .*share=0\.01)", OUT,
