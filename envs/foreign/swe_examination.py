@@ -109,10 +109,8 @@ def _needs(run: Run, got: str = "") -> str:
     """A module that the sandbox does not have."""
     for text in (got, run.unimportable, run.broken):
         if found := _MISSING.search(text):
-            top = found[1].partition(".")[0]
-            return (
-                f'needs the module {found[1]}, which its sandbox does not have (packages=["{top}"], or a folder site=)'
-            )
+            how = "name its distribution in packages, or give a folder site="
+            return f"needs the module {found[1]}, which its sandbox does not have ({how})"
     return run.unimportable[-300:]
 
 
