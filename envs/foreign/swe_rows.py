@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from envs.code.release_run import LIMITS
 from envs.code.repair import RepairEnvironment
-from envs.foreign.examined import RefusedError, Verdicts, check_numbers, check_packages
+from envs.foreign.examined import Verdicts, check_numbers, check_packages
 from envs.foreign.foreign_taskset import ForeignTaskset
 from envs.foreign.git_folder import find_repository
 from envs.foreign.swe_columns import SweRow, swe_row
@@ -159,7 +159,7 @@ class SweRowsTaskset(ForeignTaskset):
         try:
             folder = find_repository(self.repos, row.repo)
             self._found[number] = examine_remembered(row, folder, self.setup, self.drop_p2p)
-        except RefusedError as error:
+        except ValueError as error:  # also of files that no sandbox can hold
             return str(error)
         return None
 

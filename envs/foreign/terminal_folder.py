@@ -52,9 +52,12 @@ def task_folders(path: Path) -> list[Path]:
 
 def read_folder(folder: Path) -> TerminalFolder:
     """Raises RefusedError with what cannot be had."""
-    if (folder / "task.toml").is_file():
-        return _harbor(folder)
-    return _terminal_bench(folder)
+    try:
+        return _harbor(folder) if (folder / "task.toml").is_file() else _terminal_bench(folder)
+    except RefusedError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # values of other types than the form has
+        raise RefusedError(f"it is not in the form that it should have: {type(error).__name__}: {error}") from error
 
 
 def _terminal_bench(folder: Path) -> TerminalFolder:

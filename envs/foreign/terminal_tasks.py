@@ -171,7 +171,7 @@ class TerminalTaskset(ForeignTaskset):
             about = [_digest([self.folders[number]]), asdict(self.setup)]
             verdicts = remembered(self.family, about, examine, partial(_examined, folder, self.setup))
             self._found[number] = folder, verdicts
-        except RefusedError as error:
+        except ValueError as error:  # also of files that no sandbox can hold
             return str(error)
         return None
 

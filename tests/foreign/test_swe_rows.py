@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from foreign_repositories import GOOD, HIDDEN, UNITTEST, Repository, calc, good_row, write_rows
 
+from envs.certificate.identity import command_of, settings_of
 from envs.check import main as check
 from envs.environment import Environment
 from envs.episode import demonstrator, play_episode
@@ -87,6 +88,13 @@ def test_a_good_row_is_a_task_and_every_other_is_refused_with_its_cause(mixed: S
     for stem, cause in causes.items():
         assert cause in mixed.refused[named(stem)], mixed.refused[named(stem)]
     assert mixed.metrics() == {"data/skipped_rows": 9.0}
+
+
+def test_the_command_of_the_certificate_says_where_the_repositories_are(mixed: SweRowsTaskset) -> None:
+    settings = settings_of(mixed)
+    assert "repos" not in settings
+    assert "workers" not in settings
+    assert f"repos={mixed.given['repos']}" in command_of(mixed)
 
 
 def test_the_oracle_is_paid_one_and_nothing_is_paid_nothing(mixed: SweRowsTaskset) -> None:
