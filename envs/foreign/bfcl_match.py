@@ -88,8 +88,12 @@ def _right(schema: Mapping[str, Any], value: Any, allowed: Sequence[Any]) -> boo
     told = next((type(right) for right in allowed if right != ""), None)
     is_variable = told is not None and told is not kind  # a name instead of a value, say
     if type(value) is kind:
-        if inner is not None and not any(
-            isinstance(right, list) and all(_of_kind(item, inner, right) for item in value) for right in allowed
+        if (
+            inner is not None
+            and isinstance(value, list)
+            and not any(
+                isinstance(right, list) and all(_of_kind(item, inner, right) for item in value) for right in allowed
+            )
         ):
             return False
     elif told is not None and type(value) is told:

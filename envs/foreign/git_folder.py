@@ -52,14 +52,16 @@ def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
         raise RefusedError(f"base_commit {commit}: not in {folder.name} ({_said(listed)}); git fetch it there")
     entries = []
     for line in listed.stdout.split(b"\0")[:-1]:
-        about, _, path = line.partition(b"\t")
+        about, _, name = line.partition(b"\t")
         mode, _, digest = about.split(b" ")
         if mode != _MODULE:
-            entries.append((os.fsdecode(path), digest, mode))
+            entries.append((os.fsdecode(name), digest, mode))
     read = _git(folder, "cat-file", "--batch", put=b"".join(digest + b"\n" for _, digest, _ in entries))
     if read.returncode:
         raise RefusedError(f"base_commit {commit}: its files cannot be read ({_said(read)})")
-    files, links, at = {}, {}, 0
+    files: dict[str, bytes] = {}
+    links: dict[str, bytes] = {}
+    at = 0
     for path, digest, mode in entries:
         end = read.stdout.index(b"\n", at)
         header = read.stdout[at:end].split(b" ")
@@ -69,8 +71,8 @@ def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
         content = read.stdout[end + 1 : end + 1 + size]
         at = end + size + 2
         (links if mode == _LINK else files)[path] = content
-    for path, content in links.items():
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.fsdecode(content)))
+    for path, to in links.items():
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.fsdecode(to)))
         if target in files:
             files[path] = files[target]
     return files

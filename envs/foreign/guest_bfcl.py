@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 
@@ -73,8 +74,7 @@ def main() -> None:
         told = [said(lambda text=text: eval(text, {"__builtins__": {}}, right_methods)) for text in truth]
         if not truth or wrong is not None:
             continue
-        left = list(seen)
-        missing = [one for one in told if not (one in left and left.remove(one) is None)]
+        missing = list((Counter(told) - Counter(seen)).elements())
         if not calls:
             wrong = f"turn {number}: no call"
         elif (where := differing(mine, right)) is not None:

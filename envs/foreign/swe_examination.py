@@ -53,7 +53,8 @@ def examine(state: SweState, drop_p2p: bool) -> Verdicts:
     files = laid(state.mended, state.hidden)
     gold = _ran(state.run_tests(files, paths, asked), state)
     again = _ran(state.run_tests(files, paths, asked, hash_seed=7), state)
-    f2p, p2p = [], []
+    f2p: list[str] = []
+    p2p: list[str] = []
     for label, tests in named.items():
         is_f2p = label in state.row.f2p
         known = [name for test in tests for name in matching(gold, test)]
