@@ -1,4 +1,4 @@
-"""A folder like that of bfcl-eval, with twelve rows of each of four categories, made on the spot."""
+"""A folder like that of bfcl-eval, with 24 rows of each of three categories, made on the spot."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def make_package(top: Path) -> Path:
     write(data / "multi_turn_func_doc" / "ticket_api.json", docs)
     rows: dict[str, list[dict[str, Any]]] = {}
     answers: dict[str, list[dict[str, Any]]] = {}
-    for n in range(12):
+    for n in range(24):
         one = {"question": [asked(f"Play Maroon 5, please ({n}).")], "function": [PLAY]}
         rows.setdefault("parallel", []).append({"id": f"parallel_{n}", **one})
         other = {"music.play": {"artist": [f"Muse {n}"], "minutes": [2]}}
