@@ -46,6 +46,12 @@ _NOT_A_KIND = word_set(
     "description interplay void emission portion division explanation result set south north event half figure "
     "occurrence phenomenon something amount quantity value quality characteristic feature idea"
 )
+_NO_PERSONS = word_set(
+    "religious military political social spiritual track civil human literary art film music musical opera jazz women "
+    "theatre television stage science scientific economic moral legal public business media medical natural cultural "
+    "founder co-founder pioneer director leader first early late nuclear theoretical experimental stoic holy royal "
+    "field"
+)
 _COUNTS = word_set(
     "several various many any all some each every two three four five six seven either both other another"
 )
@@ -100,7 +106,7 @@ def make_phrase(article: Article) -> Phrase | None:
     text = _uncapitalise(text)
     reign = _REIGN.search(text)
     work = _WORK.match(text)
-    kind = _kind(text, article.topic == _PERSON_TOPIC)
+    kind = _kind(text, article.topic == _PERSON_TOPIC) or _defined_kind(article)
     head = (kind or _KIND_END.split(text)[0]).split(" of ")[0].split()[-1:] or [""]
     role = head[0].lower()
     person = role in _ROLES or (article.topic == _PERSON_TOPIC and role not in _GROUPS)
@@ -115,6 +121,16 @@ def make_phrase(article: Article) -> Phrase | None:
         years=(int(reign[1]), int(reign[2])) if reign else None,
         work_year=int(work[1]) if work else None,
     )
+
+
+_DEFINED = re.compile(r"^[^.;:]{2,120}? (?:is|was) (?:an?|the) (?P<noun>[^.;,]+)")
+
+
+def _defined_kind(article: Article) -> str | None:
+    """The kind that the first sentence gives: "Timbuktu is an ancient city in Mali"."""
+    first = re.sub(r" ?\([^()]*\)", "", article.sentences[0]) if article.sentences else ""
+    match = _DEFINED.match(first)
+    return _kind(match["noun"], article.topic == _PERSON_TOPIC) if match else None
 
 
 def _uncapitalise(text: str) -> str:
@@ -140,6 +156,8 @@ def _kind(text: str, person: bool) -> str | None:
     if not words or len(words) > 4 or words[0].lower() in _COUNTS or any(c.isdigit() for c in kind):
         return None
     head = words[-1].lower()
+    if person and ends and ends[0].strip() in ("and", "or") and head in _NO_PERSONS:
+        return None  # "religious and military leader"
     participle = head.endswith("ed") and head not in ("breed", "seed", "weed", "bed")
     if head in _NOT_A_KIND or not head[0].isalpha() or head.endswith("ly") or participle:
         return None
