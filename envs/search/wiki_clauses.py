@@ -1,8 +1,8 @@
 """What an article says of its own subject, as verb phrases that can follow "who" or "which".
 
-    Metamorphoses   "It comprises 15 books and over 250 myths."      ->  "comprises 15 books and over 250 myths"
-    Al-Azhar        "Founded in 970, it is …"                        ->  "was founded in 970"
-    Ovid            "He was exiled by Augustus to Tomis, where …"    ->  "was exiled by Augustus to Tomis"
+    Metamorphoses   "The Metamorphoses is a Latin narrative …"        ->  "is a Latin narrative poem from 8 CE by the …"
+    Antioch         "Founded in 300 BC, Antioch became …"             ->  "was founded in 300 BC"
+    Ovid            "He was a younger contemporary of Virgil and …"   ->  "was a younger contemporary of Virgil"
 
 A sentence counts when its subject is the article's: its name, or a pronoun after such a sentence. The phrase ends where
 another clause begins, and is dropped rather than cut in the middle of a list. What points outside of the phrase
@@ -49,8 +49,8 @@ _ENDS = re.compile(
 # What a reader could not resolve or judge.
 _POINTS = re.compile(
     r"\b(?:this|these|those|such|former|latter|however|thus|therefore|hence|respectively|aforementioned|"
-    r"the (?:same|two|three|four|above|following|other|others|entire|whole|rest|name|term|word|title|article)|another|each|there|"
-    r"here|them|they|both(?! .*\band\b)|which|whose|that of|those of|we|our|you|your|I)\b"
+    r"the (?:same|two|three|four|above|following|other|others|entire|whole|rest|name|term|word|title|article)|"
+    r"another|each|there|here|them|they|both(?! .*\band\b)|which|whose|that of|those of|we|our|you|your|I)\b"
 )
 _PRAISE = re.compile(
     r"\b(?:consider(?:ed)?|regarded|deemed|hailed|acclaimed|renowned|celebrated|famous|famously|notable|prominent|"

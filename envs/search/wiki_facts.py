@@ -64,8 +64,8 @@ _OTHER_AREA = re.compile(
     r"\b(?:metropolitan|urban|agglomeration|surrounding|region|diaspora|drainage|basin|combined)\b"
 )
 _OF_THE_PLACE = re.compile(
-    r"(?:With an? (?:estimated )?(?:population|area)|Covering|Spanning|The (?:city|country|island|state|town|lake|river|"
-    r"mountain|desert|province|region|nation|capital)(?:'s)? )"
+    r"(?:With an? (?:estimated )?(?:population|area)|Covering|Spanning|"
+    r"The (?:city|country|island|state|town|lake|river|mountain|desert|province|region|nation|capital)(?:'s)? )"
 )
 _DIRECTION = r"(?:north|south|east|west|northeast|northwest|southeast|southwest)"
 

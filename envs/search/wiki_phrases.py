@@ -10,6 +10,7 @@ Wikipedia's short descriptions are noun phrases nearly always; what does not rea
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
@@ -63,7 +64,7 @@ _ROLES = word_set(
     "leader king queen emperor empress president minister pope caliph sultan dictator monarch ruler chancellor "
     "shah tsar pharaoh prince duke general statesman politician premier khan regent governor bishop archbishop"
 )
-_PERSON_TOPIC = "People"
+_PERSON_TOPIC, _NO_TOPIC = "People", "Uncategorized"
 _TITLE_WORDS = word_set(
     "Prime Holy Grand Crown Vice Supreme Great United New Old Chief King Queen High Cold World Near Middle Far"
 )
@@ -110,6 +111,7 @@ def make_phrase(article: Article) -> Phrase | None:
     head = (kind or _KIND_END.split(text)[0]).split(" of ")[0].split()[-1:] or [""]
     role = head[0].lower()
     person = role in _ROLES or (article.topic == _PERSON_TOPIC and role not in _GROUPS)
+    person = person or (life is not None and article.topic == _NO_TOPIC and role in _heads_of_persons())
     born = person and life and (life["born"] or life["since"])
     return Phrase(
         phrase=text,
@@ -121,6 +123,15 @@ def make_phrase(article: Article) -> Phrase | None:
         years=(int(reign[1]), int(reign[2])) if reign else None,
         work_year=int(work[1]) if work else None,
     )
+
+
+@cache
+def _heads_of_persons() -> frozenset[str]:
+    """What persons are called in their descriptions: "poet", "mathematician"."""
+    people = (article.description for article in corpus().articles if article.topic == _PERSON_TOPIC)
+    firsts = (_KIND_END.split(_BRACKETS.sub("", text))[0].split() for text in people)
+    counts = Counter(words[-1].lower() for words in firsts if words)
+    return frozenset(word for word, count in counts.items() if count >= 3 and word not in _GROUPS)
 
 
 _DEFINED = re.compile(r"^[^.;:]{2,120}? (?:is|was) (?:an?|the) (?P<noun>[^.;,]+)")

@@ -19,7 +19,7 @@ _A = re.compile(
 _ARTICLE = re.compile(r"\b([Aa]n?) ([\w.]+)")
 _DANGLING = "of in on at by for from the a an and or with whose into between under during than"
 _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("doubled word", re.compile(r"(?i)\b(\w+) \1\b(?<!that that)(?<!had had)(?<!long long)")),
+    ("doubled word", re.compile(r"(?i)(?<![\w-])(\w[\w.'’-]*?)\.? \1(?![\w-])")),
     ("two articles", re.compile(r"(?i)\b(?:the|a|an|his|her|its) (?:the|a|an|this|that)\b(?! (?:the|a)\b)")),
     ("two verbs", re.compile(r"\b(?:is|was|are|were) (?:is|was|are|were|has|had)\b")),
     ("dangling word", re.compile(rf"(?i)\b(?:{'|'.join(_DANGLING.split())})[?.!,;:]")),
