@@ -15,9 +15,8 @@ passes ``verify``: the same filter for direct use and for what ``envs-build`` ma
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from envs.environment import Environment, ToolError, tool
@@ -25,7 +24,7 @@ from envs.search.wiki_answers import accepted_forms, is_right
 from envs.search.wiki_corpus import PACKAGE, VERSION, Article, corpus
 from envs.search.wiki_index import wiki_index
 from envs.search.wiki_judges import fooled
-from envs.search.wiki_questions import Question, draw_ending, draw_shape, propose
+from envs.search.wiki_questions import Question, draw_goal, may_be_about, propose
 from envs.search.wiki_readable import flaws
 from envs.search.wiki_steps import beginning_of_plan, read_answer, steps_of
 from envs.search.wiki_walks import says
@@ -38,10 +37,9 @@ SYSTEM = (
     "a year, a date or a number."
 )
 # "depth x breadth": how often
-WEIGHTS: dict[str, float] = {"1x2": 4, "1x3": 3, "2x1": 4, "2x2": 3, "3x1": 2.5, "3x2": 1, "4x1": 0.7}
-_OWN_TRIES = 3  # with the article that is a task's turn, before others are tried
-_TRIES_OF_A_FORM = 250
-_MAX_TRIES = 40_000
+WEIGHTS: dict[str, float] = {"1x2": 3, "1x3": 1.3, "2x1": 4, "2x2": 3, "3x1": 2.5, "3x2": 1, "4x1": 0.7}
+_TRIES_OF_A_FORM = 600
+_MAX_TRIES = 60_000
 _PAGE_CHARS = 1600
 _MAX_RESULTS = 10
 
@@ -129,7 +127,7 @@ class WikiTaskset(Taskset):
     """Questions about the corpus. ``depth`` and ``breadth`` fix the shape; without them ``weights`` says how often
     which ("2x1": depth 2, breadth 1) is drawn.
 
-    Every article of the split has its turn to be asked for before one comes again. The key is the articles on the way
+    The key is the articles on the way
     and what is asked. The articles, not the keys, are split: all that lie on the way to an answer belong to the
     question's split, so training shares no document of a path with what is held out.
     """
@@ -165,14 +163,18 @@ class WikiTaskset(Taskset):
 
     def candidates(self, index: int) -> Iterator[tuple[Task, str | None]]:
         """What is proposed for a task, each with what ``verify`` says; the first that it accepts is the task."""
-        rng, order = self.rng(index), _turns(self.split, self.seed)
-        allowed = articles_of(self.split)
+        rng, allowed = self.rng(index), articles_of(self.split)
+        everything = tuple(sorted(allowed))
         for attempt in range(_MAX_TRIES):
             if attempt % _TRIES_OF_A_FORM == 0:  # some forms have few questions: another one then
                 depth, breadth = rng.choices(list(self.shapes), weights=list(self.shapes.values()))[0]
-                shape, ending = draw_shape(depth, breadth, rng), draw_ending(depth, rng)
-            about = order[index % len(order)] if attempt < _OWN_TRIES else rng.choice(order)
-            question = propose(rng, shape, ending, depth, breadth, allowed, about)
+                goal = draw_goal(depth, breadth, rng)
+                pool = may_be_about(goal)
+                if pool is None:
+                    pool = everything
+                elif not (pool := tuple(number for number in pool if number in allowed)):
+                    continue
+            question = propose(rng, goal, depth, breadth, allowed, rng.choice(pool))
             if question is not None:
                 task = self._task(index, question)
                 yield task, self.verify(task)
@@ -224,14 +226,6 @@ class WikiTaskset(Taskset):
 def articles_of(split: Split) -> frozenset[int]:
     """The articles that may lie on the way of a question of a split."""
     return frozenset(article.number for article in corpus().articles if split_of(article.title) == split)
-
-
-@lru_cache(maxsize=8)
-def _turns(split: Split, seed: int) -> tuple[int, ...]:
-    """The articles of a split, in the order in which tasks ask for them."""
-    order = sorted(articles_of(split))
-    random.Random(f"turns {split}/{seed}").shuffle(order)
-    return tuple(order)
 
 
 def is_said(task: Task) -> bool:

@@ -112,6 +112,23 @@ def _in_year() -> dict[str, tuple[Edge, ...]]:
     return {year: tuple(edges) for year, edges in table.items()}
 
 
+_MEASURED = ("Geography", "Physical sciences")  # topics whose articles have numbers
+
+
+@cache
+def having(relation: str) -> tuple[int, ...]:
+    """The articles that have a fact of a relation whose value is text."""
+    if relation in DATED:
+        return tuple(
+            sorted({edge.source for edges in _in_year().values() for edge in edges if edge.relation == relation})
+        )
+    return tuple(
+        article.number
+        for article in corpus().articles
+        if article.topic in _MEASURED and any(fact.relation == relation for fact in facts_of(article.number))
+    )
+
+
 def happened_in(year: str) -> tuple[Edge, ...]:
     """What descriptions have happen in a year."""
     return _in_year().get(year, ())

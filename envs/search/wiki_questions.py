@@ -15,10 +15,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from envs.search.wiki_clues import clues
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_english import (
     BETWEEN,
@@ -32,8 +30,10 @@ from envs.search.wiki_english import (
 )
 from envs.search.wiki_paths import (
     SAID_OF,
+    YEAR_OF,
     Edge,
     asks,
+    having,
     leading_to,
     onward,
     same_year,
@@ -46,7 +46,14 @@ _OTHERS = 60  # articles looked at for the other ends
 _WIDEST = 22  # words of a phrase beside which another stands
 _LONG = 12  # words after which a phrase gets a sentence of its own
 # How a chain may end: asked for the article itself (by what it says, or by a year), for what it names, or for a fact.
-_ENDINGS = {"itself": 1.5, "year": 3.0, "names": 1.0, "fact": 2.0}
+# What may be the fact at its end, or in which year it happened.
+_FACTS = {
+    "born": 1.0, "died": 1.0, "reign_start": 1.0, "reign_end": 1.0, "work_year": 1.0, "population": 1.0, "area": 1.0,
+    "elevation": 0.3, "atomic_number": 0.6, "symbol": 0.6, "began": 0.3, "ended": 0.3, YEAR_OF: 0.8,
+}  # fmt: skip
+_EVENTS = {"born": 1.0, "died": 1.0, "reign_start": 0.8, "work_year": 0.8, "began": 0.2}
+_BETWEEN = ("born", "died", "reign_start", "reign_end", "began", "ended", "work_year", "atomic_number")
+_ENDINGS = {"itself": 1.5, "year": 2.0, "names": 1.0, "fact": 2.5}
 
 
 @dataclass(frozen=True)
@@ -79,30 +86,45 @@ class Question:
         return f"{counted}: {' and '.join(sorted(set(forms)))}"
 
 
-def draw_shape(depth: int, breadth: int, rng: random.Random) -> Shape:
+@dataclass(frozen=True)
+class Goal:
+    """What a question is to be like. ``ending``: of a chain. ``relations``: the facts at its ends, for chains that end
+    in one, "between" and "compare"; the event of a chain that ends by a year."""
+
+    shape: Shape
+    ending: str = ""
+    relations: tuple[str, ...] = ()
+
+
+def draw_goal(depth: int, breadth: int, rng: random.Random) -> Goal:
     """Breadth is that of the start in a chain; else it is how many walks are put together."""
     shapes: dict[Shape, float] = {"chain": 0.3 if depth == 1 and breadth > 1 else 2.0}
     if breadth >= 2 and depth <= 2:
-        shapes["compare"] = 1.0 if breadth <= 3 else 0.0
+        shapes["compare"] = 0.8 if breadth <= 3 else 0.0
         shapes["between"] = 1.0 if breadth == 2 else 0.0
-    return rng.choices(list(shapes), weights=list(shapes.values()))[0]
-
-
-def draw_ending(depth: int, rng: random.Random) -> str:
-    """What a chain ends in."""
+    shape = rng.choices(list(shapes), weights=list(shapes.values()))[0]
+    if shape == "between":
+        one, two = rng.choice(_BETWEEN), rng.choice(_BETWEEN)
+        return Goal(shape, relations=(one, one if one in DIFFERENCE or two in DIFFERENCE else two))
+    if shape == "compare":
+        return Goal(shape, relations=(rng.choice(list(COMPARE)),) * (3 if breadth >= 3 else 2))
     names = [name for name in _ENDINGS if depth > 1 or name in ("names", "fact")]
-    return rng.choices(names, weights=[_ENDINGS[name] for name in names])[0]
+    ending = rng.choices(names, weights=[_ENDINGS[name] for name in names])[0]
+    drawn = {"fact": _FACTS, "year": _EVENTS}.get(ending)
+    return Goal(shape, ending, tuple(rng.choices(list(drawn), weights=list(drawn.values()))) if drawn else ())
+
+
+def may_be_about(goal: Goal) -> tuple[int, ...] | None:
+    """The articles that a question of a goal can ask for; None when they are not known beforehand."""
+    return having(goal.relations[0]) if goal.relations and goal.relations[0] != YEAR_OF else None
 
 
 def propose(
-    rng: random.Random, shape: Shape, ending: str, depth: int, breadth: int, allowed: frozenset[int], about: int
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
 ) -> Question | None:
     """One try at a question about article ``about``, all of whose articles are in ``allowed``; None when it failed."""
-    if shape == "chain":
-        question = _chain(rng, ending, depth, breadth, allowed, about)
-    else:
-        make = _between if shape == "between" else _compare
-        question = make(rng, depth, breadth, allowed, about)
+    make = {"chain": _chain, "between": _between, "compare": _compare}[goal.shape]
+    question = make(rng, goal, depth, breadth, allowed, about)
     if question is None or not set(question.articles) <= allowed:
         return None
     return question if all(fits(branch) for branch in question.branches) else None
@@ -117,9 +139,11 @@ _ENDS: dict[str, Callable[[int], tuple[Edge, ...]]] = {
 
 
 def _chain(
-    rng: random.Random, ending: str, depth: int, breadth: int, allowed: frozenset[int], about: int
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
 ) -> Question | None:
-    ends = _ENDS[ending](about)
+    ending, ends = goal.ending, _ENDS[goal.ending](about)
+    if goal.relations:
+        ends = tuple(edge for edge in ends if (edge.event or edge.relation) in goal.relations)
     options = [edge for edge in ends if edge.source in allowed and (edge.target is None or edge.target in allowed)]
     if not options:
         return None
@@ -138,14 +162,14 @@ def _chain(
 # -- two walks --------------------------------------------------------------------------------
 
 
-def _between(rng: random.Random, depth: int, breadth: int, allowed: frozenset[int], about: int) -> Question | None:
+def _between(
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
+) -> Question | None:
     """The years between the ends of two walks, or what their numbers differ by."""
-    ends = _ends(rng, 2, depth, allowed, about, {*EVENTS, *DIFFERENCE})
+    ends = _ends(rng, goal.relations, depth, allowed, about)
     if ends is None:
         return None
-    relation, other = (branch.path[-1].relation for branch in ends)
-    if (relation in DIFFERENCE or other in DIFFERENCE) and relation != other:
-        return None
+    relation = goal.relations[0]
     apart = abs(int(ends[0].path[-1].value) - int(ends[1].path[-1].value))
     if apart < 2:
         return None
@@ -156,10 +180,11 @@ def _between(rng: random.Random, depth: int, breadth: int, allowed: frozenset[in
     return Question(text, str(apart), ends, "between", depth, 2)
 
 
-def _compare(rng: random.Random, depth: int, breadth: int, allowed: frozenset[int], about: int) -> Question | None:
+def _compare(
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
+) -> Question | None:
     """Which of the ends of two or three walks comes first, or has more of something."""
-    number = 3 if breadth >= 3 else 2
-    ends = _ends(rng, number, depth, allowed, about, set(COMPARE), same=True)
+    ends, number = _ends(rng, goal.relations, depth, allowed, about), len(goal.relations)
     if ends is None:
         return None
     relation = ends[0].path[-1].relation
@@ -181,47 +206,41 @@ def _compare(rng: random.Random, depth: int, breadth: int, allowed: frozenset[in
 
 
 def _ends(
-    rng: random.Random, number: int, depth: int, allowed: frozenset[int], about: int, relations: set[str],
-    same: bool = False,
-) -> tuple[Branch, ...] | None:  # fmt: skip
-    """Walks that end in facts of ``relations`` (of the same one where that is wanted), the first one of full depth."""
-    options = [edge for edge in asks(about) if edge.relation in relations]
-    if not options:
-        return None
-    last, pool = [choose(options, rng)], _pool(allowed)
-    for _ in range(_OTHERS):
-        other = rng.choice(pool)
-        wanted = [e for e in asks(other) if e.relation in relations and (not same or e.relation == last[0].relation)]
-        if wanted and all(other != edge.source for edge in last) and _comparable(last[0].source, other):
-            last.append(choose(wanted, rng))
-        if len(last) == number:
-            break
-    if len(last) < number:
-        return None
+    rng: random.Random, relations: tuple[str, ...], depth: int, allowed: frozenset[int], about: int
+) -> tuple[Branch, ...] | None:
+    """Walks that end in these facts, the first one in that of ``about`` and of full depth."""
     branches: list[Branch] = []
-    for edge in last:
-        length = depth if not branches else rng.randint(1, depth)
-        start = reach(edge.source, length, 1, allowed, set(), rng, edge, by_year=False)
-        if (
-            start is None
-            or len(_noun_phrase(Branch(start.clue, (*start.path, edge)), random.Random(0)).split()) > _WIDEST
-        ):
-            return None
-        branches.append(Branch(start.clue, (*start.path, edge)))
+    for relation in relations:
+        pool = having(relation)
+        for _ in range(_OTHERS):
+            number = rng.choice(pool) if branches else about
+            branch = _end(rng, relation, rng.randint(1, depth) if branches else depth, allowed, number)
+            if branch is not None and (not branches or _comparable(about, number)):
+                branches.append(branch)
+                break
+            if not branches:
+                return None
     articles = [article for branch in branches for article in branch.articles]
-    return tuple(branches) if len(set(articles)) == len(articles) else None
+    whole = len(branches) == len(relations) and len(set(articles)) == len(articles)
+    return tuple(branches) if whole else None
+
+
+def _end(rng: random.Random, relation: str, depth: int, allowed: frozenset[int], number: int) -> Branch | None:
+    """A walk to a fact of an article, short enough to stand beside another one."""
+    facts = [edge for edge in asks(number) if edge.relation == relation]
+    if not facts or number not in allowed:
+        return None
+    start = reach(number, depth, 1, allowed, set(), rng, facts[0], by_year=False)
+    branch = Branch(start.clue, (*start.path, facts[0])) if start is not None else None
+    if branch is None or len(_noun_phrase(branch, random.Random(0)).split()) > _WIDEST:
+        return None
+    return branch
 
 
 def _comparable(one: int, other: int) -> bool:
     """Persons with persons, works with works: "Which is older, the symphony or the war?" would be odd."""
     a, b = phrase_of(one), phrase_of(other)
     return a is not None and b is not None and a.person == b.person
-
-
-@lru_cache(maxsize=8)
-def _pool(allowed: frozenset[int]) -> tuple[int, ...]:
-    """The articles with numbers to compare."""
-    return tuple(number for number in sorted(allowed) if asks(number) and clues(number, 1))
 
 
 def amount(value: str) -> float:
