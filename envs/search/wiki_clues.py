@@ -10,6 +10,7 @@ no word of the title, and when a search for its words finds the article. *Breadt
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -73,11 +74,22 @@ def clues(number: int, breadth: int) -> tuple[Clue, ...]:
             wanted = breadth - (1 if head in heads else 0)
             for at in range(len(said) - wanted + 1):
                 some = said[at : at + wanted]
-                if len({clause.line for clause in some}) < len(some):
+                if len({clause.line for clause in some}) < len(some) or _repeats(head, [c.text for c in some]):
                     continue
                 found.append((f"{head} {who} {f' and {who} '.join(c.text for c in some)}", some[0].line))
     made = (_checked(number, text, phrase.kind, line) for text, line in dict.fromkeys(found))
     return tuple(clue for clue in made if clue is not None)
+
+
+def _repeats(head: str, said: Sequence[str]) -> bool:
+    """Whether a statement says again what was said: "the country in Asia that is located in Asia"."""
+    terms, known = wiki_index().terms, set(wiki_index().terms(head))
+    for text in said:
+        new = set(terms(text))
+        if len(new - known) < 2 or len(new & known) * 2 >= len(new):
+            return True
+        known |= new
+    return False
 
 
 def _is_cut(clause: Clause) -> bool:

@@ -25,7 +25,8 @@ from envs.search.wiki_turns import before_name, inverted
 SAID_OF, OBJECT, YEAR_OF, SAME_YEAR = "said_of", "object", "year_of", "same_year"
 FEW = 8  # "Which volcano …?" is asked only when the corpus has at least so many
 RARE_KIND = 4  # kinds of fewer articles are mostly odd words ("conclusion")
-SIMILAR = 0.6  # so much of a statement in another article of the kind, and it may be true of that one too
+SIMILAR = 0.5  # so much of a statement in another article of the kind, and it may be true of that one too
+_TELLING = 3  # words that must set a statement apart from those of others of the kind
 _MENTIONED_TOO_OFTEN = 250  # what is said of these is said of many
 # A person may be called one of these whatever the article says.
 _ANY_PERSON = word_set("person scientist scholar artist writer author leader figure thinker founder")
@@ -190,7 +191,7 @@ def _says_only_this_one(number: int, kind: str, clause: Clause, mention: Mention
     if not rivals:
         return bool(terms)
     told = [term for term in terms if term not in index.terms(kind)]
-    return len(told) >= 2 and all(index.share(other, told) < SIMILAR for other in rivals)
+    return len(told) >= _TELLING and all(index.share(other, told) < SIMILAR for other in rivals)
 
 
 @lru_cache(maxsize=20_000)

@@ -74,7 +74,7 @@ def _balanced(text: str) -> bool:
 
 
 def _says_twice(text: str) -> bool:
-    """Whether five words in a row come twice, besides the formulas of the questions themselves."""
+    """Whether four words in a row come twice, besides the formulas of the questions themselves."""
     words = re.findall(r"\w+", _FORMULAS.sub("|", text).lower().replace("|", " | "))
-    runs = [" ".join(words[at : at + 5]) for at in range(len(words) - 4)]
+    runs = [" ".join(words[at : at + 4]) for at in range(len(words) - 3)]
     return any(runs.count(run) > 1 and sum(len(word) > 3 for word in run.split()) >= 2 for run in runs)
