@@ -19,7 +19,7 @@ from envs.search.wiki_walks import says
 from envs.taskset import Split, split_of
 from envs.types import Message, Task, ToolCall
 
-NUMBER = 36
+NUMBER = 24
 
 
 @cache
@@ -67,7 +67,7 @@ def test_every_task_passes_the_filter_of_a_build() -> None:
 def test_no_form_and_no_answer_is_everywhere() -> None:
     both = (*tasks("train"), *tasks("heldout"))
     templates = Counter(task.metadata["template"] for task in both)
-    assert len(templates) > 30
+    assert len(templates) > 20
     assert max(Counter(task.answer for task in both).values()) <= 4
     numbers = sum(str(task.answer)[0].isdigit() for task in both)
     assert 0.25 < numbers / len(both) < 0.75
@@ -120,7 +120,7 @@ def test_verify_notices_a_line_that_is_not_there_and_another_corpus() -> None:
     assert taskset.verify(replace(task, metadata={**task.metadata, "corpus": "another==1"})) == "other_corpus"
     wrong = replace(task, metadata={**task.metadata, "accepted": ["nothing of the sort"]})
     assert taskset.verify(wrong) == "oracle_failed"
-    given = replace(task, prompt=(task.prompt[0], Message("user", f"Is it {task.answer}, perhaps?")))
+    given = replace(task, prompt=(task.prompt[0], Message("user", f"Is the right answer {task.answer}, by any chance?")))
     assert taskset.verify(given) == "answer_in_question"
 
 
