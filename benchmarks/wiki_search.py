@@ -117,7 +117,8 @@ def _shingles(text: str) -> frozenset[str]:
 
 def near(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Pairs of texts that share at least ``NEAR`` of their shingles (Jaccard)."""
-    sets, having = [_shingles(text) for text in texts], defaultdict(list)
+    sets = [_shingles(text) for text in texts]
+    having: dict[str, list[int]] = defaultdict(list)
     for number, shingles in enumerate(sets):
         common: Counter[int] = Counter(other for shingle in shingles for other in having[shingle])
         for other, count in common.items():

@@ -3,9 +3,9 @@
     Consider the biologist who spent most of his career teaching at Harvard University and …. Which American philosopher
     died in the same year as that biologist?
 
-    search("biologist career teaching Harvard …")   [8123] Stephen Jay Gould: … spent most of his career teaching at …
+    search("biologist career teaching Harvard …")   [8617] Stephen Jay Gould: … spent most of his career teaching at …
     open("Stephen Jay Gould")                       1. American biologist and historian of science (1941–2002)
-    search("American philosopher 2002")             [4711] John Rawls: …
+    search("American philosopher 2002")             [4815] John Rawls: …
     open("John Rawls")                              1. American philosopher (1921–2002)
 
 The corpus is 10,033 English Wikipedia summaries from an installed package (``wiki_corpus``). Levels: depth (articles
@@ -133,6 +133,7 @@ class WikiTaskset(Taskset):
     """
 
     family = "wiki"
+    version = 2  # 2: steps begin with the start, and go by years
     env_class = WikiEnvironment
     licence = "text of Wikipedia, CC BY-SA 4.0"
     packages = (PACKAGE,)
@@ -169,11 +170,10 @@ class WikiTaskset(Taskset):
             if attempt % _TRIES_OF_A_FORM == 0:  # some forms have few questions: another one then
                 depth, breadth = rng.choices(list(self.shapes), weights=list(self.shapes.values()))[0]
                 goal = draw_goal(depth, breadth, rng)
-                pool = may_be_about(goal)
-                if pool is None:
-                    pool = everything
-                elif not (pool := tuple(number for number in pool if number in allowed)):
-                    continue
+                about = may_be_about(goal)
+                pool = everything if about is None else tuple(number for number in about if number in allowed)
+            if not pool:
+                continue
             question = propose(rng, goal, depth, breadth, allowed, rng.choice(pool))
             if question is not None:
                 task = self._task(index, question)

@@ -18,7 +18,7 @@ from typing import Any
 from envs.search.wiki_clauses import Clause, clauses_of
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_index import wiki_index
-from envs.search.wiki_paths import could_be
+from envs.search.wiki_kinds import could_be
 from envs.search.wiki_phrases import phrase_of, short_kind
 
 FINDABLE = 10  # the article must be among so many results of a search for the clue

@@ -21,8 +21,9 @@ from envs.search.wiki_answers import is_right
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_facts import facts_of
 from envs.search.wiki_index import wiki_index
+from envs.search.wiki_kinds import could_be, kinds
 from envs.search.wiki_links import link_graph
-from envs.search.wiki_paths import SAID_OF, SAME_YEAR, YEAR_OF, asks, common_values, could_be, dates, happened_in, kinds
+from envs.search.wiki_paths import SAID_OF, SAME_YEAR, YEAR_OF, asks, common_values, dates, happened_in
 from envs.search.wiki_phrases import phrase_of
 
 Metadata = Mapping[str, Any]

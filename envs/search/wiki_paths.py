@@ -15,33 +15,17 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from envs.search.wiki_clauses import Clause, Mention, clauses_of
-from envs.search.wiki_corpus import corpus, word_set
+from envs.search.wiki_corpus import corpus
 from envs.search.wiki_facts import Fact, dated, facts_of
 from envs.search.wiki_index import wiki_index
+from envs.search.wiki_kinds import RARE_KIND, could_be, kind_of, kinds, plain_kind, wordings
 from envs.search.wiki_links import ALIASES, link_graph
-from envs.search.wiki_phrases import phrase_of, short_kind
 from envs.search.wiki_turns import before_name, inverted
 
 SAID_OF, OBJECT, YEAR_OF, SAME_YEAR = "said_of", "object", "year_of", "same_year"
-FEW = 8  # "Which volcano …?" is asked only when the corpus has at least so many
-RARE_KIND = 4  # kinds of fewer articles are mostly odd words ("conclusion")
 SIMILAR = 0.5  # so much of a statement in another article of the kind, and it may be true of that one too
 _TELLING = 3  # words that must set a statement apart from those of others of the kind
 _MENTIONED_TOO_OFTEN = 250  # what is said of these is said of many
-# A person may be called one of these whatever the article says.
-_ANY_PERSON = word_set("person scientist scholar artist writer author leader figure thinker founder")
-# Kinds that mean nearly the same: one of each in an article, and "the city named there" is no longer clear.
-_NEAR_SYNONYMS: tuple[frozenset[str], ...] = (
-    word_set("city capital town metropolis municipality settlement port prefecture"),
-    word_set("country state nation kingdom republic empire monarchy federation"),
-    word_set("king queen emperor monarch ruler sultan pharaoh shah tsar caliph khan prince duke"),
-    word_set("writer author novelist poet playwright essayist"),
-    word_set("scientist physicist chemist biologist mathematician astronomer polymath naturalist scholar"),
-    word_set("philosopher thinker theologian scholar"),
-    word_set("president minister chancellor politician statesman leader"),
-    word_set("sea ocean gulf bay"),
-    word_set("war conflict battle campaign revolution"),
-)
 
 
 @dataclass(frozen=True)
@@ -155,7 +139,7 @@ def same_year(number: int) -> tuple[Edge, ...]:
 @lru_cache(maxsize=20_000)
 def _alone_in_year(number: int, date: Edge) -> str | None:
     """What to call an article so that it is the only one with that date; None when nothing does."""
-    kind = _kind(number)
+    kind = kind_of(number)
     for wording in wordings(kind) if kind is not None else ():
         if len(kinds()[wording]) >= RARE_KIND and not any(
             other != number and could_be(other, wording) and _may_have(other, date)
@@ -219,7 +203,7 @@ def onward(number: int) -> tuple[Edge, ...]:
 
 def only_of_its_kind(source: int, target: int) -> str | None:
     """What to call a linked article so that nothing else that ``source`` mentions is meant; None when nothing does."""
-    kind = _kind(target)
+    kind = kind_of(target)
     if kind is None:
         return None
     others = [other for other in link_graph().mentions[source] if other != target]
@@ -246,60 +230,8 @@ def asks(number: int) -> tuple[Edge, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=200_000)
-def could_be(number: int, kind: str) -> bool:
-    """Whether an article may be a ``kind``: its opening has the words, or its own kind means nearly the same."""
-    words = set(wiki_index().terms(kind))
-    if words <= _opening_terms(number):
-        return True
-    phrase = phrase_of(number)
-    if phrase is None:
-        return False
-    head = kind.split(" of ")[0].split()[-1].lower()
-    if any(head in group and phrase.head in group for group in _NEAR_SYNONYMS):
-        # "French painter" and "Italian painter" differ, "writer" and "poet" need not
-        return len(kind.split()) == 1 or phrase.kind is None or len(phrase.kind.split()) == 1
-    return phrase.person and head in _ANY_PERSON and len(kind.split()) == 1
-
-
-@cache
-def _opening_terms(number: int) -> frozenset[str]:
-    article = corpus().articles[number]
-    return frozenset(wiki_index().terms(" ".join((article.name, *article.lines[:2]))))
-
-
-def _kind(number: int) -> str | None:
-    phrase = phrase_of(number)
-    return phrase.kind if phrase is not None else None
-
-
-def wordings(kind: str) -> tuple[str, ...]:
-    """What a thing of a kind may be called, the least telling first: "language", "Slavic language", "south …"."""
-    last = () if " of " in kind or kind[-1:].isupper() else (kind.split()[-1],)
-    return tuple(dict.fromkeys((short_kind(kind), *(word for word in last if word[0].islower()), kind)))
-
-
-def plain_kind(number: int) -> str | None:
-    """What a question calls an article: the first wording that is no oddity; None when all are."""
-    kind = _kind(number)
-    names = wordings(kind) if kind is not None else ()
-    return next((name for name in names if len(kinds()[name]) >= RARE_KIND), None)
-
-
 def _default(fact: Fact) -> str | None:
     return "taxonomic group" if fact.relation == "family" else None
-
-
-@cache
-def kinds() -> dict[str, tuple[int, ...]]:
-    """Kind -> its articles, the most linked first: what somebody who knows the corpus by heart would guess from."""
-    table: dict[str, list[int]] = {}
-    for article in corpus().articles:
-        if kind := _kind(article.number):
-            for wording in wordings(kind):
-                table.setdefault(wording, []).append(article.number)
-    graph = link_graph()
-    return {kind: tuple(sorted(numbers, key=lambda n: (-graph.popularity(n), n))) for kind, numbers in table.items()}
 
 
 @cache

@@ -120,7 +120,8 @@ def test_verify_notices_a_line_that_is_not_there_and_another_corpus() -> None:
     assert taskset.verify(replace(task, metadata={**task.metadata, "corpus": "another==1"})) == "other_corpus"
     wrong = replace(task, metadata={**task.metadata, "accepted": ["nothing of the sort"]})
     assert taskset.verify(wrong) == "oracle_failed"
-    given = replace(task, prompt=(task.prompt[0], Message("user", f"Is the right answer {task.answer}, by any chance?")))
+    asked = Message("user", f"Is the right answer {task.answer}, by any chance?")
+    given = replace(task, prompt=(task.prompt[0], asked))
     assert taskset.verify(given) == "answer_in_question"
 
 

@@ -17,8 +17,9 @@ from envs.search.wiki_corpus import CorpusMissing, corpus, split_sentences
 from envs.search.wiki_english import ask, first_of, hop, maker_verb
 from envs.search.wiki_facts import MONTHS, facts_of, value_in
 from envs.search.wiki_index import wiki_index
+from envs.search.wiki_kinds import could_be
 from envs.search.wiki_links import link_graph
-from envs.search.wiki_paths import could_be, happened_in, onward, same_year
+from envs.search.wiki_paths import happened_in, onward, same_year
 from envs.search.wiki_phrases import phrase_of, short_kind
 from envs.search.wiki_turns import before_name
 from envs.search.wiki_walks import says
