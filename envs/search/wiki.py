@@ -36,8 +36,8 @@ SYSTEM = (
     "asks for, and everything on the way to it, has an article of its own there. End with the answer alone: a name, "
     "a year, a date or a number."
 )
-# "depth x breadth": how often
-WEIGHTS: dict[str, float] = {"1x2": 3, "1x3": 1.3, "2x1": 4, "2x2": 3, "3x1": 2.5, "3x2": 1, "4x1": 0.7}
+# "depth x breadth": how often; the corpus has few long ways
+WEIGHTS: dict[str, float] = {"1x2": 4, "1x3": 2, "2x1": 4, "2x2": 3, "3x1": 1, "3x2": 0.4, "4x1": 0.2}
 _TRIES_OF_A_FORM = 600
 _MAX_TRIES = 60_000
 _PAGE_CHARS = 1600
