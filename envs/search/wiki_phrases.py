@@ -169,6 +169,8 @@ def _kind(text: str, person: bool) -> str | None:
     head = words[-1].lower()
     if person and ends and ends[0].strip() in ("and", "or") and head in _NO_PERSONS:
         return None  # "religious and military leader"
+    if head.endswith("est") and head not in ("forest", "rainforest", "priest", "contest", "harvest", "guest", "nest"):
+        return None  # "the smallest of the four main islands"
     participle = head.endswith("ed") and head not in ("breed", "seed", "weed", "bed")
     if head in _NOT_A_KIND or not head[0].isalpha() or head.endswith("ly") or participle:
         return None
