@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import sys
+import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from envs.search.wiki_phrases import phrase_of
 from envs.types import Message, Task, ToolCall
 
 SHINGLE = 5  # words
+_WIDTH = 118  # characters of a line of the page
 NEAR = 0.5  # two questions with so many shingles in common (of all that they have) are nearly the same
 
 
@@ -209,7 +211,8 @@ def page(number: int, out: Path) -> None:
     ]
     for index in range(number):
         task = taskset.task(index)
-        lines.append(f"{index + 1}. {task.prompt[-1].content} → **{task.answer}** (level {task.metadata['level']})")
+        text = f"{index + 1}. {task.prompt[-1].content} → **{task.answer}** (level {task.metadata['level']})"
+        lines += textwrap.wrap(text, _WIDTH, subsequent_indent="   ", break_on_hyphens=False)
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     _say(f"{out}: {number} questions")
 
