@@ -14,7 +14,6 @@ tokens are trained on as for any environment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +25,12 @@ from envs.types import Message, StepResult
 class Endpoint:
     """Where the policy answers for one episode, in OpenAI's form; the key is in ``base_url`` too.
 
-    ``posted``: what the program has posted to ``{base_url}/reward`` so far.
+    ``posted``: scores that the program has posted to ``{base_url}/reward`` so far, "outcome" among them.
     """
 
     base_url: str
     api_key: str
-    posted: list[Mapping[str, Any]] = field(default_factory=list)
+    posted: list[dict[str, float]] = field(default_factory=list)
 
 
 class DrivingEnvironment(Environment):

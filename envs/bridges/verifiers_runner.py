@@ -138,7 +138,8 @@ def tasks_of(order: dict[str, Any]) -> dict[str, Any]:
 async def play(order: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     import verifiers.v1 as vf
 
-    from envs.bridges.openai_server import ChatReply, ChatRequest, ChatServer
+    from envs.bridges.openai_exchange import ChatReply, ChatRequest
+    from envs.bridges.openai_server import ChatServer
     from envs.message_forms import message_of
 
     def answer(request: ChatRequest) -> ChatReply:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest
+from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Spent
 from envs.driving import Endpoint
 from envs.types import InfrastructureError, Message, StopReason
 from rl.chat.dialogues import Dialogue, Dialogues, Turn
@@ -242,9 +242,12 @@ class Driven:
                 self._refused = None
             cut = said.finish_reason == "length"
             if cut or said.message.parse_error is None:
-                made = session.usage
-                tokens = (made.prompt - begins.prompt, made.output - begins.output)
-                return ChatReply(replace(said.message, parse_error=None), cut, tokens)
+                now = session.usage
+                spent = Spent(
+                    now.prompt - begins.prompt, now.cached - begins.cached,
+                    now.output - begins.output, now.thinking - begins.thinking,
+                )  # fmt: skip
+                return ChatReply(replace(said.message, parse_error=None), cut, spent)
             self._counts["malformed_call"] += 1
             wrong = Message("tool", f"Error: {said.message.parse_error}")
             session.append_messages([wrong])

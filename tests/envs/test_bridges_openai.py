@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, to_openai
+from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest
 from envs.bridges.openai_request import ChatOptions, read_request
-from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest, ChatServer
+from envs.bridges.openai_server import ChatServer
 from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
