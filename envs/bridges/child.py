@@ -87,13 +87,20 @@ class JsonChild:
         try:
             process.wait(self._close_s)
         except subprocess.TimeoutExpired:
-            for pid in (*_descendants(process.pid), process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+            kill_all(process)
         if process.stdout is not None:
             process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for ``process``, what it started, and what is left of its session. It must have a session of its own."""
+    for pid in (*_descendants(process.pid), process.pid) if process.poll() is None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _descendants(pid: int) -> list[int]:
