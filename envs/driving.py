@@ -14,10 +14,14 @@ tokens are trained on as for any environment.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from envs.bridges.schemas import check_call, encodable, function_schema
 from envs.environment import Environment
+from envs.message_forms import message_of
 from envs.types import Message, StepResult
 
 
@@ -47,7 +51,30 @@ class DrivingEnvironment(Environment):
 
     def step(self, action: Message) -> StepResult:
         """Never called: there are no turns."""
-        raise NotImplementedError(
-            f"{type(self).__name__}: a program drives its episodes; they need a policy at an endpoint (rl-train, "
-            "rl-eval, rl-chat), nothing can act in them turn by turn"
-        )
+        raise NotImplementedError(f"{type(self).__name__}: a program drives its episodes, nobody acts turn by turn")
+
+
+def mistakes(dialogue: Sequence[Message], said: Message) -> Counter[str]:
+    """``unknown_tool`` and ``bad_arguments`` in the calls of ``said``, by the schemas that the program has shown in
+    ``dialogue``. The program answers them, in words of its own. None are counted where it has shown none, or one that
+    is no JSON schema."""
+    from jsonschema.exceptions import SchemaError
+    from referencing.exceptions import Unresolvable
+
+    counts: Counter[str] = Counter()
+    schemas = {schema.get("name"): schema for message in dialogue for schema in message.tools}
+    for call in said.tool_calls if schemas else ():
+        if (schema := schemas.get(call.name)) is None:
+            counts["unknown_tool"] += 1
+            continue
+        try:
+            checkable = function_schema(call.name, None, schema.get("parameters") or {})
+            counts["bad_arguments"] += check_call(checkable, call.arguments) is not None
+        except (SchemaError, Unresolvable, TypeError, AttributeError):
+            continue
+    return +counts
+
+
+def sendable(message: Message) -> Message:
+    """``message`` as every client can read it: halves of surrogate pairs, which JSON can spell, are question marks."""
+    return message_of(encodable(message.to_json()))

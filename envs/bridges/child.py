@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 _SHOWN_LOG_BYTES = 1500
+_LOOK_S = 0.5
 
 
 class JsonChild:
@@ -61,8 +62,10 @@ class JsonChild:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         while (end := self._buffer.find(b"\n")) < 0:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError(f"no line in {seconds:g} s")
+            if not poll.poll(min(_LOOK_S, max(0.0, deadline - time.monotonic())) * 1000):
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"no line in {seconds:g} s")
+                continue  # in between a thread that was given up can end
             part = os.read(descriptor, 1 << 16)
             if not part:
                 return None

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Spent
-from envs.driving import Endpoint
+from envs.driving import Endpoint, mistakes, sendable
 from envs.types import InfrastructureError, Message, StopReason
 from rl.chat.dialogues import Dialogue, Dialogues, Turn
 from rl.rollout.checked_env import CheckedEnv, shortened
@@ -247,7 +247,8 @@ class Driven:
                     now.prompt - begins.prompt, now.cached - begins.cached,
                     now.output - begins.output, now.thinking - begins.thinking,
                 )  # fmt: skip
-                return ChatReply(replace(said.message, parse_error=None), cut, spent)
+                self._counts.update(mistakes(turn.session.messages, said.message))
+                return ChatReply(sendable(replace(said.message, parse_error=None)), cut, spent)
             self._counts["malformed_call"] += 1
             wrong = Message("tool", f"Error: {said.message.parse_error}")
             session.append_messages([wrong])

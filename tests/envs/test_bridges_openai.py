@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, to_openai
+from envs.bridges.openai_chat import from_openai, to_openai
 from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Spent
 from envs.bridges.openai_request import ChatOptions, read_request
 from envs.bridges.openai_responses import chat_body, events, response_of
@@ -79,21 +79,6 @@ def test_results_come_in_any_order(dialogue: tuple[Message, ...], rng: Any) -> N
             block = []
     back = from_openai(shuffled[:-1])
     assert [m.content for m in back] == [m.content for m in dialogue]
-
-
-@given(dialogues(), st.lists(assistants, min_size=1, max_size=2))
-@settings(max_examples=50)
-def test_what_was_added_is_found(dialogue: tuple[Message, ...], more: list[Message]) -> None:
-    assert appended(dialogue, (*dialogue, *more)) == tuple(more)
-    with pytest.raises(HistoryRewrittenError, match="nothing added"):
-        appended(dialogue, dialogue)
-    with pytest.raises(HistoryRewrittenError, match="message 0 was"):
-        appended(dialogue, (Message("user", "another beginning"), *dialogue[1:], *more))
-
-
-def test_reasoning_and_outer_spaces_may_be_dropped() -> None:
-    said = Message("assistant", " yes\n", reasoning="because")
-    assert appended((said,), (Message("assistant", "yes"), Message("user", "why?"))) == (Message("user", "why?"),)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from envs.driving import Endpoint
+from envs.episode import play_episode
 from envs.own_agent import OwnAgentEnvironment, OwnAgentTaskset, find_agent
 from envs.scores import posted_scores
-from envs.types import Episode, InfrastructureError, Message, StopReason
+from envs.types import Episode, InfrastructureError, Message, StopReason, ToolCall
 
 ROWS = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(20)]
 
@@ -136,7 +138,7 @@ def test_an_agent_that_is_not_there(agent: str, why: str) -> None:
 def test_nothing_can_act_in_it_by_turns(rows: Path) -> None:
     taskset = OwnAgentTaskset(path=rows, agent=nobody)
     environment = taskset.environment(taskset.task(0))
-    with pytest.raises(NotImplementedError, match="a program drives its episodes"):
+    with pytest.raises(NotImplementedError, match="a program drives its episodes, nobody acts turn by turn"):
         environment.step(Message("assistant", "5"))
     with pytest.raises(NotImplementedError, match="has no oracle"):
         environment.oracle(())
@@ -243,3 +245,64 @@ def test_the_files_of_a_command_are_inputs(rows: Path, tmp_path: Path) -> None:
     before = taskset.fingerprint()
     (tmp_path / "agent.py").write_text("print(0)")
     assert OwnAgentTaskset(path=rows, command="python3 agent.py --fast", cwd=str(tmp_path)).fingerprint() != before
+
+
+# -- played without a model -----------------------------------------------------------------
+
+
+def adds(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+    with openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0) as client:
+        tools: Any = [{"type": "function", "function": {"name": "add", "parameters": NUMBERS}}]
+        messages: list[Any] = [{"role": "user", "content": row["prompt"]}]
+        while True:
+            said = client.chat.completions.create(model="m", messages=messages, tools=tools).choices[0].message
+            messages.append(said)
+            if not said.tool_calls:
+                return float(said.content == row["answer"])
+            messages += [{"role": "tool", "tool_call_id": call.id, "content": "?"} for call in said.tool_calls]
+
+
+NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_anything_may_answer_an_agent(rows: Path) -> None:
+    taskset = OwnAgentTaskset(path=rows, agent=adds)
+    task = taskset.task(0)
+    script = [
+        Message("assistant", parse_error="it is not closed."),
+        Message("assistant", tool_calls=(ToolCall("add", {"a": 1}), ToolCall("sub"), ToolCall("add", {"b": "\ud83d"}))),
+        Message("assistant", task.metadata["row"]["answer"]),
+    ]
+    heard: list[Message] = []
+    rest = iter(script)
+    episode, paid = play_episode(task, taskset.environment(task), lambda _: next(rest), observe=heard.append)
+    assert paid == {"outcome": 1.0}
+    assert episode.counts == {"malformed_call": 1, "unknown_tool": 1, "bad_arguments": 1}
+    assert [m.role for m in heard] == [
+        "system", "user", "assistant", "tool", "assistant", "tool", "tool", "tool", "assistant",
+    ]  # fmt: skip
+    assert (episode.stop_reason, episode.turns, episode.answer) == (StopReason.ANSWERED, 3, script[2].content)
+    episode, paid = play_episode(task, taskset.environment(task), lambda _: script[1], max_turns=2)
+    assert (episode.stop_reason, paid) == (StopReason.MAX_TURNS, {"outcome": 0.0})
+    with pytest.raises(ZeroDivisionError):
+        play_episode(task, taskset.environment(task), lambda _: 1 // 0)  # type: ignore[arg-type, return-value]
+
+
+def test_an_agent_that_raises_is_paid_nothing_when_it_has_been_answered(rows: Path) -> None:
+    def asks_and_raises(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+        adds(base_url, api_key, row)
+        raise LookupError("lost")
+
+    def raises(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+        raise LookupError("lost")
+
+    for agent in (asks_and_raises, raises):
+        taskset = OwnAgentTaskset(path=rows, agent=agent)
+        task = taskset.task(0)
+        says = lambda _: Message("assistant", "?")  # noqa: E731
+        if agent is raises:
+            with pytest.raises(LookupError):
+                play_episode(task, taskset.environment(task), says)
+        else:
+            episode, paid = play_episode(task, taskset.environment(task), says)
+            assert (paid, episode.counts) == ({"outcome": 0.0}, {"agent_raised": 1})
