@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -135,14 +134,3 @@ def test_what_it_left_can_be_examined(place: Path) -> None:
     assert "no alarm" in done.output
     done = command("rl-compare", "sources=[runs/gateway]", cwd=place)
     assert "| gateway | 13 | 0.538" in done.output
-
-
-def test_it_ends_after_so_many_episodes(tmp_path: Path) -> None:
-    served = Served(tmp_path, "episodes=1", "rollout.max_turns=1")
-    with served.client("one") as client:
-        client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "Hello"}])
-        told: Any = client.post("/close", cast_to=object)
-    assert "no_reward" in told["failure"]
-    assert served.wait() == 0, served.output
-    assert "no episode has a reward" in served.output
-    assert json.loads((served.run.path / "summary.json").read_text())["failures"] == {"no_reward": 1}
