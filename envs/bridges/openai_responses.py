@@ -168,7 +168,7 @@ def _events(response: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for place, part in enumerate(item.get("content", ())):
             here = {**at, "content_index": place}
             kind, text = f"response.{part['type']}", part["text"]
-            more = {"logprobs": []} if part["type"] == "output_text" else {}
+            more: dict[str, Any] = {"logprobs": []} if part["type"] == "output_text" else {}
             yield {"type": "response.content_part.added", **here, "part": {**part, "text": ""}}
             yield {"type": f"{kind}.delta", **here, "delta": text, **more}
             yield {"type": f"{kind}.done", **here, "text": text, **more}

@@ -227,8 +227,8 @@ def _handler(sessions: dict[str, _Session], office: tuple[str, Office] | None) -
         def _host(self) -> str:
             """As the client knows this machine: in a container it has another name."""
             said = self.headers.get("Host") or ""
-            host, port = self.server.server_address[:2]  # type: ignore[misc]
-            return said if _HOST.fullmatch(said) else f"{host!s}:{port}"
+            host, port = self.connection.getsockname()
+            return said if _HOST.fullmatch(said) else f"{host}:{port}"
 
         def _body(self) -> dict[str, Any]:
             length = self.headers.get("Content-Length") or "0"

@@ -39,7 +39,8 @@ def run(cfg: GatewayConfig) -> None:
     from rich.console import Console
 
     from rl.commands.evaluate_settings import like_the_run, one_policy
-    from rl.recipes.serve import EVALUATION, Book, Voice, serve
+    from rl.recipes.chat import Voice
+    from rl.recipes.serve import EVALUATION, Book, serve
     from rl.run.assemble import cluster, open_composer, open_judge
     from rl.run.engine_refusals import check_engine
     from rl.run.preflight import check_judge, configuration, start_renderer

@@ -243,12 +243,12 @@ class Driven:
             cut = said.finish_reason == "length"
             if cut or said.message.parse_error is None:
                 now = session.usage
-                spent = Spent(
+                used = Spent(
                     now.prompt - begins.prompt, now.cached - begins.cached,
                     now.output - begins.output, now.thinking - begins.thinking,
                 )  # fmt: skip
                 self._counts.update(mistakes(turn.session.messages, said.message))
-                return ChatReply(sendable(replace(said.message, parse_error=None)), cut, spent)
+                return ChatReply(sendable(replace(said.message, parse_error=None)), cut, used)
             self._counts["malformed_call"] += 1
             wrong = Message("tool", f"Error: {said.message.parse_error}")
             session.append_messages([wrong])

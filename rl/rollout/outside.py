@@ -10,6 +10,7 @@ threads of requests and works in the event loop that it was made on.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import itertools
 import re
 import threading
@@ -96,7 +97,7 @@ class Outside:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        except RuntimeError:  # the loop is closed
+        except (concurrent.futures.CancelledError, RuntimeError):  # RuntimeError: the loop is closed
             work.close()
             raise ChatRefusal(503, "the gateway is closing", "closing") from None
 
@@ -116,17 +117,22 @@ class Outside:
         if len(self._all) >= (most := self._config.max_concurrency):
             raise ChatRefusal(429, f"{most} episodes are open (rollout.max_concurrency): close one first", "too_many")
         endpoint: asyncio.Future[Endpoint] = self._loop.create_future()
+
+        def opened(where: Endpoint) -> None:
+            self._loop.call_soon_threadsafe(endpoint.set_result, where)
+
         closing = threading.Event()
         task = Task(task_name or name, FAMILY, (Message("user", task_name or name),))
         open_env = partial(
             OutsideEnvironment,
-            opened=lambda where: self._loop.call_soon_threadsafe(endpoint.set_result, where),
+            opened=opened,
             closing=closing,
             longest_s=self._config.episode_s + self._config.step_s / 2,
         )
         episode = _Open(name, asyncio.ensure_future(self._played(task, open_env, name)), closing)
         self._all[name] = episode
-        await asyncio.wait({endpoint, episode.playing}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {endpoint, episode.playing}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not endpoint.done():
             endpoint.cancel()
             why = episode.playing.exception() or episode.playing.result().failure_detail
