@@ -62,7 +62,7 @@ class Outside:
         self._play, self._config, self._ended = play, config, ended
         self._serial = itertools.count()
         self._all: dict[str, _Open] = {}  # by name
-        self._named: dict[str, asyncio.Task[str]] = {}  # names that programs gave → key, also of episodes that are over
+        self._keys: dict[str, asyncio.Task[str]] = {}  # by name, also of episodes that are over
         self._over = False
         self.failed: BaseException | None = None
         self.closed = self.scored = 0
@@ -76,8 +76,7 @@ class Outside:
             raise ChatRefusal(400, f"{unknown[0]}: an episode is opened with task alone, or with nothing")
         if (task := order.get("task")) is not None and not (isinstance(task, str) and _NAME.fullmatch(task)):
             raise ChatRefusal(400, f"task={task!r:.80}: {_WANTED}")
-        episode = self._call(self._open(f"outside-{next(self._serial)}", task))
-        return episode.name, episode.key
+        return self._call(self._open_new(task))
 
     def named(self, name: str) -> str:
         """The key of the episode ``name``, whose task has that name too."""
@@ -140,21 +139,29 @@ class Outside:
         episode.key = endpoint.result().api_key
         return episode
 
+    async def _open_new(self, task_name: str | None) -> tuple[str, str]:
+        name = next(name for n in self._serial if (name := f"outside-{n}") not in self._keys)
+        return name, await self._key(name, task_name)
+
     async def _open_once(self, name: str) -> str:
-        if (opening := self._named.get(name)) is None:
-
-            async def key() -> str:
-                return (await self._open(name, name)).key
-
-            opening = self._named[name] = asyncio.ensure_future(key())
-        try:
-            key_of = await asyncio.shield(opening)
-        except ChatRefusal:
-            self._named.pop(name, None)  # it may be tried again
-            raise
+        key = await self._key(name, name)
         if name not in self._all:
             raise ChatRefusal(403, f"the episode {name} is over; another one needs another name", "episode_over")
-        return key_of
+        return key
+
+    async def _key(self, name: str, task_name: str | None) -> str:
+        """The key of the episode ``name``, which is opened by whoever asks first."""
+        if (opening := self._keys.get(name)) is None:
+
+            async def key() -> str:
+                return (await self._open(name, task_name)).key
+
+            opening = self._keys[name] = asyncio.ensure_future(key())
+        try:
+            return await asyncio.shield(opening)
+        except ChatRefusal:
+            self._keys.pop(name, None)  # it may be tried again
+            raise
 
     async def _close(self, key: str) -> Mapping[str, Any]:
         episode = next((one for one in self._all.values() if one.key == key), None)

@@ -128,6 +128,20 @@ def test_a_name_in_the_base_url_is_an_episode() -> None:
     assert (t.id, t.task_id, t.reward_parts["score/outcome"]) == ("task-7", "task-7", 1.0)
 
 
+def test_a_posted_episode_has_a_name_too_and_none_is_given_twice() -> None:
+    def agent(place: Place) -> None:
+        for find in (lambda: f"{place.address}/episodes/outside-0/v1", lambda: place.open()["base_url"]):
+            with place.client(find()) as client:
+                client.chat.completions.create(model="m", messages=ASK)
+        place.post(f"{place.address}/episodes/outside-1/v1/close", {"reward": 1})
+        place.post(f"{place.address}/episodes/outside-0/v1/close", {"reward": 0})
+
+    ended = served(agent, Script([answer("5")] * 2))
+    assert {t.id: (t.turns, t.reward_parts["score/outcome"]) for t in ended} == {
+        "outside-1": (1, 1.0), "outside-0": (1, 0.0),
+    }  # fmt: skip
+
+
 def test_the_responses_api_says_the_same() -> None:
     """A loop of calls over items, whole and in events, is one segment; usage is the policy's."""
     script = Script([call("add", a=3, b=2), answer("5"), answer("Yes.")])
