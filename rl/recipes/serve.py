@@ -1,6 +1,6 @@
 """A policy behind an OpenAI-compatible endpoint, for agents outside: their episodes are recorded and evaluated.
 
-An engine in this process, without Ray; an episode is a rollout like those of training (``rl.rollout.outside``). The
+An engine in this process, without Ray; an episode is a rollout like those of training (``rl.rollout.office``). The
 folder is that of an evaluation: ``trajectories/eval_after.jsonl``, a line when an episode ends, ``summary.json``.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from rl.recipes.chat import Voice
 from rl.rollout.gateway import Gateway
-from rl.rollout.outside import Outside
+from rl.rollout.office import Outside
 from rl.rollout.rollout import rollout
 from rl.run import ending
 from rl.run.errors import RunStopped
 from rl.tracking.episodes import event_counts
-from rl.tracking.evaluation import eval_summary, evaluation_metrics
+from rl.tracking.evaluation import evaluation_metrics
 from rl.tracking.usage import UsageBook, tally
 from rl.types import OUTCOME, Trajectory
 
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
     from rewards.compose import RewardComposer
     from rl.tracking.rundir import RunDir
 
+Evaluate = Callable[[Sequence[Trajectory], int], dict[str, Any]]
 EVALUATION = "eval_after"  # where reports, rl-view and rl-compare look
 _SIGNAL_S = 0.2  # how long a signal may go unseen
 _SUMMARY_S = 10.0  # the summary on disk is that old at most, while episodes end
 
 
 class Book:
-    """The episodes that are over, on disk as they end."""
+    """The episodes that are over, on disk as they end. ``evaluate``: the evaluation of those that have an outcome, and
+    of how many samples a task has at most."""
 
-    def __init__(self, rundir: RunDir, cfg: GatewayConfig, policy: str, reward: str) -> None:
-        self._rundir, self._cfg = rundir, cfg
+    def __init__(self, rundir: RunDir, cfg: GatewayConfig, policy: str, reward: str, evaluate: Evaluate) -> None:
+        self._rundir, self._cfg, self._evaluate = rundir, cfg, evaluate
         self._head = {"reward": reward, "policy": policy}
         self._all: list[Trajectory] = []
         self._began, self._written = time.monotonic(), -_SUMMARY_S
@@ -54,8 +56,6 @@ class Book:
 
     def summary(self) -> dict[str, Any]:
         """summary.json of the episodes so far; without ``eval_after`` while none has a reward."""
-        from configs.schema import EvalConfig
-
         counts, failures = event_counts(self._all)
         usage = UsageBook()
         usage.put("evaluation", "evaluation", tally(self._all))
@@ -70,7 +70,7 @@ class Book:
         scored = [t.task_id for t in self._all if OUTCOME in t.reward_parts]
         if scored:
             most = max(map(scored.count, set(scored)))
-            summary[EVALUATION] = eval_summary(self._all, EvalConfig(k=most, confidence=self._cfg.confidence))
+            summary[EVALUATION] = self._evaluate(self._all, most)
         return summary
 
     def finish(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_composing_the_configuration_loads_nothing_heavy() -> None:
 import sys
 import rl.commands.train, rl.commands.evaluate, rl.commands.cold_start, rl.commands.pretrain, rl.commands.adapt
 import rl.commands.chat, rl.commands.doctor, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
-import rl.commands.view, rl.commands.gateway
+import rl.commands.view, rl.commands.serve
 from configs.schema import register
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf

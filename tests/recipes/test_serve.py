@@ -38,7 +38,7 @@ class Served:
     def __init__(self, cwd: Path, *words: str) -> None:
         self.log = (cwd / "log").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rl.commands.gateway", f"path={BASE}", "port=0", "rollout.kv_cache_gib=0.1", *words],
+            [sys.executable, "-m", "rl.commands.serve", f"path={BASE}", "port=0", "rollout.kv_cache_gib=0.1", *words],
             cwd=cwd, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=os.environ | {"OMP_NUM_THREADS": "1", "SPECIALE_GATEWAY_KEY": KEY, "COLUMNS": "160"},
         )  # fmt: skip

@@ -13,13 +13,14 @@ import openai
 import pytest
 from rollout_doubles import Script, answer, renderer
 
-from configs.schema import GatewayConfig
+from configs.schema import EvalConfig, GatewayConfig
 from envs.types import Message
 from rewards.compose import default_composer
 from rl.chat.session import Session
 from rl.recipes.serve import Book, serve
 from rl.rollout.engine_api import Generation
 from rl.run.errors import RunStopped
+from rl.tracking.evaluation import eval_summary
 from rl.tracking.rundir import RunDir
 
 KEY = "sixteen-letters-and-more"
@@ -52,7 +53,7 @@ def rundir(tmp_path: Path) -> RunDir:
 def serving(rundir: RunDir, generate: Any, rewards: Sequence[float | None], **settings: Any) -> dict[str, Any]:
     """Serve until an agent has closed an episode for each of ``rewards``; the summary."""
     cfg = GatewayConfig(port=0, episodes=len(rewards), **settings)
-    book = Book(rundir, cfg, "the policy", "the reward")
+    book = Book(rundir, cfg, "the policy", "the reward", lambda found, k: eval_summary(found, EvalConfig(k=k)))
     voice: Any = ScriptedVoice(generate)
     agents: list[threading.Thread] = []
 

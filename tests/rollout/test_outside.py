@@ -23,7 +23,7 @@ from rl.chat.session import Session
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import Generation
 from rl.rollout.gateway import Gateway
-from rl.rollout.outside import Outside
+from rl.rollout.office import Outside
 from rl.rollout.rollout import rollout
 from rl.types import Trajectory
 

@@ -38,12 +38,14 @@ def run(cfg: GatewayConfig) -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
+    from configs.schema import EvalConfig
     from rl.commands.evaluate_settings import like_the_run, one_policy
     from rl.recipes.chat import Voice
     from rl.recipes.serve import EVALUATION, Book, serve
     from rl.run.assemble import cluster, open_composer, open_judge
     from rl.run.engine_refusals import check_engine
     from rl.run.preflight import check_judge, configuration, start_renderer
+    from rl.tracking.evaluation import eval_summary
     from rl.tracking.rundir import RunDir
     from rl.tracking.summary import summary_table
 
@@ -75,7 +77,8 @@ def run(cfg: GatewayConfig) -> None:
             voice = opened.enter_context(Voice(directory, renderer, cfg.rollout))
         rundir = RunDir.new(cfg.runs_dir, cfg.name)
         rundir.write_config(OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
-        book = Book(rundir, cfg, str(directory), composer.describe())
+        evaluate = lambda found, k: eval_summary(found, EvalConfig(k=k, confidence=cfg.confidence))  # noqa: E731
+        book = Book(rundir, cfg, str(directory), composer.describe(), evaluate)
         try:
             serve(voice, composer, cfg, key, book, announce)
         finally:
