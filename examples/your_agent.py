@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable
 from typing import Any
 
 from openai import OpenAI
@@ -50,8 +49,7 @@ def make_rows(seed: int) -> list[dict[str, Any]]:
     return [{"prompt": f"{DEEDS[tool]} order {n}.", "tool": tool, "order_id": n} for tool, n in chosen]
 
 
-def main(agent: Callable[..., Any] = agent) -> None:
-    """Train the policy that ``agent`` asks."""
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
