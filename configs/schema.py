@@ -511,6 +511,29 @@ class ChatConfig(Bounded):
 
 
 @dataclass
+class GatewayConfig(Bounded):
+    """`rl-gateway`: a policy behind an OpenAI-compatible endpoint, for agents that run outside (docs/your_agent.md)."""
+
+    run: str | None = None  # this run's last policy, with the settings stored in the run
+    path: str | None = None  # or a policy directory in Hugging Face format
+    host: str = "127.0.0.1"  # the interface it listens on; another one lets other machines and containers in
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8422  # 0: a free one, which is printed
+    # environment variable with the key that opens episodes, at least 16 characters; not set: one is drawn and printed
+    key_env: Annotated[str, Matches(r"[A-Za-z_]\w*", "the name of an environment variable")] = "SPECIALE_GATEWAY_KEY"
+    episodes: PositiveInt | None = None  # end when so many are over; null: at Ctrl-C or SIGTERM
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95  # of the intervals of the evaluation
+    save_tokens: bool = True  # keep token ids and log-probs in trajectories/eval_after.jsonl
+    name: FolderName = "gateway"  # the folder under runs_dir; numbered when taken
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: dict[str, Any] = field(default_factory=dict)  # name → `_target_` of a reward part
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    runs_dir: str = "runs"  # where `run` is looked up, and the folder is made
+
+
+@dataclass
 class CompareConfig(Bounded):
     """`rl-compare`: accuracy, tokens and money of runs, evaluations and recorded answers side by side."""
 
@@ -685,6 +708,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "coldstart": ColdStartRunConfig,
     "evaluate": EvaluateConfig,
     "chat": ChatConfig,
+    "gateway": GatewayConfig,
     "view": ViewConfig,
     "adapt": AdaptConfig,
     "compare": CompareConfig,

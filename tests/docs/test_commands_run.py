@@ -27,6 +27,7 @@ BEGINS = {
     "rl-train": "rl.recipes.main_job.main_job",
     "rl-eval": "rl.commands.evaluate.evaluate_policy",
     "rl-chat": "rl.recipes.chat.Voice",
+    "rl-gateway": "rl.recipes.chat.Voice.__enter__",
     "rl-view": "rl.view.server.serve",
     "rl-pretrain": "rl.recipes.pretrain.pretrain",
     "rl-coldstart": "rl.recipes.cold_start.coldstart",

@@ -39,6 +39,7 @@ RULES = (
     Rule(r"^make train$|^rl-train$", END, JOBS),
     Rule(r"^make (?!train)|^source |^\S*pip |^python -m venv", OUT,
          "makes or checks the environment that the tests run in; CI does it"),
+    Rule(r"^(export OPENAI|curl )", OUT, "talks to the gateway above it; tests/recipes/test_serve.py does"),
     Rule(r"pytest( -m slow| tests/)", OUT, "the tests themselves"),
     Rule(r"python -m benchmarks\.", OUT, "minutes to hours; docs/results.md has what they gave"),
     Rule(r"^\S*python examples/own_model", END, "tests/examples/test_own_model.py"),
@@ -64,7 +65,7 @@ RULES = (
     Rule(r"^rl-train --|^envs-(check|play|init|build)|^cat |^python -m configs\.reference", END, HERE),
     Rule(r"^rl-train plan=true$|plan=true .*policy=hf", END, HERE),
     Rule(r"^(sbatch|kubectl|docker) ", OUT, "needs Slurm, Kubernetes or Docker; tests/docs/test_cluster_files.py"),
-    Rule(r"^make train ARGS|^rl-(train|eval|chat|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
+    Rule(r"^make train ARGS|^rl-(train|eval|chat|gateway|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
 )  # fmt: skip
 
 
