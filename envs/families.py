@@ -41,6 +41,7 @@ FAMILIES: dict[str, str] = {
     "releases": "envs.code.releases.ReleasesTaskset",
     "notebook": "envs.interpreter.notebook.NotebookTaskset",
     "general": "envs.agent.general.taskset.GeneralTaskset",
+    "worlds": "envs.agent.grammar.taskset.WorldsTaskset",
     "reasoning": "envs.reasoning.taskset.ReasoningTaskset",
     "humaneval": "envs.code.humaneval.HumanEvalTaskset",
     # made of others, or of files
