@@ -19,7 +19,7 @@ from typing import Any
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.agent.grammar.brief import Brief, constraints_of
 from envs.agent.grammar.conditions import Condition, quoted
-from envs.agent.grammar.naming import Naming
+from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.price_rules import PriceRule, total_sql
 from envs.agent.grammar.structure import Structure
 from envs.environment import ToolError
@@ -169,7 +169,7 @@ class Court:
         chosen, total = (submitted[name] for name in answer_fields(self.structure, self.brief.goal))
         if not isinstance(total, int) or isinstance(total, bool):
             return None
-        naming = Naming(self.structure)
+        naming = naming_of(self.structure)
         try:
             if self.brief.goal == "pick":
                 return _whole(naming.read_value("item", chosen)), total
@@ -189,6 +189,6 @@ def _whole(value: Any) -> int:
 
 def answer_fields(structure: Structure, goal: str) -> tuple[str, str]:
     """The keys of an answer that names items and a total."""
-    naming = Naming(structure)
+    naming = naming_of(structure)
     name = naming.argument("item")
     return (name, "total") if goal == "pick" else (f"{name}s", "total")

@@ -11,7 +11,7 @@ from typing import Any
 
 from envs.agent.general.world import Row
 from envs.agent.grammar.conditions import Pick
-from envs.agent.grammar.naming import Naming
+from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.operations import Operation
 from envs.agent.grammar.price_rules import total_of
 from envs.agent.grammar.structure import Structure
@@ -22,7 +22,7 @@ Call = Callable[[str, dict[str, Any]], Any]  # (name of the tool, arguments) -> 
 class Facts:
     def __init__(self, structure: Structure, offered: Mapping[str, Operation], call: Call, today: str) -> None:
         self.structure, self.offered, self.today, self._call = structure, offered, today, call
-        self.naming = Naming(structure)
+        self.naming = naming_of(structure)
         self._known: dict[Any, Any] = {}
 
     def ask(self, key: str, **roles: Any) -> Any:

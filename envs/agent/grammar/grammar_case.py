@@ -19,10 +19,11 @@ from envs.agent.grammar.brief import Brief, draft
 from envs.agent.grammar.conditions import quoted
 from envs.agent.grammar.court import Court
 from envs.agent.grammar.facts import Facts
-from envs.agent.grammar.naming import Naming
-from envs.agent.grammar.operations import Desk, Operation, operations
+from envs.agent.grammar.naming import naming_of
+from envs.agent.grammar.operations import Operation, operations
 from envs.agent.grammar.solver import Unsolved, solve
 from envs.agent.grammar.structure import Structure, structure_of
+from envs.agent.grammar.tool_bodies import Desk
 from envs.agent.grammar.wording import law
 from envs.environment import ToolError
 
@@ -46,7 +47,7 @@ class GrammarWorld(World):
     def __init__(self, case: GrammarCase) -> None:
         self._case = case
         self._database = Database(case.start)
-        self._desk = Desk(self._database, Naming(case.structure), case.refuse, law(case.structure))
+        self._desk = Desk(self._database, naming_of(case.structure), case.refuse, law(case.structure))
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         if name == SUBMIT:
@@ -76,7 +77,7 @@ class GrammarCase(Case):
         )
         self.offered = offered_by(number)
         self.by_name = {operation.name: operation for operation in self.offered.values()}
-        self.tools = {name: operation.tool() for name, operation in self.by_name.items()}
+        self.tools = {name: operation.tool for name, operation in self.by_name.items()}
         self.changing = frozenset({o.name for o in self.by_name.values() if o.changes} | {SUBMIT})
         self.answer_wanted = self.brief.goal in ("pick", "plan", "tally")
         if self.answer_wanted:

@@ -5,53 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envs.agent.general.world import Row
-from envs.agent.grammar.conditions import (
-    GROUP,
-    ITEM,
-    WEEKDAY_SQL,
-    WEEKDAYS,
-    Condition,
-    Pick,
-    days_apart,
-    shifted,
-    weekday,
-)
+from envs.agent.grammar.column_rule import ColumnRule
+from envs.agent.grammar.conditions import ITEM, WEEKDAY_SQL, WEEKDAYS, Pick, days_apart, shifted, weekday
 from envs.agent.grammar.domains import Domain
 
 if TYPE_CHECKING:
     from envs.agent.grammar.facts import Facts
     from envs.agent.grammar.plot import Plot
-
-
-class ColumnRule(Condition):
-    """A rule about a column; ``form`` says in which table it stands."""
-
-    forms: tuple[str, ...] = (ITEM, GROUP)
-    column: str
-
-    def __init__(self, form: str, number: int = 0) -> None:
-        self.form, self.number = form, number
-        self.needs = (f"{form}.{self.column}", *self.needs)
-
-    @property
-    def x(self) -> str:
-        return "i" if self.form == ITEM else "g"
-
-    def row(self, pick: Pick) -> Row:
-        return pick.item if self.form == ITEM else pick.group
-
-    def things(self, domain: Domain) -> dict[str, str]:
-        """What the column stands with, as words of a sentence."""
-        return things(self.form, domain)
-
-    def fit(self, plot: Plot, item: Row) -> None:
-        self.put(plot, item if self.form == ITEM else plot.group_of(item), True)
-
-    def spoil(self, plot: Plot, item: Row) -> None:
-        self.put(plot, item if self.form == ITEM else plot.own_group(item), False)
-
-    def put(self, plot: Plot, row: Row, passes: bool) -> None:
-        raise NotImplementedError
 
 
 class Tier(ColumnRule):
@@ -260,8 +220,8 @@ class Companion(ColumnRule):
 
     def sql(self) -> str:
         return (
-            f"({self.x}.with_another = 'no' OR EXISTS (SELECT 1 FROM record p WHERE p.client = c.id AND p.day = {{day}} "
-            "AND p.status = 'active' AND p.id <> {own}))"
+            f"({self.x}.with_another = 'no' OR EXISTS (SELECT 1 FROM record p WHERE p.client = c.id "
+            "AND p.day = {day} AND p.status = 'active' AND p.id <> {own}))"
         )
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
@@ -305,16 +265,6 @@ class Least(ColumnRule):
 
     def put(self, plot: Plot, row: Row, passes: bool) -> None:
         row["minimum"] = plot.rng.randint(1, plot.quantity) if passes else plot.quantity + plot.rng.randint(1, 5)
-
-
-def things(form: str, domain: Domain) -> dict[str, str]:
-    """``thing``, ``a_thing``, ``A_thing``: the item or its group."""
-    role = "item" if form == ITEM else "group"
-    return {
-        "thing": domain.say(f"{{{role}}}"),
-        "a_thing": domain.say(f"{{a_{role}}}"),
-        "A_thing": domain.say(f"{{A_{role}}}"),
-    }
 
 
 COLUMN_RULES: tuple[type[ColumnRule], ...] = (

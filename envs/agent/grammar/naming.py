@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from envs.agent.general.world import Row
@@ -27,6 +27,12 @@ def in_words(day: str) -> str:
     """``14 May 2026``."""
     found = date.fromisoformat(day)
     return f"{found.day} {MONTHS[found.month - 1]} {found.year}"
+
+
+@lru_cache(maxsize=1024)
+def naming_of(structure: Structure) -> Naming:
+    """The names of an environment; the same object for the same structure."""
+    return Naming(structure)
 
 
 class Naming:

@@ -159,9 +159,9 @@ class Bundle(PriceRule):
 
     def percent(self, facts: Facts, pick: Pick) -> int:
         for record in facts.records_of_client(pick.client["id"]):
-            if record["status"] == "active" and record["id"] != pick.own:
-                if facts.item(record["item"])["grp"] == pick.item["grp"]:
-                    return -self.rate
+            other = record["status"] == "active" and record["id"] != pick.own
+            if other and facts.item(record["item"])["grp"] == pick.item["grp"]:
+                return -self.rate
         return 0
 
     def fit(self, plot: Plot, item: Row) -> None:

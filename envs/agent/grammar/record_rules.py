@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envs.agent.general.world import Row
+from envs.agent.grammar.column_rule import things
 from envs.agent.grammar.conditions import GROUP, ITEM, Condition, Pick, days_apart, shifted
 from envs.agent.grammar.domains import Domain
-from envs.agent.grammar.house_rules import things
 
 if TYPE_CHECKING:
     from envs.agent.grammar.facts import Facts
@@ -170,9 +170,11 @@ class Quota(RecordRule):
 
     def text(self, domain: Domain) -> str:
         return domain.say(
-            "{A_client} may have at most {n} active {many} for {what} at a time, whatever the days.", what=self.what(domain),
-            n=self.number, many=domain.record.many,
-        )  # fmt: skip
+            "{A_client} may have at most {n} active {many} for {what} at a time, whatever the days.",
+            what=self.what(domain),
+            n=self.number,
+            many=domain.record.many,
+        )
 
     def sql(self) -> str:
         return f"(SELECT COUNT(*) {_OTHERS} {_SAME[self.form]} AND p.status = 'active') < {self.number}"
@@ -234,9 +236,9 @@ class Rivals(RecordRule):
     def holds(self, facts: Facts, pick: Pick) -> bool:
         pairs = facts.rivals()
         for record in facts.records_of_client(pick.client["id"]):
-            if record["status"] == "active" and record["id"] != pick.own:
-                if frozenset((facts.item(record["item"])["kind"], pick.item["kind"])) in pairs:
-                    return False
+            other = record["status"] == "active" and record["id"] != pick.own
+            if other and frozenset((facts.item(record["item"])["kind"], pick.item["kind"])) in pairs:
+                return False
         return True
 
     def spoil(self, plot: Plot, item: Row) -> None:

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from envs.agent.grammar.grammar_case import offered_by
-from envs.agent.grammar.naming import Naming
+from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.structure import SPARE_COLUMNS, SPARE_TABLES, Structure, structure_of
 
 _POINTS = {"item": "item", "client": "client", "grp": "grp", "region": "region"}
@@ -55,7 +55,7 @@ def signature_of(number: int) -> Signature:
         [o.key, [[role, o.schema_of(role)["type"]] for role in sorted(o.roles)], _shown(structure, o.key)]
         for o in offered_by(number).values()
     ]
-    naming = Naming(structure)
+    naming = naming_of(structure)
     named = [
         sorted([table, name] for (table, _), name in naming.columns.items()),
         sorted(o.name for o in offered_by(number).values()),

@@ -34,6 +34,7 @@ MAX_LEVEL = 4
 ROUNDS = 3  # of raising the difficulty of one plot
 PLOTS = 6  # tried in one environment
 _ENVIRONMENTS = 40  # tried for one task
+_DRAWS = 20_000
 
 
 class WorldsEnvironment(GeneralEnvironment):
@@ -76,14 +77,13 @@ class WorldsTaskset(Taskset):
             raise ValueError(f"environments is {environments}, must be at least 10: both splits need some")
         self.categories, self.levels, self.goals = tuple(categories), tuple(levels), tuple(goals)
         self.environments, self.heldout_by = environments, heldout_by
-        self._mine: list[int] | None = None
 
     def task(self, index: int) -> Task:
         rng = self.rng(index)
-        level, mine = rng.choice(self.levels), self.numbers()
+        level = rng.choice(self.levels)
         rejects: dict[str, int] = {}
         for _ in range(_ENVIRONMENTS):
-            number = rng.choice(mine)
+            number = self._number(rng)
             goal = rng.choice([g for g in structure_of(number).goals if not self.goals or g in self.goals])
             for metadata, problem in attempts(number, goal, level, rng):
                 if problem is None:
@@ -91,27 +91,23 @@ class WorldsTaskset(Taskset):
                 rejects[problem[0]] = rejects.get(problem[0], 0) + 1
         raise RuntimeError(f"{self.task_id(index)}: no task in {_ENVIRONMENTS} environments ({rejects}); use others")
 
-    def numbers(self) -> list[int]:
-        """The environments of this split, each normal form once."""
-        if self._mine is None:
-            forms: dict[str, int] = {}
-            for number in range(self.environments):
-                structure = structure_of(number)
-                if self.categories and structure.domain.name not in self.categories:
-                    continue
-                if self.goals and not set(self.goals) & set(structure.goals):
-                    continue
-                form = signature_of(number).form
-                unit = form if self.heldout_by == "environment" else f"category {structure.domain.name}"
-                if split_of(unit) == self.split:
-                    forms.setdefault(form, number)
-            if not forms:
-                raise ValueError(
-                    f"split={self.split}: none of {self.environments} environments is left; raise environments, or name "
-                    "other categories"
-                )
-            self._mine = list(forms.values())
-        return self._mine
+    def _number(self, rng: random.Random) -> int:
+        """A random environment of this taskset's split, categories and goals."""
+        for _ in range(_DRAWS):
+            number = rng.randrange(self.environments)
+            structure = structure_of(number)
+            if self.categories and structure.domain.name not in self.categories:
+                continue
+            if self.goals and not set(self.goals) & set(structure.goals):
+                continue
+            by_form = self.heldout_by == "environment"
+            unit = signature_of(number).form if by_form else f"category {structure.domain.name}"
+            if split_of(unit) == self.split:
+                return number
+        raise RuntimeError(
+            f"split={self.split}: none of {_DRAWS} draws from {self.environments} environments fits; raise "
+            "environments, or name other categories"
+        )
 
     def verify(self, task: Task) -> str | None:
         """The oracle plays it through the environment; and once more all that ``find_problem`` looks at."""
@@ -123,9 +119,6 @@ class WorldsTaskset(Taskset):
         while environment.oracle([Message("assistant")] * turns).tool_calls:
             turns += 1
         return "too_long" if turns >= MAX_ORACLE_TURNS else reason
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_mine": None}  # found again where it is unpickled
 
     def _task(self, index: int, metadata: dict[str, Any], rng: random.Random) -> Task:
         case = GrammarCase(metadata)

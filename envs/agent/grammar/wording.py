@@ -7,7 +7,7 @@ import random
 from envs.agent.grammar.brief import Brief
 from envs.agent.grammar.court import answer_fields
 from envs.agent.grammar.domains import capital, listed
-from envs.agent.grammar.naming import Naming, in_words
+from envs.agent.grammar.naming import in_words, naming_of
 from envs.agent.grammar.structure import Structure
 
 _HELLO = ("", "", "", "Hello. ", "Good morning. ", "Hi there. ", "A quick request. ", "Can you take care of this? ",
@@ -84,7 +84,7 @@ _LEAVE = ("All others stay as they are.", "Do not touch the others.", "Leave the
 
 def request(structure: Structure, brief: Brief, rng: random.Random) -> str:
     """What the person asks for."""
-    domain, naming = structure.domain, Naming(structure)
+    domain, naming = structure.domain, naming_of(structure)
     own = naming.show_value("record", brief.own_id)
     words = {"name": brief.client, "date": in_words(brief.day), "n": brief.quantity, "k": brief.count, "own": own}
     clauses = [wish.phrase(domain, rng.randrange(6)) for wish in brief.wishes]
