@@ -188,7 +188,7 @@ class Sequence(ColumnRule):
 
     def text(self, domain: Domain) -> str:
         return domain.say(
-            "Where {a_thing} names an earlier {kind}, the {client} must already have a {record} with status done of "
+            "Where {a_thing} names an earlier {kind}, the {client} must already have {a_record} with status done of "
             "{an_item} of that {kind}.", **self.things(domain),
         )  # fmt: skip
 
@@ -214,8 +214,8 @@ class Companion(ColumnRule):
 
     def text(self, domain: Domain) -> str:
         return domain.say(
-            "{A_thing} that is marked so may only be {booked} together with something else: the {client} must have "
-            "another active {record} on the same day.", **self.things(domain),
+            "{A_thing} that is given only with another may only be {booked} if the {client} has another active "
+            "{record} on the same day.", **self.things(domain),
         )  # fmt: skip
 
     def sql(self) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.agent.general.world import Row
 from envs.agent.grammar.conditions import Condition, Pick, quoted
-from envs.agent.grammar.domains import Attribute, Domain
+from envs.agent.grammar.domains import Attribute, Domain, with_article
 
 if TYPE_CHECKING:
     from envs.agent.grammar.facts import Facts
@@ -77,7 +77,7 @@ class NumberWish(Wish):
     """``value``: [number of the attribute, "least" or "most", limit]."""
 
     kind, needs = "number", ()
-    said = ("its {name} is at {side} {n}", "the {name} comes to {n} or {way}", "it has a {name} of {n} or {way}")
+    said = ("its {name} is at {side} {n}", "the {name} comes to {n} or {way}", "it has {a_name} of {n} or {way}")
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
@@ -96,7 +96,13 @@ class NumberWish(Wish):
     def words(self, domain: Domain) -> dict[str, object]:
         attribute: Attribute = domain.attributes[self.value[0]]
         side, way = ("least", "more") if self.least else ("most", "less")
-        return {"name": attribute.name, "side": side, "way": way, "n": measured(attribute, self.limit)}
+        return {
+            "name": attribute.name,
+            "a_name": with_article(attribute.name),
+            "side": side,
+            "way": way,
+            "n": measured(attribute, self.limit),
+        }
 
     def sql(self) -> str:
         return f"i.{self.column} {'>=' if self.least else '<='} {self.limit}"
