@@ -55,7 +55,7 @@ FAMILIES: dict[str, str] = {
 }
 
 # DeepSeek-V3.2's four families, and the name of the hard tier of each
-HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "general"}
+HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "worlds"}
 
 ENTRY_POINTS = "speciale_rl.envs"
 

@@ -197,13 +197,13 @@ class _Maker:
                 "item",
             )
         for table, words, thing, key, text in (
-            ("closure", "closing dates", self.place("closure"), "place", "The closing days of a {place}."),
+            ("closure", "closing dates", self.place("closure"), "place", "The closing days of {a_place}."),
             ("ban", "bars", "client", "client", "What {a_client} is barred from."),
             ("holding", f"{d.paper} list", "client", "client", "Every {paper} of {a_client}."),
         ):
             if modes.get(table) == "of":
                 self.add(f"{table}.of", self.all, (words, "of", {"item": item, "grp": group, "client": client}[thing]),
-                         text.replace("{place}", d.say("{item}" if thing == "item" else "{group}")), thing,
+                         text.replace("{a_place}", d.say("{an_item}" if thing == "item" else "{a_group}")), thing,
                          lambda desk, a, t=table, c=key, r=thing: bodies.facts_of(desk, t, c, a[r], r), "")  # fmt: skip
         if modes.get("closure") == "check":
             self.add("closure.check", "is_closed", (group if self.place("closure") == "grp" else item,),
