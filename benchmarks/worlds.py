@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from envs.agent.grammar.conditions import Constraint
 from envs.agent.grammar.court import answer_fields
 from envs.agent.grammar.grammar_case import GrammarCase, offered_by
 from envs.agent.grammar.signature import Signature, signature_of
@@ -41,8 +42,8 @@ SHINGLE, ALIKE = 5, 0.8
 
 
 def certify(number: int) -> tuple[int, Counter[str], str | None, float]:
-    """(environment, what became of its tries, the goal that gave a task or None, seconds)."""
-    began, rng = time.perf_counter(), random.Random(f"certify {number}")
+    """(environment, what became of its tries, the goal that gave a task or None, CPU seconds)."""
+    began, rng = time.process_time(), random.Random(f"certify {number}")
     goal, tries = rng.choice(structure_of(number).goals), Counter[str]()
     for metadata, problem in attempts(number, goal, 1 + number % 4, rng):
         if problem is not None:
@@ -50,10 +51,10 @@ def certify(number: int) -> tuple[int, Counter[str], str | None, float]:
             continue
         if unreachable(GrammarCase(metadata)) is not None:
             tries["tool_unreachable"] += 1
-            return number, tries, None, time.perf_counter() - began
+            return number, tries, None, time.process_time() - began
         tries["kept"] += 1
-        return number, tries, goal, time.perf_counter() - began
-    return number, tries, None, time.perf_counter() - began
+        return number, tries, goal, time.process_time() - began
+    return number, tries, None, time.process_time() - began
 
 
 def counts(numbers: int, workers: int) -> dict[str, Any]:
@@ -70,16 +71,18 @@ def counts(numbers: int, workers: int) -> dict[str, Any]:
         "domains": len({structure_of(number).domain.name for number in kept}),
         "goals": dict(Counter(goal for _, _, goal, _ in done if goal is not None)),
         "tries": dict(tries.most_common()),
-        "tasks a second and process": round(len(kept) / sum(seconds for _, _, _, seconds in done), 1),
+        "environments a CPU second": round(len(kept) / sum(seconds for _, _, _, seconds in done), 1),
         "distinct": {part: len({getattr(signature, part) for signature in signatures}) for part in parts},
         "all three parts differ": apart(signatures),
-        "rule kinds": len(
-            {(rule.kind, rule.form) for n in kept for rule in (*structure_of(n).rules, *structure_of(n).prices)}
-        ),
+        "rule kinds and forms": len({(part.kind, part.form) for number in kept for part in _parts(number)}),
         "tools": _spread([len(offered_by(number)) for number in kept]),
         "tables": _spread([len(structure_of(number).schema) for number in kept]),
         "rules": _spread([len(structure_of(n).rules) + len(structure_of(n).prices) for n in kept]),
     }
+
+
+def _parts(number: int) -> tuple[Constraint, ...]:
+    return (*structure_of(number).rules, *structure_of(number).prices)
 
 
 def apart(signatures: Iterable[Signature]) -> int:
@@ -214,7 +217,8 @@ def _pieces(text: str) -> frozenset[int]:
 
 def samples(tasks: Sequence[Task], count: int) -> str:
     """Tasks of different goals and domains, as they are read."""
-    chosen, seen = [], Counter[str]()
+    chosen: list[Task] = []
+    seen = Counter[str]()
     for task in tasks:
         about = task.metadata["goal"]
         if seen[about] < -(-count // 6) and task.metadata["category"] not in seen and len(chosen) < count:
@@ -246,14 +250,14 @@ def report(environments: int, tasks: int, texts: int, shown: int, workers: int) 
     if environments:
         parts.append(_listed("Environments", counts(environments, workers)))
     taskset = WorldsTaskset(seed=1)
-    began = time.perf_counter()
+    began = time.process_time()
     made = [taskset.task(index) for index in range(max(tasks, texts, 60 if shown else 0))]
     if made:
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         rejects = sum((Counter(task.metadata["rejects"]) for task in made), Counter[str]())
         rounds = dict(sorted(Counter(task.metadata["round"] for task in made).items()))
         parts.append(_listed("Tasks", {
-            "made": len(made), "a second, one process": round(len(made) / seconds, 1), "rejected on the way":
+            "made": len(made), "a CPU second": round(len(made) / seconds, 1), "rejected on the way":
             dict(rejects.most_common()), "rounds of raising": rounds,
             "different keys": len({task.metadata["key"] for task in made}),
         }))  # fmt: skip

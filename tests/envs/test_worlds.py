@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 
 from envs.agent.general.case import SUBMIT, run_solution
-from envs.agent.general.world import Database, WorldSpec
+from envs.agent.general.world import Database, Row, WorldSpec
 from envs.agent.grammar.conditions import Pick
 from envs.agent.grammar.court import answer_fields
 from envs.agent.grammar.domains import DOMAINS, listed, plural, with_article
 from envs.agent.grammar.grammar_case import GrammarCase, offered_by
-from envs.agent.grammar.house_rules import COLUMN_RULES, Weekday
+from envs.agent.grammar.house_rules import Weekday
 from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.price_rules import Fee, TierDiscount, Weekend, total_of, total_sql
-from envs.agent.grammar.record_rules import RECORD_RULES
 from envs.agent.grammar.signature import signature_of
-from envs.agent.grammar.structure import structure_of
+from envs.agent.grammar.structure import HOUSE_RULES, structure_of
 from envs.agent.grammar.taskset import WorldsTaskset, attempts
 from envs.agent.grammar.trial import find_problem, unreachable
 from envs.agent.grammar.wording import law
@@ -96,7 +95,7 @@ def test_a_signature_tells_of_structure_and_not_of_words_or_numbers() -> None:
 
 def test_every_rule_kind_is_drawn() -> None:
     drawn = {(rule.kind, rule.form) for number in range(700) for rule in structure_of(number).rules}
-    assert {(cls.kind, form) for cls in (*COLUMN_RULES, *RECORD_RULES) for form in cls.forms} == drawn
+    assert {(cls.kind, form) for cls in HOUSE_RULES for form in cls.forms} == drawn
 
 
 # -- what is made of it ----------------------------------------------------------------------
@@ -137,7 +136,7 @@ def test_totals_by_hand() -> None:
     assert total_of(rules, Told(), pick) == 5 * 40 * 105 // 100 + 30 == 240  # type: ignore[arg-type]
     schema = {"item": {"id": "integer", "price": "integer", "fee": "integer"}, "client": {"tier": "text"},
               "tier": {"name": "text", "discount": "integer"}}  # fmt: skip
-    rows = {"item": [{"id": 1, "price": 40, "fee": 30}], "client": [{"tier": "gold"}],
+    rows: dict[str, list[Row]] = {"item": [{"id": 1, "price": 40, "fee": 30}], "client": [{"tier": "gold"}],
             "tier": [{"name": "gold", "discount": 15}]}  # fmt: skip
     database = Database(WorldSpec("x", schema, rows, {}))
     sql = total_sql(rules).replace("{day}", "'2026-03-14'").replace("{quantity}", "5")
@@ -145,12 +144,12 @@ def test_totals_by_hand() -> None:
 
 
 def test_splits_share_no_environment_or_no_category() -> None:
-    train, heldout = (WorldsTaskset(split, environments=300) for split in ("train", "heldout"))  # type: ignore[arg-type]
+    train, heldout = (WorldsTaskset(split, environments=300) for split in ("train", "heldout"))
     for taskset in (train, heldout):
         assert {split_of(taskset.task(i).metadata["environment"]) for i in range(4)} == {taskset.split}
     seen = {}
     for split in ("train", "heldout"):
-        by_category = WorldsTaskset(split, environments=600, heldout_by="category")  # type: ignore[arg-type]
+        by_category = WorldsTaskset(split, environments=600, heldout_by="category")
         seen[split] = {by_category.task(i).metadata["category"] for i in range(6)}
     assert not seen["train"] & seen["heldout"]
 

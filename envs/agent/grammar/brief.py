@@ -172,7 +172,9 @@ def _of_records(plot: Plot, goal: str, wishes: int, noise: int) -> tuple[Brief, 
         quantity = plot.rng.randint(3, 9) if goal == "tally" else plot.quantity
         plot.record(item, client or plot.rng.choice(anyone), day, status, quantity)
 
-    bad = (lambda: [plot.rng.choice(rules)]) if goal == "audit" else (lambda: [])
+    def bad() -> list[Condition]:
+        return [plot.rng.choice(rules)] if goal == "audit" else []
+
     for _ in range(plot.rng.randint(2, 4)):
         put(plot.decoy([], better=False))
     for rule in rules if goal == "audit" else ():

@@ -39,12 +39,17 @@ class Pick:
     own: int = -1
 
 
-class Condition:
-    """``needs``: the ``table.column`` without which it cannot be said. ``about``: what other parts must not touch."""
+class Constraint:
+    """What can be left out of a task: a rule, a wish, a price rule. ``needs``: the ``table.column`` that it reads."""
 
     kind: str
     form: str = ""
     needs: tuple[str, ...] = ()
+
+
+class Condition(Constraint):
+    """``about``: what other parts must not touch."""
+
     about: frozenset[str] = frozenset()
     number: Any = None
 

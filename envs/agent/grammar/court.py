@@ -18,13 +18,13 @@ from typing import Any
 
 from envs.agent.general.world import Database, Row, WorldSpec, changed, same
 from envs.agent.grammar.brief import Brief, constraints_of
-from envs.agent.grammar.conditions import Condition, quoted
+from envs.agent.grammar.conditions import Condition, Constraint, quoted
 from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.price_rules import PriceRule, total_sql
 from envs.agent.grammar.structure import Structure
 from envs.environment import ToolError
 
-Constraint = Condition | PriceRule | str  # a word: what the goal itself asks for
+Dropped = Constraint | str  # a word: what the goal itself asks for
 _ANSWERED = ("pick", "plan", "tally")
 
 
@@ -36,12 +36,12 @@ class Court:
 
     # -- what is right -----------------------------------------------------------------------
 
-    def constraints(self) -> list[Constraint]:
+    def constraints(self) -> list[Dropped]:
         """Everything that can be left out to see whether it binds."""
         goal = {"plan": ["apart"], "audit": ["the day", "the status"], "tally": ["the day", "the status"]}
         return [*self._rules, *self.structure.prices, *goal.get(self.brief.goal, [])]
 
-    def right(self, without: Constraint | None = None) -> frozenset[Any]:
+    def right(self, without: Dropped | None = None) -> frozenset[Any]:
         """All right answers."""
         rules = [c for c in self._rules if c is not without]
         prices = tuple(rule for rule in self.structure.prices if rule is not without)
@@ -83,7 +83,7 @@ class Court:
         return self.database.all(self._filled(sql, total, values))
 
     def _of_records(
-        self, rules: list[Condition], prices: tuple[PriceRule, ...], without: Constraint | None
+        self, rules: list[Condition], prices: tuple[PriceRule, ...], without: Dropped | None
     ) -> frozenset[Any]:
         wishes = [f"({rule.sql()})" for rule in rules if rule in self.brief.wishes]
         laws = [f"({rule.sql()})" for rule in rules if rule not in self.brief.wishes]

@@ -115,7 +115,7 @@ class Weekday(ColumnRule):
         return f"{self.x}.closed_on <> {WEEKDAY_SQL}"
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
-        return weekday(pick.day) != self.row(pick)["closed_on"]
+        return bool(weekday(pick.day) != self.row(pick)["closed_on"])
 
     def put(self, plot: Plot, row: Row, passes: bool) -> None:
         today = weekday(plot.day)
@@ -135,7 +135,7 @@ class Service(ColumnRule):
         return f"julianday({{day}}) - julianday({self.x}.checked_on) <= {self.number}"
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
-        return days_apart(self.row(pick)["checked_on"], pick.day) <= self.number
+        return bool(days_apart(self.row(pick)["checked_on"], pick.day) <= self.number)
 
     def put(self, plot: Plot, row: Row, passes: bool) -> None:
         least = days_apart(plot.today, plot.day) + 1
@@ -176,7 +176,7 @@ class Residents(ColumnRule):
         return f"({self.x}.residents_only = 'no' OR g.city = c.city)"
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
-        return self.row(pick)["residents_only"] != "yes" or pick.client["city"] == pick.group["city"]
+        return bool(self.row(pick)["residents_only"] != "yes" or pick.client["city"] == pick.group["city"])
 
     def put(self, plot: Plot, row: Row, passes: bool) -> None:
         row["residents_only"] = "no" if passes else "yes"

@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterable
 
 from envs.agent.general.world import Row, WorldSpec
+from envs.agent.grammar.column_rule import ColumnRule
 from envs.agent.grammar.conditions import Condition
-from envs.agent.grammar.house_rules import ColumnRule
 from envs.agent.grammar.stock import Stock
 from envs.agent.grammar.structure import Structure
 from envs.agent.grammar.wishes import WISHES, Wish
@@ -62,9 +62,7 @@ class Plot(Stock):
             if column in twin:
                 twin[column] = self._spare(column)
         for number in self.structure.attributes:
-            if f"a{number}" != self.objective[0] and not any(
-                w.kind == "number" and w.value[0] == number for w in self.wishes
-            ):  # type: ignore[attr-defined]
+            if number in self.free_attributes():
                 twin[f"a{number}"] = self._attribute(number)
         self.rows["item"].append(twin)
         if "feature" in self.rows:

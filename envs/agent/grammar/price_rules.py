@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from envs.agent.general.world import Row
-from envs.agent.grammar.conditions import GROUP, ITEM, Pick, days_apart, weekday
+from envs.agent.grammar.conditions import GROUP, ITEM, Constraint, Pick, days_apart, weekday
 from envs.agent.grammar.domains import Domain
 
 if TYPE_CHECKING:
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
     from envs.agent.grammar.plot import Plot
 
 
-class PriceRule:
+class PriceRule(Constraint):
     """``percent`` and ``fee`` of one candidate, in Python; ``percent_sql`` and ``fee_sql`` for the verifier.
 
     ``fit`` makes data in which the rule changes the target's total.
     """
 
-    kind: str
-    form: str = ""
     forms: tuple[str, ...] = ("",)
     numbers: tuple[int, ...] = (0,)
-    needs: tuple[str, ...] = ()
     of_client: bool = False  # whether it looks at what else the client has
     percent_sql: str = "0"
     fee_sql: str = "0"

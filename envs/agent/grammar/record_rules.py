@@ -134,7 +134,7 @@ class Wear(RecordRule):
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
         done = [r for r in facts.records_of_item(pick.item["id"]) if r["status"] == "done"]
-        return sum(0 < days_apart(r["day"], pick.day) <= 60 for r in done) < self.number
+        return bool(sum(0 < days_apart(r["day"], pick.day) <= 60 for r in done) < self.number)
 
     def spoil(self, plot: Plot, item: Row) -> None:
         span = range(days_apart(plot.today, plot.day) + 1, 60)
@@ -181,7 +181,7 @@ class Quota(RecordRule):
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
         mine = [r for r in facts.records_of_client(pick.client["id"]) if r["status"] == "active"]
-        return sum(self.same(facts, pick, r) for r in mine if r["id"] != pick.own) < self.number
+        return bool(sum(self.same(facts, pick, r) for r in mine if r["id"] != pick.own) < self.number)
 
     def spoil(self, plot: Plot, item: Row) -> None:
         other = self.alike(plot, item)

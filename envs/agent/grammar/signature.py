@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from envs.agent.grammar.conditions import Constraint
 from envs.agent.grammar.grammar_case import offered_by
 from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.structure import SPARE_COLUMNS, SPARE_TABLES, Structure, structure_of
@@ -72,7 +73,8 @@ def _spare(key: str) -> bool:
 
 def _core_tables(structure: Structure) -> list[Any]:
     spare = {column for column in SPARE_COLUMNS if column != "grp.rating"}
-    needed = {need for part in (*structure.rules, *structure.prices) for need in part.needs}
+    parts: tuple[Constraint, ...] = (*structure.rules, *structure.prices)
+    needed = {need for part in parts for need in part.needs}
     kept = []
     for table, columns in structure.schema.items():
         if table not in SPARE_TABLES:

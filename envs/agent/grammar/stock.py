@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from envs.agent.general.world import Row
@@ -141,7 +142,7 @@ class Stock:
         rng = self.rng
         if column[0] == "a" and column[1:].isdigit():
             return self._attribute(int(column[1:]))
-        made = {
+        made: dict[str, Callable[[], Any]] = {
             "colour": lambda: rng.choice(COLORS), "built": lambda: rng.randint(1990, 2025),
             "phone": lambda: f"0{rng.randint(100, 999)} {rng.randint(10000, 99999)}",
             "opened": lambda: shifted("2001-01-01", rng.randrange(8000)), "rating": lambda: rng.randint(4, 9),

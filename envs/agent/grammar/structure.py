@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from envs.agent.grammar.conditions import GROUP, ITEM, Condition
+from envs.agent.grammar.column_rule import ColumnRule
+from envs.agent.grammar.conditions import Condition, Constraint
 from envs.agent.grammar.domains import DOMAINS, Domain
 from envs.agent.grammar.house_rules import COLUMN_RULES
 from envs.agent.grammar.price_rules import PRICE_RULES, PriceRule
-from envs.agent.grammar.record_rules import RECORD_RULES
+from envs.agent.grammar.record_rules import RECORD_RULES, RecordRule
 from envs.agent.grammar.wishes import WISHES
 
 
@@ -28,6 +29,7 @@ def _words(text: str) -> list[str]:
 
 CHOOSE, PLAN, AUDIT, TALLY = "choose", "plan", "audit", "tally"
 GOALS = {CHOOSE: ("pick", "book", "move"), PLAN: ("plan",), AUDIT: ("audit",), TALLY: ("tally",)}
+HOUSE_RULES: tuple[type[ColumnRule] | type[RecordRule], ...] = (*COLUMN_RULES, *RECORD_RULES)
 _WEIGHTS = {CHOOSE: 6, PLAN: 2, AUDIT: 2, TALLY: 2}
 # rules that look at what a client does elsewhere say nothing of several records at once
 _NOT_FOR = {
@@ -128,7 +130,7 @@ def structure_of(number: int) -> Structure:
 
 def _rules(rng: random.Random, family: str) -> tuple[Condition, ...]:
     wanted = rng.randint(2, 5 if family != AUDIT else 4)
-    pool = [(cls, form) for cls in (*COLUMN_RULES, *RECORD_RULES) for form in cls.forms]
+    pool = [(cls, form) for cls in HOUSE_RULES for form in cls.forms]
     pool = [(cls, form) for cls, form in pool if cls.kind not in _NOT_FOR.get(family, ())]
     rng.shuffle(pool)
     found: list[Condition] = []
@@ -153,7 +155,8 @@ def _schema(
     rng: random.Random, family: str, rules: tuple[Condition, ...], prices: tuple[PriceRule, ...]
 ) -> dict[str, dict[str, str]]:
     tables = {"item", "grp", "client"} | ({"record"} if family in (CHOOSE, AUDIT, TALLY) else set())
-    needs = [need for part in (*rules, *prices) for need in part.needs]
+    parts: tuple[Constraint, ...] = (*rules, *prices)
+    needs = [need for part in parts for need in part.needs]
     tables |= {need.split(".")[0] for need in needs}
     tables |= {name for name in ("feature", "region") if rng.random() < 0.45}
     tables |= {name for name in SPARE_TABLES if rng.random() < 0.25}
@@ -203,6 +206,3 @@ def _style(rng: random.Random) -> Style:
         argument=rng.choice(("id", "bare")), paging=rng.choice(("page", "offset")), page=rng.randint(5, 9),
         rules=rng.choice(("prompt", "prompt", "tool")), booking=rng.choice(("one", "one", "two")),
     )  # fmt: skip
-
-
-__all__ = ["GROUP", "ITEM", "Structure", "Style", "structure_of"]

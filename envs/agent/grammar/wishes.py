@@ -76,7 +76,7 @@ class FeatureWish(Wish):
 class NumberWish(Wish):
     """``value``: [number of the attribute, "least" or "most", limit]."""
 
-    kind, needs = "number", ()
+    kind = "number"
     said = ("its {name} is at {side} {n}", "the {name} comes to {n} or {way}", "it has {a_name} of {n} or {way}")
 
     def __init__(self, value: Any) -> None:
@@ -148,7 +148,7 @@ class RatingWish(Wish):
         return f"g.rating >= {int(self.value)}"
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
-        return int(pick.group["rating"]) >= self.value
+        return bool(pick.group["rating"] >= self.value)
 
     def spoil(self, plot: Plot, item: Row) -> None:
         plot.own_group(item)["rating"] = self.value - plot.rng.randint(1, min(3, self.value - 1))
@@ -226,7 +226,7 @@ class BudgetWish(Wish):
         return f"{{total}} <= {int(self.value)}"
 
     def holds(self, facts: Facts, pick: Pick) -> bool:
-        return facts.total(pick) <= self.value
+        return bool(facts.total(pick) <= self.value)
 
     def spoil(self, plot: Plot, item: Row) -> None:
         plot.dear(item)
