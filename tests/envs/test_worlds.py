@@ -162,6 +162,9 @@ def test_splits_share_no_environment_or_no_category() -> None:
         ({"goals": ["win"]}, "goals has 'win'"),
         ({"heldout_by": "luck"}, "heldout_by is 'luck'"),
         ({"environments": 3}, "environments is 3"),
+        ({"categories": "clinics"}, "categories is 'clinics', must be a list"),
+        ({"levels": 3}, "levels is 3, must be a list"),
+        ({"categories": ["clinics"], "environments": 10}, "none of 10 environments fits"),
     ],
 )
 def test_bad_settings_are_told(settings: dict[str, Any], told: str) -> None:

@@ -34,7 +34,6 @@ MAX_LEVEL = 4
 ROUNDS = 3  # of raising the difficulty of one plot
 PLOTS = 6  # tried in one environment
 _ENVIRONMENTS = 40  # tried for one task
-_DRAWS = 20_000
 
 
 class WorldsEnvironment(GeneralEnvironment):
@@ -64,6 +63,9 @@ class WorldsTaskset(Taskset):
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, **config)
+        for name, value in (("categories", categories), ("levels", levels), ("goals", goals)):
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise ValueError(f"{name} is {value!r}, must be a list")
         if unknown := [name for name in categories if name not in DOMAINS]:
             raise ValueError(f"categories has {unknown[0]!r}; there are {', '.join(DOMAINS)}")
         if not levels or not all(level in range(1, MAX_LEVEL + 1) for level in levels):
@@ -77,6 +79,11 @@ class WorldsTaskset(Taskset):
             raise ValueError(f"environments is {environments}, must be at least 10: both splits need some")
         self.categories, self.levels, self.goals = tuple(categories), tuple(levels), tuple(goals)
         self.environments, self.heldout_by = environments, heldout_by
+        if not any(self._fits(number) for number in range(environments)):
+            raise ValueError(
+                f"split={split}: none of {environments} environments fits the other settings; raise environments, or "
+                "name other categories or goals"
+            )
 
     def task(self, index: int) -> Task:
         rng = self.rng(index)
@@ -93,21 +100,19 @@ class WorldsTaskset(Taskset):
 
     def _number(self, rng: random.Random) -> int:
         """A random environment of this taskset's split, categories and goals."""
-        for _ in range(_DRAWS):
-            number = rng.randrange(self.environments)
-            structure = structure_of(number)
-            if self.categories and structure.domain.name not in self.categories:
-                continue
-            if self.goals and not set(self.goals) & set(structure.goals):
-                continue
-            by_form = self.heldout_by == "environment"
-            unit = signature_of(number).form if by_form else f"category {structure.domain.name}"
-            if split_of(unit) == self.split:
-                return number
-        raise RuntimeError(
-            f"split={self.split}: none of {_DRAWS} draws from {self.environments} environments fits; raise "
-            "environments, or name other categories"
-        )
+        while not self._fits(number := rng.randrange(self.environments)):
+            continue
+        return number
+
+    def _fits(self, number: int) -> bool:
+        structure = structure_of(number)
+        if self.categories and structure.domain.name not in self.categories:
+            return False
+        if self.goals and not set(self.goals) & set(structure.goals):
+            return False
+        by_form = self.heldout_by == "environment"
+        unit = signature_of(number).form if by_form else f"category {structure.domain.name}"
+        return split_of(unit) == self.split
 
     def verify(self, task: Task) -> str | None:
         """The oracle plays it through the environment; and once more all that ``find_problem`` looks at."""
