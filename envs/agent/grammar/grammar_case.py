@@ -15,9 +15,10 @@ from typing import Any
 from envs.agent.general.case import SUBMIT, Call, Case, World, submit_tool
 from envs.agent.general.solution import SolutionError
 from envs.agent.general.world import Database, WorldSpec
-from envs.agent.grammar.brief import Brief, draft
+from envs.agent.grammar.brief import Brief
 from envs.agent.grammar.conditions import quoted
 from envs.agent.grammar.court import Court
+from envs.agent.grammar.draft import draft
 from envs.agent.grammar.facts import Facts
 from envs.agent.grammar.naming import naming_of
 from envs.agent.grammar.operations import Operation, operations
