@@ -41,6 +41,7 @@ FAMILIES: dict[str, str] = {
     "releases": "envs.code.releases.ReleasesTaskset",
     "notebook": "envs.interpreter.notebook.NotebookTaskset",
     "general": "envs.agent.general.taskset.GeneralTaskset",
+    "worlds": "envs.agent.grammar.taskset.WorldsTaskset",
     "reasoning": "envs.reasoning.taskset.ReasoningTaskset",
     "humaneval": "envs.code.humaneval.HumanEvalTaskset",
     # made of others, or of files
@@ -58,7 +59,7 @@ FAMILIES: dict[str, str] = {
 }
 
 # DeepSeek-V3.2's four families, and the name of the hard tier of each
-HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "general"}
+HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "worlds"}
 
 ENTRY_POINTS = "speciale_rl.envs"
 
