@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rl.rollout.config import EngineConfig
+from rl.rollout.config import STORE, EngineConfig
 from rl.run.model_sizes import ModelSizes
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
 
     Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
     checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store, and every served
-    engine of the machine maps one of its own while it takes it.
+    engine of the machine maps one of its own while it takes it; streamed weights (``rollout.weights``) are two buckets
+    and, in the learner and each rank of an engine, one tensor that is larger (at most a layer, or embedding and head).
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
@@ -133,12 +134,16 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     if cfg.hardware.gpus:
         engines = min(engines, cfg.hardware.gpus_per_node // cfg.rollout.tensor_parallel)
     mapped = sent * engines if cfg.rollout.engine == "served" else 0.0
+    streamed = None
+    if cfg.rollout.weights != STORE and not adapter:
+        one = float(width * max(sizes.largest.parameters, sizes.outside))
+        streamed = 2 * cfg.rollout.bucket_mb * 2**20 + one * (1 + engines * cfg.rollout.tensor_parallel)
     if learner.ranks > 1:
         state = 4.0 * adapter + (whole if cfg.objective.uses_reference and not adapter else 0)
         copied = whole if sizes.is_dsa and not adapter else 0.0
         parts = {
             LOADING: whole,
-            SYNC: max(2 * sent, sent + mapped),
+            SYNC: max(2 * sent, sent + mapped) if streamed is None else streamed,
             CHECKPOINT: whole + state + copied,
         }
     else:
@@ -146,7 +151,7 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
         copied = whole if (on_gpu or sizes.is_dsa) and not adapter else 0.0
         parts = {
             LOADING: whole if on_gpu else 0.0,
-            SYNC: max(sent * (2 if on_gpu else 1), sent + mapped),
+            SYNC: max(sent * (2 if on_gpu else 1), sent + mapped) if streamed is None else streamed,
             CHECKPOINT: copied,
         }
     return _gb(parts)

@@ -6,7 +6,10 @@ The protocol that it shares with the stepped engine: test_engine.py."""
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,11 @@ from moe_families import VOCAB, write
 
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
+from rl.policy.meeting import open_meeting
+from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
 from rl.policy.replay import Record, Replay
+from rl.policy.weight_plan import Entry, Piece, WeightSource
+from rl.policy.weight_stream import Link, Links
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import GenerateRequest, Generation
 from rl.rollout.engine_thread import EngineDied
@@ -133,6 +140,60 @@ def test_an_update_reaches_every_rank_in_the_middle_of_a_generation(engine: Serv
     serves.module.load_state_dict(new.module.state_dict())
 
 
+def test_a_stream_reaches_every_rank_in_the_middle_of_a_generation(
+    engine: ServedEngine, serves: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank receives whole tensors and keeps its part; what is wrong is named, and nothing is sampled until the
+    weights have come whole."""
+    new, ids, scored = other(serves, 11), tokens(60, 22), tokens(150, 23)
+    store = open_meeting("127.0.0.1", 3, 60.0)
+    meeting = Rendezvous("127.0.0.1", store.port, "a", 3, timeout_s=60.0, bucket_bytes=2**15, version=2)
+    links = Links()
+
+    def stream(at: Rendezvous, policy: Policy, spoil: str = "") -> list[Receipt]:
+        def write(link: Link, slot: torch.Tensor, entry: Entry, piece: Piece, data: torch.Tensor) -> None:
+            if entry.name != spoil:
+                slot[piece.at : piece.at + piece.size].copy_(data[piece.first : piece.first + piece.size])
+
+        source, sent = WeightSource(policy.weights()), []
+        monkeypatch.setattr(Link, "write", write)
+
+        def send() -> None:
+            with suppress(StreamBroken), links.to(at, 0, "127.0.0.1") as link:
+                sent.append(link.send(source.plan(at.version, at.bucket_bytes), iter(source)))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            received = engine.receive_weights(at, 1, "127.0.0.1")
+        finally:
+            thread.join(60.0)
+        assert received == sent * 2
+        return received
+
+    engine.add(GenerateRequest("flight", ids, max_tokens=190))
+    engine.add(GenerateRequest("first", ids, max_tokens=6))
+    assert list(run(engine, until="first")) == ["first"]
+    stream(meeting, new)
+    found, replay = engine.score(scored)
+    assert probe_mismatch("engine", 2, found, logprobs(new, scored, replay), 1e-4) < 1e-4
+    g = run(engine)["flight"]
+    before = g.version_per_token.count(1)
+    assert g.version_per_token == [1] * before + [2] * (190 - before)
+    assert mismatch(serves, ids, g)[:before].max() < 1e-4
+    name = next(n for n in new.weights() if n.endswith("q_proj.weight"))
+    with pytest.raises(StreamWrong, match=rf"rank [01]: {name} \(1\)"):
+        stream(replace(meeting, version=3), other(serves, 12), spoil=name)
+    engine.add(GenerateRequest("waits", ids, max_tokens=6))
+    with pytest.raises(ValueError, match="weights of version 3 came in part"):
+        engine.score(scored)
+    assert not any(engine.step() for _ in range(20))
+    newest = other(serves, 13)
+    stream(replace(meeting, key="b", version=4), newest)
+    assert mismatch(newest, ids, run(engine)["waits"]).max() < 1e-4
+    serves.module.load_state_dict(newest.module.state_dict())
+
+
 def test_a_cache_that_was_not_emptied_would_be_found(
     engine: ServedEngine, serves: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +205,7 @@ def test_a_cache_that_was_not_emptied_would_be_found(
 
     assert sample("before").cached_tokens == 0
     new = other(serves, 2)
-    engine.update_weights(new.weights(), 2)
+    engine.update_weights(new.weights(), 5)
     again = sample("after")
     assert again.cached_tokens == 0
     assert mismatch(new, ids, again).max() < 1e-4
@@ -154,11 +215,11 @@ def test_a_cache_that_was_not_emptied_would_be_found(
 
     old, newer = engine._client.salt, other(serves, 3)
     monkeypatch.setattr(engine._client.llm, "reset_prefix_cache", kept)
-    engine.update_weights(newer.weights(), 3)
+    engine.update_weights(newer.weights(), 6)
     engine._client.salt = old  # and the salt stays
     stale = sample("stale")
     assert stale.cached_tokens == 96
-    assert set(stale.version_per_token) == {3}
+    assert set(stale.version_per_token) == {6}
     assert mismatch(newer, ids, stale).max() > 1e-2
     engine._client.salt = old + 1
     assert mismatch(newer, ids, sample("salted")).max() < 1e-4
