@@ -286,13 +286,17 @@ class RolloutPool:
 
         Raises:
             WeightSyncError: an engine differs from the learner by more than ``config.probe_tolerance`` or, where that
-                is None, than the learner says that rounding explains.
+                is None, than the learner says that rounding explains; or has received a tensor that was not sent.
             StallError: a worker took longer than ``config.sync_s``.
         """
         started = time.monotonic()
         self._weights = None  # the store need not hold two versions
         self.version, self._reference = version, None
         if self._streams is not None:
+            if not hasattr(weights, "meet"):
+                raise ValueError(
+                    f"rollout.weights={self.config.weights}: sync takes who sends the weights, not tensors"
+                )
             self._streams.sync(cast(Sender, weights), version)
         else:
             self._weights = ref = self._stored(weights)

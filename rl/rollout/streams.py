@@ -8,7 +8,7 @@ A new connection is made when the set of engines has changed.
 
 from __future__ import annotations
 
-import itertools
+import secrets
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,7 +57,6 @@ class Streams:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._numbers = itertools.count()
         self._met: tuple[tuple[Any, ...], Rendezvous] | None = None  # actors that are connected, and where
         self.sender: Sender | None = None
 
@@ -120,6 +119,8 @@ class Streams:
                 totals.append(workers.answer(ref, ends))
             except StreamBroken:
                 fine = False
+            except StreamWrong as error:
+                raise WeightSyncError(f"the new worker {slot.index}: {reason(error)}") from error
             except Exception as error:
                 fine = False
                 if not workers.is_loss(error):
@@ -186,7 +187,7 @@ class Streams:
         return Rendezvous(
             host=host,
             port=port,
-            key=key or f"{source} {next(self._numbers)}",
+            key=key or f"{source} {secrets.token_hex(8)}",
             size=size,
             way=config.weights,
             timeout_s=self._timeout_s,

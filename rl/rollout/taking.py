@@ -28,7 +28,7 @@ class ModelTaker:
 
     def __init__(self, model: Any, expected: set[str]) -> None:
         self.model, self._expected = model, expected
-        self.begun = False  # from now on the model's weights are neither the old nor the new ones
+        self.begun = False  # once true, and until all has come, the weights are neither the old nor the new ones
         self._ours = hasattr(model, "check_weights")
         self._own: dict[str, Tensor] = model.dsa.state_dict() if self._ours else {}
         self._places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
@@ -47,9 +47,9 @@ class ModelTaker:
                     f"weight update: missing {missing[:5]} ({len(missing)}); publish every tensor of the checkpoint"
                 )
         self._twice = [entry for entry in plan.entries if len(entry.names) > 1]
-        self.begun = True
 
     def target(self, entry: Entry) -> Tensor | None:
+        self.begun = True
         return _same_kind(self._own.get(entry.name), entry)
 
     @torch.no_grad()
@@ -87,13 +87,13 @@ class PeerTaker:
         self._own = own_tensors(model)
 
     def begin(self, plan: Plan) -> None:
-        given = {name: shape for entry in plan.entries for name, shape in {n: entry.shape for n in entry.names}.items()}
+        given = {name: tuple(shape) for name, shape in plan.shapes.items()}
         own = {name: tuple(value.shape) for name, value in self._own.items()}
         if wrong := sorted(name for name in given.keys() | own.keys() if given.get(name) != own.get(name)):
             raise ValueError(f"the other engine's model is not like this one's: {wrong[:5]} ({len(wrong)})")
-        self.begun = True
 
     def target(self, entry: Entry) -> Tensor | None:
+        self.begun = True
         return _same_kind(self._own[entry.name], entry)
 
     @torch.no_grad()

@@ -50,9 +50,9 @@ class Keep:
     def begin(self, plan: Plan) -> None:
         if missing := sorted(self.named.keys() - plan.shapes.keys()):
             raise ValueError(f"missing {missing}")
-        self.begun = True
 
     def target(self, entry: Entry) -> Tensor | None:
+        self.begun = True
         return self.named[entry.name] if self.direct else None
 
     def take(self, given: list[tuple[Entry, Tensor]]) -> None:
@@ -174,6 +174,17 @@ def test_a_plan_that_does_not_fit_changes_nothing(meeting: Rendezvous) -> None:
     assert not taker.begun
 
 
+def test_what_one_refuses_changes_nothing_anywhere(meeting: Rendezvous) -> None:
+    at, takers, ends = replace(meeting, size=3), [Keep(), Keep(direct=True)], [Links(), Links(), Links()]
+    takers[1].named["more"] = torch.zeros(1)
+    others = [beside(partial(receive, ends[r], at, takers[r - 1], r)) for r in (1, 2)]
+    with pytest.raises(StreamBroken):
+        send(ends[0], at, tensors())
+    assert isinstance(others[0](), StreamBroken)
+    assert str(others[1]()) == "missing ['more']"
+    assert not takers[0].begun
+
+
 def test_a_stale_version_is_refused(meeting: Rendezvous) -> None:
     taker, ends = Keep(), (Links(), Links())
     here = beside(lambda: receive(ends[1], meeting, taker, version=4))
@@ -194,6 +205,21 @@ def test_a_sender_that_stops_in_the_middle_is_told(meeting: Rendezvous, over: st
         link.send(source.plan(3, BUCKET), broken())
     assert isinstance(here(), StreamBroken)
     assert taker.begun
+
+
+def test_a_receiver_that_hangs_is_not_waited_for_longer(meeting: Rendezvous) -> None:
+    goes_on = threading.Event()
+
+    class Hangs(Keep):
+        def take(self, given: list[tuple[Entry, Tensor]]) -> None:
+            goes_on.wait(10.0)
+
+    at, ends = replace(meeting, timeout_s=0.7), (Links(), Links())
+    here = beside(partial(receive, ends[1], at, Hangs()))
+    with pytest.raises(StreamBroken, match="weights could not be sent"):
+        send(ends[0], at, tensors())
+    goes_on.set()
+    assert isinstance(here(), StreamBroken)
 
 
 def test_nobody_comes(meeting: Rendezvous) -> None:
