@@ -16,8 +16,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -208,15 +209,13 @@ class Link:
             os.ftruncate(descriptor, SLOTS * size)
             memory = mmap.mmap(descriptor, SLOTS * size)
             memory[:16] = mark
-            self._store.set("memory", f"{os.getpid()} {descriptor} {mark.hex()}")
+            self._store.set("memory", f"{machine()} {os.getpid()} {descriptor} {mark.hex()}")
         else:
-            process, number, text = self._store.get("memory").decode().split()
+            where, process, number, text = self._store.get("memory").decode().split()
             mark = bytes.fromhex(text)
-            try:
-                with open(f"/proc/{process}/fd/{number}", "r+b") as file:
+            if where == machine():
+                with suppress(OSError, ValueError), open(f"/proc/{process}/fd/{number}", "r+b") as file:
                     memory = mmap.mmap(file.fileno(), SLOTS * size)
-            except (OSError, ValueError):  # another machine: no such file, or one that is not it
-                memory = None
         there = torch.tensor([memory is not None and memory[:16] == mark], dtype=torch.int64)
         self._group.allreduce([there], dist.AllreduceOptions()).wait()  # a sum
         if self.rank == 0:
@@ -235,8 +234,10 @@ class Links:
     @contextmanager
     def to(self, meeting: Rendezvous, rank: int, host: str, device: torch.device | None = None) -> Iterator[Link]:
         """The link of ``meeting``; dropped when the block ends with an error."""
-        if self._link is None or self._link.key != meeting.key:
+        if self._link is not None and self._link.key != meeting.key:
+            self._link.close()
             self._link = None
+        if self._link is None:
             self._link = Link(meeting, rank, host, device)
         try:
             yield self._link
@@ -294,6 +295,11 @@ class _Held:
             self._tensor = next(self._next).contiguous()
             self._at += 1
         return self._tensor
+
+
+def machine() -> str:
+    """Names what processes share that can look at each other: a running kernel and its numbers of processes."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
 
 
 def bytes_in_place(tensor: Tensor) -> Tensor:
