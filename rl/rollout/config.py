@@ -61,7 +61,7 @@ class RolloutConfig(EngineConfig):
     # how new weights come to the engines: store (all of them through Ray's object store, one copy per machine) | gloo
     # (tensor by tensor to every rank, each with a checksum; no whole copy anywhere) | nccl (the same from GPU to GPU)
     weights: Annotated[str, OneOf(WAYS)] = STORE
-    bucket_mb: PositiveInt = 32  # of weights=gloo and nccl: MiB on their way at a time, of which there are two
+    bucket_mb: Annotated[int, Interval(ge=1, le=1024)] = 32  # of weights=gloo and nccl: MiB of each of two buckets
 
     # assistant messages of an episode; null: what the environment needs (`Taskset.max_turns`, else twice what its
     # oracle does), at least 4
