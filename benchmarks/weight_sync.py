@@ -11,9 +11,10 @@ at both ends: through memory that both map, as on one machine, and over TCP, as 
 processes of its own, one after the other; no engine and no probe.
 
 A time is given as it is and as a multiple of one copy of the same bytes, which the worker makes right after each sync.
-Memory is what a process had at its most during the syncs above what it had before the first, what it maps of Ray's
-store or of the stream's buckets among it. Written: how often each byte is written to memory on its way, by the kernel
-too.
+On a machine with other work that says more of the work; CPU seconds of learner, worker and driver together, as a
+multiple of those of the copy, hardly depend on it: they are what a sync costs, and about twice what it takes where both
+have a core of their own and work at once. Memory is what a process had at its most during the syncs above what it had
+before the first, what it maps of Ray's store or of the stream's buckets among it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from benchmarks.runs import markdown
 
 VOCABULARY, WIDTH, INNER = 49_152, 576, 1_536  # SmolLM2-135M
 DRIVER, REFERENCE, MAPPED, TCP = "through the driver", "by reference", "streamed, mapped", "streamed, TCP"
-WRITTEN = {DRIVER: "4", REFERENCE: "2", MAPPED: "2", TCP: "4"}
 HOST, BUCKET = "127.0.0.1", 32 * 2**20
 
 
@@ -60,6 +60,10 @@ class Process:
     def begin(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the kernel's highest mark begins anew
         self.before = status("VmRSS")
+
+    def cpu(self) -> float:
+        """Seconds of all threads since the process began."""
+        return time.process_time()
 
     def peak(self) -> float:
         """MB above what there was when it began."""
@@ -133,17 +137,17 @@ class Worker(Process):
     def last(self) -> float:
         return float(self.named["embed_tokens"][-1, -1])
 
-    def copy(self) -> float:
-        """Seconds of one copy of all weights, into memory that is there."""
+    def copy(self) -> tuple[float, float]:
+        """Seconds of one copy of all weights, into memory that is there; and those of the CPU."""
         import torch
 
         own = {name: tensor for name, tensor in self.named.items() if name != "lm_head"}
         if not hasattr(self, "other"):
             self.other = {name: torch.zeros_like(tensor) for name, tensor in own.items()}
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         for name, tensor in own.items():
             self.other[name].copy_(tensor)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - worked
 
 
 def status(key: str) -> float:
@@ -169,6 +173,7 @@ def main() -> None:
     ways = [DRIVER, REFERENCE, MAPPED, TCP]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     times: dict[str, list[float]] = {way: [] for way in ways}
+    works: dict[str, list[float]] = {way: [] for way in ways}
     memory: dict[str, list[float]] = {}
     for way in ways:
         with cluster(RayConfig(num_cpus=2, object_store_mb=args.store_mb), 1):
@@ -180,6 +185,7 @@ def main() -> None:
             ray.get([learner.begin.remote(), worker.begin.remote()])
             for n in range(1, args.rounds + 2):
                 ray.get(learner.change.remote(float(n)))
+                worked = sum(ray.get([learner.cpu.remote(), worker.cpu.remote()])) + time.process_time()
                 began = time.perf_counter()
                 if way == DRIVER:
                     weights = ray.put(ray.get(learner.copies.remote()))
@@ -196,19 +202,20 @@ def main() -> None:
                     ray.get(sent)
                 took = time.perf_counter() - began
                 assert found == float(n), (way, found, n)
-                copy = ray.get(worker.copy.remote())
+                worked = sum(ray.get([learner.cpu.remote(), worker.cpu.remote()])) + time.process_time() - worked
+                copy, copying = ray.get(worker.copy.remote())
                 if n > 1:  # the first is not counted: memory is met for the first time
                     seconds[way].append(took)
                     times[way].append(took / copy)
+                    works[way].append(worked / copying)
             memory[way] = ray.get([learner.peak.remote(), worker.peak.remote()])
             del weights
     rows = []
     for way in ways:
         times_of = [f"{pick(times[way]):.1f}" for pick in (median, min)]
-        rows.append(
-            [way, f"{median(seconds[way]):.2f}", *times_of, WRITTEN[way], *(f"{peak:.0f}" for peak in memory[way])]
-        )
-    head = ["median s", "copies, median", "least", "written", "learner's peak MB", "worker's peak MB"]
+        peaks = [f"{peak:.0f}" for peak in memory[way]]
+        rows.append([way, f"{median(seconds[way]):.2f}", *times_of, f"{median(works[way]):.1f}", *peaks])
+    head = ["median s", "copies, median", "least", "CPU, copies", "learner's peak MB", "worker's peak MB"]
     print(markdown([f"{args.million:g}M parameters, {args.dtype}", *head], rows))
 
 

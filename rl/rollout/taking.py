@@ -17,7 +17,8 @@ from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
 from rl.policy.weight_plan import Entry, Plan, WeightSource
 from rl.policy.weight_stream import Links, Taker
 
-LEARNER, PEER = "learner", "peer"
+PEER = "peer"  # ``Rendezvous.source`` of an engine's own weights
+HEAD = "lm_head.weight"
 
 
 class ModelTaker:
@@ -33,6 +34,8 @@ class ModelTaker:
         self._own: dict[str, Tensor] = model.dsa.state_dict() if self._ours else {}
         self._places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
         self._loaded: set[str] = set()
+        # vLLM leaves a tied head out, and wants the embedding in the same call then.
+        self._tied = {HEAD} if getattr(getattr(model, "config", None), "tie_word_embeddings", False) else set()
         self._twice: list[Entry] = []
 
     def begin(self, plan: Plan) -> None:
@@ -62,6 +65,8 @@ class ModelTaker:
             return
         from rl.policy.io import unstack_experts
 
+        for name in self._tied & named.keys():
+            del named[name]
         self._loaded |= self.model.load_weights(iter(unstack_experts(named).items()))
 
     @torch.no_grad()

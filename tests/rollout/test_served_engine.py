@@ -6,9 +6,8 @@ The protocol that it shares with the stepped engine: test_engine.py."""
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +16,20 @@ import psutil
 import pytest
 import torch
 from moe_families import VOCAB, write
+from streaming import HOST, Streamer
 
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
 from rl.policy.meeting import open_meeting
-from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
+from rl.policy.rendezvous import Rendezvous, StreamWrong
 from rl.policy.replay import Record, Replay
-from rl.policy.weight_plan import Entry, Piece, WeightSource
+from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
 from rl.policy.weight_stream import Link, Links
 from rl.rollout.config import RolloutConfig
-from rl.rollout.engine_api import GenerateRequest, Generation
+from rl.rollout.engine_api import GenerateRequest, Generation, rank_meeting
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.served_engine import ServedEngine
+from rl.rollout.taking import receive
 from rl.rollout.weights import WeightSyncError, probe_mismatch
 from rl.types import ReplayRecord
 
@@ -146,35 +147,11 @@ def test_a_stream_reaches_every_rank_in_the_middle_of_a_generation(
     """Each rank receives whole tensors and keeps its part; what is wrong is named, and nothing is sampled until the
     weights have come whole."""
     new, ids, scored = other(serves, 11), tokens(60, 22), tokens(150, 23)
-    store = open_meeting("127.0.0.1", 3, 60.0)
-    meeting = Rendezvous("127.0.0.1", store.port, "a", 3, timeout_s=60.0, bucket_bytes=2**15, version=2)
-    links = Links()
-
-    def stream(at: Rendezvous, policy: Policy, spoil: str = "") -> list[Receipt]:
-        def write(link: Link, slot: torch.Tensor, entry: Entry, piece: Piece, data: torch.Tensor) -> None:
-            if entry.name != spoil:
-                slot[piece.at : piece.at + piece.size].copy_(data[piece.first : piece.first + piece.size])
-
-        source, sent = WeightSource(policy.weights()), []
-        monkeypatch.setattr(Link, "write", write)
-
-        def send() -> None:
-            with suppress(StreamBroken), links.to(at, 0, "127.0.0.1") as link:
-                sent.append(link.send(source.plan(at.version, at.bucket_bytes), iter(source)))
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        try:
-            received = engine.receive_weights(at, 1, "127.0.0.1")
-        finally:
-            thread.join(60.0)
-        assert received == sent * 2
-        return received
-
+    stream, right = Streamer(ranks=2), Link.write
     engine.add(GenerateRequest("flight", ids, max_tokens=190))
     engine.add(GenerateRequest("first", ids, max_tokens=6))
     assert list(run(engine, until="first")) == ["first"]
-    stream(meeting, new)
+    stream(engine.receive_weights, new.weights(), 2)
     found, replay = engine.score(scored)
     assert probe_mismatch("engine", 2, found, logprobs(new, scored, replay), 1e-4) < 1e-4
     g = run(engine)["flight"]
@@ -182,16 +159,69 @@ def test_a_stream_reaches_every_rank_in_the_middle_of_a_generation(
     assert g.version_per_token == [1] * before + [2] * (190 - before)
     assert mismatch(serves, ids, g)[:before].max() < 1e-4
     name = next(n for n in new.weights() if n.endswith("q_proj.weight"))
+
+    def spoil(link: Link, slot: torch.Tensor, entry: Entry, piece: Piece, data: torch.Tensor) -> None:
+        if entry.name != name:
+            right(link, slot, entry, piece, data)
+
+    monkeypatch.setattr(Link, "write", spoil)
     with pytest.raises(StreamWrong, match=rf"rank [01]: {name} \(1\)"):
-        stream(replace(meeting, version=3), other(serves, 12), spoil=name)
+        stream(engine.receive_weights, other(serves, 12).weights(), 3)
+    monkeypatch.setattr(Link, "write", right)
     engine.add(GenerateRequest("waits", ids, max_tokens=6))
     with pytest.raises(ValueError, match="weights of version 3 came in part"):
         engine.score(scored)
     assert not any(engine.step() for _ in range(20))
     newest = other(serves, 13)
-    stream(replace(meeting, key="b", version=4), newest)
+    stream(engine.receive_weights, newest.weights(), 4, new=True)
     assert mismatch(newest, ids, run(engine)["waits"]).max() < 1e-4
     serves.module.load_state_dict(newest.module.state_dict())
+
+
+def test_its_own_weights_go_to_an_engine_like_it_rank_by_rank(engine: ServedEngine, serves: Policy) -> None:
+    """From the engine to this process and, after other weights, back into it."""
+    scored, version = tokens(150, 25), engine.version
+    before, store = engine.score(scored)[0], open_meeting(HOST, 2, 60.0)
+    out = Rendezvous(HOST, store.port, "out", 2, timeout_s=60.0, bucket_bytes=2**15, version=version, source="peer")
+    parts: list[dict[str, torch.Tensor]] = [{}, {}]
+
+    class Keep:
+        def __init__(self, part: dict[str, torch.Tensor]) -> None:
+            self.part = part
+
+        def begin(self, plan: Plan) -> None:
+            """Everything fits."""
+
+        def target(self, entry: Entry) -> None:
+            return None
+
+        def take(self, given: list[tuple[Entry, torch.Tensor]]) -> None:
+            self.part.update({entry.name: value.clone() for entry, value in given})
+
+    def give(rank: int) -> None:
+        source, at = WeightSource(parts[rank]), rank_meeting(back, rank)
+        with Links().to(at, 0, HOST) as link:
+            link.send(source.plan(version, at.bucket_bytes), iter(source))
+
+    with ThreadPoolExecutor(2) as threads:
+        for rank, part in enumerate(parts):
+            threads.submit(receive, Links(), Keep(part), rank_meeting(out, rank), 1, HOST)
+        sent = engine.send_weights(out, HOST)
+    shapes = [{name: value.shape for name, value in part.items()} for part in parts]
+    assert shapes[0] == shapes[1]
+    whole = serves.weights()["model.layers.0.self_attn.o_proj.weight"]
+    cut = [part["model.layers.0.self_attn.o_proj.weight"] for part in parts]
+    assert torch.equal(torch.cat(cut, 1), whole), "each rank has its part"
+    engine.update_weights(other(serves, 14).weights(), 9)
+    assert np.abs(engine.score(scored)[0] - before).max() > 1e-2
+    back = replace(out, key="back")
+    with ThreadPoolExecutor(2) as threads:
+        for rank in range(2):
+            threads.submit(give, rank)
+        taken = engine.receive_weights(back, 1, HOST)
+    assert [one.digest for one in taken] == [one.digest for one in sent]
+    assert np.abs(engine.score(scored)[0] - before).max() < 1e-5
+    assert engine.version == version
 
 
 def test_a_cache_that_was_not_emptied_would_be_found(
