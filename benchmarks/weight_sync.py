@@ -12,9 +12,8 @@ processes of its own, one after the other; no engine and no probe.
 
 A time is given as it is and as a multiple of one copy of the same bytes, which the worker makes right after each sync.
 On a machine with other work that says more of the work; CPU seconds of learner, worker and driver together, as a
-multiple of those of the copy, hardly depend on it: they are what a sync costs, and about twice what it takes where both
-have a core of their own and work at once. Memory is what a process had at its most during the syncs above what it had
-before the first, what it maps of Ray's store or of the stream's buckets among it.
+multiple of those of the copy, depend on it less. Memory is what a process had at its most during the syncs above what
+it had before the first, what it maps of Ray's store or of the stream's buckets among it.
 """
 
 from __future__ import annotations

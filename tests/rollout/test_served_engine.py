@@ -196,7 +196,8 @@ def test_its_own_weights_go_to_an_engine_like_it_rank_by_rank(engine: ServedEngi
             return None
 
         def take(self, given: list[tuple[Entry, torch.Tensor]]) -> None:
-            self.part.update({entry.name: value.clone() for entry, value in given})
+            for entry, value in given:  # a router's weight has two names
+                self.part.update(dict.fromkeys(entry.names, value.clone()))
 
     def give(rank: int) -> None:
         source, at = WeightSource(parts[rank]), rank_meeting(back, rank)
