@@ -66,6 +66,8 @@ class Ranks:
             split = (shape[0], place.shards // place.experts, place.experts)
             experts = init_device_mesh(device, split, mesh_dim_names=("replicas", "rest", "experts"))
         self.meshes = Meshes(weights, experts)
+        # For what goes on beside the training: calls in another thread must not come between those of this one.
+        self.background = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self.beside = self.gather(socket.gethostname()).count(socket.gethostname())  # ranks on this machine
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -75,8 +77,8 @@ class Ranks:
         summed: list[float] = total.tolist()
         return summed
 
-    def gather(self, value: Any) -> list[Any]:
-        """``value`` of every rank, in the order of the ranks; picklable."""
+    def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """``value`` of every rank, in the order of the ranks; picklable. ``group``: ``background``, in its thread."""
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
         return values
