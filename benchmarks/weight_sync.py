@@ -1,7 +1,7 @@
 """Seconds and memory from the learner's weights to those of a worker, by every way that there is, in one run.
 
     python -m benchmarks.weight_sync
-    python -m benchmarks.weight_sync --million 1000 --dtype bfloat16 --store-mb 2500 --rounds 3
+    python -m benchmarks.weight_sync --million 1000 --dtype bfloat16 --store-mb 2500 --rounds 2
 
 Two processes hold tensors of SmolLM2's shapes, cut to ``--million`` parameters, with a head that is tied to the
 embedding. "Through the driver" is the way of earlier versions: a copy under every name, fetched by the driver and put
