@@ -374,6 +374,12 @@ class TrainConfig(Bounded):
 
     def _check_ranks(self) -> None:
         self.ray.check_ranks(self.learner.ranks)
+        if self.rollout.weights == "nccl" and min(self.ray.learner_gpus, self.ray.worker_gpus) < 1:
+            raise ValueError(
+                f"rollout.weights=nccl with ray.learner_gpus={self.ray.learner_gpus:g} and "
+                f"ray.worker_gpus={self.ray.worker_gpus:g}: NCCL takes one rank a GPU; give each its own, or use "
+                "rollout.weights=gloo"
+            )
 
     def _check_operators(self) -> None:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export their types
+from torch._C._distributed_c10d import Store  # torch.distributed does not export its type
 from torch.distributed.device_mesh import init_device_mesh
 
+from rl.policy.meeting import interface_of
 from rl.policy.sharding import Meshes
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Place:
 
 
 class Ranks:
-    """This process's part in a group that has met (``open_meeting``, ``enter_meeting``)."""
+    """This process's part in a group that has met (``rl.policy.meeting``)."""
 
     def __init__(self, place: Place, store: Store, host: str, timeout_s: float) -> None:
         """``host``: address of this machine that the others reach; gloo listens on its interface alone."""
@@ -81,31 +82,3 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=group)
         return values
-
-
-def open_meeting(host: str, size: int, timeout_s: float) -> TCPStore:
-    """Where ``size`` ranks meet, in this process: listens on ``host`` alone, at a free port (``.port``)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.bind((host, 0))
-    listener.listen(size)
-    port = listener.getsockname()[1]
-    return TCPStore(
-        host, port, size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s),
-        master_listen_fd=listener.detach(),
-    )  # fmt: skip
-
-
-def enter_meeting(host: str, port: int, size: int, timeout_s: float) -> TCPStore:
-    """The same, seen from another process."""
-    return TCPStore(host, port, size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
-
-
-def interface_of(host: str) -> str:
-    """Name of the network interface that has the address ``host``. Raises ValueError when none has."""
-    import psutil  # where ranks meet: the learner alone needs it not
-
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address.partition("%")[0] == host for entry in addresses):
-            return str(name)
-    raise ValueError(f"no network interface of this machine has the address {host}")

@@ -24,6 +24,7 @@ from rl.policy.expert_parallel import expert_modules
 from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
 from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
+from rl.policy.weight_plan import WeightSource
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class ShardedWeights:
         state = gather({n: p for n, p in self.policy.named_parameters() if ".lora_" in n}, self.first)
         adapter = filled(self._empty, state).weights() if self.first else {}
         return {name: value.to(dtypes[name]) for name, value in adapter.items()}
+
+    def source(self) -> WeightSource:
+        """``weights`` for a stream, in ``dtype``: each tensor is gathered when its turn comes, and every rank iterates.
+        (An adapter is gathered at once.)"""
+        if isinstance(self.policy, LoraPolicy):
+            return WeightSource(self.weights())
+        return WeightSource(self.policy.weights(), _dtypes(self._like.weights()))
 
     def base_weights(self) -> dict[str, Tensor]:
         """The same of what an adapter is added to; empty without an adapter."""

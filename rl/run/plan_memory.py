@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rl.rollout.config import EngineConfig
+from rl.rollout.config import STORE, EngineConfig
 from rl.run.model_sizes import ModelSizes
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
     checkpoint, in which our own models are copied once more. With ``checkpoint_async`` one rank alone copies them too,
     every rank its moments, and a sync may come while they are written. A sync leaves one copy in Ray's store, and every
-    served engine of the machine maps one of its own while it takes it.
+    served engine of the machine maps one of its own while it takes it; streamed weights (``rollout.weights``) are two
+    buckets and, in the learner and each rank of an engine, one tensor that is larger (at most a layer, or embedding and
+    head).
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
@@ -145,6 +147,9 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     else:
         checkpoint = max(own, whole if on_gpu and not adapter else 0.0)
     sync = max(sent * (2 if copies else 1), sent + mapped)
+    if cfg.rollout.weights != STORE and not adapter:
+        one = float(width * max(sizes.largest.parameters, sizes.outside))
+        sync = 2 * cfg.rollout.bucket_mb * 2**20 + one * (1 + engines * cfg.rollout.tensor_parallel)
     if cfg.checkpoint_async:
         here = min(learner.ranks, cfg.hardware.gpus_per_node) if on_gpu else learner.ranks
         checkpoint += 8 * _trained(cfg, sizes) / shards(cfg) * here

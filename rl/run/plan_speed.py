@@ -165,6 +165,8 @@ def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
         seconds += sent / hardware.network_gb_s
     if hardware.gpus:
         seconds += 2 * sent / hardware.host_gb_s
+    if cfg.rollout.weights == "nccl":  # from GPU to GPU, as ranks gather
+        seconds = sent / (hardware.network_gb_s if nodes > 1 else hardware.link_gb_s)
     return seconds
 
 

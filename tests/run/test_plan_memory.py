@@ -183,6 +183,16 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
     )
 
 
+def test_a_streamed_sync_is_two_buckets_and_a_tensor_of_each_rank() -> None:
+    cfg, model = (
+        planned(*LARGE, "rollout.weights=gloo", "rollout.workers=2", "checkpoint_async=false"),
+        sizes("qwen3_8b"),
+    )
+    one = 2 * 2 * 151_936 * 4096  # embedding and head, in bfloat16; a layer is smaller
+    assert passing(cfg, model)["a weight sync"] == pytest.approx((2 * 32 * 2**20 + 3 * one) / GB, rel=1e-4)
+    assert passing(learner(cfg, ranks=4), model)["a weight sync"] == passing(cfg, model)["a weight sync"]
+
+
 def test_a_checkpoint_that_is_written_beside_the_training_is_a_copy() -> None:
     cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
     copied = 4 + 8  # masters and moments

@@ -156,7 +156,7 @@ def run_ranks(
 ) -> list[list[dict[str, Any]]]:
     """``learn`` or ``teach`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank said
     last."""
-    from rl.learner.ranks import open_meeting
+    from rl.policy.meeting import open_meeting
 
     meeting = open_meeting(HOST, size, TIMEOUT_S)
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,8 @@ def main() -> None:
 
 
 def work(path: str, rank: int) -> None:
-    from rl.learner.ranks import Place, Ranks, enter_meeting
+    from rl.learner.ranks import Place, Ranks
+    from rl.policy.meeting import enter_meeting
 
     job: Job = pickle.loads(Path(path).read_bytes())
     store = enter_meeting(job.host, job.port, job.size, TIMEOUT_S)
