@@ -1,6 +1,7 @@
 """Attention of a prefix tree inside models of transformers: each distinct token goes through the model once.
 
     layer(nodes [1, U]):   queries of a sequence's own nodes  x  keys and values of the path that leads to them
+                           (of all ranks, where the nodes are split over some: rl.policy.context_parallel)
 
 transformers asks a registered function for the attention of every layer. Ours puts the keys and values of each path
 together, for sequences of similar size at once, and attends as transformers' own ``sdpa`` does; everything else of a
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rl.policy.context_parallel import RowSplit
 from rl.policy.prefix_tree import PrefixTree
 
 NAME = "prefix_tree"
@@ -31,8 +32,8 @@ PAIRS = 4096  # (query, key) pairs that cost about as much as one more call
 
 @dataclass
 class _Bucket:
-    """Sequences attended at once: ``asks`` int64 [B, Q], the nodes that ask; ``seen`` int64 [B, K], those of the paths;
-    both padded. ``mask`` bool [B, 1, Q, K]; ``real`` bool [B, Q]."""
+    """Stretches attended at once: ``asks`` int64 [B, Q], the nodes that ask; ``seen`` int64 [B, K], where the keys of
+    their paths are; both padded. ``mask`` bool [B, 1, Q, K]; ``real`` bool [B, Q]."""
 
     asks: Tensor
     seen: Tensor
@@ -43,45 +44,53 @@ class _Bucket:
 class TreeAttention:
     """What the attention of one pass over ``tree`` needs, the same for all layers."""
 
-    def __init__(self, tree: PrefixTree) -> None:
-        device = tree.node_T.device
-        ends = [b - a for a, b in pairwise(tree.bounds)]
-        asking = [i for i, (s, n) in enumerate(zip(tree.shared, ends, strict=True)) if s < n]
+    def __init__(self, tree: PrefixTree | RowSplit) -> None:
+        self.split = tree if isinstance(tree, RowSplit) else None
+        stretches, bounds = tree.stretches, tree.bounds
+        place_T = tree.node_T if isinstance(tree, PrefixTree) else tree.place_T  # of the keys of a row
+        device = place_T.device
         self.buckets: list[_Bucket] = []
-        for members in area_buckets([(ends[i] - tree.shared[i], ends[i]) for i in asking]):
-            chosen = [asking[m] for m in members]
-            first, shared, end, begin = (
-                torch.tensor([values[i] for i in chosen], device=device)[:, None]
-                for values in (tree.starts, tree.shared, ends, tree.bounds)
-            )
-            own = end - shared
+        for members in area_buckets([(s.end - s.begin, s.end) for s in stretches]):
+            chosen = [stretches[m] for m in members]
+            first, begin, end, start = (
+                torch.tensor(values, device=device)[:, None]
+                for values in (
+                    [s.at for s in chosen], [s.begin for s in chosen], [s.end for s in chosen],
+                    [bounds[s.seq] for s in chosen],
+                )
+            )  # fmt: skip
+            own = end - begin
             at = torch.arange(int(own.max()), device=device)
             real = at < own
-            place = shared + torch.where(real, at, 0)  # of a query in its sequence; padding repeats the first
+            at = torch.where(real, at, 0)  # padding repeats the first query
             rows = torch.arange(int(end.max()), device=device)
-            seen = tree.node_T[begin + torch.where(rows < end, rows, 0)]
-            mask = (rows <= place[..., None])[:, None]
-            self.buckets.append(_Bucket(first + place, seen, mask, real))
+            seen = place_T[start + torch.where(rows < end, rows, 0)]
+            mask = (rows <= (begin + at)[..., None])[:, None]
+            self.buckets.append(_Bucket(first + at, seen, mask, real))
         answered = torch.cat([b.asks[b.real] for b in self.buckets])
         self.order = answered.argsort()  # answers of all buckets, in the order of the nodes
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
-        """[1, U, H, D] of queries [1, H, U, D], keys and values [1, H', U, D]."""
-        nodes = tuple(x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, D]
+        """[1, U, H, D] of queries [1, H, U, D], keys and values [1, H', U, D]; R in the place of U where the nodes are
+        split over ranks."""
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, D]
+        if self.split is not None:
+            width = k.shape[-1]
+            k, v = self.split.gather(torch.cat((k, v), dim=-1)).split([width, v.shape[-1]], dim=-1)
         outs = []
         for bucket in self.buckets:
             run = partial(_attend_bucket, bucket, scaling, dropout)
             if torch.is_grad_enabled():
-                outs.append(checkpoint(run, *nodes, use_reentrant=False, preserve_rng_state=False))
+                outs.append(checkpoint(run, q, k, v, use_reentrant=False, preserve_rng_state=False))
             else:
-                outs.append(run(*nodes))
+                outs.append(run(q, k, v))
         return torch.cat(outs)[self.order][None]
 
 
 def _attend_bucket(
     bucket: _Bucket, scaling: float | None, dropout: float, queries: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """[N, H, D] of the N nodes that ask; queries [U, H, D], keys and values [U, H', D].
+    """[N, H, D] of the N nodes that ask; queries [U, H, D], keys and values [V, H', D], those of all nodes.
 
     The heads that share keys ask as one head with as many more queries: copies of the keys for each of them, which
     masked attention wants otherwise, take longer than the attention.
