@@ -165,8 +165,8 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
         length = lengths[index]
         if length > capacity:
             raise ValueError(
-                f"a segment of {length} tokens does not fit max_tokens_per_microbatch={capacity}; set it to at least "
-                "the context length, or let ranks share micro-batches (learner.context_parallel)"
+                f"a segment of {length} tokens does not fit max_tokens_per_microbatch={capacity}; "
+                "set it to at least the context length"
             )
         at = bisect_left(rooms, (length, -1))
         if at == len(rooms):
@@ -194,11 +194,18 @@ def pack(
     live = [item for item in items if item.inputs > 0]
     if not live:
         return []
+    sharers = 1 if deal is None else deal.sharers
+    if (longest := max(item.inputs for item in live)) > max_tokens_per_microbatch * sharers:
+        of = f" x learner.context_parallel={sharers}" if sharers > 1 else ""
+        raise ValueError(
+            f"a segment of {longest} tokens does not fit max_tokens_per_microbatch={max_tokens_per_microbatch}{of}; "
+            "raise it, or let ranks share micro-batches (learner.context_parallel)"
+        )
     planned = partial(_tree_bins, live, *by_prefix(_rows(live))) if share else partial(_bins, live)
     if deal is None:
         return [b.collate(live, device) for b in planned(max_tokens_per_microbatch)]
-    mine = deal.mine(planned, max_tokens_per_microbatch * deal.sharers)
-    split = deal.split if deal.sharers > 1 else None
+    mine = deal.mine(planned, max_tokens_per_microbatch * sharers)
+    split = deal.split if sharers > 1 else None
     return [replace(b.collate(live, device, split), padding=no) for b, no in mine]
 
 
