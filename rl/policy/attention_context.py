@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl.policy.context_parallel import RowSplit
 from rl.policy.ops.operators import TORCH, Operators
-from rl.policy.prefix_tree import PrefixTree, Stretch
+from rl.policy.prefix_tree import PrefixTree, Stretch, cut_by_pairs
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import (
     IndexerLoss,
@@ -225,7 +225,9 @@ class PackedContext:
             n = self.lengths[seq]
             whole = Block(seq, begin, end, at, "causal")
             head = min(end, n if self.mode == "dense" else 0 if watched else topk)
-            blocks += [whole.piece(a, b) for a, b in _causal_pieces(begin, head, self.chunk)]
+            # From the beginning of a sequence on no mask is needed.
+            pieces = cut_by_pairs(begin, head, CAUSAL_MASK, self.chunk) if begin else [(0, head)] * (head > 0)
+            blocks += [whole.piece(a, b) for a, b in pieces]
             head = max(begin, head)
             if n > self.gather_from and head < end:
                 blocks.append(whole.piece(head, end, "gathered"))
@@ -359,11 +361,3 @@ class PackedContext:
             target = attention_target(part.detach().transpose(0, 1), seen.detach(), over, spec.scale)
             loss.add(target, over, counts)
         return chosen
-
-
-def _causal_pieces(begin: int, end: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """[begin, end) cut where queries that do not begin their sequence need a mask: of CAUSAL_MASK entries at most, but
-    for pieces of ``chunk`` queries. From the beginning on none is needed, and nothing is cut."""
-    step = max(chunk, CAUSAL_MASK // max(1, end)) if begin else max(1, end)
-    for a in range(begin, end, step):
-        yield a, min(a + step, end)

@@ -36,6 +36,13 @@ class Stretch(NamedTuple):
     at: int
 
 
+def cut_by_pairs(begin: int, end: int, pairs: int, least: int) -> list[tuple[int, int]]:
+    """Queries [begin, end), of which the last sees ``end`` rows, in pieces whose (query, row) pairs are ``pairs`` at
+    most, but of no fewer than ``least`` queries."""
+    step = max(least, pairs // max(1, end))
+    return [(a, min(a + step, end)) for a in range(begin, end, step)]
+
+
 class PrefixTree:
     """S packed sequences of T rows as U nodes.
 

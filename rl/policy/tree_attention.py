@@ -24,21 +24,30 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rl.policy.context_parallel import RowSplit
-from rl.policy.prefix_tree import PrefixTree
+from rl.policy.prefix_tree import PrefixTree, Stretch, cut_by_pairs
 
 NAME = "prefix_tree"
 PAIRS = 4096  # (query, key) pairs that cost about as much as one more call
+MOST_PAIRS = 1 << 24  # of one call: its mask, one for each head that shares keys, stays small beside a layer
+LEAST = 64  # queries of a piece, however long their path is
 
 
 @dataclass
 class _Bucket:
     """Stretches attended at once: ``asks`` int64 [B, Q], the nodes that ask; ``seen`` int64 [B, K], where the keys of
-    their paths are; both padded. ``mask`` bool [B, 1, Q, K]; ``real`` bool [B, Q]."""
+    their paths are; both padded. ``place`` int64 [B, Q]: the last of its keys that a node sees; ``real`` bool [B,
+    Q]."""
 
     asks: Tensor
     seen: Tensor
-    mask: Tensor
+    place: Tensor
     real: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """bool [B, 1, Q, K]; made when it is needed: those of all buckets would be larger than all else."""
+        rows = torch.arange(self.seen.shape[1], device=self.seen.device)
+        return (rows <= self.place[..., None])[:, None]
 
 
 class TreeAttention:
@@ -46,7 +55,12 @@ class TreeAttention:
 
     def __init__(self, tree: PrefixTree | RowSplit) -> None:
         self.split = tree if isinstance(tree, RowSplit) else None
-        stretches, bounds = tree.stretches, tree.bounds
+        bounds = tree.bounds
+        stretches = [
+            Stretch(s.seq, a, b, s.at + a - s.begin)
+            for s in tree.stretches
+            for a, b in cut_by_pairs(s.begin, s.end, MOST_PAIRS, LEAST)
+        ]
         place_T = tree.node_T if isinstance(tree, PrefixTree) else tree.place_T  # of the keys of a row
         device = place_T.device
         self.buckets: list[_Bucket] = []
@@ -65,8 +79,7 @@ class TreeAttention:
             at = torch.where(real, at, 0)  # padding repeats the first query
             rows = torch.arange(int(end.max()), device=device)
             seen = place_T[start + torch.where(rows < end, rows, 0)]
-            mask = (rows <= (begin + at)[..., None])[:, None]
-            self.buckets.append(_Bucket(first + at, seen, mask, real))
+            self.buckets.append(_Bucket(first + at, seen, begin + at, real))
         answered = torch.cat([b.asks[b.real] for b in self.buckets])
         self.order = answered.argsort()  # answers of all buckets, in the order of the nodes
 
@@ -114,14 +127,14 @@ def _gather(x: Tensor, at: Tensor) -> Tensor:
 
 def area_buckets(sizes: Sequence[tuple[int, int]], waste: float = 0.5) -> list[list[int]]:
     """Indices grouped so that padding every (queries, keys) of a group to its largest wastes at most ``waste`` of the
-    pairs, and what a call costs."""
+    pairs, and what a call costs; of several, to at most MOST_PAIRS."""
     buckets: list[list[int]] = []
     area = widest = longest = 0
     for i in sorted(range(len(sizes)), key=lambda i: sizes[i], reverse=True):
         queries, keys = sizes[i]
         if buckets:
             padded = widest * max(longest, keys) * (len(buckets[-1]) + 1)
-            if (1 - waste) * padded - PAIRS <= area + queries * keys:
+            if padded <= MOST_PAIRS and (1 - waste) * padded - PAIRS <= area + queries * keys:
                 buckets[-1].append(i)
                 area, longest = area + queries * keys, max(longest, keys)
                 continue
