@@ -44,7 +44,8 @@ class MeansConfig(Bounded):
 
     section: ClassVar[str] = "learner"
 
-    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result. Shared tokens count once.
+    # Tokens of one packed forward/backward pass, of each rank's part where ranks share it (context_parallel). Bounds
+    # memory; does not change the result. Tokens that segments share count once.
     max_tokens_per_microbatch: PositiveInt = 8192
     # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
     # less memory, more time (docs/results.md, "Memory of a learner step").

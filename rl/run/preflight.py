@@ -215,6 +215,22 @@ def check_policy(
         raise ValueError(f"policy in '{directory}': {error}") from error
 
 
+def check_shared_rows(directory: Path, context_parallel: int) -> None:
+    """Raise ValueError when so many ranks cannot share the rows of a pass of the policy in ``directory``; reads its
+    config.json alone."""
+    if context_parallel == 1:
+        return
+    from transformers import AutoConfig
+
+    from rl.policy.checkpoint_checks import check_context
+    from rl.policy.flops import meta_model
+
+    try:
+        check_context(meta_model(AutoConfig.from_pretrained(directory)), context_parallel)
+    except ValueError as error:
+        raise ValueError(f"policy in '{directory}': {error}") from error
+
+
 def about_dtypes(cfg: TrainConfig) -> list[str]:
     """What is to be said when engine and learner round differently; empty when they do not."""
     if cfg.rollout.dtype == cfg.learner.compute_dtype:

@@ -29,9 +29,10 @@ from rl.learner.config import MeansConfig
 from rl.learner.deal import PIECES, row_shares
 from rl.policy.checkpoint_checks import check_context
 from rl.policy.context_parallel import ContextGroup, RowShare, RowSplit
-from rl.policy.flops import CostModel, meta_model
+from rl.policy.flops import CostModel
 from rl.policy.loading import build_policy, load_policy
 from rl.policy.prefix_tree import PrefixTree
+from rl.run.preflight import check_shared_rows
 from rl.types import Group, Trajectory
 from tests.learner.conftest import groups_by, sample_segment, tiny_config
 
@@ -188,10 +189,10 @@ def test_settings_that_cannot_share_micro_batches(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"learner.context_parallel=3: must divide learner.ranks=4"):
         MeansConfig(ranks=4, context_parallel=3)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sliding = meta_model(MistralConfig(vocab_size=32, sliding_window=8, num_key_value_heads=2, **sizes))
-    check_context(sliding, 1)
+    MistralConfig(vocab_size=32, sliding_window=8, num_key_value_heads=2, **sizes).save_pretrained(tmp_path)
+    check_shared_rows(tmp_path, 1)
     with pytest.raises(ValueError, match=r"context_parallel=2: rows of MistralForCausalLM cannot be split.*; use 1"):
-        check_context(sliding, 2)
+        check_shared_rows(tmp_path, 2)
     check_context(load_policy(llama(tmp_path / "llama", torch.float32)).module, 2)
     long = ["rollout.max_context=1000", "learner.max_tokens_per_microbatch=500"]
     with pytest.raises(ValueError, match=r"microbatch=500: must be at least .*=1000, .*\(learner.context_parallel"):
