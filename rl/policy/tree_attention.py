@@ -28,7 +28,7 @@ from rl.policy.prefix_tree import PrefixTree, Stretch, cut_by_pairs
 
 NAME = "prefix_tree"
 PAIRS = 4096  # (query, key) pairs that cost about as much as one more call
-MOST_PAIRS = 1 << 24  # of one call: its mask, one for each head that shares keys, stays small beside a layer
+MOST_PAIRS = 1 << 25  # of one call: its mask, one for each head that shares keys, stays small beside a layer
 LEAST = 64  # queries of a piece, however long their path is
 
 
