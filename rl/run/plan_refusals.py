@@ -9,7 +9,6 @@ from dataclasses import replace
 from math import floor
 from typing import TYPE_CHECKING, Any
 
-from rl.policy.checkpoint_checks import check_context
 from rl.run.engine_refusals import engine_refusals, uneven_part
 from rl.run.model_sizes import ModelSizes
 from rl.run.plan_memory import (
@@ -78,6 +77,10 @@ def _cache(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
 
 def _rows(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
     """A model whose rows ranks cannot share."""
+    if cfg.learner.context_parallel == 1:
+        return []
+    from rl.policy.checkpoint_checks import check_context
+
     try:
         check_context(sizes.module, cfg.learner.context_parallel)
     except ValueError as error:
