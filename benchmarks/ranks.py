@@ -9,8 +9,8 @@ each (``learner.context_parallel``), with micro-batches of as many tokens a rank
 Both are what a run starts (``rl.learner.group``): Ray actors on this machine, over gloo. The policy: a dense model of
 SmolLM2-135M's shape with fewer layers and random weights, or the shipped one (``--demo``), its experts chosen anew. The
 threads are shared out: one process has all of them, each rank its part. Seconds are the driver's, from the call to the
-end of the optimiser step on every rank. Memory is each process's largest, by the kernel, and what of it a step takes
-above what the process held before. Gradients' norms are compared.
+end of the optimiser step on every rank. Memory is each process's largest, by the kernel, and how much more that is than
+what it held before its first step. Gradients' norms are compared.
 """
 
 from __future__ import annotations
@@ -123,19 +123,17 @@ def main() -> int:
         batch = groups(vocabulary, args.prompt, args.own, 0, args.long, args.ranks)
         tried = {name: start_group(str(policy), args, name, folder) for name in ways(args)}
         seconds: dict[str, list[float]] = {name: [] for name in tried}
-        step_gb: dict[str, list[list[float]]] = {name: [] for name in tried}
+        before = {name: begin_peaks(group) for name, group in tried.items()}
         metrics: dict[str, dict[str, float]] = {}
         for round_ in range(args.rounds + 1):
             for name in sorted(tried, reverse=bool(round_ % 2)):
-                stored, before = tried[name].put(batch), begin_peaks(tried[name])
+                stored = tried[name].put(batch)
                 started = perf_counter()
                 done: dict[str, Any] = tried[name].get("a step", tried[name].call("step", stored), DEADLINE_S)
                 if round_ == 0:
                     metrics[name] = done
                 else:  # the first step loads and allocates
                     seconds[name].append(perf_counter() - started)
-                    now = memory(tried[name], "VmHWM")
-                    step_gb[name].append([peak - held for peak, held in zip(now, before, strict=True)])
         held = {name: memory(group, "VmHWM") for name, group in tried.items()}
         for group in tried.values():
             group.kill()
@@ -150,11 +148,11 @@ def main() -> int:
         [
             name, str(threads(args, name)), f"{median(values):.2f}", f"{min(values):.2f}", f"{max(values):.2f}",
             ", ".join(f"{peak:.2f}" for peak in held[name]),
-            ", ".join(f"{median(each):.2f}" for each in zip(*step_gb[name], strict=True)),
+            ", ".join(f"{most - at:.2f}" for most, at in zip(held[name], before[name], strict=True)),
         ]
         for name, values in seconds.items()
     ]  # fmt: skip
-    head = ["", "threads each", "median s", "fastest", "slowest", "GB at most, each process", "of it a step, median"]
+    head = ["", "threads each", "median s", "fastest", "slowest", "GB at most, each process", "above the start"]
     print(markdown(head, rows))
     print(f"\nmedian of {second} over that of {first}: {median(seconds[second]) / median(seconds[first]):.2f}")
     return 0
