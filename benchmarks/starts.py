@@ -161,7 +161,7 @@ def measure(trees: dict[str, Path], repeats: int, only: str | None) -> dict[str,
             for name, tree in trees.items():
                 for script, module in HELP.items():
                     note(f"`{script} --help`, CPU s", name, cpu_s(tree, command(module), ["--help"], places[name]))
-                refused = cpu_s(tree, command(HELP["rl-train"]), REFUSED, places[name], 1)
+                refused = cpu_s(tree, command(HELP["rl-train"]), REFUSED, places[name], 2)
                 note("a start that is refused at the last, CPU s", name, refused)
                 note("a policy loaded in a new process, CPU s", name, cpu_s(tree, LOAD, (), places[name]))
         for number in range(repeats + 1 if only in (None, "rollout") else 0):

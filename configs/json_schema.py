@@ -1,7 +1,7 @@
 """The configuration of `rl-train` as a JSON schema: editors complete and check overlays and stored configurations.
 
 ``python -m configs.json_schema configs/train.schema.json`` writes it anew. Types, bounds and defaults come from the
-dataclasses that are the schema, descriptions from their comments (configs.reference). An overlay names it in a line::
+dataclasses that are the schema, descriptions from their comments (configs.fields). An overlay names it in a line::
 
     # yaml-language-server: $schema=<path to>/train.schema.json
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval
 
-from configs.reference import default, meaning
+from configs.fields import default, meaning
 from configs.schema import TrainConfig
 from rl.bounds import Matches, OneOf, field_types, marks
 

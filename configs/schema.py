@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Interval
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rl.bounds import (
@@ -30,7 +29,7 @@ from rl.bounds import (
     Seed,
     Share,
 )
-from rl.data.needles import NeedleTask
+from rl.data.needle_task import NeedleTask
 from rl.learner.config import COMPUTE_DTYPES, SCHEDULES, LearnerConfig, MeansConfig, ReplayConfig
 from rl.objective.config import ObjectiveConfig
 from rl.proof.config import LabelConfig
@@ -330,6 +329,7 @@ class TrainConfig(Bounded):
     cache_dir: str = "cache"  # finished stages, reused when nothing they depend on changed
     checkpoint_every: PositiveInt = 10  # steps between full-state checkpoints
     keep_checkpoints: PositiveInt = 2  # older ones are removed
+    checkpoint_async: bool = True  # written while training goes on, from a copy in the host's memory: 12 bytes a weight
     push_to_hub: HubId | None = (
         None  # owner/name: where on the Hugging Face hub the policy goes at the end; null: nowhere
     )
@@ -700,6 +700,8 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
 @functools.cache
 def register() -> None:
     """Make the schema known to Hydra; called by every entry point before ``hydra.main``."""
+    from hydra.core.config_store import ConfigStore  # not for --help
+
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=_open(schema))

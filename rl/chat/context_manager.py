@@ -22,13 +22,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Interval
 
 from envs.types import Message
 from rl.bounds import Bounded, NonNegativeInt, OneOf, PositiveInt
-from rl.chat.session import SUMMARY, Session
+from rl.chat.renderer import SUMMARY
+
+if TYPE_CHECKING:
+    from rl.chat.session import Session  # the schema of the commands reads the config here, and needs no arrays
 
 POLICIES = ("none", "summary", "discard_75", "discard_all", "parallel_fewest_step")
 _SHARES = {"discard_75": 0.75, "discard_all": 1.0}  # of the cycles

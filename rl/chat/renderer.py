@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 from envs.types import Message
 from rl.chat.split import Split
 
+SUMMARY = "summary"  # the mark of a request for a summary and of the summary, and the context policy's name
 # How long reasoning stays in the context. cycle: inside a tool cycle, until the next user message (DeepSeek-V3.2);
 # drop: it is gone as soon as anything follows the message, a tool's result too (the older way); keep: always.
 Retention = Literal["cycle", "drop", "keep"]

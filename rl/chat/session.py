@@ -26,10 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.types import Message
-from rl.chat.renderer import Renderer
+from rl.chat.renderer import SUMMARY, Renderer
 from rl.types import ReplayRecord, Segment, Usage
-
-SUMMARY = "summary"  # the mark of a request for a summary and of the summary, and the context policy's name
 
 
 class SessionError(RuntimeError):

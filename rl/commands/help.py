@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from typing import Any
 
-from configs.reference import COMMANDS, OVERLAY, default, meaning, members, overlay, shown
+from configs.fields import COMMANDS, OVERLAY, default, meaning, members, overlay, shown
 from configs.schema import SCHEMAS
 
 WIDTH = 120

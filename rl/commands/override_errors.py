@@ -136,7 +136,7 @@ def changed_fields(cfg: DictConfig, schema: type, config_name: str, prefix: str 
 
 
 def _wrong_value(override: str, schema: type, error: Exception) -> str:
-    from configs.reference import kind
+    from configs.fields import kind
 
     hint: Any = schema
     path = override.partition("=")[0].lstrip("+~")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rl.data.needles import NeedleTask, Sample
+from rl.data.needle_task import NeedleTask
+from rl.data.needles import Sample, needle_document
 
 if TYPE_CHECKING:
     from configs.schema import AdaptDataConfig
@@ -34,10 +35,10 @@ class NeedleSource:
 
     def __init__(self, task: NeedleTask, length: int, held_out: int) -> None:
         self.task = task
-        self.held_out: list[Sample] = [task.document("held_out", i, length) for i in range(held_out)]
+        self.held_out: list[Sample] = [needle_document(task, "held_out", i, length) for i in range(held_out)]
 
     def training(self, index: int, length: int) -> Sample:
-        return self.task.document("train", index, length)
+        return needle_document(self.task, "train", index, length)
 
 
 class TextSource:

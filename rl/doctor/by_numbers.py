@@ -95,6 +95,12 @@ def skipped_steps(step: StepRecord, memory: Memory) -> Reading | None:
     return Reading(value - before)
 
 
+def gradient(step: StepRecord, memory: Memory) -> Reading | None:
+    """Times that the sum of gradients was changed from outside between two micro-batches or before the step."""
+    value = step.number("learner/gradient_changed")
+    return None if value is None else Reading(value)
+
+
 def too_stale(step: StepRecord, memory: Memory) -> Reading | None:
     """Versions by which the oldest token is older than ``max_staleness`` allows."""
     value = step.number("staleness/max")

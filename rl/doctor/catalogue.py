@@ -102,6 +102,17 @@ DETECTORS: tuple[Detector, ...] = (
         "the batch is in bad_batches/; lower learner.lr, look for infinite log-probs",
     ),
     Detector(
+        "gradient",
+        "metrics",
+        by_numbers.gradient,
+        "the number of times that the summed gradient was another than a micro-batch had left",
+        0.0,
+        "exact: norms of the same tensors, compared bit by bit",
+        "the gradient is cleared, scaled or written to between micro-batches, so that a part of the batch is not "
+        "learned from",
+        "clear gradients after the optimiser step alone; look for hooks and for a second optimiser",
+    ),
+    Detector(
         "too_stale",
         "metrics",
         by_numbers.too_stale,

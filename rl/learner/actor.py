@@ -40,6 +40,7 @@ class LearnerHandle:
         self._policy_dir = policy_dir
         self._engine_dtype = cfg.rollout.dtype
         self._adapts = cfg.learner.lora.rank > 0
+        self._saves_beside = cfg.checkpoint_async
         self._tell_operators = cfg.learner.ops != "torch"
         self._probe_tokens = probe_tokens(policy_dir, cfg.seed, cfg.rollout.max_context - 1)
         self._overlap: Overlap | None = None
@@ -116,8 +117,15 @@ class LearnerHandle:
         return scores
 
     def save(self, root: Path, step: int, extra: dict[str, Any], keep: int) -> None:
-        """Full-state checkpoint, ``extra`` included."""
-        self._get("the checkpoint", self._group.call("save_checkpoint", str(root), step, extra, keep))
+        """Begin a full-state checkpoint, ``extra`` included: it is there when ``saved``, at once with
+        ``checkpoint_async=false``. Raises what went wrong with the one before, if nobody has asked for that yet."""
+        begun = self._group.call("save_checkpoint", str(root), step, extra, keep, self._saves_beside)
+        self._get("the checkpoint", begun)
+
+    def saved(self, wait: bool = False) -> bool:
+        """Whether what ``save`` has begun is on disk; ``wait`` until it is. Raises what writing it has raised."""
+        written: bool = self._get("the checkpoint", self._group.call("checkpoint_written", wait))
+        return written
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restore a checkpoint; returns its ``extra``."""

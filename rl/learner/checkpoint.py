@@ -32,8 +32,9 @@ import torch
 
 from rl.learner.config import LoraConfig
 from rl.learner.learner import Learner
-from rl.learner.moments import read_moments, write_moments
-from rl.learner.whole import Whole
+from rl.learner.moments import Moments, on_host, read_moments, write_moments
+from rl.learner.ranks import Ranks
+from rl.learner.whole import Snapshot, Whole
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
 from rl.policy.lora import LoraPolicy
@@ -52,23 +53,38 @@ def save_checkpoint(
     ``extra``: what the caller needs to resume (taskset state, totals); picklable. Raises OSError (disk full,
     no permission) with the older checkpoints untouched and nothing of the new one left.
     """
+    return write_snapshot(root, snapshot(learner, step, extra, copied=False), keep)
+
+
+def snapshot(learner: Learner, step: int, extra: Mapping[str, Any] | None = None, *, copied: bool) -> Snapshot:
+    """What a checkpoint of ``learner`` as it is now holds; every rank calls it. ``copied``: the learner may go on while
+    it is written; else its live tensors are in it."""
+    held = learner.whole()
+    moments: Moments = learner.optimizer.moments()
+    if copied:
+        held, moments = None if held is None else held.copied(learner.ranks is None), on_host(moments)
+    return Snapshot(step, held, moments, rng_state(), dict(extra or {}), learner.ranks)
+
+
+def write_snapshot(root: str | Path, taken: Snapshot, keep: int = 2) -> Path:
+    """``save_checkpoint`` of a snapshot, perhaps in a thread of its own. Every rank calls it."""
     if keep < 1:
         raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
     root = Path(root)
-    target = root / f"step_{step:06d}"
+    target = root / f"step_{taken.step:06d}"
     partial, replaced = root / f".partial_{target.name}", root / f".replaced_{target.name}"
-    held, moments = learner.whole(), learner.optimizer.moments()
+    held, moments = taken.held, taken.moments
     needed = (0 if held is None else held.bytes) + sum(v.nbytes for entry in moments.values() for v in entry.values())
     try:
-        with _together(learner):
+        with _together(taken.ranks):
             if held is not None:  # the first rank writes what is whole
                 root.mkdir(parents=True, exist_ok=True)
                 _require_space(root, needed)
                 for leftover in (*root.glob(".partial_*"), replaced):  # of saves that were killed, whatever their step
                     shutil.rmtree(leftover, ignore_errors=True)
                 partial.mkdir()
-                _write(partial, held, step, extra)
-        write_moments(partial, moments, alone=learner.ranks is None)
+                _write(partial, held, taken)
+        write_moments(partial, moments, None if taken.ranks is None else taken.ranks.background)
         if held is None:
             return target
         _seal(partial)
@@ -89,7 +105,7 @@ def save_checkpoint(
     return target
 
 
-def _write(partial: Path, held: Whole, step: int, extra: Mapping[str, Any] | None) -> None:
+def _write(partial: Path, held: Whole, taken: Snapshot) -> None:
     if isinstance(held.policy, LoraPolicy):
         held.policy.save_adapter(partial / "policy")
     else:
@@ -98,10 +114,10 @@ def _write(partial: Path, held: Whole, step: int, extra: Mapping[str, Any] | Non
         held.reference.save(partial / "reference")
     state = {
         "format": FORMAT,
-        "step": step,
+        "step": taken.step,
         "learner": held.state,
-        "rng": rng_state(),
-        "extra": dict(extra or {}),
+        "rng": taken.rng,
+        "extra": taken.extra,
     }
     torch.save(state, partial / "state.pt")
 
@@ -113,7 +129,7 @@ def _seal(partial: Path) -> None:
 
 
 @contextmanager
-def _together(learner: Learner) -> Iterator[None]:
+def _together(ranks: Ranks | None) -> Iterator[None]:
     """What one rank raises in the block, all raise: the others would wait for it."""
     wrong: Exception | None = None
     try:
@@ -121,13 +137,12 @@ def _together(learner: Learner) -> Iterator[None]:
     except (OSError, ValueError) as error:
         wrong = error
     except Exception as error:
-        if learner.ranks is None:
+        if ranks is None:
             raise
-        wrong = RuntimeError(
-            f"{type(error).__name__}: {error}"
-        )  # a library's own kind may not go from process to process
-    if learner.ranks is not None:
-        wrong = next((e for e in learner.ranks.gather(wrong) if e is not None), None)
+        # A library's own kind may not go from process to process.
+        wrong = RuntimeError(f"{type(error).__name__}: {error}")
+    if ranks is not None:
+        wrong = next((e for e in ranks.gather(wrong, ranks.background) if e is not None), None)
     if wrong is not None:
         raise wrong
 

@@ -22,6 +22,7 @@ import torch
 
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.forward import Teacher, device_of, is_indexer, packed_scores, scores_and_lesson, sequence_logprobs
+from rl.learner.gradient_seal import GradientSeal
 from rl.learner.items import items_of
 from rl.learner.kl_reference import Reference
 from rl.learner.moments import Moments
@@ -146,7 +147,8 @@ class Learner:
     def begin(self, minibatches: int = 1) -> OpenBatch:
         """Open a batch. What an earlier one has left without ``finish`` is dropped: the weights never saw it."""
         self.optimizer.zero_grad()
-        self._open = OpenBatch(self.drift.delta(self.objective), [Minibatch(i) for i in range(minibatches)])
+        parts, seal = [Minibatch(i) for i in range(minibatches)], GradientSeal(self.optimizer.parameters)
+        self._open = OpenBatch(self.drift.delta(self.objective), parts, seal)
         return self._open
 
     def accumulate(self, groups: Sequence[Group]) -> None:
@@ -185,7 +187,7 @@ class Learner:
         """The batch is trained: what follows from it, and its metrics."""
         self._open = None
         if self.ranks is not None:
-            batch.join(self.ranks.gather((batch.diagnostics, batch.books)))
+            batch.join(self.ranks.gather(batch.notes()))
         batch.books.close()
         for drift_S in batch.diagnostics.drifts:
             self.drift.add(drift_S)
@@ -228,8 +230,7 @@ class Learner:
     ) -> ProbeScores:
         """``probe_logprobs``, and how far from them an engine that computes in ``engine_dtype`` may be
         (``rl.learner.sync_probe``)."""
-        dtype = coarser(engine_dtype, self.config.compute_dtype)
-        return probe_scores(self.compute, tokens, replay, dtype, self.device)
+        return probe_scores(self.compute, tokens, replay, coarser(engine_dtype, self.config.compute_dtype), self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but weights (and the reference's) and AdamW's moments: schedule position, shuffle, drift,
@@ -271,8 +272,7 @@ class Learner:
             logprobs = None if item.logprobs is None else item.logprobs[item.loss_mask]
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
-        share = self.config.share_prefixes and self.compute.policy.shares_prefixes
-        microbatches: list[MicroBatch] = []
+        share, microbatches = self.config.share_prefixes and self.compute.policy.shares_prefixes, []
         for part, shares in self.teachers.parts(items, share):
             microbatches += pack(part, self.config.max_tokens_per_microbatch, self.device, shares, self.deal)
         if self.first:
@@ -353,9 +353,9 @@ class Learner:
             indexer_loss = kl.detach()
             loss = loss + self.config.indexer_kl_coef * kl
         if microbatch.padding:
-            (loss * 0.0).backward()
+            batch.backward(loss * 0.0)
             return torch.zeros(4, device=self.device)
-        loss.backward()
+        batch.backward(loss)
         if not microbatch.counts:  # of what is the whole micro-batch's; of L_I each rank has its own rows' share
             zero = torch.zeros_like(indexer_loss)
             return torch.stack((zero, zero, zero, indexer_loss))
@@ -377,8 +377,9 @@ class Learner:
                 metrics["loss/indexer"] = minibatch.indexer_loss / minibatch.inputs
                 metrics["loss/total"] += self.config.indexer_kl_coef * metrics["loss/indexer"]
             ranks = 1 if self.ranks is None else self.ranks.size
-            minibatch.divide(self.policy.named_parameters(), self.objective.loss_aggregation, ranks)
-            outcome = self.optimizer.step(metrics["loss/total"])
+            with batch.sealed():
+                minibatch.divide(self.policy.named_parameters(), self.objective.loss_aggregation, ranks)
+                outcome = self.optimizer.step(metrics["loss/total"])
             self.compute.refresh()
             metrics |= {"learner/grad_norm": outcome["grad_norm"], "learner/lr": outcome["lr"]}
             if not outcome["applied"]:

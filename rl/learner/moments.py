@@ -10,18 +10,32 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 MOMENTS = "moments"
 Moments = Mapping[str, Mapping[str, Tensor]]  # by parameter: exp_avg and exp_avg_sq [of its shape], step
 
 
-def write_moments(checkpoint: Path, moments: Moments, alone: bool) -> None:
-    """Write ``checkpoint/moments``; nothing when there are none yet. ``alone``: there is one rank. Every rank calls it,
-    and what one of them raises while writing is raised by all.
+def on_host(moments: Moments) -> Moments:
+    """A copy of them in the host's memory, sharded as they are."""
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+    stager = DefaultStager(StagingOptions(False, False, False, False))  # plain memory, and done when it returns
+    try:
+        return cast(Moments, stager.stage({name: dict(entry) for name, entry in moments.items()}))
+    finally:
+        stager.close()
+
+
+def write_moments(checkpoint: Path, moments: Moments, group: ProcessGroup | None) -> None:
+    """Write ``checkpoint/moments``; nothing when there are none yet. ``group``: of the ranks, None of one alone. Every
+    rank calls it, and what one of them raises while writing is raised by all.
 
     Raises OSError when the disk is full, or when what another machine's rank has written is not to be seen here.
     """
@@ -31,7 +45,8 @@ def write_moments(checkpoint: Path, moments: Moments, alone: bool) -> None:
         return
     folder = checkpoint / MOMENTS
     state = {name: dict(entry) for name, entry in moments.items()}
-    _run(lambda: save(state, checkpoint_id=folder, no_dist=alone))
+    alone = group is None
+    _run(lambda: save(state, checkpoint_id=folder, process_group=group, no_dist=alone))
     if not alone and torch.distributed.get_rank() > 0:
         return  # the first rank looks, and renames the folder when it has seen all
     written = {place.relative_path for place in (_metadata(folder).storage_data or {}).values()}

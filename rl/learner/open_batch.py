@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from rl.learner.forward import is_indexer
+from rl.learner.gradient_seal import GradientSeal
 from rl.learner.replay_audit import ReplayBooks
 from rl.objective.advantage import BatchSize
 from rl.objective.diagnostics import Diagnostics
@@ -73,18 +75,37 @@ class OpenBatch:
 
     delta: float | None
     minibatches: list[Minibatch]
+    seal: GradientSeal
+    broken_seals: int = 0  # on this rank
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     books: ReplayBooks = field(default_factory=ReplayBooks)
     advantages: list[float] = field(default_factory=list)  # of valid trajectories
     totals: dict[str, float] = field(default_factory=dict)  # summed over the minibatches
     seconds: float = 0.0  # that the learner has worked on it
 
-    def join(self, parts: Sequence[tuple[Diagnostics, ReplayBooks]]) -> None:
-        """Take over what the ranks have noted, each on its share of the micro-batches."""
-        self.diagnostics, self.books = Diagnostics(), ReplayBooks()
-        for diagnostics, books in parts:
+    @contextmanager
+    def sealed(self) -> Iterator[None]:
+        """The one place where the sum of gradients may change: that nobody has changed it since is noted, or not."""
+        self.broken_seals += self.seal.broken()
+        yield
+        self.seal.put()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of ``loss`` to the sum."""
+        with self.sealed():
+            loss.backward()
+
+    def notes(self) -> tuple[Diagnostics, ReplayBooks, int]:
+        """What this rank has to say to the others."""
+        return self.diagnostics, self.books, self.broken_seals
+
+    def join(self, parts: Sequence[tuple[Diagnostics, ReplayBooks, int]]) -> None:
+        """Take over the ``notes`` of all ranks, each on its share of the micro-batches."""
+        self.diagnostics, self.books, self.broken_seals = Diagnostics(), ReplayBooks(), 0
+        for diagnostics, books, broken_seals in parts:
             self.diagnostics.extend(diagnostics)
             self.books.extend(books)
+            self.broken_seals += broken_seals
 
     def metrics(self, room: int) -> dict[str, float]:
         """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens. ``room``: tokens that a
@@ -106,6 +127,7 @@ class OpenBatch:
             "learner/sharing": inputs / distinct if distinct else 1.0,
             "learner/tokens_per_s": inputs / self.seconds,
             "learner/packing": distinct / capacity if capacity else 1.0,
+            "learner/gradient_changed": float(self.broken_seals),
             "learner/seconds": self.seconds,
         }
 

@@ -10,6 +10,7 @@ With ``learner.ranks`` above 1 the processes meet first (``rl.learner.group``), 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ class LearnerProcess(RankProcess):
         long ranks wait for each other."""
         self._given = (policy, config, objective, run_dir, replay)
         self._learner: Learner | None = None
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[Path] | None = None  # the checkpoint that is being written
         super().__init__(config, rank, timeout_s)
 
     def build(self, ranks: Ranks | None) -> None:
@@ -106,11 +109,28 @@ class LearnerProcess(RankProcess):
         """The policy alone, in the hub's layout (what an engine or transformers loads) and the dtype it computes in."""
         self.learner.compute.save(directory)
 
-    def save_checkpoint(self, root: str, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2) -> Path:
-        """``rl.learner.checkpoint.save_checkpoint``."""
-        from rl.learner.checkpoint import save_checkpoint
+    def save_checkpoint(
+        self, root: str, step: int, extra: Mapping[str, Any] | None = None, keep: int = 2, beside: bool = False
+    ) -> None:
+        """``rl.learner.checkpoint.save_checkpoint``; ``beside``: only a copy is taken now, and written while this
+        process goes on (``checkpoint_written``). What is still being written is waited for first."""
+        from rl.learner.checkpoint import snapshot, write_snapshot
 
-        return save_checkpoint(root, self.learner, step, extra, keep)
+        self.checkpoint_written(wait=True)
+        taken = snapshot(self.learner, step, extra, copied=beside)
+        if beside:
+            self._writing = self._writer.submit(write_snapshot, root, taken, keep)
+        else:
+            write_snapshot(root, taken, keep)
+
+    def checkpoint_written(self, wait: bool = False) -> bool:
+        """Whether nothing is being written any more; with ``wait`` that is waited for. Raises what the writing has
+        raised, once."""
+        if self._writing is None or not (wait or self._writing.done()):
+            return self._writing is None
+        writing, self._writing = self._writing, None
+        writing.result()
+        return True
 
     def load_checkpoint(self, path: str) -> dict[str, Any]:
         """``rl.learner.checkpoint.load_checkpoint``: the extra dict, with ``step``."""

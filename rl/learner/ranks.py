@@ -74,6 +74,8 @@ class Ranks:
             rows = (place.size // place.context, place.context)
             share = init_device_mesh(device, rows, mesh_dim_names=("batches", "context"))["context"]
             self.context = ContextGroup(share.get_local_rank(), place.context, share.get_group())
+        # For what goes on beside the training: calls in another thread must not come between those of this one.
+        self.background = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self.beside = self.gather(socket.gethostname()).count(socket.gethostname())  # ranks on this machine
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -83,10 +85,10 @@ class Ranks:
         summed: list[float] = total.tolist()
         return summed
 
-    def gather(self, value: Any) -> list[Any]:
-        """``value`` of every rank, in the order of the ranks; picklable."""
+    def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """``value`` of every rank, in the order of the ranks; picklable. ``group``: ``background``, in its thread."""
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
         return values
 
 

@@ -68,12 +68,19 @@ def grpo(
     at.next_group -= len(again)  # they are admitted once more, under their numbers
     finished.begin(at.next_group)
 
+    writing: list[int] = []  # the checkpoint on its way to disk: the first group that is not trained in it
+
     def save() -> None:
+        written(wait=True)
         log.flush()  # a run that goes on from here finds the records of all steps before
         at.taskset, at.waiting = taskset.state_dict(), [*pending.values(), *again]
         extra = {"at": asdict(at) | {"next_group": at.next_group + len(again)}, "totals": asdict(log.totals)}
         learner.save(checkpoints, at.step, extra, cfg.keep_checkpoints)
-        finished.checkpoint(at.next_group - len(pending))
+        writing.append(at.next_group - len(pending))
+
+    def written(wait: bool = False) -> None:
+        if writing and learner.saved(wait):
+            finished.checkpoint(writing.pop())
 
     spent = log.spent()
     end = at.step + len(again) // cfg.prompts_per_step if spent else cfg.steps
@@ -109,17 +116,20 @@ def grpo(
                     taskset.observe(group.task_index, group.outcomes())
                 reused = {"rollout/reused_groups": float(finished.reused)}
                 log.step(at.step, groups, learned | taskset.metrics() | reused, probe)
+                written()
                 if not spent and (spent := log.spent()):
                     end = min(end, at.step + len(pending) // cfg.prompts_per_step)
                 if at.step % cfg.checkpoint_every == 0 or at.step == end:
                     save()
                     saved = at.step
+            written(wait=True)
     except KeyboardInterrupt:
-        if saved < at.step and cfg.checkpoints_on(asked()):
-            try:
+        try:
+            if saved < at.step and cfg.checkpoints_on(asked()):
                 save()
-            except Exception as error:  # the signal has reached the learner too, or the disk is full
-                print(f"no checkpoint of step {at.step}: {first_line(str(error))}; the steps since {saved} run again")
+            written(wait=True)
+        except Exception as error:  # the signal has reached the learner too, or the disk is full
+            print(f"no checkpoint of step {at.step}: {first_line(str(error))}; the steps since the last one run again")
         raise
     finally:
         pool.on_finished = None

@@ -77,9 +77,8 @@ def learner_memory(cfg: TrainConfig, sizes: ModelSizes) -> Memory:
     learner = cfg.learner
     sharded = learner.ranks > 1
     width = WIDTH[learner.compute_dtype]
-    learns = sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
-    masters, trained = 4 * (sizes.parameters + adapter), adapter or learns
+    masters, trained = 4 * (sizes.parameters + adapter), _trained(cfg, sizes)
     if sharded:
         weights = masters
     elif adapter:
@@ -126,8 +125,9 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     one of them is there at a time.
 
     Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
-    checkpoint, in which our own models are copied once more. A sync leaves one copy in Ray's store, and every served
-    engine of the machine maps one of its own while it takes it.
+    checkpoint, in which our own models are copied once more. With ``checkpoint_async`` one rank alone copies them too,
+    every rank its moments, and a sync may come while they are written. A sync leaves one copy in Ray's store, and every
+    served engine of the machine maps one of its own while it takes it.
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
@@ -136,23 +136,31 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     if cfg.hardware.gpus:
         engines = min(engines, cfg.hardware.gpus_per_node // cfg.rollout.tensor_parallel)
     mapped = sent * engines if cfg.rollout.engine == "served" else 0.0
-    if learner.ranks > 1:
-        state = 4.0 * adapter + (whole if cfg.objective.uses_reference and not adapter else 0)
-        copied = whole if sizes.is_dsa and not adapter else 0.0
-        parts = {
-            LOADING: whole,
-            SYNC: max(2 * sent, sent + mapped),
-            CHECKPOINT: whole + state + copied,
-        }
+    on_gpu = cfg.hardware.gpus > 0
+    gathers = learner.ranks > 1
+    copies = on_gpu or gathers  # else weights are loaded to where they stay, and sent from there
+    own = whole if sizes.is_dsa and not adapter else 0.0
+    reference = cfg.objective.uses_reference and not adapter
+    if gathers:
+        checkpoint = whole + 4.0 * adapter + (whole if reference else 0.0) + own
+    elif cfg.checkpoint_async:
+        checkpoint = (4.0 * adapter or whole) + (sent if reference else 0.0) + own
     else:
-        on_gpu = cfg.hardware.gpus > 0  # else weights are loaded to where they stay, and sent from there
-        copied = whole if (on_gpu or sizes.is_dsa) and not adapter else 0.0
-        parts = {
-            LOADING: whole if on_gpu else 0.0,
-            SYNC: max(sent * (2 if on_gpu else 1), sent + mapped),
-            CHECKPOINT: copied,
-        }
-    return _gb(parts)
+        checkpoint = max(own, whole if on_gpu and not adapter else 0.0)
+    sync = max(sent * (2 if copies else 1), sent + mapped)
+    if cfg.checkpoint_async:
+        here = min(learner.ranks, cfg.hardware.gpus_per_node) if on_gpu else learner.ranks
+        checkpoint += 8 * _trained(cfg, sizes) / shards(cfg) * here
+        sync += checkpoint  # it is still being written
+    return _gb({LOADING: whole if copies else 0.0, SYNC: sync, CHECKPOINT: checkpoint})
+
+
+def _trained(cfg: TrainConfig, sizes: ModelSizes) -> int:
+    """Weights that learn."""
+    learner = cfg.learner
+    if learner.lora.rank:
+        return sizes.adapter(learner.lora.rank, learner.lora.modules)
+    return sizes.parameters - (0 if learner.train_indexer == "kl" else sizes.frozen)
 
 
 def _probe(cfg: TrainConfig, sizes: ModelSizes, step: float) -> dict[str, float]:

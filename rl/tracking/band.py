@@ -45,8 +45,8 @@ INSIDE = 0.9  # share of the steps at which a normal run is inside the band
 SMOOTHED = 12  # the curve is smoothed over a twelfth of its steps, as in the report's charts
 # What does not shape the curve: who the run is, where it lies, what the machine does, what is written down.
 LEFT_OUT = ("name", "resume", "seed", "runs_dir", "cache_dir", "tracking", "cost", "ray", "eval", "checkpoint_every",
-            "keep_checkpoints", "keep_finished_mb", "stop_s", "checkpoint_on_stop", "step_deadline_s", "push_to_hub",
-            "push_public", "certificate", "certificates")  # fmt: skip
+            "keep_checkpoints", "checkpoint_async", "keep_finished_mb", "stop_s", "checkpoint_on_stop",
+            "step_deadline_s", "push_to_hub", "push_public", "certificate", "certificates")  # fmt: skip
 MACHINE = (
     "seed",  # the rollouts' follows the run's
     "threads",

@@ -140,6 +140,7 @@ METRICS: dict[str, str] = {
     "learner/sharing": "Trained tokens divided by computed ones; 1: nothing was shared.",
     "learner/seconds": "Seconds that the learner worked on the batch, also while others of it were sampled.",
     "learner/tokens_per_s": "Trained tokens (all positions of the packed batch) per second.",
+    "learner/gradient_changed": "Times that the sum of gradients was found changed since a micro-batch; 0 is right.",
     "learner/packing": "Computed tokens divided by allocated tokens in the packed micro-batches.",
     # supervised stages
     "sft/loss": "Cross-entropy per target token, nats.",

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Interval
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from configs.reference import COMMANDS, meaning
+from configs.fields import COMMANDS, meaning
 from configs.schema import EvalConfig, register
 from rl.bounds import (
     Bounded,

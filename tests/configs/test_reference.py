@@ -12,20 +12,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from shown_lines import composed, shown_commands
 
-from configs.reference import (
-    BEGIN,
-    COMMANDS,
-    END,
-    GROUPS,
-    comments,
-    default,
-    entries,
-    kind,
-    meaning,
-    members,
-    shown,
-    updated,
-)
+from configs.fields import COMMANDS, comments, default, kind, meaning, members, shown
+from configs.reference import BEGIN, END, GROUPS, entries, updated
 from configs.schema import TrainConfig
 from rewards.schedule import Schedule
 from rl.bounds import NonNegativeFloat, OneOf, PositiveInt, Share

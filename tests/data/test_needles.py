@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from rl.data.needles import ASK, BOS, NeedleTask
+from rl.data.needle_task import NeedleTask
+from rl.data.needles import ASK, BOS, needle_document
 
 
 @st.composite
@@ -32,7 +33,7 @@ def cases(draw: st.DrawFn) -> tuple[NeedleTask, int, int]:
 @given(cases(), st.sampled_from(["train", "held_out"]))
 def test_every_question_has_exactly_one_right_answer(case: tuple[NeedleTask, int, int], split: str) -> None:
     task, index, length = case
-    document = task.document(split, index, length)  # type: ignore[arg-type]
+    document = needle_document(task, split, index, length)  # type: ignore[arg-type]
     words = [task.words()[t] for t in document.tokens]
     ask = words.index("<ask>")
     haystack, questions = words[:ask], words[ask + 1 :]
@@ -60,23 +61,23 @@ def test_the_same_again_and_no_fact_set_in_both_splits(case: tuple[NeedleTask, i
     last_fact = first_fact + task.keys * task.values
 
     def fact_sets(split: str) -> set[tuple[int, ...]]:
-        documents = [task.document(split, index + i, length).tokens for i in range(4)]  # type: ignore[arg-type]
+        documents = [needle_document(task, split, index + i, length).tokens for i in range(4)]  # type: ignore[arg-type]
         return {tuple(sorted(t for t in tokens if first_fact <= t < last_fact)) for tokens in documents}
 
-    again = task.document("train", index, length)
-    assert np.array_equal(task.document("train", index, length).tokens, again.tokens)
+    again = needle_document(task, "train", index, length)
+    assert np.array_equal(needle_document(task, "train", index, length).tokens, again.tokens)
     assert not fact_sets("train") & fact_sets("held_out")
 
 
 def test_facts_stand_at_every_depth() -> None:
     task = NeedleTask(keys=8, facts=8, questions=8)
-    at = np.concatenate([task.document("train", i, 124).fact_at for i in range(200)])
+    at = np.concatenate([needle_document(task, "train", i, 124).fact_at for i in range(200)])
     assert (at.min(), at.max()) == (1, 106)  # the haystack is 1 … 106, <ask> stands at 107
     assert np.histogram(at, bins=4, range=(1, 107))[0] == pytest.approx([400] * 4, rel=0.15)
 
 
 def test_the_seed_changes_the_documents() -> None:
-    a, b = (NeedleTask(seed=s).document("train", 0, 300).tokens for s in (0, 1))
+    a, b = (needle_document(NeedleTask(seed=s), "train", 0, 300).tokens for s in (0, 1))
     assert (a[0], b[0]) == (BOS, BOS)
     assert (a != b).any()
 
@@ -97,9 +98,9 @@ def test_impossible_settings_name_the_field(change: dict[str, int], said: str) -
 
 def test_a_document_that_is_too_short_says_how_long_it_must_be() -> None:
     task = NeedleTask(keys=4, facts=4, questions=2, values=8)
-    assert len(task.document("train", 0, 10).tokens) == 10
+    assert len(needle_document(task, "train", 0, 10).tokens) == 10
     with pytest.raises(ValueError, match="at least 10"):
-        task.document("train", 0, 9)
+        needle_document(task, "train", 0, 9)
 
 
 def test_the_tokenizer_knows_every_word(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_the_tokenizer_knows_every_word(tmp_path: Path) -> None:
     task.save_tokenizer(tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert len(task.words()) == task.vocab_size == tokenizer.get_vocab_size() == 2 + 3 + 8 + 24 + 2
-    document = task.document("train", 0, 12)
+    document = needle_document(task, "train", 0, 12)
     text = " ".join(task.words()[t] for t in document.tokens)
     assert tokenizer.encode(text).ids == document.tokens.tolist()
     assert tokenizer.token_to_id("<ask>") == ASK

@@ -69,6 +69,7 @@ def test_a_clean_run_has_no_alarm_and_every_detector_looks() -> None:
         ("off_policy", numbers(policy__drift_p95=0.6), set()),
         ("surprise", numbers(policy__surprise_z=-10.0, policy__surprise=-0.3), set()),
         ("skipped_steps", numbers(learner__skipped_steps=1.0), set()),
+        ("gradient", numbers(learner__gradient_changed=1.0), set()),
         ("too_stale", numbers(staleness__max=1.0), set()),
         ("advantages", numbers(advantage__std=0.6), set()),
         ("advantages", numbers(advantage__mean=0.1), set()),

@@ -47,7 +47,9 @@ def test_learner_actor(
     segment = groups[0].trajectories[0].segments[0]
     probe = ray.get(actor.probe_logprobs.remote(segment.tokens, segment.replay), timeout=240)
     assert probe.shape == (len(segment) - 1,)
-    path = ray.get(actor.save_checkpoint.remote(str(tmp_path / "c"), 1, {"note": 7}), timeout=240)
+    ray.get(actor.save_checkpoint.remote(str(tmp_path / "c"), 1, {"note": 7}, 2, True), timeout=240)
+    assert ray.get(actor.checkpoint_written.remote(True), timeout=240)
+    path = tmp_path / "c" / "step_000001"
     assert ray.get(actor.load_checkpoint.remote(str(path)), timeout=240) == {"note": 7, "step": 1}
     ray.get(actor.save_policy.remote(str(tmp_path / "p")), timeout=240)
     assert (tmp_path / "p" / "model.safetensors").is_file()
@@ -96,8 +98,12 @@ def test_two_ranks_are_called_as_one(
     assert {name: array.shape for name, (array, _) in ray.get(stored).items()} == {
         name: value.shape for name, value in alone.weights().items()
     }
-    saved = two_ranks.call("save_checkpoint", str(tmp_path / "c"), 1, {"note": 7})
-    path = two_ranks.get("the checkpoint", saved, 240)
+    # Written beside a step, whose calls between the ranks it must not disturb; the next checkpoint waits for it.
+    two_ranks.get("it", two_ranks.call("save_checkpoint", str(tmp_path / "c"), 1, {"note": 7}, 2, True), 240)
+    two_ranks.get("a step", two_ranks.call("step", two_ranks.put(make_groups(count=2, version=1))), 240)
+    two_ranks.get("it", two_ranks.call("save_checkpoint", str(tmp_path / "c"), 2, {"note": 8}), 240)
+    path = tmp_path / "c" / "step_000001"
+    assert damage(path.with_name("step_000002")) is None
     assert damage(path) is None
     assert two_ranks.get("it", two_ranks.call("load_checkpoint", str(path)), 240) == {"note": 7, "step": 1}
     two_ranks.get("the policy", two_ranks.call("save_policy", str(tmp_path / "p")), 240)

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,7 +208,8 @@ def test_shards_that_are_on_another_machine_are_said(
     assert list(root.iterdir()) == []
     monkeypatch.setattr(moments, "_run", lambda work: None)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    moments.write_moments(tmp_path, trainer.optimizer.moments(), alone=False)
+    group: Any = object()
+    moments.write_moments(tmp_path, trainer.optimizer.moments(), group)
 
 
 def test_what_a_killed_save_left_goes_with_the_next(policy: Policy, tmp_path: Path) -> None:

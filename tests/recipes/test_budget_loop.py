@@ -62,7 +62,7 @@ class Learner:
     """Counts its steps and checkpoints."""
 
     def __init__(self) -> None:
-        self.saved: list[int] = []
+        self.steps_saved: list[int] = []
         self.overlaps: list[Overlap] = []
         self.sent: list[list[int]] = []  # by step: the groups that came while others were awaited
 
@@ -79,7 +79,10 @@ class Learner:
         return {"mismatch/probe_max": 0.0}
 
     def save(self, root: Path, step: int, extra: dict[str, Any], keep: int) -> None:
-        self.saved.append(step)
+        self.steps_saved.append(step)
+
+    def saved(self, wait: bool = False) -> bool:
+        return True
 
     def save_policy(self, directory: Path) -> None:
         raise AssertionError("no batch is stored in these tests")
@@ -111,7 +114,7 @@ def test_the_loop_ends_when_the_budget_is_spent(tmp_path: Path, staleness: int) 
     ledger = Ledger(COST, pretraining=100 * STEP, rl_share=0.025)
     at, totals, learner, pool, run = trained(tmp_path, staleness, ledger)
     assert at.step == totals.steps == 3 + staleness
-    assert learner.saved == [at.step]
+    assert learner.steps_saved == [at.step]
     assert pool.specs == []
     assert totals.stop == "budget.rl_share=0.025 is spent: RL took 3.0% of the pre-training FLOPs"
     assert totals.summary()["stop_reason"] == totals.stop
@@ -125,7 +128,7 @@ def test_a_spent_budget_allows_no_step(tmp_path: Path) -> None:
     ledger = Ledger(COST, pretraining=100.0, rl_share=0.5)
     ledger.put("GRPO specialist", "rl", learner=60.0)
     at, totals, learner, pool, _ = trained(tmp_path, 1, ledger)
-    assert (at.step, learner.saved, pool.specs) == (0, [], [])
+    assert (at.step, learner.steps_saved, pool.specs) == (0, [], [])
     assert "RL took 60.0%" in totals.stop
 
 
@@ -141,4 +144,4 @@ def test_a_resumed_run_trains_on_what_was_admitted_when_the_budget_ended(tmp_pat
 
 def test_without_a_budget_all_steps_are_done(tmp_path: Path) -> None:
     at, totals, learner, _, _ = trained(tmp_path, 0, Ledger(COST, None))
-    assert (at.step, learner.saved, totals.stop) == (20, [20], "all 20 steps are done")
+    assert (at.step, learner.steps_saved, totals.stop) == (20, [20], "all 20 steps are done")

@@ -118,6 +118,31 @@ def test_nothing_is_sampled_twice_and_every_group_is_trained_once(
     assert [[int(row["task_id"].split("/")[-1]) for row in rows[::2]] for rows in tasks] == last
 
 
+def test_groups_stay_until_the_checkpoint_that_holds_them_is_written(tmp_path: Path) -> None:
+    """It is written while two steps go on, and the driver dies before it is there."""
+
+    class Slow(Trainer):
+        polled = 0
+
+        def save(self, root: Path, step: int, extra: dict[str, Any], keep: int) -> None:
+            super().save(root, step, extra, keep)
+            self.polled = 0
+
+        def saved(self, wait: bool = False) -> bool:
+            self.polled += 1
+            return wait or self.polled == 2
+
+    learner, first = Slow(), Sampler(PROMPTS * (2 * EVERY + 1))
+    with pytest.raises(Killed):
+        life(tmp_path, learner, first)
+    assert sorted(learner.states) == [EVERY, 2 * EVERY]
+    assert min(stored(tmp_path / FOLDER)) == 0  # 6, were the newest known to be whole: two of them are kept
+    second = Sampler()
+    life(tmp_path, learner, second, since=EVERY)
+    assert sorted(first.sampled + second.sampled) == list(range(STEPS * PROMPTS))
+    assert stored(tmp_path / FOLDER) == {}
+
+
 def test_an_older_checkpoint_finds_its_groups_too(tmp_path: Path) -> None:
     learner, first = Trainer(), Sampler(17)
     with pytest.raises(Killed):
@@ -204,7 +229,9 @@ def test_a_checkpoint_that_fails_is_said(
 
     with pytest.raises(KeyboardInterrupt):
         life(tmp_path, Gone(), Ending(9))
-    assert capsys.readouterr().out == ("no checkpoint of step 4: the learner is gone; the steps since 3 run again\n")
+    assert capsys.readouterr().out == (
+        "no checkpoint of step 4: the learner is gone; the steps since the last one run again\n"
+    )
 
 
 def test_a_task_that_cannot_be_made_is_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

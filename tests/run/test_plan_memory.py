@@ -163,14 +163,14 @@ def test_offloaded_shards_leave_nothing_but_gathered_layers() -> None:
 
 
 def test_what_passes_through_the_first_rank_s_machine() -> None:
-    cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
+    cfg, parameters = planned(*LARGE, "objective.kl_coef=0", "checkpoint_async=false"), 8.190735360
     alone = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(cfg, sizes("qwen3_8b")) == pytest.approx({k: n * parameters for k, n in alone.items()})
     ranks = {"loading the policy": 4, "a weight sync": 2 * 2, "a checkpoint": 4}
     assert passing(learner(cfg, ranks=4), sizes("qwen3_8b")) == pytest.approx(
         {k: n * parameters for k, n in ranks.items()}
     )
-    float32 = learner(planned("objective.kl_coef=0.01"), ranks=4)
+    float32 = learner(planned("objective.kl_coef=0.01", "checkpoint_async=false"), ranks=4)
     assert passing(float32, sizes("qwen3_8b"))["a weight sync"] == pytest.approx(2 * 4 * parameters)
     assert passing(float32, sizes("qwen3_8b"))["a checkpoint"] == pytest.approx(8 * parameters)  # pi_ref too
     v32 = sizes("deepseek_v3_2")
@@ -181,6 +181,20 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
     assert passing(cpu, sizes("qwen3_8b")) == pytest.approx(
         {"loading the policy": 0.0, "a weight sync": 2 * parameters, "a checkpoint": 0.0}
     )
+
+
+def test_a_checkpoint_that_is_written_beside_the_training_is_a_copy() -> None:
+    cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
+    copied = 4 + 8  # masters and moments
+    assert passing(cfg, sizes("qwen3_8b")) == pytest.approx(
+        {
+            k: n * parameters
+            for k, n in {"loading the policy": 4, "a weight sync": 4 + copied, "a checkpoint": 12}.items()
+        }
+    )
+    assert passing(learner(cfg, ranks=4), sizes("qwen3_8b"))["a checkpoint"] == pytest.approx(copied * parameters)
+    cpu = on_hardware(cfg, gpus=0)
+    assert passing(cpu, sizes("qwen3_8b"))["a weight sync"] == pytest.approx((2 + copied) * parameters)
 
 
 def test_deepseek_v3_2_over_256_ranks() -> None:

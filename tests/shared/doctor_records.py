@@ -62,6 +62,7 @@ def metrics(step: int, of: Sequence[Group], settings: Settings = SETTINGS, **oth
         "policy/ratio_mean": 1.0, "mismatch/mean": 3e-8, "mismatch/probe_live_mean": 1e-7, "policy/approx_kl": 1e-8,
         "replay/routing_overlap": 1.0, "policy/drift_p95": 1e-7, "policy/surprise": 0.01, "policy/surprise_z": 0.8,
         "policy/entropy": 0.7, "group/zero_variance": 0.25, "learner/skipped_steps": 0.0, "staleness/max": 0.0,
+        "learner/gradient_changed": 0.0,
         "learner/lr": settings.lr * min(1.0, step / settings.warmup_steps), "score/outcome": 0.5, "reward/mean": 0.5,
         "advantage/mean": float(a.mean()), "advantage/std": float(a.std()), "advantage/min": float(a.min()),
         "advantage/max": float(a.max()), "loss/policy": 1e-9, "policy/masked_sequences": 0.0, **other,
