@@ -335,7 +335,7 @@ def collate(
     tree = None
     if split is not None or any(shared or ()):
         tree = PrefixTree(starts.tolist(), shared or [0] * len(items), device)
-    rows = None if split is None or tree is None else split(tree)
+    dealt = None if split is None or tree is None else split(tree)
     scored, score = np.arange(len(wanted)), np.arange(len(wanted))
     if tree is not None:
         known: dict[bytes, int] = {}
@@ -344,7 +344,7 @@ def collate(
         _, scored, score = np.unique(columns, axis=0, return_index=True, return_inverse=True)
 
     def own_rows(choices: np.ndarray | None) -> np.ndarray | None:
-        return choices if choices is None or rows is None else rows.of_rows(torch.from_numpy(choices)).numpy()
+        return choices if choices is None or dealt is None else dealt.of_rows(torch.from_numpy(choices)).numpy()
 
     experts, indexer, valid = own_rows(experts), own_rows(indexer), own_rows(valid)
     return MicroBatch(
@@ -366,7 +366,7 @@ def collate(
         score_N=device_tensor(score.reshape(-1), torch.long),
         tree=tree,
         taught=items[0].taught,
-        share=None if rows is None else RowShare(rows, device_tensor(predict[scored], torch.long)),
+        share=None if dealt is None else RowShare(dealt, device_tensor(predict[scored], torch.long)),
     )
 
 
