@@ -344,10 +344,13 @@ class TrainConfig(Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.learner.max_tokens_per_microbatch < self.rollout.max_context:
+        if self.learner.room < self.rollout.max_context:
+            each, sharers = self.learner.max_tokens_per_microbatch, self.learner.context_parallel
+            of = f" x learner.context_parallel={sharers}" if sharers > 1 else ""
             raise ValueError(
-                f"learner.max_tokens_per_microbatch={self.learner.max_tokens_per_microbatch}: must be at least "
-                f"rollout.max_context={self.rollout.max_context}, or a long trajectory could not be trained on"
+                f"learner.max_tokens_per_microbatch={each}{of}: must be at least rollout.max_context="
+                f"{self.rollout.max_context}, or a long trajectory could not be trained on; raise it, or let "
+                "ranks share micro-batches (learner.context_parallel, a divisor of learner.ranks)"
             )
         if self.learner.lora.rank and self.objective.uses_reference and self.objective.ref_refresh_every:
             raise ValueError(

@@ -61,7 +61,8 @@ class RankProcess:
 
         means = self._means
         store = enter_meeting(*meeting, means.ranks, self._timeout_s)
-        place = Place(self._rank, means.ranks, means.shard_ranks or means.ranks, means.expert_parallel)
+        shards = means.shard_ranks or means.ranks
+        place = Place(self._rank, means.ranks, shards, means.expert_parallel, means.context_parallel)
         self.build(Ranks(place, store, get_node_ip_address(), self._timeout_s))
 
     def pid(self) -> int:

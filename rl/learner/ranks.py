@@ -2,6 +2,7 @@
 
     mesh (replicas, shards):   each of ``replicas`` copies of the weights is split over ``shards`` ranks;
     with the experts of a layer spread over ``experts`` ranks, the same ranks are (replicas, shards / experts, experts)
+    with each micro-batch split over ``context`` ranks, they are (size / context, context)
 
 Collective calls (``sum``, ``gather``) are made by every rank, in the same order. A rank that dies ends those of the
 others with an error, at the latest after ``timeout_s``.
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store  # torch.distributed does not export its type
 from torch.distributed.device_mesh import init_device_mesh
 
+from rl.policy.context_parallel import ContextGroup
 from rl.policy.meeting import interface_of
 from rl.policy.sharding import Meshes
 
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Place:
     """Which of ``size`` ranks a process is. ``shards``: ranks that split one copy of the weights, a divisor;
-    ``experts``: ranks that the experts of a layer are spread over, a divisor of that."""
+    ``experts``: ranks that the experts of a layer are spread over, a divisor of that; ``context``: ranks that share
+    each micro-batch, a divisor of ``size``."""
 
     rank: int
     size: int
     shards: int
     experts: int = 1
+    context: int = 1
 
 
 class Ranks:
@@ -66,6 +70,11 @@ class Ranks:
             split = (shape[0], place.shards // place.experts, place.experts)
             experts = init_device_mesh(device, split, mesh_dim_names=("replicas", "rest", "experts"))
         self.meshes = Meshes(weights, experts)
+        self.context: ContextGroup | None = None
+        if place.context > 1:
+            rows = (place.size // place.context, place.context)
+            share = init_device_mesh(device, rows, mesh_dim_names=("batches", "context"))["context"]
+            self.context = ContextGroup(share.get_local_rank(), place.context, share.get_group())
         # For what goes on beside the training: calls in another thread must not come between those of this one.
         self.background = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self.beside = self.gather(socket.gethostname()).count(socket.gethostname())  # ranks on this machine
