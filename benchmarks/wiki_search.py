@@ -1,6 +1,8 @@
-"""What the hard search tier is worth: supply, accepted share, rejects by reason, and what idle policies score.
+"""What the hard search tier is worth: rejects by cause, balance, duplicates, what cheats and idle policies are paid.
 
-    python -m benchmarks.wiki_search made=5000 verified=2000 played=500 idle=200 samples=10
+    python -m benchmarks.wiki_search made=500 heldout=200 played=500 cheats=500
+    python -m benchmarks.wiki_search built=data/search played=500    the rows of a build, held-out ones too
+    python -m benchmarks.wiki_search page=50 out=docs/search_sample.md     only a page of questions to read
 
 Times are CPU seconds of one process, so that other work on the machine changes them little.
 """
@@ -9,87 +11,149 @@ from __future__ import annotations
 
 import random
 import sys
+import textwrap
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+from envs.cheats import answering, answers_for
 from envs.check import parse_settings
 from envs.episode import play_episode
-from envs.search.wiki import WikiTaskset, articles_of
-from envs.search.wiki_answers import is_right
-from envs.search.wiki_clues import describe
+from envs.search.wiki import WikiTaskset
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_index import wiki_index
-from envs.search.wiki_judges import JUDGES
 from envs.search.wiki_links import link_graph
-from envs.search.wiki_paths import Edge, asks, edges, reverse_edges
-from envs.search.wiki_questions import starts
+from envs.search.wiki_phrases import phrase_of
 from envs.types import Message, Task, ToolCall
+
+SHINGLE = 5  # words
+_WIDTH = 118  # characters of a line of the page
+NEAR = 0.5  # two questions with so many shingles in common (of all that they have) are nearly the same
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    wanted = {"made": 5000, "verified": 2000, "played": 500, "idle": 200, "samples": 10, "supply": 1}
+    wanted: dict[str, Any] = {
+        "made": 500, "heldout": 200, "played": 500, "cheats": 500, "page": 0, "out": "", "built": ""
+    }  # fmt: skip
     wanted.update(parse_settings(sys.argv[1:] if argv is None else argv))
+    if wanted["page"]:
+        page(int(wanted["page"]), Path(str(wanted["out"])))
+        return
     _preparation()
     taskset = WikiTaskset()
-    taskset.task(0)
-    started = time.process_time()
-    tasks = [taskset.task(index) for index in range(wanted["made"])]
-    seconds = time.process_time() - started
-    keys = {task.metadata["key"] for task in tasks}
-    _say(f"made: {len(tasks)} tasks, {len(tasks) / seconds:.0f} tasks/s; {len(tasks) - len(keys)} keys made before")
-    kept = _verified(taskset, tasks[: wanted["verified"]])
-    _played(taskset, kept, wanted["played"], wanted["idle"])
-    for task in random.Random(0).sample(kept, min(wanted["samples"], len(kept))):
-        _say(f"level {task.metadata['level']} {task.metadata['shape']}: {task.prompt[-1].content} -> {task.answer}")
-    if wanted["supply"]:
-        _supply()
+    if wanted["built"]:
+        tasks, heldout = (_rows(str(wanted["built"]), split) for split in ("train", "heldout"))
+    else:
+        tasks, heldout = _made(taskset, wanted["made"]), _made(WikiTaskset("heldout"), wanted["heldout"])
+    _balance(tasks)
+    _duplicates([task.prompt[-1].content for task in tasks])
+    _contamination(tasks, heldout)
+    _played(taskset, tasks[: wanted["played"]], tasks[: wanted["cheats"]])
 
 
 def _preparation() -> None:
     for name, make in (("corpus", corpus), ("index", wiki_index), ("links", link_graph)):
         started = time.process_time()
-        made = make()
-        _say(f"{name}: {time.process_time() - started:.2f} s{f', {len(made)} articles' if name == 'corpus' else ''}")  # type: ignore[arg-type]
-    _say(f"links: {sum(map(len, link_graph().links))}, mentions: {sum(map(len, link_graph().mentions))}")
-    queries = [article.description for article in corpus().articles[::10] if article.description]
+        make()
+        _say(f"{name}: {time.process_time() - started:.2f} s")
     started = time.process_time()
-    for query in queries:
-        wiki_index().search(query)
-    _say(f"query: {(time.process_time() - started) / len(queries) * 1000:.2f} ms with lines shown")
+    WikiTaskset().task(0)
+    _say(f"the rest until the first task is there: {time.process_time() - started:.2f} s")
 
 
-def _verified(taskset: WikiTaskset, tasks: list[Task]) -> list[Task]:
-    taskset.verify(tasks[0])
+def _made(taskset: WikiTaskset, number: int) -> list[Task]:
+    reasons: Counter[str] = Counter()
+    tasks: list[Task] = []
     started = time.process_time()
-    reasons = [taskset.verify(task) for task in tasks]
+    for index in range(number):
+        for task, reason in taskset.candidates(index):
+            reasons[reason or "kept"] += 1
+            if reason is None:
+                tasks.append(task)
+                break
     seconds = time.process_time() - started
-    kept = [task for task, reason in zip(tasks, reasons, strict=True) if reason is None]
-    _say(f"verified: {len(tasks)} tasks, {len(tasks) / seconds:.0f} tasks/s; kept {len(kept) / len(tasks):.3f}")
-    _say(f"reasons: {dict(Counter(reason or 'kept' for reason in reasons).most_common())}")
-    _say(f"kept keys: {len({task.metadata['key'] for task in kept})} of {len(kept)}")
-    for name, judge in JUDGES.items():
-        right = sum(_is_fooled(judge, task) for task in tasks)
-        _say(f"  {name} alone is right on {right / len(tasks):.3f}")
-    shares: dict[tuple[int, int, str], list[bool]] = {}
-    for task, reason in zip(tasks, reasons, strict=True):
-        shape = (task.metadata["depth"], task.metadata["breadth"], task.metadata["shape"])
-        shares.setdefault(shape, []).append(reason is None)
-    for shape, values in sorted(shares.items()):
-        _say(f"  depth {shape[0]} breadth {shape[1]} {shape[2]}: kept {sum(values)} of {len(values)}")
-    relations = Counter(task.metadata["steps"][-1]["relation"] for task in kept)
-    _say(f"last relation of the kept: {dict(relations.most_common())}")
-    return kept
+    _say(f"{taskset.split}: {len(tasks)} tasks, {len(tasks) / seconds:.1f} tasks/s, verified; proposals:")
+    _say(f"  {dict(reasons.most_common())}")
+    _say(f"  {len({task.metadata['key'] for task in tasks})} different keys")
+    return tasks
 
 
-def _is_fooled(judge, task: Task) -> bool:  # type: ignore[no-untyped-def]
-    guesses = judge(task.prompt[-1].content, task.metadata)
-    return any(is_right(guess, task.metadata["accepted"]) for guess in guesses)
+def _rows(path: str, split: str) -> list[Task]:
+    import datasets
+
+    from envs.factory.rows import task_of
+
+    return [task_of(row) for row in datasets.load_from_disk(path)[split]]
 
 
-def _played(taskset: WikiTaskset, kept: list[Task], number: int, idle: int) -> None:
+def _balance(tasks: Sequence[Task]) -> None:
+    for name in ("shape", "template"):
+        counts = Counter(task.metadata[name] for task in tasks)
+        most = ", ".join(f"{what} {count / len(tasks):.3f}" for what, count in counts.most_common(6))
+        _say(f"{name}: {len(counts)} different; {most}")
+    kinds = Counter(answer_type(task) for task in tasks)
+    _say(f"answer types: {', '.join(f'{kind} {count / len(tasks):.3f}' for kind, count in kinds.most_common())}")
+    answers = Counter(task.answer for task in tasks)
+    _say(f"answers: {len(answers)} different; the most frequent {answers.most_common(3)}")
+    _say(f"levels: {dict(sorted(Counter(task.metadata['level'] for task in tasks).items()))}")
+
+
+def answer_type(task: Task) -> str:
+    """Person, place, work, … by the article that is the answer; year or number."""
+    article = corpus().find(str(task.answer))
+    if task.metadata["shape"] == "between":
+        return "number of years"
+    is_title = task.metadata["shape"] == "compare" or task.metadata["steps"][-1]["is_title"]
+    if article is None or not is_title:
+        return "year" if str(task.answer).isdigit() and len(str(task.answer)) in (3, 4) else "number or symbol"
+    phrase = phrase_of(article.number)
+    return "person" if phrase is not None and phrase.person else article.topic
+
+
+def _shingles(text: str) -> frozenset[str]:
+    words = text.lower().split()
+    return frozenset(" ".join(words[at : at + SHINGLE]) for at in range(len(words) - SHINGLE + 1))
+
+
+def near(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of texts that share at least ``NEAR`` of their shingles (Jaccard)."""
+    sets = [_shingles(text) for text in texts]
+    having: dict[str, list[int]] = defaultdict(list)
+    for number, shingles in enumerate(sets):
+        common: Counter[int] = Counter(other for shingle in shingles for other in having[shingle])
+        for other, count in common.items():
+            if count / (len(shingles) + len(sets[other]) - count) >= NEAR:
+                yield other, number
+        for shingle in shingles:
+            having[shingle].append(number)
+
+
+def _duplicates(texts: Sequence[str]) -> None:
+    later = {number for _, number in near(texts)}
+    _say(
+        f"near duplicates of an earlier question (shingles of {SHINGLE} words, {NEAR:g}): {len(later) / len(texts):.4f}"
+    )
+
+
+def _contamination(tasks: Sequence[Task], heldout: Sequence[Task]) -> None:
+    documents = [
+        {title for task in some for step in task.metadata["steps"] for title in (step["article"], step["source"])}
+        for some in (tasks, heldout)
+    ]
+    keys = {task.metadata["key"] for task in tasks} & {task.metadata["key"] for task in heldout}
+    texts = [task.prompt[-1].content for task in (*tasks, *heldout)]
+    across = {two for one, two in near(texts) if one < len(tasks) <= two}
+    _say(
+        f"held-out against training: {len(documents[0] & documents[1])} documents, {len(keys)} keys, "
+        f"{len(across)} near duplicates, of {len(heldout)} held-out tasks"
+    )
+
+
+def _played(taskset: WikiTaskset, tasks: Sequence[Task], cheated: Sequence[Task]) -> None:
     turns, right = [], 0.0
-    for task in kept[:number]:
+    for task in tasks:
         environment = taskset.environment(task)
         episode, scores = play_episode(task, environment, environment.oracle, max_turns=64)
         turns.append(episode.turns)
@@ -97,13 +161,19 @@ def _played(taskset: WikiTaskset, kept: list[Task], number: int, idle: int) -> N
     _say(f"oracle: {right:g} of {len(turns)}, {min(turns)} to {max(turns)} turns, mean {sum(turns) / len(turns):.1f}")
     for name, actor in (("do nothing", _nothing), ("random tools", _random_tools)):
         outcomes = []
-        for task in kept[:idle]:
+        for task in tasks:
             rng = random.Random(task.id)
             environment = taskset.environment(task)
             scores = play_episode(task, environment, lambda history, r=rng, a=actor: a(history, r))[1]  # type: ignore[misc]
             outcomes.append((scores["outcome"], scores["opened"]))
         means = [sum(values) / len(values) for values in zip(*outcomes, strict=True)]
         _say(f"{name}: outcome {means[0]:.3f}, opened {means[1]:.3f} over {len(outcomes)}")
+    paid = played = 0
+    for task in cheated:
+        for _, text in answers_for(task):
+            played += 1
+            paid += play_episode(task, taskset.environment(task), answering(text))[1]["outcome"] > 0
+    _say(f"cheats: {paid} paid of {played} texts over {len(cheated)} tasks")
 
 
 def _nothing(history: Sequence[Message], rng: random.Random) -> Message:
@@ -123,27 +193,28 @@ def _random_tools(history: Sequence[Message], rng: random.Random) -> Message:
     return Message("assistant", tool_calls=(ToolCall(name, arguments[name]),))
 
 
-def _supply() -> None:
-    """How many chains of each depth there are in train: walks from described starts to allowed ends."""
-    allowed = articles_of("train")
-    begin = [number for number in starts(allowed) if describe(number) is not None]
-    _say(f"starts in train: {len(starts(allowed))} in the long tail, {len(begin)} with a description of their own")
-
-    def may_end(edge: Edge) -> bool:
-        return edge.stated_in in allowed and (edge.target is None or edge.target in allowed)
-
-    ways = [sum(map(may_end, asks(number))) for number in range(len(corpus()))]
-    for depth in range(1, 5):
-        first = [
-            ways[number] if depth == 1 else sum(ways[e.target] for e in edges(number) if e.target is not None)
-            for number in begin
-        ]
-        _say(f"chains of depth {depth}: {sum(first)} from {sum(map(bool, first))} starts")
-        if depth > 1:
-            ways = [
-                sum(ways[e.target] for e in (*edges(n), *reverse_edges(n)) if e.target is not None)
-                for n in range(len(corpus()))
-            ]
+def page(number: int, out: Path) -> None:
+    """A page of the first ``number`` tasks of the training split, as they come: nothing is picked."""
+    taskset = WikiTaskset()
+    lines = [
+        f"# {number} questions of the search family",
+        "",
+        f"The first {number} tasks of `env=wiki` (training split, seed 0), none left out, in the order in which a run",
+        "gets them. Made by",
+        "",
+        "```bash",
+        f"python -m benchmarks.wiki_search page={number} out={out.as_posix()}",
+        "```",
+        "",
+        "Text of Wikipedia, CC BY-SA 4.0. How they are made: [datasheet](search.md).",
+        "",
+    ]
+    for index in range(number):
+        task = taskset.task(index)
+        text = f"{index + 1}. {task.prompt[-1].content} → **{task.answer}** (level {task.metadata['level']})"
+        lines += textwrap.wrap(text, _WIDTH, subsequent_indent="   ", break_on_hyphens=False)
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _say(f"{out}: {number} questions")
 
 
 def _say(text: str) -> None:

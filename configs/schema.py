@@ -344,10 +344,13 @@ class TrainConfig(Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.learner.max_tokens_per_microbatch < self.rollout.max_context:
+        if self.learner.room < self.rollout.max_context:
+            each, sharers = self.learner.max_tokens_per_microbatch, self.learner.context_parallel
+            of = f" x learner.context_parallel={sharers}" if sharers > 1 else ""
             raise ValueError(
-                f"learner.max_tokens_per_microbatch={self.learner.max_tokens_per_microbatch}: must be at least "
-                f"rollout.max_context={self.rollout.max_context}, or a long trajectory could not be trained on"
+                f"learner.max_tokens_per_microbatch={each}{of}: must be at least rollout.max_context="
+                f"{self.rollout.max_context}, or a long trajectory could not be trained on; raise it, or let "
+                "ranks share micro-batches (learner.context_parallel, a divisor of learner.ranks)"
             )
         if self.learner.lora.rank and self.objective.uses_reference and self.objective.ref_refresh_every:
             raise ValueError(
@@ -374,6 +377,12 @@ class TrainConfig(Bounded):
 
     def _check_ranks(self) -> None:
         self.ray.check_ranks(self.learner.ranks)
+        if self.rollout.weights == "nccl" and min(self.ray.learner_gpus, self.ray.worker_gpus) < 1:
+            raise ValueError(
+                f"rollout.weights=nccl with ray.learner_gpus={self.ray.learner_gpus:g} and "
+                f"ray.worker_gpus={self.ray.worker_gpus:g}: NCCL takes one rank a GPU; give each its own, or use "
+                "rollout.weights=gloo"
+            )
 
     def _check_operators(self) -> None:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -508,6 +517,29 @@ class ChatConfig(Bounded):
     ray: RayConfig = field(default_factory=RayConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     runs_dir: str = "runs"  # where `run` is looked up
+
+
+@dataclass
+class GatewayConfig(Bounded):
+    """`rl-gateway`: a policy behind an OpenAI-compatible endpoint, for agents that run outside (docs/your_agent.md)."""
+
+    run: str | None = None  # this run's last policy, with the settings stored in the run
+    path: str | None = None  # or a policy directory in Hugging Face format
+    host: str = "127.0.0.1"  # the interface it listens on; another one lets other machines and containers in
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8422  # 0: a free one, which is printed
+    # environment variable with the key that opens episodes, at least 16 characters; not set: one is drawn and printed
+    key_env: Annotated[str, Matches(r"[A-Za-z_]\w*", "the name of an environment variable")] = "SPECIALE_GATEWAY_KEY"
+    episodes: PositiveInt | None = None  # end when so many are over; null: at Ctrl-C or SIGTERM
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95  # of the intervals of the evaluation
+    save_tokens: bool = True  # keep token ids and log-probs in trajectories/eval_after.jsonl
+    name: FolderName = "gateway"  # the folder under runs_dir; numbered when taken
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: dict[str, Any] = field(default_factory=dict)  # name → `_target_` of a reward part
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    runs_dir: str = "runs"  # where `run` is looked up, and the folder is made
 
 
 @dataclass
@@ -685,6 +717,7 @@ SCHEMAS: dict[str, type] = {  # by the name of the command's file in configs/
     "coldstart": ColdStartRunConfig,
     "evaluate": EvaluateConfig,
     "chat": ChatConfig,
+    "gateway": GatewayConfig,
     "view": ViewConfig,
     "adapt": AdaptConfig,
     "compare": CompareConfig,

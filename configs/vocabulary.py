@@ -109,6 +109,8 @@ VERL = (
          "the float32 weights go to the host with it"),
     Word("actor_rollout_ref.actor.fsdp_config.fsdp_size", "learner.shard_ranks",
          "null in the place of -1; the processes of the learner are learner.ranks", same=False),
+    Word("actor_rollout_ref.actor.ulysses_sequence_parallel_size", "learner.context_parallel",
+         "ranks that share a sequence; ours gathers keys and values in the place of exchanging heads"),
     Word("actor_rollout_ref.model.lora_rank", "learner.lora.rank", "rank of the update"),
     Word("actor_rollout_ref.model.lora_alpha", "learner.lora.alpha", "the update is scaled by alpha / rank"),
     Word("actor_rollout_ref.model.target_modules", "learner.lora.modules",

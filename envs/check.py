@@ -33,6 +33,8 @@ from envs.families import known, taskset_class
 from envs.promises import Check, CheckFailed, Doubt, Finding, Skip, Subject, TaskPromises
 from envs.taskset import Split, Taskset
 
+SHOWN = 20  # refused tasks that are printed
+
 # Further checks, of the episodes that the others have played: what knows of tokens is no part of this package.
 More = Callable[[EpisodePromises], list[Check]]
 
@@ -99,12 +101,23 @@ def certify(
         return [*said, *(f"  {command_of(part)}" for part in parts)], findings
     try:
         told = command or command_of(taskset)
-        path = put(certificate_of(taskset, results, waived, checked.subject.count, told), taskset, folder)
+        refused = checked.subject.refused()
+        said += _refusals(refused)
+        made = certificate_of(taskset, results, waived, checked.subject.count, told, refused)
+        path = put(made, taskset, folder)
     except Exception as error:  # what makes its tasks is its author's code
         return [*said, f"no certificate was written: {type(error).__name__}: {error}"], findings
     wrong = failed(results, waived)
     state = f"not valid ({', '.join(wrong)})" if wrong else "valid"
     return [*said, f"certificate, {state}: {path}"], findings
+
+
+def _refusals(refused: Mapping[str, str]) -> list[str]:
+    if not refused:
+        return []
+    told = [f"  {name}: {cause}" for name, cause in list(refused.items())[:SHOWN]]
+    more = [f"  and {len(refused) - SHOWN} more, in the certificate"] if len(refused) > SHOWN else []
+    return [f"refused, {len(refused)} in all:", *told, *more]
 
 
 def _waived(finding: Finding, results: Mapping[str, Result], waived: Mapping[str, str]) -> Finding:

@@ -30,6 +30,7 @@ from envs.environment import Environment
 from envs.epochs import EpochOrder
 from envs.message_forms import checked_prompt, messages_of
 from envs.row_source import BadRowError, open_rows
+from envs.scores import scores_of
 from envs.taskset import Split, Taskset, split_of
 from envs.types import Episode, Message, Task
 
@@ -63,25 +64,10 @@ class DatasetEnvironment(Environment):
         row = dict(self.task.metadata["row"]) | {"answer": self.task.answer}
         result = self.reward(answer, row)
         name = f"reward {getattr(self.reward, '__name__', repr(self.reward))}"
-        return self._awaited(result, name) if inspect.isawaitable(result) else self.scores_of(result, name)
+        return self._awaited(result, name) if inspect.isawaitable(result) else scores_of(result, name)
 
     async def _awaited(self, result: Any, name: str) -> dict[str, float]:
-        return self.scores_of(await result, name)
-
-    @staticmethod
-    def scores_of(result: Any, who: str) -> dict[str, float]:
-        """The scores that ``who`` gave: a number or a mapping. Raises ValueError for what is none."""
-        scores = dict(result) if isinstance(result, Mapping) else {"outcome": result}
-        if "outcome" not in scores:
-            raise ValueError(f'{who} gave {scores}: "outcome" is missing')
-        numbers = {}
-        for key, value in scores.items():
-            if (number := _number(value)) is None:
-                raise ValueError(f"{who} gave {key}={value!r}: must be a finite number")
-            numbers[str(key)] = number
-        if not 0.0 <= numbers["outcome"] <= 1.0:
-            raise ValueError(f"{who} gave outcome={numbers['outcome']}: must be between 0 and 1")
-        return numbers
+        return scores_of(await result, name)
 
     def oracle(self, history: Sequence[Message]) -> Message:
         if self.task.answer is None:
@@ -260,17 +246,6 @@ def find_function(setting: str, path: str, known: str) -> Any:
     if not callable(found):
         raise ValueError(f"{setting}={path}: no such function; give {known}")
     return found
-
-
-def _number(value: Any) -> float | None:
-    """A finite number of any kind (bool, Fraction, numpy's, a tensor of one element); None for everything else."""
-    if isinstance(value, str) or not hasattr(value, "__float__"):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array, a tensor of several
-        return None
-    return number if math.isfinite(number) else None
 
 
 def file_of(setting: str, given: Any, function: Any) -> tuple[str, str] | None:

@@ -14,11 +14,14 @@ tokens are trained on as for any environment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from envs.bridges.schemas import check_call, encodable, function_schema
 from envs.environment import Environment
+from envs.message_forms import message_of
 from envs.types import Message, StepResult
 
 
@@ -26,12 +29,12 @@ from envs.types import Message, StepResult
 class Endpoint:
     """Where the policy answers for one episode, in OpenAI's form; the key is in ``base_url`` too.
 
-    ``posted``: what the program has posted to ``{base_url}/reward`` so far.
+    ``posted``: scores that the program has posted to ``{base_url}/reward`` so far, "outcome" among them.
     """
 
     base_url: str
     api_key: str
-    posted: list[Mapping[str, Any]] = field(default_factory=list)
+    posted: list[dict[str, float]] = field(default_factory=list)
 
 
 class DrivingEnvironment(Environment):
@@ -48,7 +51,30 @@ class DrivingEnvironment(Environment):
 
     def step(self, action: Message) -> StepResult:
         """Never called: there are no turns."""
-        raise NotImplementedError(
-            f"{type(self).__name__}: a program drives its episodes; they need a policy at an endpoint (rl-train, "
-            "rl-eval, rl-chat), nothing can act in them turn by turn"
-        )
+        raise NotImplementedError(f"{type(self).__name__}: a program drives its episodes, nobody acts turn by turn")
+
+
+def mistakes(dialogue: Sequence[Message], said: Message) -> Counter[str]:
+    """``unknown_tool`` and ``bad_arguments`` in the calls of ``said``, by the schemas that the program has shown in
+    ``dialogue``. The program answers them, in words of its own. None are counted where it has shown none, or one that
+    is no JSON schema."""
+    from jsonschema.exceptions import SchemaError
+    from referencing.exceptions import Unresolvable
+
+    counts: Counter[str] = Counter()
+    schemas = {schema.get("name"): schema for message in dialogue for schema in message.tools}
+    for call in said.tool_calls if schemas else ():
+        if (schema := schemas.get(call.name)) is None:
+            counts["unknown_tool"] += 1
+            continue
+        try:
+            checkable = function_schema(call.name, None, schema.get("parameters") or {})
+            counts["bad_arguments"] += check_call(checkable, call.arguments) is not None
+        except (SchemaError, Unresolvable, TypeError, AttributeError):
+            continue
+    return +counts
+
+
+def sendable(message: Message) -> Message:
+    """``message`` as every client can read it: halves of surrogate pairs, which JSON can spell, are question marks."""
+    return message_of(encodable(message.to_json()))

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from envs.driven_episode import play_driven
+from envs.driving import DrivingEnvironment
 from envs.environment import Environment
 from envs.types import Episode, Message, StepResult, StopReason, Task
 
@@ -40,7 +42,10 @@ class Resolver:
         try:
             self(closing())
         finally:
-            self._runner.close()
+            self.close_loop()
+
+    def close_loop(self) -> None:
+        self._runner.close()
 
 
 def close(environment: Environment) -> None:
@@ -87,9 +92,18 @@ def play_episode(
 ) -> tuple[Episode, dict[str, float]]:
     """Let ``actor`` act until the episode ends or ``max_turns`` messages were made; close the environment.
 
-    ``observe`` is called with every message, as it happens. Returns the episode and its scores.
+    ``observe`` is called with every message, as it happens. Returns the episode and its scores. Where a program drives
+    (``envs.driving``) it asks ``actor``.
     """
     resolve = Resolver()
+    if isinstance(environment, DrivingEnvironment):
+        asked = Resolver()  # in the threads of the program's requests
+        try:
+            act = lambda history: asked(actor(tuple(history)))  # noqa: E731
+            return play_driven(task, environment, act, max_turns, observe or (lambda message: None), resolve)
+        finally:
+            asked.close_loop()
+            resolve.close(environment)
     history: list[Message] = []
     counts: Counter[str] = Counter()
 

@@ -41,6 +41,7 @@ FAMILIES: dict[str, str] = {
     "releases": "envs.code.releases.ReleasesTaskset",
     "notebook": "envs.interpreter.notebook.NotebookTaskset",
     "general": "envs.agent.general.taskset.GeneralTaskset",
+    "worlds": "envs.agent.grammar.taskset.WorldsTaskset",
     "reasoning": "envs.reasoning.taskset.ReasoningTaskset",
     "humaneval": "envs.code.humaneval.HumanEvalTaskset",
     # made of others, or of files
@@ -49,12 +50,16 @@ FAMILIES: dict[str, str] = {
     "built": "envs.built.BuiltTaskset",
     "dataset": "envs.dataset.DatasetTaskset",
     "own_agent": "envs.own_agent.OwnAgentTaskset",
+    # formats that people have on disk
+    "swe_rows": "envs.foreign.swe_rows.SweRowsTaskset",
+    "terminal_tasks": "envs.foreign.terminal_tasks.TerminalTaskset",
+    "bfcl": "envs.foreign.bfcl.BfclTaskset",
     # for a small chat model
     "exercise": "envs.exercises.ExerciseTaskset",
 }
 
 # DeepSeek-V3.2's four families, and the name of the hard tier of each
-HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "general"}
+HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "worlds"}
 
 ENTRY_POINTS = "speciale_rl.envs"
 

@@ -75,6 +75,10 @@ class Subject:
     def tasks(self) -> list[Task]:
         return [self.taskset.task(index) for index in range(self.count)]
 
+    def refused(self) -> dict[str, str]:
+        """What of the source is no task in any split, and why."""
+        return {name: cause for split in self.splits for name, cause in self.make(split).refused.items()}
+
     def one_per_family(self) -> list[Task]:
         return list({task.family: task for task in reversed(self.tasks())}.values())
 

@@ -127,3 +127,7 @@ class InfrastructureError(Exception):
 
     ``Environment.step`` lets it through: the sample is masked as an environment failure, not scored 0.
     """
+
+
+class NoRewardError(Exception):
+    """Raised by ``score`` where nobody has said how good the episode was: it is masked (``no_reward``)."""

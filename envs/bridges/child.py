@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 _SHOWN_LOG_BYTES = 1500
+_LOOK_S = 0.5
 
 
 class JsonChild:
@@ -61,8 +62,10 @@ class JsonChild:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         while (end := self._buffer.find(b"\n")) < 0:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError(f"no line in {seconds:g} s")
+            if not poll.poll(min(_LOOK_S, max(0.0, deadline - time.monotonic())) * 1000):
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"no line in {seconds:g} s")
+                continue  # in between a thread that was given up can end
             part = os.read(descriptor, 1 << 16)
             if not part:
                 return None
@@ -87,13 +90,20 @@ class JsonChild:
         try:
             process.wait(self._close_s)
         except subprocess.TimeoutExpired:
-            for pid in (*_descendants(process.pid), process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+            kill_all(process)
         if process.stdout is not None:
             process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for ``process``, what it started, and what is left of its session. It must have a session of its own."""
+    for pid in (*_descendants(process.pid), process.pid) if process.poll() is None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _descendants(pid: int) -> list[int]:

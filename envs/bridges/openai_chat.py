@@ -21,10 +21,6 @@ from envs.message_forms import messages_of
 from envs.types import Message
 
 
-class HistoryRewrittenError(ValueError):
-    """A dialogue does not continue where it was: earlier messages were changed. Names the first one."""
-
-
 def to_openai(messages: Sequence[Message], first_id: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(messages, tools) as a chat completion request has them. Raises ValueError for a result without its call,
     and for what a request has no place for."""
@@ -73,22 +69,3 @@ def from_openai(wire: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, 
         if message.role in ("system", "developer"):
             return (*messages[:position], replace(message, tools=schemas), *messages[position + 1 :])
     return (Message("system", tools=schemas), *messages)
-
-
-def appended(before: Sequence[Message], now: Sequence[Message]) -> tuple[Message, ...]:
-    """What ``now`` has after ``before``. Reasoning and outer spaces may differ: programs drop or trim them.
-
-    Raises HistoryRewrittenError when ``now`` does not begin with ``before``, or adds nothing.
-    """
-    for position, message in enumerate(before):
-        if position >= len(now) or _essence(now[position]) != _essence(message):
-            found = now[position] if position < len(now) else None
-            raise HistoryRewrittenError(f"message {position} was {message!r:.300}, now it is {found!r:.300}")
-    if len(now) == len(before):
-        raise HistoryRewrittenError("the same dialogue again, with nothing added")
-    return tuple(now[len(before) :])
-
-
-def _essence(message: Message) -> tuple[Any, ...]:
-    calls = tuple((call.name, json.dumps(dict(call.arguments), sort_keys=True)) for call in message.tool_calls)
-    return message.role, message.content.strip(), calls

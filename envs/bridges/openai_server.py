@@ -7,67 +7,46 @@
 
 Programs that bring their own agent loop (any OpenAI client) ask it for completions; the function sees each request in
 our types and may take as long as it likes. Every session has its own key, so any number of rollouts share one server.
-``/v1/chat/completions`` with and without streaming (the answer is complete before it is streamed), tool calls both
-ways, ``/v1/models``, and ``/v1/reward``, where a program may say how well it went.
+``/v1/chat/completions`` and ``/v1/responses`` with and without streaming (the answer is complete before it is
+streamed), tool calls both ways, ``/v1/models``, and ``/v1/reward``, where a program may say how well it went.
 
-Errors are in OpenAI's form. Without ``ChatReply.tokens`` ``usage`` is an estimate, four characters to a token.
+With an ``Office``, for whoever has its key: ``/v1/episodes`` opens a session (POST) or tells how things stand (GET), a
+path ``/episodes/<name>/v1`` is the session of that name, and a session's ``/v1/close`` ends it.
+
+Errors are in OpenAI's form.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
-from envs.bridges.openai_chat import to_openai
-from envs.bridges.openai_request import ChatOptions, read_request
-from envs.types import Message
+from envs.bridges import openai_responses
+from envs.bridges.openai_completion import chunks, completion_of
+from envs.bridges.openai_exchange import Answer, ChatRefusal, ChatRequest, Office
+from envs.bridges.openai_request import read_request
 
 _MAX_BYTES = 2**26  # of one request
 _SOCKET_S = 60.0  # a client that sends half a request does not hold its thread forever
+_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/v1/reward")
+_WHICH = (
+    "which episode? POST to /v1/episodes gives its base_url and api_key; or put a name of your own into the base URL, "
+    "/episodes/NAME/v1"
+)
+_HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
 
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """One request: the dialogue so far, with the function schemas on its system message.
-
-    ``repeats``: how often the client has sent it before, as far as it says so. ``is_gone``: whether it has hung up.
-    """
-
-    messages: tuple[Message, ...]
-    model: str
-    options: ChatOptions = field(default_factory=ChatOptions)
-    repeats: int = 0
-    is_gone: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True)
-class ChatReply:
-    """The policy's message; ``cut``: it has hit its token limit. ``tokens``: of the prompt and of the answer."""
-
-    message: Message
-    cut: bool = False
-    tokens: tuple[int, int] | None = None
-
-
-class ChatRefusal(Exception):
-    """Raised by an ``Answer``: the program gets an HTTP error with these words. Clients repeat 408, 409, 429, 5xx."""
-
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
-Answer = Callable[[ChatRequest], ChatReply]
+T = TypeVar("T")
 
 
 class _Server(ThreadingHTTPServer):
@@ -82,33 +61,32 @@ class _Session:
 
 
 class ChatServer:
-    """Listens on 127.0.0.1, on ``port`` (0: a free one), until ``close``. Raises OSError: it is taken."""
+    """Listens on ``host``, on ``port`` (0: a free one), until ``close``. Raises OSError: it cannot.
 
-    def __init__(self, port: int = 0) -> None:
+    ``office``: the key of whoever may open sessions, and what opens them.
+    """
+
+    def __init__(self, port: int = 0, host: str = "127.0.0.1", office: tuple[str, Office] | None = None) -> None:
         self._sessions: dict[str, _Session] = {}
-        self._server = _Server(("127.0.0.1", port), _handler(self._sessions))
+        self._server = _Server((host, port), _handler(self._sessions, office))
         self._thread = threading.Thread(target=self._server.serve_forever, name="openai server", daemon=True)
         self._thread.start()
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        host, port = self._server.server_address[:2]
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else str(host)}:{port}/v1"
 
     def url_of(self, key: str) -> str:
         """A base URL with the key in it: such a client needs no key."""
         return f"{self.base_url.removesuffix('/v1')}/e/{key}/v1"
 
-    def open_session(
-        self,
-        answer: Answer,
-        reward: Callable[[Mapping[str, Any]], None] | None = None,
-        key: str | None = None,
-    ) -> str:
+    def open_session(self, answer: Answer, reward: Callable[[Mapping[str, Any]], None] | None = None) -> str:
         """A new API key whose requests ``answer`` answers, in the thread of the request, several at once if they come
         so. What it raises becomes an error for the program that asked. ``reward``: takes what is posted to /v1/reward,
-        and raises ValueError for what is none. ``key``: one that is given; None: drawn.
+        and raises ValueError for what is none.
         """
-        key = secrets.token_hex(16) if key is None else key
+        key = secrets.token_hex(16)
         self._sessions[key] = _Session(answer, reward)
         return key
 
@@ -133,7 +111,7 @@ class ChatServer:
         self.close()
 
 
-def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
+def _handler(sessions: dict[str, _Session], office: tuple[str, Office] | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = _SOCKET_S
@@ -148,15 +126,9 @@ def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: every request is seen by the session's function."""
 
-        def _guarded(self, act: Callable[[_Session, str], None]) -> None:
+        def _guarded(self, act: Callable[[str, str], None]) -> None:
             try:
-                session, path = self._session()
-                session.connections.add(self.connection)
-                try:
-                    act(session, path)
-                finally:
-                    if self.close_connection:
-                        session.connections.discard(self.connection)
+                act(*self._addressed())
             except ChatRefusal as refused:
                 self._json(refused.status, _error(refused.status, str(refused), refused.code))
             except (BrokenPipeError, ConnectionResetError):
@@ -164,47 +136,99 @@ def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
             except Exception as error:  # of the session's function: the program that asked is told
                 self._json(500, _error(500, f"{type(error).__name__}: {error}"))
 
-        def _session(self) -> tuple[_Session, str]:
-            """Whose request it is, and the path without the key."""
+        def _addressed(self) -> tuple[str, str]:
+            """The key that was given, and the path without it; of a session's name, the key of that session."""
             given, path = (self.headers.get("Authorization") or "").removeprefix("Bearer "), self.path.partition("?")[0]
             if path.startswith("/e/"):
                 given, _, rest = path.removeprefix("/e/").partition("/")
                 path = f"/{rest}"
-            for key, session in list(sessions.items()):
-                if hmac.compare_digest(key.encode(), given.encode()):
-                    return session, path
-            self.close_connection = True  # the body was not read
-            raise ChatRefusal(401, "unknown API key, or one of an episode that is over", "invalid_api_key")
+            if (served := self._office(given)) is not None and path.startswith("/episodes/"):
+                name, _, rest = path.removeprefix("/episodes/").partition("/")
+                try:
+                    return served.named(unquote(name)), f"/{rest}"
+                except ChatRefusal:
+                    self.close_connection = True  # the body was not read
+                    raise
+            return given, path
 
-        def _get(self, session: _Session, path: str) -> None:
+        def _office(self, given: str) -> Office | None:
+            """The office, where its key was given."""
+            return office[1] if office is not None and _same(office[0], given) else None
+
+        @contextmanager
+        def _session(self, given: str) -> Iterator[_Session]:
+            """Whose request it is, for as long as it is answered."""
+            session = next((session for key, session in list(sessions.items()) if _same(key, given)), None)
+            if session is None:
+                self.close_connection = True  # the body was not read
+                if self._office(given) is not None:
+                    raise ChatRefusal(400, _WHICH, "no_episode")
+                raise ChatRefusal(401, "unknown API key, or one of an episode that is over", "invalid_api_key")
+            session.connections.add(self.connection)
+            try:
+                yield session
+            finally:
+                if self.close_connection:
+                    session.connections.discard(self.connection)
+
+        def _get(self, given: str, path: str) -> None:
+            served = self._office(given)
+            if served is not None and path == "/v1/episodes":
+                return self._json(200, dict(served.shown()))
             if path != "/v1/models":
                 raise ChatRefusal(404, f"no such path: {path}")
-            model = {"id": "policy", "object": "model", "created": 0, "owned_by": "speciale-rl"}
-            self._json(200, {"object": "list", "data": [model]})
+            with nullcontext() if served is not None else self._session(given):
+                model = {"id": "policy", "object": "model", "created": 0, "owned_by": "speciale-rl"}
+                self._json(200, {"object": "list", "data": [model]})
 
-        def _post(self, session: _Session, path: str) -> None:
-            body = self._body()
-            if path == "/v1/reward" and session.reward is not None:
-                try:
-                    session.reward(body)
-                except ValueError as error:
-                    raise ChatRefusal(400, str(error)) from error
-                return self._json(200, {"ok": True})
-            if path != "/v1/chat/completions":
-                raise ChatRefusal(404, f"no such path: {path}; there are /v1/chat/completions and /v1/models")
-            try:
-                messages, options = read_request(body)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-                raise ChatRefusal(400, said) from error
+        def _post(self, given: str, path: str) -> None:
+            served = self._office(given)
+            if served is not None and path == "/v1/episodes":
+                name, key = served.open(self._body())
+                return self._json(200, {"id": name, "base_url": f"http://{self._host()}/e/{key}/v1", "api_key": key})
+            with self._session(given) as session:
+                body = self._body()
+                match path:
+                    case "/v1/chat/completions":
+                        return self._chat(session, body)
+                    case "/v1/responses":
+                        return self._respond(session, body)
+                    case "/v1/reward" if session.reward is not None:
+                        _readable(session.reward, body)
+                        return self._json(200, {"ok": True})
+                    case "/v1/close" if office is not None:
+                        if body and session.reward is not None:
+                            _readable(session.reward, body)
+                        return self._json(200, dict(office[1].close(given)))
+                raise ChatRefusal(404, f"no such path: {path}; there are {', '.join(_PATHS)}")
+
+        def _chat(self, session: _Session, body: dict[str, Any]) -> None:
+            request = self._request(body, body)
+            completion = completion_of(request, session.answer(request))
+            if not request.options.stream:
+                return self._json(200, completion)
+            said = [json.dumps(chunk) for chunk in chunks(completion, request.options.stream_usage)]
+            return self._events("".join(f"data: {line}\n\n" for line in (*said, "[DONE]")).encode())
+
+        def _respond(self, session: _Session, body: dict[str, Any]) -> None:
+            request = self._request(body, _readable(openai_responses.chat_body, body))
+            response = openai_responses.response_of(request, session.answer(request))
+            if not request.options.stream:
+                return self._json(200, response)
+            return self._events(b"".join(map(openai_responses.wire, openai_responses.events(response))))
+
+        def _request(self, body: dict[str, Any], chat: dict[str, Any]) -> ChatRequest:
+            """``body`` in our types, as the chat request ``chat`` says it."""
+            messages, options = _readable(read_request, chat)
             repeats = self.headers.get("x-stainless-retry-count") or "0"  # of OpenAI's own clients
-            request = ChatRequest(
-                messages, str(body.get("model")), options, int(repeats) if repeats.isdecimal() else 0, self._is_gone
-            )
-            completion = _completion_of(request, session.answer(request))
-            if options.stream:
-                return self._events(_chunks(completion, options.stream_usage))
-            return self._json(200, completion)
+            number = int(repeats) if repeats.isdecimal() else 0
+            return ChatRequest(messages, str(body.get("model")), options, number, self._is_gone)
+
+        def _host(self) -> str:
+            """As the client knows this machine: in a container it has another name."""
+            said = self.headers.get("Host") or ""
+            host, port = self.connection.getsockname()
+            return said if _HOST.fullmatch(said) else f"{host}:{port}"
 
         def _body(self) -> dict[str, Any]:
             length = self.headers.get("Content-Length") or "0"
@@ -215,7 +239,7 @@ def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 raise ChatRefusal(413, f"the request has {size} bytes, allowed are {_MAX_BYTES}")
             try:
-                body = json.loads(self.rfile.read(size))
+                body = json.loads(self.rfile.read(size)) if size else {}
             except ValueError as error:
                 raise ChatRefusal(400, f"the request is no JSON: {error}") from error
             if not isinstance(body, dict):
@@ -233,9 +257,8 @@ def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
         def _json(self, status: int, data: dict[str, Any]) -> None:
             self._send(status, "application/json", json.dumps(data).encode())
 
-        def _events(self, chunks: Iterator[dict[str, Any]]) -> None:
-            payload = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
-            self._send(200, "text/event-stream", payload + b"data: [DONE]\n\n")
+        def _events(self, payload: bytes) -> None:
+            self._send(200, "text/event-stream", payload)
 
         def _send(self, status: int, kind: str, payload: bytes) -> None:
             try:
@@ -252,41 +275,17 @@ def _handler(sessions: dict[str, _Session]) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _completion_of(request: ChatRequest, reply: ChatReply) -> dict[str, Any]:
-    message = reply.message
-    made = sum(len(m.tool_calls) for m in request.messages)  # ids stay unique in a dialogue
-    (entry,), _ = to_openai((message,), first_id=made)
-    if reply.tokens is None:
-        asked, given = sum(len(json.dumps(m.to_json())) for m in request.messages) // 4, len(json.dumps(entry)) // 4
-    else:
-        asked, given = reply.tokens
-    if message.tool_calls and not message.content:
-        entry["content"] = None
-    reason: Literal["length", "tool_calls", "stop"]
-    reason = "length" if reply.cut else "tool_calls" if message.tool_calls else "stop"
-    return {
-        "id": f"chatcmpl-{secrets.token_hex(8)}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": request.model,
-        "choices": [{"index": 0, "message": entry, "finish_reason": reason, "logprobs": None}],
-        "usage": {"prompt_tokens": asked, "completion_tokens": given, "total_tokens": asked + given},
-    }
+def _same(key: str, given: str) -> bool:
+    return hmac.compare_digest(key.encode(), given.encode())
 
 
-def _chunks(completion: dict[str, Any], usage: bool) -> Iterator[dict[str, Any]]:
-    """The same completion as stream events: role, reasoning, content, one chunk a call, the end, usage."""
-    common = {**{key: completion[key] for key in ("id", "created", "model")}, "object": "chat.completion.chunk"}
-    (choice,) = completion["choices"]
-    message = choice["message"]
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-    deltas += [{name: message[name]} for name in ("reasoning_content", "content") if message.get(name)]
-    deltas += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(message.get("tool_calls", ()))]
-    for delta in deltas:
-        yield {**common, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-    yield {**common, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}
-    if usage:
-        yield {**common, "choices": [], "usage": completion["usage"]}
+def _readable(read: Callable[[dict[str, Any]], T], body: dict[str, Any]) -> T:
+    """``read(body)``; what is wrong with the body is told to the program that sent it."""
+    try:
+        return read(body)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ChatRefusal(400, said) from error
 
 
 def _error(status: int, message: str, code: str | None = None) -> dict[str, Any]:

@@ -2,17 +2,9 @@
 
     taskset = VerifiersTaskset(taskset="my_taskset", python="venv/bin/python", harness="null")
 
-In verifiers the harness drives: it asks an OpenAI-compatible endpoint for completions until it is done. Here the
-policy drives. So each episode runs one rollout in a process of its own, where the harness asks a loopback endpoint of
-ours, and the flow is inverted:
-
-    their first request                      -> the messages of reset()
-    step(message)                            -> the answer to the request that waits
-    what their next request has added        -> the messages of the StepResult: tool results, user turns
-    their rollout is over, with a reward     -> the episode is terminated; score() gives the reward
-
-The rollout worker samples, counts and masks tokens as for any environment. A harness that rewrites the dialogue
-(compaction, several agents with dialogues of their own) has no form as one episode: InfrastructureError says where.
+In verifiers the harness drives, as in ``envs.driving``: each episode runs one rollout in a process of its own, whose
+model client asks the endpoint of the episode, and whose reward is the outcome. What the harness does to the dialogue
+(compaction, several agents with dialogues of their own) is found again in what was sampled, as for any agent.
 
 verifiers and the tasksets live in a Python of their own (``python``, or SPECIALE_VERIFIERS_PYTHON), since its pins
 clash with ours; ``path`` are folders where tasksets are found. Nothing is installed during a rollout.
@@ -24,33 +16,28 @@ for policies that you wrote yourself.
 
 from __future__ import annotations
 
+import math
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from envs.bridges.child import JsonChild
-from envs.bridges.openai_chat import HistoryRewrittenError, appended
 from envs.bridges.packages import MissingPackage
-from envs.bridges.schemas import check_call, encodable, function_schema
 from envs.bridges.settings import plain
-from envs.environment import Environment
-from envs.message_forms import message_of
+from envs.driving import DrivingEnvironment, Endpoint
 from envs.taskset import Split, Taskset, file_input, split_of
-from envs.types import Episode, InfrastructureError, Message, StepResult, Task
+from envs.types import Episode, InfrastructureError, Message, Task
 
 PIN = "verifiers==0.4.0"
 PYTHON_VARIABLE = "SPECIALE_VERIFIERS_PYTHON"
 _RUNNER = Path(__file__).with_name("verifiers_runner.py")
 
 
-class VerifiersEnvironment(Environment):
-    """One rollout. ``start_s`` is for the process and the first request, ``step_s`` for each further one: below the
-    worker's own deadlines (``rollout.reset_s``, ``step_s``), so that the error says what was waited for.
+class VerifiersEnvironment(DrivingEnvironment):
+    """One rollout. The reward must be in [0, 1] unless ``bounds=[low, high]`` say what is mapped to it (and clipped).
 
-    The reward must be in [0, 1] unless ``bounds=[low, high]`` say what is mapped to it (and clipped).
-    A rollout that does not reach its end has outcome 0.
+    A rollout that a limit of ours cuts off has outcome 0; one that fails by itself is InfrastructureError.
     """
 
     def __init__(
@@ -60,52 +47,27 @@ class VerifiersEnvironment(Environment):
         env: Mapping[str, Any],
         path: Sequence[str] = (),
         bounds: Sequence[float] | None = None,
-        start_s: float = 50.0,
-        step_s: float = 50.0,
         **config: Any,
     ) -> None:
         super().__init__(task, **config)
         self._python, self._env, self._path = python, env, path
-        self._bounds, self._start_s, self._step_s = bounds, start_s, step_s
+        self._bounds = bounds
         self._child: JsonChild | None = None
-        self._said: tuple[Message, ...] = ()  # their dialogue up to and with the last answer
-        self._schemas: dict[str, dict[str, Any]] = {}
         self._reward: float | None = None
 
-    def reset(self) -> tuple[Message, ...]:
+    def drive(self, endpoint: Endpoint) -> None:
         self._child = open_runner(self._python, self._path)
         m = self.task.metadata
-        self._child.send({"mode": "play", "env": self._env, "index": m["index"], "key": m["key"]})
-        request = self._next(self._start_s)
-        if request is None:
-            raise InfrastructureError(f"{self.task.id}: the rollout ended before it asked the model anything")
-        self._said = request
-        first = _with_slim_schemas(request)
-        self._schemas = {schema["name"]: schema for message in first for schema in message.tools}
-        return first
-
-    def step(self, action: Message) -> StepResult:
-        if action.parse_error is not None:  # it cannot be sent; the harness never hears of it
-            return super().step(action)
-        if self._child is None or self._reward is not None:
-            raise InfrastructureError(f"{self.task.id}: no rollout is waiting for an answer")
-        counts = self._mistakes(action)
-        answer = Message("assistant", action.content, action.reasoning, action.tool_calls)
-        answer = message_of(encodable(answer.to_json()))
-        try:
-            self._child.send({"answer": answer.to_json()})
-        except BrokenPipeError:
-            raise InfrastructureError(f"the verifiers process is gone{self._child.last_log()}") from None
-        self._said = (*self._said, answer)
-        request = self._next(self._step_s)
-        if request is None:
-            return StepResult(terminated=True, info={"counts": counts})
-        try:
-            added = appended(self._said, request)
-        except HistoryRewrittenError as error:
-            raise InfrastructureError(f"{self.task.id}: the harness rewrote the dialogue: {error}") from error
-        self._said = request
-        return StepResult(added, info={"counts": counts})
+        where = {"base_url": endpoint.base_url, "api_key": endpoint.api_key}
+        self._child.send({"mode": "play", "env": self._env, "index": m["index"], "key": m["key"], **where})
+        end = receive(self._child, math.inf)["end"]  # the rollout's own deadline bounds it
+        if not end["errors"] and end["reward"] is not None:
+            self._reward = float(end["reward"])
+            return
+        why = f"{self.task.id}: the rollout failed: {'; '.join(e['said'] for e in end['errors']) or 'no reward'}"
+        if any(map(_is_refusal, end["errors"])):
+            raise RuntimeError(why)
+        raise InfrastructureError(why)
 
     def score(self, episode: Episode) -> dict[str, float]:
         if self._reward is None:
@@ -124,28 +86,11 @@ class VerifiersEnvironment(Environment):
         if child is not None:
             child.close()
 
-    def _mistakes(self, action: Message) -> dict[str, int]:
-        """Counted here, answered by the harness in its own words."""
-        counts: Counter[str] = Counter()
-        for call in action.tool_calls:
-            schema = self._schemas.get(call.name)
-            if schema is None:
-                counts["unknown_tool"] += 1
-            elif check_call(schema, call.arguments):
-                counts["bad_arguments"] += 1
-        return dict(counts)
 
-    def _next(self, seconds: float) -> tuple[Message, ...] | None:
-        """The dialogue of their next request, or None at the end of the rollout, whose reward is then known."""
-        assert self._child is not None
-        line = receive(self._child, seconds)
-        if "request" in line:
-            return tuple(message_of(message) for message in line["request"])
-        end = line["end"]
-        if end["errors"] or end["reward"] is None:
-            raise InfrastructureError(f"{self.task.id}: the rollout failed: {'; '.join(end['errors']) or 'no reward'}")
-        self._reward = float(end["reward"])
-        return None
+def _is_refusal(error: Mapping[str, Any]) -> bool:
+    """Whether it says that a limit of the episode has ended it, which the policy may have caused."""
+    full = error["status"] == 400 and "context window" in error["said"]
+    return error["type"] == "ProviderError" and (error["status"] == 403 or full)
 
 
 class VerifiersTaskset(Taskset):
@@ -255,16 +200,3 @@ def receive(child: JsonChild, seconds: float) -> dict[str, Any]:
     if "failed" in line:
         raise InfrastructureError(f"verifiers: {line['failed']}{child.last_log()}")
     return line
-
-
-def _with_slim_schemas(messages: Sequence[Message]) -> tuple[Message, ...]:
-    return tuple(
-        Message(
-            m.role,
-            m.content,
-            m.reasoning,
-            m.tool_calls,
-            tuple(function_schema(t["name"], t.get("description"), t.get("parameters") or {}) for t in m.tools),
-        )
-        for m in messages
-    )

@@ -1,11 +1,9 @@
 """Runs one verifiers rollout (or lists tasks) in a process and a Python of its own; ``verifiers.py`` is the other end.
 
-The first line of stdin is the order, JSON lines follow both ways:
+The first line of stdin is the order, the answer is a line of stdout:
 
-    -> {"mode": "list", "env": {…}, "limit": 1000}      <- {"tasks": [{"key", "prompt"}, …]}
-    -> {"mode": "play", "env": {…}, "index": 3, "key": …, …}
-    <- {"request": [messages]}                          the harness asks for a completion …
-    -> {"answer": message}                              … and the policy gives it
+    -> {"mode": "list", "env": {…}, "limit": 1000}      <- {"tasks": [{"key", "prompt"}, …], "unsafe": […]}
+    -> {"mode": "play", "env": {…}, "index": 3, "key": …, "base_url": …, "api_key": …}
     <- {"end": {"reward", "rewards", "errors", "stop"}}
 
 End of stdin means: stop, take down what was started, exit. So nothing is left when the parent dies.
@@ -19,11 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
-import queue
 import sys
 import threading
 from collections.abc import Callable
@@ -35,48 +31,23 @@ KEY_VARIABLE = "SPECIALE_POLICY_API_KEY"  # verifiers keeps names with API_KEY f
 
 
 class Pipe:
-    """Lines to the parent and back. One question is open at a time; ``stopped`` is called when the parent is gone."""
+    """Lines to the parent. ``stopped`` is called when the parent is gone."""
 
     def __init__(self, stopped: Callable[[], object]) -> None:
         # a copy of stdout is ours alone: what others print goes to stderr
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self._stopped = stopped
-        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._asking = threading.Lock()
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._wait, daemon=True).start()
 
     def send(self, **line: Any) -> None:
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
 
-    def ask(self, **line: Any) -> dict[str, Any]:
-        with self._asking:
-            self.send(**line)
-            answer = self._answers.get()
-        if answer is None:
-            raise ConnectionError("the rollout was stopped")
-        return answer
-
-    def _read(self) -> None:
-        for line in sys.stdin:
-            self._answers.put(json.loads(line))
-        self._answers.put(None)
+    def _wait(self) -> None:
+        sys.stdin.read()
         with contextlib.suppress(RuntimeError):  # the loop is closed: the rollout is over already
             self._stopped()
-
-
-def use_our_package() -> None:
-    """Make ``envs`` importable, and nothing that lies next to it: where the toolkit is installed that is another
-    Python's site-packages, and verifiers must not get its own packages from there."""
-    folder = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location(
-        "envs", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["envs"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
 
 def use_this_python() -> None:
@@ -135,29 +106,25 @@ def tasks_of(order: dict[str, Any]) -> dict[str, Any]:
     return {"tasks": found, "unsafe": unsafe_harnesses(env)}
 
 
-async def play(order: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
+async def play(order: dict[str, Any]) -> dict[str, Any]:
     import verifiers.v1 as vf
-
-    from envs.bridges.openai_server import ChatReply, ChatRequest, ChatServer
-    from envs.message_forms import message_of
-
-    def answer(request: ChatRequest) -> ChatReply:
-        return ChatReply(message_of(pipe.ask(request=[m.to_json() for m in request.messages])["answer"]))
 
     env = load(order)
     task = next(itertools.islice(iter(env.taskset), order["index"], None), None)
     if task is None or task.key != order["key"]:
         raise LookupError(f"task {order['index']} is another one than when the tasks were listed")
-    with ChatServer() as server:
-        os.environ[KEY_VARIABLE] = server.open_session(answer)
-        client = vf.EvalClientConfig(base_url=server.base_url, api_key_var=KEY_VARIABLE)
-        async with env.serving():
-            episode = await env.run_episode(task, vf.ModelContext(model=MODEL, client=client))
+    os.environ[KEY_VARIABLE] = order["api_key"]
+    client = vf.EvalClientConfig(base_url=order["base_url"], api_key_var=KEY_VARIABLE)
+    async with env.serving():
+        episode = await env.run_episode(task, vf.ModelContext(model=MODEL, client=client))
     errors = [error for holder in (episode, *episode.traces) for error in holder.errors]
     return {
         "reward": sum(trace.reward for trace in episode.traces) if episode.ok else None,
         "rewards": {name: r.value if r is not None else None for t in episode.traces for name, r in t.rewards.items()},
-        "errors": [f"{error.type}: {error.message}" for error in errors],
+        "errors": [
+            {"type": error.type, "status": error.status_code, "said": f"{error.type}: {error.message}"}
+            for error in errors
+        ],
         "stop": [trace.stop_condition for trace in episode.traces],
     }
 
@@ -167,14 +134,13 @@ async def main() -> None:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     pipe = Pipe(lambda: loop.call_soon_threadsafe(task.cancel))
-    use_our_package()
     use_this_python()
     leave_no_port_files()
     try:
         if order["mode"] == "list":
             pipe.send(**tasks_of(order))
         else:
-            pipe.send(end=await play(order, pipe))
+            pipe.send(end=await play(order))
     except Exception as error:
         pipe.send(failed=f"{type(error).__name__}: {error}")
 

@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,24 +94,26 @@ def is_ours(taskset: Taskset) -> bool:
     return {name.partition(".")[0] for name in closure((taskset,))} <= set(OURS)
 
 
-def settings_of(taskset: Taskset) -> dict[str, Any]:
-    """The keywords that it was made with, as JSON values, without the defaults and what is of no account."""
+def settings_of(taskset: Taskset, left_out: Collection[str] | None = None) -> dict[str, Any]:
+    """The keywords that it was made with, as JSON values, without the defaults and ``left_out`` (None: what is of no
+    account)."""
+    left_out = taskset.of_no_account if left_out is None else left_out
     defaults = dict(_defaults(taskset))
     found = {}
     for name, value in sorted(taskset.given.items()):
         plain = _plain(value)
         known = name in defaults or hasattr(Environment, name)
         default = defaults[name] if name in defaults else getattr(taskset.env_class, name, None)
-        if name not in taskset.of_no_account and not (known and plain == _plain(default)):
+        if name not in left_out and not (known and plain == _plain(default)):
             found[name] = plain
     return found
 
 
 def command_of(taskset: Taskset) -> str:
-    """The command that checks it."""
+    """The command that checks it, with where its material lies."""
     cls = type(taskset)
     words = ["envs-check", names_of(cls)[0]]
-    for name, value in settings_of(taskset).items():
+    for name, value in settings_of(taskset, Taskset.of_no_account).items():
         text = value if isinstance(value, str) and not _is_json(value) else json.dumps(value, ensure_ascii=False)
         words.append(f"{name}={text}")
     return shlex.join(words)

@@ -42,9 +42,11 @@ class Found:
 
 
 def certificate_of(
-    taskset: Taskset, results: Mapping[str, Result], waived: Mapping[str, str], tasks: int, command: str
-) -> dict[str, Any]:
-    """A certificate, as JSON. ``tasks``: how many were looked at. Of ``waived`` what did not hold is kept."""
+    taskset: Taskset, results: Mapping[str, Result], waived: Mapping[str, str], tasks: int, command: str,
+    refused: Mapping[str, str] = {},
+) -> dict[str, Any]:  # fmt: skip
+    """A certificate, as JSON. ``tasks``: how many were looked at. Of ``waived`` what did not hold is kept. ``refused``:
+    what of the source is no task, and why."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         _MARK: FORMAT,
@@ -56,6 +58,7 @@ def certificate_of(
         "results": {row: dict(result) for row, result in results.items()},
         "waived": {row: reason for row, reason in waived.items() if results[row]["held"] is False},
         "task_set": identity_of(taskset).to_json(),
+        **({"refused": dict(refused)} if refused else {}),
     }
 
 

@@ -26,13 +26,14 @@ from pathlib import Path
 
 from envs.code.release_index import MAX_BYTES, NEEDS, Release, Sources
 from envs.code.release_run import SUITE, Trial, run_states
-from envs.code.release_tests import definition, turnable, turned, written
+from envs.code.release_tests import definition_of, function_of, turnable, turned, written
 from envs.code.release_tree import BadTreeError, Tree, read_tree
 from envs.code.repo_mutations import functions
 from envs.code.repo_run import Run
 
 _DECIDES = (
     "repo_guest.py", "release_base.py", "release_run.py", "release_tests.py", "release_tree.py", "release_turns.py",
+    "suite_run.py",
 )  # fmt: skip
 _BUSY = 0.7  # share of its CPU seconds that a suite used when its wall time ran out: then it is long, not waiting
 _SLOW, _PROBE_S = 1.3, 0.5  # wall seconds for one of CPU time, from which on a machine is busy; length of the probe
@@ -64,18 +65,6 @@ class ReleaseBase:
 
     def _rank(self, test: str) -> tuple[bool, int, str]:
         return test not in self.deciding, len(self.tests[test][1]), test
-
-
-def function_of(test: str) -> str:
-    """The test function of a test: its id without parameters."""
-    return test.partition("[")[0]
-
-
-def definition_of(tree: Tree, test: str) -> str | None:
-    """path::qualified name of what a test runs, which other classes may run too; None: it is not in the file."""
-    path, _, name = function_of(test).partition("::")
-    found = definition(tree.texts[path], name.replace("::", ".")) if path in tree.texts else None
-    return None if found is None else f"{path}::{found}"
 
 
 def tree_of(sources: Sources, release: Release, fetch: bool = False) -> Tree:
@@ -126,14 +115,14 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
         return _none("tests_do_not_run", dropped)
     deciding = {test for test in kept if _fails(third, test)}
     seen: set[str] = set()
-    if left := {str(definition_of(tree, test)) for test in kept if test not in deciding}:
+    if left := {str(definition_of(tree.texts, test)) for test in kept if test not in deciding}:
         names = {path: {name for at, _, name in (f.partition("::") for f in left) if at == path} for path in tree.tests}
         over = {path: turned(tree.texts[path], found, found) for path, found in names.items() if found}
         only = {function_of(test) for test in kept if test not in deciding}
         (fourth,) = run_states(sources, tree, [Trial(tuple(over), over, only)], SUITE)
         seen = {test for test in kept if test not in deciding and _fails(fourth, test)}
-        blind = {str(definition_of(tree, test)) for test in deciding}
-        seen = {test for test in seen if str(definition_of(tree, test)) not in blind}
+        blind = {str(definition_of(tree.texts, test)) for test in deciding}
+        seen = {test for test in seen if str(definition_of(tree.texts, test)) not in blind}
     if not deciding | seen:
         return _none("nothing_turns", dropped)
     return ReleaseBase("", kept, frozenset(deciding | seen), dict(dropped), frozenset(seen))
@@ -161,7 +150,7 @@ def _kept(tree: Tree, first: Run, second: Run) -> tuple[dict[str, tuple[float, t
             dropped["failed"] += 1
         elif again is None or not again.passed:
             dropped["flaky"] += 1
-        elif definition_of(tree, test) is None:
+        elif definition_of(tree.texts, test) is None:
             dropped["defined_elsewhere"] += 1  # in another file, or made when it runs: it cannot be turned
         elif not entered:
             dropped["enters_nothing"] += 1

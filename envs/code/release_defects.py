@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from envs.code.release_base import ReleaseBase, function_of
+from envs.code.release_base import ReleaseBase
 from envs.code.release_index import Sources
 from envs.code.release_run import Trial, run_states
+from envs.code.release_tests import function_of
 from envs.code.release_tree import BadTreeError, Tree, older_code, plain, same_code
 from envs.code.repo_mutations import Function, functions
 from envs.code.repo_run import Run, Verdict

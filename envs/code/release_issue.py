@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from envs.code.release_base import function_of
+from envs.code.release_tests import function_of
 from envs.code.release_tree import Tree
 from envs.code.repo_run import Verdict
 

@@ -8,18 +8,18 @@ state.judged(edits)                         what decides, in a sandbox of its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from envs.code.release_base import definition_of, tree_of
+from envs.code.release_base import tree_of
 from envs.code.release_defects import laid_over, passages, real_changes
 from envs.code.release_index import FetchError, Release, Sources
-from envs.code.release_run import run_program, run_suite
-from envs.code.release_tests import without
+from envs.code.release_run import Trial, run_program, run_states, run_suite
+from envs.code.release_tests import definition_of, without
 from envs.code.release_tree import Tree, is_test, older_code
-from envs.code.release_verdict import Judged, judge
+from envs.code.release_verdict import Judged, beside, judge
 from envs.code.repo_run import Run
 from envs.sandbox import SandboxResult
 
@@ -41,7 +41,7 @@ class State:
         """The Python files that the policy sees, by path."""
         hidden: dict[str, set[str]] = {}
         for test in self.f2p:
-            path, _, name = str(definition_of(self.tree, test)).partition("::")
+            path, _, name = str(definition_of(self.tree.texts, test)).partition("::")
             hidden.setdefault(path, set()).add(name)
         found = {p: t for p, t in self.tree.texts.items() if self.over.get(p, "") is not None}
         found |= {path: text for path, text in self.over.items() if text is not None}
@@ -64,6 +64,10 @@ class State:
         base = f"{self.tree.base}/" if self.tree.base else ""
         return tuple(f"{base}{unit}/" for unit in self.tree.units if not unit.endswith(".py"))
 
+    @property
+    def tests(self) -> tuple[str, ...]:
+        return self.tree.tests
+
     def run(self, path: str, only: str | None, edits: Mapping[str, str]) -> Run:
         """A test file, or one function of it, that the policy sees."""
         return run_suite(self.sources, self._seen(edits), self.tree, [path], None if only is None else [only])
@@ -73,9 +77,18 @@ class State:
         return run_program(self.sources, self._seen(edits), self.tree, code)
 
     def judged(self, edits: Mapping[str, str], released: bool = False) -> Judged:
-        """The hidden tests on the edited code; ``released``: which is as it was released (``release_verdict``)."""
+        """The hidden tests on the edited code. ``released``: the code is as somebody released it, so that both runs may
+        share a sandbox; a policy's never do."""
         over = {**self.over, **edits}
-        return judge(self.sources, self.tree, over, self.f2p, self.p2p, self.deciding, self.seen, released)
+
+        def together(overlays: Sequence[Mapping[str, str]], paths: Sequence[str], only: Collection[str]) -> list[Run]:
+            return run_states(self.sources, self.tree, [Trial(paths, {**over, **tests}, only) for tests in overlays])
+
+        def alone(state: Mapping[str, bytes], paths: Sequence[str], only: Collection[str]) -> Run:
+            return run_suite(self.sources, state, self.tree, paths, only)
+
+        run = together if released else beside(alone, laid_over(self.tree.files, over))
+        return judge(run, self.tree.texts, self.f2p, self.p2p, self.deciding, self.seen)
 
     def repair(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """(path, passages) that lead to the newer release; of a file that is not there one passage, from ""."""

@@ -17,7 +17,7 @@ makes the right code fail (a run says so), the test is turned ``hard``, which ca
 from __future__ import annotations
 
 import ast
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from functools import lru_cache
 
 from envs.code.release_turns import turn
@@ -68,6 +68,18 @@ def without(text: str, names: Set[str]) -> str:
             continue
         return result
     raise ValueError(f"{sorted(names)} cannot be taken out of the file")
+
+
+def function_of(test: str) -> str:
+    """The test function of a test: its id without parameters."""
+    return test.partition("[")[0]
+
+
+def definition_of(texts: Mapping[str, str], test: str) -> str | None:
+    """path::qualified name of what a test runs, which other classes may run too; None: it is not in the file."""
+    path, _, name = function_of(test).partition("::")
+    found = definition(texts[path], name.replace("::", ".")) if path in texts else None
+    return None if found is None else f"{path}::{found}"
 
 
 @lru_cache(maxsize=4096)

@@ -34,7 +34,7 @@ _NOT_CODE = re.compile(
 )
 _NO_MODULE = {"setup.py", "conftest.py", "noxfile.py", "tasks.py", "versioneer.py", "hatch_build.py", "bootstrap.py"}
 _VERSION_FILE = re.compile(r"(^|/)(_?version|__version__|__about__|_version_info|__pkginfo__)\.py$")
-_CONFIGURATION = {"setup.cfg", "pytest.ini", "tox.ini", "pyproject.toml", "pytest.toml", ".pytest.ini"}
+CONFIGURATION = {"setup.cfg", "pytest.ini", "tox.ini", "pyproject.toml", "pytest.toml", ".pytest.ini"}
 _CHANGELOG = re.compile(r"(?i)^(change(s|log)?|history|news|release.?notes|versions?|whats.?new)(\.(md|rst|txt))?$")
 # docs, and what lies beside the package with tests of its own
 _LEFT_OUT = re.compile(
@@ -131,7 +131,7 @@ def read_tree(release: Release, archive: Path) -> Tree:
         raise
     except _UNREADABLE as error:
         raise BadTreeError("unreadable") from error
-    base, units = _layout(raw)
+    base, units = layout(raw)
     if not units:
         raise BadTreeError("no_code")
     info = raw.get("PKG-INFO", b"").decode("utf-8", "replace")
@@ -205,7 +205,7 @@ def _inner(name: str) -> str:
     return path if plain_path else ""
 
 
-def _layout(raw: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
+def layout(raw: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
     """(folder that imports begin at, names of the packages and modules in it)."""
     for base in ("src", "lib", "python", ""):
         prefix = f"{base}/" if base else ""
@@ -231,7 +231,7 @@ def _kept(path: str, base: str, units: tuple[str, ...]) -> bool:
         return False
     inner = path.removeprefix(f"{base}/") if base and path.startswith(f"{base}/") else ("" if base else path)
     own = inner.partition("/")[0] in units or inner in units
-    return own or is_test(path) or path in _CONFIGURATION  # and no README: some hold the changes
+    return own or is_test(path) or path in CONFIGURATION  # and no README: some hold the changes
 
 
 def _metadata(release: Release, info: str, raw: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """Whether a repository is repaired: the tests that decide run twice, once as written and once turned round.
 
-    verdict = judge(sources, tree, over, f2p, p2p, deciding)       -> Judged(f2p=1.0, p2p=1.0)
+    verdict = judge(beside(run, files), texts, f2p, p2p, deciding)      -> Judged(f2p=1.0, p2p=1.0)
 
 In the first run every deciding test function is, by a coin thrown here, either as it was written or turned; in the
 second it is the other. A test is passed when it passed as written and failed turned. Whatever is done to what judges
@@ -11,16 +11,16 @@ same for both, and does not know which is which; nor is what an assertion says w
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from envs.code.release_base import definition_of, function_of
-from envs.code.release_defects import laid_over
-from envs.code.release_index import Sources
-from envs.code.release_run import Trial, run_states, run_suite
-from envs.code.release_tests import turned
-from envs.code.release_tree import Tree
+from envs.code.release_tests import definition_of, function_of, turned
 from envs.code.repo_run import Run
+
+# Runs test functions (the third argument: path::Class::name) of test files (the second) beside the files of a state
+RunOne = Callable[[Mapping[str, bytes], Sequence[str], Collection[str]], Run]
+# The same once for each of several versions of the test files (the first: texts by path)
+Runner = Callable[[Sequence[Mapping[str, str]], Sequence[str], Collection[str]], Sequence[Run]]
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,26 @@ class Judged:
 
 
 def judge(
-    sources: Sources,
-    tree: Tree,
-    over: Mapping[str, str | None],
+    run: Runner,
+    texts: Mapping[str, str],
     f2p: Sequence[str],
     p2p: Sequence[str],
     deciding: Collection[str],
-    seen: Collection[str],
-    released: bool = False,
+    seen: Collection[str] = (),
 ) -> Judged:
-    """Run the hidden tests of ``tree`` with ``over`` laid over its files (tests are put in their place here). ``seen``:
-    of those that decide, tests that are turned hard. ``released``: the code is as somebody released it, so both runs
-    may share a sandbox; a policy's never do."""
+    """Run hidden tests twice; ``texts`` holds the test files. ``seen``: of those that decide, tests that are turned
+    hard (``release_tests.turned``)."""
     tests = (*f2p, *p2p)
     asked = {function_of(test) for test in tests}
-    candidates = sorted({str(definition_of(tree, test)) for test in tests if test in deciding})
-    hard = {str(definition_of(tree, test)) for test in seen}
+    candidates = sorted({str(definition_of(texts, test)) for test in tests if test in deciding})
+    hard = {str(definition_of(texts, test)) for test in seen}
     coin = random.SystemRandom()  # nothing that runs inside can know how it fell
     first = {function for function in candidates if coin.random() < 0.5}
     both = [first, set(candidates) - first]
-    states = [{**over, **_tests(tree, asked, chosen, hard)} for chosen in both]
-    if released:
-        done = run_states(sources, tree, [Trial(_paths(asked), state, asked) for state in states])
-    else:
-        done = [run_suite(sources, laid_over(tree.files, s), tree, _paths(asked), only=asked) for s in states]
+    done = run([turned_files(texts, asked, chosen, hard) for chosen in both], paths_of(asked), asked)
     runs = list(zip(both, done, strict=True))
     right = {
-        test: all(_right(test, definition_of(tree, test) in chosen, run, test in deciding) for chosen, run in runs)
+        test: all(_right(test, definition_of(texts, test) in chosen, run, test in deciding) for chosen, run in runs)
         for test in tests
     }
     share = [sum(right[test] for test in group) / len(group) if group else 1.0 for group in (f2p, p2p)]
@@ -76,14 +69,33 @@ def _right(test: str, turned_round: bool, run: Run, deciding: bool) -> bool:
     return verdict is not None and not verdict.passed and not verdict.late
 
 
-def _tests(tree: Tree, asked: Collection[str], chosen: Collection[str], hard: Collection[str]) -> dict[str, str]:
-    """The test files as they were released but for their layout, with some functions turned."""
-    return {path: turned(tree.texts[path], _in(path, chosen), _in(path, hard)) for path in _paths(asked)}
+def turned_files(
+    texts: Mapping[str, str], asked: Collection[str], chosen: Collection[str], hard: Collection[str] = ()
+) -> dict[str, str]:
+    """The test files of ``asked`` as they were written but for their layout, with the functions ``chosen`` (path::
+    qualified name) turned, those of ``hard`` in a way that can be seen."""
+    return {p: turned(texts[p], _in(p, chosen), _in(p, hard)) for p in paths_of(asked) if p in texts}
 
 
 def _in(path: str, functions: Collection[str]) -> set[str]:
     return {name for at, _, name in (one.partition("::") for one in functions) if at == path}
 
 
-def _paths(asked: Collection[str]) -> list[str]:
-    return sorted({function.partition("::")[0] for function in asked})
+def beside(run: RunOne, files: Mapping[str, bytes]) -> Runner:
+    """Each of the runs in a sandbox of its own, with the test files laid over ``files``: a policy's code is in them,
+    and what it does in one must not reach the other."""
+
+    def runs(overlays: Sequence[Mapping[str, str]], paths: Sequence[str], only: Collection[str]) -> list[Run]:
+        return [run({**files, **encoded(tests)}, paths, only) for tests in overlays]
+
+    return runs
+
+
+def encoded(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """Texts as files."""
+    return {path: text.encode() for path, text in texts.items()}
+
+
+def paths_of(tests: Collection[str]) -> list[str]:
+    """The files of tests."""
+    return sorted({test.partition("::")[0] for test in tests})

@@ -46,16 +46,14 @@ from envs.code.release_defects import (
 )
 from envs.code.release_index import Release, Sources, listed, pairs
 from envs.code.release_issue import issue, new_notes
-from envs.code.release_run import LIMITS
 from envs.code.release_state import state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
-from envs.code.repo_files import Files
+from envs.code.release_verdict import Judged
+from envs.code.repair import RepairEnvironment
 from envs.code.repo_mutations import functions
-from envs.code.workspace import Workspace, report
-from envs.environment import ToolError, tool
 from envs.episode import play_episode
 from envs.taskset import MAX_ORACLE_TURNS, RejectedError, Split, Taskset
-from envs.types import Episode, Message, Task, ToolCall
+from envs.types import Message, Task
 
 SYSTEM = (
     "You work in the repository of a Python package. Find the cause of the issue in the sources and repair it with "
@@ -70,70 +68,17 @@ _TRIES = 3
 CUTOFF, UNTIL = "2026-06-01", "2026-11-01"
 
 
-class ReleaseEnvironment(Workspace):
+class ReleaseEnvironment(RepairEnvironment):
     """One release with a defect in it."""
 
-    call_limit_s = LIMITS.wall_s
-    score_limit_s = 2 * LIMITS.wall_s
     released = False  # whether all that was edited is as it was released: for ``verify`` alone
 
     def __init__(self, task: Task, sources: Sources, **config: Any) -> None:
-        super().__init__(task, **config)
-        self._state = state_of(sources, task.metadata)
-        self._files = Files(self._state, {}, self._state.files)
+        self.release = state_of(sources, task.metadata)
+        super().__init__(task, self.release, **config)
 
-    @tool
-    def create(self, path: str, text: str) -> str:
-        """Add a new module to the package."""
-        return self._files.create(path, text, self._state.folders)
-
-    @tool
-    def run_tests(self, target: str) -> str:
-        """Run a test file (tests/test_a.py) or one of its tests (file::name, file::Class::name)."""
-        path, _, name = target.partition("::")
-        self._files.text(path)  # says so when there is no such file
-        if path not in self._state.tree.tests:
-            raise ToolError(f"{path} is no test file")
-        run = self._state.run(path, target if name else None, self._files.changed)
-        return report(run, [target], whole_files=True)
-
-    @tool
-    def python(self, code: str) -> str:
-        """Run a program that imports the package as you have edited it; returns what it prints."""
-        result = self._state.program(code, self._files.changed)
-        if result.timed_out:
-            raise TimeoutError
-        return (result.stdout + result.stderr).strip()
-
-    def score(self, episode: Episode) -> dict[str, float]:
-        """See the module: outcome, f2p, p2p, edited."""
-        if not self._files.edited:  # nothing to run: these tests were chosen because they end so
-            return {"outcome": 0.0, "f2p": 0.0, "p2p": 1.0, "edited": 0.0}
-        judged = self._state.judged(self._files.changed, self.released)
-        outcome = float(judged.f2p == 1.0 and judged.p2p == 1.0)
-        return {"outcome": outcome, "f2p": judged.f2p, "p2p": judged.p2p, "edited": 1.0}
-
-    def oracle(self, history: Sequence[Message]) -> Message:
-        """Read the first place, put the newer code back file by file."""
-        done = sum(message.role == "assistant" for message in history)
-        repair = self._state.repair()
-        first, edits = repair[0]
-        steps: list[tuple[str, list[ToolCall]]] = []
-        if edits[0][0]:
-            start = self._state.text(first).partition(edits[0][0])[0].count("\n") + 1
-            steps.append(("I read the place.", [ToolCall("read_file", {"path": first, "start": max(1, start - 10)})]))
-        for path, passages_ in repair:
-            calls = [
-                ToolCall("edit", {"path": path, "old": old, "new": new})
-                if old
-                else ToolCall("create", {"path": path, "text": new})
-                for old, new in passages_
-            ]
-            steps.append((f"I repair {path}.", calls))
-        if done < len(steps):
-            why, calls = steps[done]
-            return Message("assistant", reasoning=why, tool_calls=tuple(calls))
-        return Message("assistant", "Done.", reasoning="That was all.")
+    def judged(self) -> Judged:
+        return self.release.judged(self._files.changed, self.released)
 
 
 class ReleasesTaskset(Taskset):
@@ -204,7 +149,7 @@ class ReleasesTaskset(Taskset):
     @staticmethod
     def _files_differ(environment: ReleaseEnvironment) -> bool:
         """Whether the oracle left a file of the newer release that is not as it was."""
-        tree, changed = environment._state.tree, environment._files.changed
+        tree, changed = environment.release.tree, environment._files.changed
         return any(tree.code.get(path) != text for path, text in changed.items())
 
     def task(self, index: int) -> Task:

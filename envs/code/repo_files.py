@@ -11,6 +11,7 @@ verdict is made outside it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -19,6 +20,7 @@ from envs.environment import ToolError
 
 MAX_LINES = 200  # of one read
 MAX_HITS = 40  # of one search
+_PLAIN = re.compile(r"[\w.@+/-]{1,200}\.py")
 
 
 class Texts(Protocol):
@@ -108,7 +110,7 @@ class Files:
         text = self.text(path)
         if self.repo.is_test(path):
             raise ToolError(f"{path} is a test; tests cannot be edited")
-        count = text.count(old) if old else 0
+        count = text.count(old) if old else int(text == "")  # an empty file has one place
         if count != 1:
             raise ToolError(f"old occurs {count} times in {path}; give a passage that occurs once")
         return self._put("Edited", path, text.replace(old, new))
@@ -118,14 +120,20 @@ class Files:
         steps = path.split("/")
         if path in self.paths or path in self.repo.files:
             raise ToolError(f"{path} is there already; use edit")
-        plain = path.endswith(".py") and not any(step in ("", ".", "..") or "\0" in step for step in steps)
-        if not plain or not path.startswith(tuple(below)) or self.repo.is_test(path):
-            raise ToolError(f"{path}: a new file is a module of the package, below {' or '.join(below) or 'no folder'}")
+        plain = bool(_PLAIN.fullmatch(path)) and not any(step in ("", ".", "..") for step in steps)
+        known = {*self.paths, *self.repo.files}
+        beside = any("/".join(steps[:n]) in known for n in range(1, len(steps)))  # below what is itself a file
+        beside = beside or any(other.startswith(f"{path}/") for other in known)
+        if not plain or beside or not path.startswith(tuple(below)) or self.repo.is_test(path):
+            folders = " or ".join(folder or "any folder" for folder in below) or "no folder"
+            raise ToolError(f"{path}: a new file is a module of the package, below {folders}")
         self.paths = (*self.paths, path)
         return self._put("Created", path, text)
 
     def _put(self, what: str, path: str, text: str) -> str:
         self._now[path] = text
+        if not path.endswith(".py"):
+            return f"{what} {path}."
         try:
             compile(text, path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -161,9 +161,10 @@ def _command(
     files: Sequence[tuple[str, int]],
     mounts: Sequence[tuple[str, str]],
     hash_seed: int,
+    folders: Sequence[str] | None,
 ) -> list[str]:
     """bwrap's command line up to the program; ``files`` are (path inside, descriptor of the content),
-    ``mounts`` (host path, path inside)."""
+    ``mounts`` (host path, path inside); ``folders``: see ``start``."""
     command = [] if tools.choom is None else [tools.choom, "-n", "1000", "--"]
     command += [tools.bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
@@ -172,7 +173,8 @@ def _command(
         command += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
     else:
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
-    for name, value in (_ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}).items():
+    path = {} if folders is None else {"PATH": f"/usr/local/bin:{_ENVIRONMENT['PATH']}:/usr/bin:/bin:/usr/sbin:/sbin"}
+    for name, value in (_ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)} | path).items():
         command += ["--setenv", name, value]
     parents = {str(parent) for _, inside in mounts for parent in Path(inside).parents} - {"/"}
     for folder in (*tools.folders, *sorted(parents)):
@@ -181,6 +183,10 @@ def _command(
         command += ["--ro-bind", source, inside]
     for target, inside in tools.symlinks:
         command += ["--symlink", target, inside]
+    if folders is not None:
+        command += _programs()
+        for folder in folders:
+            command += ["--perms", "1777", "--size", str(limits.disk_mb << 20), "--tmpfs", folder]
     command += ["--symlink", "/tmp", "/dev/shm"]  # semaphores of multiprocessing; same size limit as /tmp
     for folder in tools.hidden:
         command += ["--perms", "0555", "--tmpfs", folder, "--remount-ro", folder]
@@ -196,6 +202,23 @@ def _command(
         command += [_SETPRIV, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
         command += ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"]
     return command
+
+
+def _programs() -> list[str]:
+    """bwrap's words for the host's programs, without what is installed for its own Python."""
+    words = []
+    for folder in ("/etc", "/usr", "/usr/local", "/usr/local/bin"):  # else bwrap makes them closed to other users
+        words += ["--perms", "0755", "--dir", folder]
+    for folder in ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/usr/share", "/etc/alternatives"):
+        if os.path.isdir(folder):
+            words += ["--ro-bind", folder, folder]
+    for folder in ("/bin", "/sbin"):
+        words += ["--symlink", os.readlink(folder), folder] if os.path.islink(folder) else ["--ro-bind", folder, folder]
+    for packages in sorted(Path("/usr/lib").glob("python3*/*-packages")):
+        words += ["--perms", "0555", "--tmpfs", str(packages), "--remount-ro", str(packages)]
+    for name in ("python", "python3"):
+        words += ["--symlink", PYTHON, f"/usr/local/bin/{name}"]
+    return words
 
 
 _spawner: ThreadPoolExecutor | None = None
@@ -221,11 +244,13 @@ def start(
     mounts: Sequence[tuple[str, str]] = (),
     inherited: Sequence[int] = (),
     hash_seed: int = 0,
+    folders: Sequence[str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``program`` (absolute path inside, then its arguments) in the sandbox, with pipes to all three
     standard streams. ``files`` are (path inside, content), ``mounts`` (host path, path inside); both read-only.
     ``inherited`` are descriptors that the program gets under the same numbers. ``hash_seed`` decides the order of sets,
-    which must not differ from one run to the next.
+    which must not differ from one run to the next. ``folders``: None, or top folders that are writable, each of
+    ``limits.disk_mb``, and the host's programs (below /usr, read-only) are there too.
 
     The program must take its own rlimits before anything untrusted runs, and give a sign of life, so that a
     failure to start is never taken for a failure of what runs (see the guest programs).
@@ -238,7 +263,7 @@ def start(
             _spawn_thread()
             .submit(
                 subprocess.Popen,
-                [*_command(tools, limits, descriptors[0], named, mounts, hash_seed), *program],
+                [*_command(tools, limits, descriptors[0], named, mounts, hash_seed, folders), *program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

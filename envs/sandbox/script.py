@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Sandbox:
         mounts: Mapping[str, Path] = {},
         covers: Mapping[str, bytes] = {},
         hash_seed: int = 0,
+        folders: Sequence[str] | None = None,
     ) -> SandboxResult:
         """Run ``code`` as ``python main.py`` with ``stdin`` on its standard input.
 
@@ -59,7 +60,8 @@ class Sandbox:
         digits and ``_ . + -``. All that lies in a mounted folder can be read, and a socket in it can be
         talked to: mount nothing that the program must not know. ``covers`` (path below ``/mnt`` -> content) lie,
         read-only, over files of the mounts: the program cannot see what is underneath. ``hash_seed``: the interpreter's
-        (``PYTHONHASHSEED``), for whoever wants to see whether the order of sets matters.
+        (``PYTHONHASHSEED``), for whoever wants to see whether the order of sets matters. ``folders`` (such as /app) are
+        writable, empty, and with them (``()`` is enough) the host's programs below /usr can be run, a shell among them.
 
         Raises ValueError for a bad path or name, for a cover over no file, and for files that ``limits.disk_mb`` cannot
         hold.
@@ -73,7 +75,7 @@ class Sandbox:
         if files:
             inside.append((ARCHIVE, pack(files, self.limits.disk_mb)))
         inside += cover_points(covers, mounts)
-        process = start(self.limits, program, inside, mount_points(mounts), hash_seed=hash_seed)
+        process = start(self.limits, program, inside, mount_points(mounts), hash_seed=hash_seed, folders=folders)
         try:
             await_start(process)
             deadline = time.monotonic() + self.limits.wall_s

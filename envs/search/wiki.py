@@ -1,40 +1,45 @@
 """The hard tier of search: questions that take several articles of a real corpus; tools search, open and find.
 
-    In which year was the Roman poet named in the article on the Latin narrative poem from 8 CE born?
+    Consider the biologist who spent most of his career teaching at Harvard University and …. Which American philosopher
+    died in the same year as that biologist?
 
-    search("Latin narrative poem 8 CE")    [5731] Metamorphoses: The Metamorphoses is a Latin narrative poem …
-    open("Metamorphoses"), find("Ovid")    … by the Roman poet Ovid …
-    open("Ovid"), find("Roman poet")       Roman poet (43 BC – 17/18 AD)
+    search("biologist career teaching Harvard …")   [8617] Stephen Jay Gould: … spent most of his career teaching at …
+    open("Stephen Jay Gould")                       1. American biologist and historian of science (1941–2002)
+    search("American philosopher 2002")             [4815] John Rawls: …
+    open("John Rawls")                              1. American philosopher (1921–2002)
 
 The corpus is 10,033 English Wikipedia summaries from an installed package (``wiki_corpus``). Levels: depth (articles
-to read one after the other) plus breadth (facts that identify the start) minus one.
+to read one after the other) plus breadth (statements or walks put together) minus one. A task is served only when it
+passes ``verify``: the same filter for direct use and for what ``envs-build`` makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from envs.environment import Environment, ToolError, tool
 from envs.search.wiki_answers import accepted_forms, is_right
 from envs.search.wiki_corpus import PACKAGE, VERSION, Article, corpus
-from envs.search.wiki_facts import value_in
 from envs.search.wiki_index import wiki_index
 from envs.search.wiki_judges import fooled
-from envs.search.wiki_paths import MENTIONED_BY, surface
-from envs.search.wiki_questions import Branch, Question, draw_shape, propose, query_of, says
+from envs.search.wiki_questions import Question, draw_goal, may_be_about, propose
+from envs.search.wiki_readable import flaws
+from envs.search.wiki_steps import beginning_of_plan, read_answer, steps_of
+from envs.search.wiki_walks import says
 from envs.taskset import Split, Taskset, split_of
-from envs.types import Episode, Message, Task, ToolCall
+from envs.types import Episode, Message, Task
 
 SYSTEM = (
     "Answer the question with the tools. They search a library of encyclopedia articles; everything that a question "
     "asks for, and everything on the way to it, has an article of its own there. End with the answer alone: a name, "
     "a year, a date or a number."
 )
-# "depth x breadth": how often
-WEIGHTS: dict[str, float] = {"1x2": 0.5, "2x1": 1, "2x2": 3, "2x3": 1, "3x1": 3, "3x2": 4, "3x3": 2, "4x1": 3, "4x2": 3}
-_MAX_TRIES = 20_000
+# "depth x breadth": how often; the corpus has few long ways
+WEIGHTS: dict[str, float] = {"1x2": 4, "1x3": 2, "2x1": 4, "2x2": 3, "3x1": 1, "3x2": 0.4, "4x1": 0.2}
+_TRIES_OF_A_FORM = 600
+_MAX_TRIES = 60_000
 _PAGE_CHARS = 1600
 _MAX_RESULTS = 10
 
@@ -105,7 +110,7 @@ class WikiEnvironment(Environment):
     def oracle(self, history: Sequence[Message]) -> Message:
         results = [message.content for message in history if message.role == "tool"]
         turn = sum(message.role == "assistant" for message in history)
-        plan = self._plan()
+        plan = beginning_of_plan(self.task.metadata, _MAX_RESULTS)
         if turn < len(plan):
             calls, must_show = plan[turn]
             if results and must_show.casefold() not in results[-1].casefold():
@@ -113,44 +118,22 @@ class WikiEnvironment(Environment):
             names = " and ".join(call.name for call in calls)
             return Message("assistant", reasoning=f"Next: {names}.", tool_calls=calls)
         called = [call.name for calls, _ in plan for call in calls]
-        answer = self._read_answer(results, called)
+        lines = [result for result, name in zip(results, called, strict=True) if name == "find"]
+        answer = read_answer(self.task.metadata, lines)
         return Message("assistant", answer or "I could not find it.", reasoning="That is the answer.")
-
-    def _plan(self) -> list[tuple[tuple[ToolCall, ...], str]]:
-        """The calls of each turn, and what the last result before must show for them to be made."""
-        plan: list[tuple[tuple[ToolCall, ...], str]] = []
-        shown = ""
-        for step in self.task.metadata["steps"]:
-            if step["query"]:
-                plan.append(((ToolCall("search", {"query": step["query"], "top_k": _MAX_RESULTS}),), shown))
-                shown = f"] {step['article']}: "
-            find = ToolCall("find", {"text": step["find"]})
-            plan.append(((ToolCall("open", {"article": step["article"]}), find), shown))
-            shown = step["find"]
-        return plan
-
-    def _read_answer(self, results: Sequence[str], calls: Sequence[str]) -> str | None:
-        """What the lines say that ``find`` gave for the last fact of each branch."""
-        steps = self.task.metadata["steps"]
-        lines = [result for result, name in zip(results, calls, strict=True) if name == "find"]
-        last = [i for i, step in enumerate(steps) if i + 1 == len(steps) or steps[i + 1]["branch"] != step["branch"]]
-        read = [_read(lines[i], steps[i]) for i in last]
-        if self.task.metadata["shape"] == "between":
-            years = [int(value) for value in read if value is not None]
-            return str(abs(years[0] - years[1])) if len(years) == 2 else None
-        return read[-1] if all(read) else None
 
 
 class WikiTaskset(Taskset):
     """Questions about the corpus. ``depth`` and ``breadth`` fix the shape; without them ``weights`` says how often
     which ("2x1": depth 2, breadth 1) is drawn.
 
-    The key is the start and the facts along the walk. The articles, not the keys, are split: the start of a question,
-    the article that states its answer and the article that is its answer all belong to the question's split, so
-    training shares neither starts nor answers with what is held out.
+    The key is the articles on the way
+    and what is asked. The articles, not the keys, are split: all that lie on the way to an answer belong to the
+    question's split, so training shares no document of a path with what is held out.
     """
 
     family = "wiki"
+    version = 2  # 2: steps begin with the start, and go by years
     env_class = WikiEnvironment
     licence = "text of Wikipedia, CC BY-SA 4.0"
     packages = (PACKAGE,)
@@ -174,42 +157,58 @@ class WikiTaskset(Taskset):
         corpus()  # says at once when the package is missing
 
     def task(self, index: int) -> Task:
-        rng = self.rng(index)
-        allowed = articles_of(self.split)
-        depth, breadth = rng.choices(list(self.shapes), weights=list(self.shapes.values()))[0]
-        shape = draw_shape(depth, breadth, rng)
-        for _ in range(_MAX_TRIES):
-            question = propose(rng, shape, depth, breadth, allowed)
+        for task, reason in self.candidates(index):
+            if reason is None:
+                return task
+        raise RuntimeError(f"WikiTaskset: no question for task {index} in {_MAX_TRIES} tries: use smaller shapes")
+
+    def candidates(self, index: int) -> Iterator[tuple[Task, str | None]]:
+        """What is proposed for a task, each with what ``verify`` says; the first that it accepts is the task."""
+        rng, allowed = self.rng(index), articles_of(self.split)
+        everything = tuple(sorted(allowed))
+        for attempt in range(_MAX_TRIES):
+            if attempt % _TRIES_OF_A_FORM == 0:  # some forms have few questions: another one then
+                depth, breadth = rng.choices(list(self.shapes), weights=list(self.shapes.values()))[0]
+                goal = draw_goal(depth, breadth, rng)
+                about = may_be_about(goal)
+                pool = everything if about is None else tuple(number for number in about if number in allowed)
+            if not pool:
+                continue
+            question = propose(rng, goal, depth, breadth, allowed, rng.choice(pool))
             if question is not None:
-                return self._task(index, question)
-        raise RuntimeError(
-            f"WikiTaskset: no question of depth={depth}, breadth={breadth} in {_MAX_TRIES} tries: use smaller ones"
-        )
+                task = self._task(index, question)
+                yield task, self.verify(task)
 
     def verify(self, task: Task) -> str | None:
-        """Beyond the oracle: every supporting line is in its article, no step is said, every weak answerer is wrong."""
-        metadata = task.metadata
+        """Beyond the oracle: the question can be read, every supporting line is in its article, no step is said, and
+        every weak answerer is wrong."""
+        metadata, question = task.metadata, task.prompt[-1].content
         if metadata["corpus"] != f"{PACKAGE}=={VERSION}":
             return "other_corpus"
+        if flaws(question):
+            return "unreadable"
         for step in metadata["steps"]:
             if step["line"] not in corpus()[step["article"]].lines:
                 return "no_support"
         if is_said(task):
             return "answer_in_question"
-        if any(says(task.prompt[-1].content, step["value"]) for step in metadata["steps"]):
+        if any(says(question, step["value"]) for step in metadata["steps"]):
             return "step_in_question"
-        return fooled(task.prompt[-1].content, metadata) or super().verify(task)
+        return fooled(question, metadata) or super().verify(task)
 
     def _task(self, index: int, question: Question) -> Task:
-        is_title = question.shape != "between" and question.branches[-1].path[-1].target is not None
+        last = question.branches[-1].path[-1]
+        is_title = question.shape == "compare" or (question.shape != "between" and last.target is not None)
         metadata = {
             "key": question.key,
             "level": question.depth + question.breadth - 1,
             "depth": question.depth,
             "breadth": question.breadth,
             "shape": question.shape,
+            "template": question.template,
+            "most": question.most,
             "starts": [branch.clue.to_json() for branch in question.branches],
-            "steps": [step for number, branch in enumerate(question.branches) for step in _steps(number, branch)],
+            "steps": steps_of(question),
             "accepted": accepted_forms(question.answer, is_title),
             "corpus": f"{PACKAGE}=={VERSION}",
         }
@@ -223,37 +222,9 @@ class WikiTaskset(Taskset):
         )
 
 
-def _steps(number: int, branch: Branch) -> list[dict[str, Any]]:
-    """The gold path of a branch as JSON: which article to open, how to find it, and the line that states the fact."""
-    steps = []
-    for position, edge in enumerate(branch.path):
-        back = edge.relation == MENTIONED_BY
-        # an article that is not the source's own must be searched for, and so must the start
-        if back:
-            query = query_of(edge)
-        else:
-            query = branch.clue.query if position == 0 else ""
-        steps.append(
-            {
-                "branch": number,
-                "article": corpus().articles[edge.stated_in].title,
-                "source": corpus().articles[edge.source].title,
-                "relation": edge.relation,
-                "kind": edge.kind,
-                "extra": None if edge.extra is None else corpus().articles[edge.extra].title,
-                "value": edge.value,
-                "is_title": edge.target is not None,
-                "line": edge.text,
-                "find": surface(edge) if edge.target is not None else _beginning(edge.text),
-                "query": query,
-            }
-        )
-    return steps
-
-
 @cache
 def articles_of(split: Split) -> frozenset[int]:
-    """The articles that questions of a split may start from or end at."""
+    """The articles that may lie on the way of a question of a split."""
     return frozenset(article.number for article in corpus().articles if split_of(article.title) == split)
 
 
@@ -289,22 +260,3 @@ def _pages(article: Article) -> list[str]:
             pages.append("")
         pages[-1] += f"{number}. {line}\n"
     return [page.rstrip("\n") for page in pages]
-
-
-def _beginning(line: str) -> str:
-    """The first words of a line that say nothing of a value in it: up to its first digit."""
-    for position, character in enumerate(line):
-        if character.isdigit():
-            return line[:position].strip() or line.split()[-1]
-    return line[:40]
-
-
-def _read(result: str, step: Mapping[str, Any]) -> str | None:
-    """The value in the lines that ``find`` gave: the name there, or what the relation's rule reads."""
-    for numbered in result.splitlines():
-        line = numbered.partition(". ")[2]
-        if step["is_title"] and step["find"].casefold() in line.casefold():
-            return str(step["value"] if step["relation"] == MENTIONED_BY else step["find"])
-        if not step["is_title"] and (value := value_in(step["relation"], line)) is not None:
-            return value
-    return None

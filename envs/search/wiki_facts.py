@@ -5,7 +5,7 @@
     Gambia          borders_north -> …            from "… bordered by … to the north …"
 
 A fact is in one line of its article. Its value is text (a year, a date, a number, a symbol) or another article.
-Besides these typed facts every link is a fact of its own: "the article names …" (see ``wiki_links``).
+Other statements are kept as they are said (see ``wiki_clauses``).
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ _LOOSE_LEAD = _PLACE_NUMBERS | {"atomic_number", "symbol", "fought_on"}
 _OTHER_AREA = re.compile(
     r"\b(?:metropolitan|urban|agglomeration|surrounding|region|diaspora|drainage|basin|combined)\b"
 )
+_OF_THE_PLACE = re.compile(
+    r"(?:With an? (?:estimated )?(?:population|area)|Covering|Spanning|"
+    r"The (?:city|country|island|state|town|lake|river|mountain|desert|province|region|nation|capital)(?:'s)? )"
+)
 _DIRECTION = r"(?:north|south|east|west|northeast|northwest|southeast|southwest)"
 
 # relation -> what stands before the named article; tried on sentences about the article itself
@@ -91,16 +95,6 @@ _DESCRIPTION_MAKER = re.compile(r"\b(?:by|directed by|written by) ")
 
 
 _DIGIT = re.compile(r"\d")
-YEAR_RANGE = ("only_year", "earliest_year", "latest_year")
-_BEFORE_YEAR = word_set(
-    "in In of since Since from From to and by until between after After before around during During the The born "
-    "early late"
-) | set(MONTHS)
-_YEAR = re.compile(
-    r"(?<![\d,.])(1\d{3}|20[0-2]\d)(?=[\s.,;)–-])(?!-)(?! (?:BC|km|m\b|met|kilo|feet|ft|mi|species|people|years|BP))"
-)
-# Decades, years before Christ and years of three digits: which is the earliest is no longer plain.
-_UNCLEAR_YEARS = re.compile(r"\d{3}s\b|\bBCE?\b|\bBP\b|\bAD\b|\bCE\b|\d{4}[–-]\d{2}\b|\d{4}/|\bc\. ")
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ def facts_of(number: int) -> tuple[Fact, ...]:
     """All typed facts of an article; of a relation with more than one value none."""
     article = corpus().articles[number]
     found: dict[tuple[str, str], Fact] = {}
-    for fact in (*_from_description(article), *_from_sentences(article), *_years(article)):
+    for fact in (*_from_description(article), *_from_sentences(article)):
         found.setdefault((fact.relation, fact.value), fact)
     facts = list(found.values())
     many = {f.relation for f in facts if sum(g.relation == f.relation for g in facts) > 1}
@@ -140,14 +134,12 @@ def value_in(relation: str, line: str) -> str | None:
     if relation == "work_year":
         work = re.match(r"(?:An? )?(\d{4}) ", line)
         return work[1] if work else None
-    if relation in YEAR_RANGE:
-        years = _years_in(line)
-        return str(max(years) if relation == "latest_year" else min(years)) if years else None
     match = VALUE_RULES[relation].search(line)
     return match["value"] if match else None
 
 
-def _from_description(article: Article) -> Iterator[Fact]:
+def dated(article: Article) -> Iterator[Fact]:
+    """The facts of an article that its description gives a year for."""
     phrase = phrase_of(article.number)
     if phrase is None:
         return
@@ -161,6 +153,12 @@ def _from_description(article: Article) -> Iterator[Fact]:
     for relation, year in years.items():
         if year and value_in(relation, article.lines[0]) == str(year):
             yield Fact(article.number, relation, str(year), 0)
+
+
+def _from_description(article: Article) -> Iterator[Fact]:
+    if phrase_of(article.number) is None:
+        return
+    yield from dated(article)
     # "City in Tombouctou Region, Mali": the country is the last name, and the text must link it too
     if place := re.search(r"\b(?:in|of) (?:[^,]+, )*(?:the )?([A-Z][\w .'-]+)$", article.description):
         target = corpus().find(place[1])
@@ -174,28 +172,15 @@ def _from_description(article: Article) -> Iterator[Fact]:
             yield Fact(article.number, "maker", target.title, 0, target.number)
 
 
-def _years(article: Article) -> Iterator[Fact]:
-    """The only year of an article, or its earliest and latest, when every number that could be a year is one."""
-    if _UNCLEAR_YEARS.search("\n".join(article.lines)):
-        return
-    lines = [(year, position) for position, line in enumerate(article.lines) for year in _years_in(line)]
-    numbers = sum(len(re.findall(r"(?<![\d,.])\d{3,4}(?![\d,])", line)) for line in article.lines)
-    if not lines or numbers != len(lines):
-        return
-    (first, at), (last, there) = min(lines), max(lines, key=lambda item: (item[0], -item[1]))
-    if first == last:
-        yield Fact(article.number, "only_year", str(first), at)
-    else:
-        yield Fact(article.number, "earliest_year", str(first), at)
-        yield Fact(article.number, "latest_year", str(last), there)
-
-
 def _from_sentences(article: Article) -> Iterator[Fact]:
     offset = len(article.lines) - len(article.sentences)
     for position, sentence in enumerate(article.sentences):
-        if not _about_itself(article, position, sentence):
+        own = _about_itself(article, position, sentence)
+        if not own and not _about_the_place(article, sentence):
             continue
         for relation, rule in VALUE_RULES.items() if _DIGIT.search(sentence) else ():
+            if not own and relation not in _PLACE_NUMBERS:
+                continue
             matches = list(rule.finditer(sentence))
             if len(matches) != 1 or (relation.startswith("year_") and len(re.findall(r"\b\d{4}\b", sentence)) != 1):
                 continue
@@ -218,6 +203,13 @@ def _from_sentences(article: Article) -> Iterator[Fact]:
         before, after = sentence[:at], sentence[at + len(title) :]
         for relation in _relations(article, link.target, before, after):
             yield Fact(article.number, relation, title, offset + link.sentence, link.target)
+
+
+def _about_the_place(article: Article, sentence: str) -> bool:
+    """ "With a population of …", "The city has …", "Covering an area of …" in the article on a place."""
+    if article.topic != "Geography" or _OF_THE_PLACE.match(sentence) is None:
+        return False
+    return re.search(r"\b(?:largest city|capital city|each|other|neighbou?ring|rural|ethnic)\b", sentence) is None
 
 
 def _counts_for(article: Article, relation: str, sentence: str) -> bool:
@@ -259,18 +251,6 @@ def _about_itself(article: Article, position: int, sentence: str) -> bool:
         if rest != start and (rest.startswith((",", "'s", "’s")) or (rest[:1] == " " and rest[1:2].islower())):
             return True
     return False
-
-
-def _years_in(line: str) -> list[int]:
-    """The numbers of a line that are years, by the word before them."""
-    years = []
-    for match in _YEAR.finditer(line):
-        before = line[: match.start()]
-        word = before.rpartition(" ")[0].rpartition(" ")[2] if before.endswith(" ") else ""
-        after_day = before.endswith(", ") and before[-3:-2].isdigit()
-        if not before or before[-1] in "(–" or after_day or word in _BEFORE_YEAR:
-            years.append(int(match[1]))
-    return years
 
 
 def _is_person(number: int) -> bool:

@@ -3,8 +3,9 @@
     search("ancient city in Mali", top_k=2)  ->  [Hit(Timbuktu), Hit(Djenné)]
 
 Title and text are one field: a title of its own with a boost ranks the articles whose title holds a word of the query
-above those that are about it. The short description is shown by ``open`` but not ranked by: questions describe
-articles in its words, and finding them again word by word would be no search. A second field with everything answers
+above those that are about it. Of the short description, which ``open`` shows, only the years are ranked by (the
+corpus has cut them from the first sentence): questions describe articles in its words, and finding them again word by
+word would be no search. A second field with everything answers
 "in which articles do all these words occur", which checks that a description fits one article only.
 Searches are memoised, since checking a task asks the same ones often.
 """
@@ -20,6 +21,7 @@ import tantivy
 
 from envs.search.wiki_corpus import Article, corpus
 
+_YEAR = re.compile(r"\b\d{3,4}\b")
 _WORD = re.compile(r"[\w]+")
 _MAX_QUERY_WORDS = 64
 _SNIPPET_CHARS = 140
@@ -56,7 +58,8 @@ class WikiIndex:
         # one indexing thread: with several, the segments and so the scores depend on timing
         writer = index.writer(heap_size=64_000_000, num_threads=1)
         for article in articles:
-            ranked = "\n".join((article.title, *article.sentences))
+            years = " ".join(_YEAR.findall(article.description))
+            ranked = "\n".join((article.title, *article.sentences, years))
             everything = f"{article.description}\n{ranked}"
             writer.add_document(tantivy.Document(text=ranked, all=everything, number=article.number))
         writer.commit()
@@ -65,6 +68,7 @@ class WikiIndex:
         self._searcher = index.searcher()
         self.ranked = lru_cache(maxsize=50_000)(self._ranked)
         self.containing = lru_cache(maxsize=50_000)(self._containing)
+        self._terms_of = lru_cache(maxsize=20_000)(self._terms_in)
 
     def terms(self, text: str) -> tuple[str, ...]:
         """The words of a text as they are indexed: stemmed, without stop words, each once."""
@@ -96,6 +100,15 @@ class WikiIndex:
         query = tantivy.Query.boolean_query([(tantivy.Occur.Must, self._term(_ALL, term)) for term in terms])
         hits = self._searcher.search(query, limit=limit).hits
         return frozenset(self._searcher.doc(address)["number"][0] for _, address in hits)
+
+    def share(self, number: int, terms: Sequence[str]) -> float:
+        """Of the terms the share that occurs in an article, its description included."""
+        return sum(term in self._terms_of(number) for term in terms) / max(1, len(terms))
+
+    def _terms_in(self, number: int) -> frozenset[str]:
+        article = self._articles[number]
+        text = " ".join(_WORD.findall(" ".join((article.title, *article.lines))))
+        return frozenset(self._analyzer.analyze(text))
 
     def _term(self, field: str, term: str) -> tantivy.Query:
         return tantivy.Query.term_query(self._schema, field, term)

@@ -5,7 +5,7 @@ rules as the question factory, so that a fact which can be had the easy way is n
 
     closed_book      no search: the likeliest value of such a question; the article whose description is most like it
     popularity       no search: the best known articles of the kind that is asked for
-    one_search       one search for the whole question, and the best reading of what comes first
+    one_search       one search for the whole question or its last sentence, and the best reading of what comes first
     wrong_document   the right steps, but from the runner-up of the search, or with another turn on the way
     short_cut        the right start, but the last question asked too early
 """
@@ -21,8 +21,9 @@ from envs.search.wiki_answers import is_right
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_facts import facts_of
 from envs.search.wiki_index import wiki_index
+from envs.search.wiki_kinds import could_be, kinds
 from envs.search.wiki_links import link_graph
-from envs.search.wiki_paths import MENTIONED_BY, UNTYPED, common_values, could_be, kinds
+from envs.search.wiki_paths import SAID_OF, SAME_YEAR, YEAR_OF, asks, common_values, dates, happened_in
 from envs.search.wiki_phrases import phrase_of
 
 Metadata = Mapping[str, Any]
@@ -40,10 +41,12 @@ def fooled(question: str, metadata: Metadata) -> str | None:
 
 def closed_book(question: str, metadata: Metadata) -> Iterator[str]:
     years = [int(year) for year in re.findall(r"\b\d{3,4}\b", question)]
+    if metadata["shape"] == "compare":
+        return
     if metadata["shape"] == "between":
         yield from (str(abs(a - b)) for a in years for b in years if a < b)
         one, two = (branch[-1]["relation"] for branch in _branches(metadata))
-        yield from (_years_apart(a, b) for a in _typical(one) for b in _typical(two))
+        yield from (_apart(a, b) for a in _typical(one) for b in _typical(two))
         return
     step = metadata["steps"][-1]
     yield from _typical(step["relation"])
@@ -63,6 +66,8 @@ def _typical(relation: str) -> Iterator[str]:
 
 
 def popularity(question: str, metadata: Metadata) -> Iterator[str]:
+    if metadata["shape"] == "compare":
+        return
     if metadata["shape"] == "between":
         yield from ("100", "50", "10")  # round numbers
         return
@@ -73,47 +78,64 @@ def popularity(question: str, metadata: Metadata) -> Iterator[str]:
 
 
 def one_search(question: str, metadata: Metadata) -> Iterator[str]:
-    found = [number for number, _ in wiki_index().ranked(wiki_index().terms(question), _RESULTS)]
+    found = _found(question)
+    if metadata["shape"] == "compare":
+        yield from (corpus().articles[number].title for number in found[:1])
+        return
     if metadata["shape"] == "between":
         one, two = (branch[-1] for branch in _branches(metadata))
         for first in found[:3]:
             for second in found[:3]:
-                yield _years_apart(read(first, one), read(second, two))
+                yield _apart(read(first, one), read(second, two))
         return
     step = metadata["steps"][-1]
-    if step["kind"]:
-        yield from (corpus().articles[n].title for n in [n for n in found if could_be(n, step["kind"])][:1])
-    yield from (read(number, step) for number in found[:1])
+    last = question.rsplit(". ", 1)[-1]
+    # what the last step says itself, without what it is said of
+    own = (" ".join(w for w in step["query"].split() if w not in step["find"].split()),) if step["query"] else ()
+    for hits in (found, *(_found(text) for text in (last, *own) if text != question)):
+        if step["kind"]:
+            yield from (corpus().articles[n].title for n in [n for n in hits if could_be(n, step["kind"])][:1])
+        yield from (read(number, step) for number in hits[:1])
     readings = (read(number, step) for number in found)
     yield next((reading for reading in readings if reading), "")
 
 
+def _found(text: str) -> list[int]:
+    return [number for number, _ in wiki_index().ranked(wiki_index().terms(text), _RESULTS)]
+
+
 def wrong_document(question: str, metadata: Metadata) -> Iterator[str]:
+    if metadata["shape"] in ("compare", "meeting"):
+        return
     branches = _branches(metadata)
     for position, (start, steps) in enumerate(zip(metadata["starts"], branches, strict=True)):
         gold = corpus()[start["article"]].number
         ranked = wiki_index().ranked(wiki_index().terms(start["query"]), 3)
         wrong = [_follow(number, steps) for number, _ in ranked if number != gold][:1]
         for at, step in enumerate(steps[:-1]):
+            if not step["is_title"]:
+                continue
             here, right = corpus()[step["source"]].number, corpus()[step["value"]].number
             others = [target for target in link_graph().links[here] if target != right][:2]
             wrong += [_follow(other, steps[at + 1 :]) for other in others]
         if metadata["shape"] == "between":
-            wrong = [_years_apart(value, branches[1 - position][-1]["value"]) for value in wrong]
+            wrong = [_apart(value, branches[1 - position][-1]["value"]) for value in wrong]
         yield from wrong
 
 
 def short_cut(question: str, metadata: Metadata) -> Iterator[str]:
     branches = _branches(metadata)
+    if metadata["shape"] == "compare":
+        return
     if metadata["shape"] == "between":
         for branch in branches:  # the years of one of the two alone
-            number = corpus()[branch[-1]["source"]].number
+            number = corpus()[branch[-1]["article"]].number
             years = [fact.value for fact in facts_of(number) if fact.value.isdigit() and len(fact.value) <= 4]
-            yield from (_years_apart(a, b) for a in years for b in years if a < b)
+            yield from (_apart(a, b) for a in years for b in years if a < b)
         return
     for branch in branches:
-        for step in branch if metadata["shape"] == "meeting" else branch[:-1]:
-            yield read(corpus()[step["source"]].number, branch[-1])
+        for step in branch[:-2]:
+            yield read(corpus()[step["article"]].number, branch[-1])
 
 
 JUDGES: dict[str, Callable[[str, Metadata], Iterator[str]]] = {
@@ -127,20 +149,28 @@ JUDGES: dict[str, Callable[[str, Metadata], Iterator[str]]] = {
 
 def read(number: int, step: Metadata) -> str:
     """The best answer that one article gives for a step's relation; "" when it gives none."""
+    relation, kind = step["relation"], step["kind"] or ""
+    if relation == YEAR_OF:
+        return next((edge.value for edge in asks(number) if edge.relation == YEAR_OF), "")
     for fact in facts_of(number):
-        if fact.relation == step["relation"]:
+        if fact.relation == relation:
             return fact.value
-    graph, options = link_graph(), list[int]()
-    if step["relation"] in UNTYPED and step["relation"] != MENTIONED_BY:
-        options = list(graph.links[number])
-    elif step["relation"] == MENTIONED_BY and (extra := corpus().find(step["extra"] or "")):
-        options = [source for source in graph.incoming.get(number, ()) if extra.number in graph.mentions[source]]
-    return next((corpus().articles[n].title for n in options if step["kind"] and could_be(n, step["kind"])), "")
+    graph = link_graph()
+    if relation == SAID_OF:
+        options = list(graph.incoming.get(number, ()))
+    elif relation == SAME_YEAR:
+        years = [edge.value for edge in dates(number) if edge.relation == step["since"]]
+        options = [edge.source for year in years for edge in happened_in(year) if edge.relation == step["event"]]
+    else:
+        options = list(graph.links[number]) if kind else []
+    return next((corpus().articles[n].title for n in options if n != number and could_be(n, kind)), "") if kind else ""
 
 
 def _follow(number: int, steps: list[Metadata]) -> str:
     """The answer at the end of the same steps from another article; "" when they cannot be taken."""
     for step in steps[:-1]:
+        if not step["is_title"] or step["relation"] == "start":
+            continue
         value = read(number, step)
         onward = corpus().find(value) if value else None
         if onward is None:
@@ -155,7 +185,7 @@ def _branches(metadata: Metadata) -> list[list[Metadata]]:
     return [[s for s in steps if s["branch"] == branch] for branch in range(len(metadata["starts"]))]
 
 
-def _years_apart(one: str, two: str) -> str:
+def _apart(one: str, two: str) -> str:
     return str(abs(int(one) - int(two))) if one.isdigit() and two.isdigit() else ""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -85,29 +86,39 @@ class LinkGraph:
         """How many articles link to this one."""
         return len(self.incoming.get(number, ()))
 
+    def named_in(self, number: int, text: str) -> list[int]:
+        """The articles that a text of article ``number`` names by the strict rules, in order."""
+        found = (target for _, target in self._named(number, TOKEN.findall(text)) if target is not None)
+        return list(dict.fromkeys(found))
+
     def _read(self, article: Article) -> tuple[dict[int, Link], dict[int, int]]:
         strict: dict[int, Link] = {}
         loose = dict.fromkeys(sorted(self._in(article.description) - {article.number}), 0)
         order = 0
         for position, sentence in enumerate(article.sentences):
-            tokens = TOKEN.findall(sentence)
-            at = 0
-            while at < len(tokens):
-                found = self._longest(tokens, at)
-                if found is None:
-                    at += 1
-                    continue
-                length, targets = found
+            for targets, sure in self._named(article.number, TOKEN.findall(sentence)):
                 order += 1
                 for target in targets:
-                    if target == article.number:
-                        continue
                     loose.setdefault(target, order)
-                    alone = len(targets) == 1 and target not in strict and self._is_a_name(tokens, at, length, target)
-                    if alone and self._stands_alone(tokens, at, length):
-                        strict[target] = Link(article.number, target, position)
-                at += length
+                if sure is not None and sure not in strict:
+                    strict[sure] = Link(article.number, sure, position)
         return strict, loose
+
+    def _named(self, number: int, tokens: list[str]) -> Iterator[tuple[tuple[int, ...], int | None]]:
+        """Of every title that matches: what it may mean, and what it means for sure."""
+        at = 0
+        while at < len(tokens):
+            found = self._longest(tokens, at)
+            if found is None:
+                at += 1
+                continue
+            length, targets = found
+            sure = None
+            alone = len(targets) == 1 and targets[0] != number and self._is_a_name(tokens, at, length, targets[0])
+            if alone and self._stands_alone(tokens, at, length):
+                sure = targets[0]
+            yield tuple(target for target in targets if target != number), sure
+            at += length
 
     def _in(self, text: str) -> set[int]:
         tokens, at = TOKEN.findall(text), 0

@@ -1,51 +1,40 @@
-"""Where a walk through the corpus can go, and what can be asked at its end.
+"""Where a question can go from one article to another, and what can be asked at its end.
 
-    edges(Metamorphoses)  ->  named: Ovid ("Roman poet"), maker: Ovid, …
-    asks(Ovid)            ->  born, died, named: …
+    leading_to(Metamorphoses)   a statement of its own that names another article:  "was written by | Ovid"
+    onward(Metamorphoses)       the same, read the other way, and typed facts:      Ovid, "by whom … was written"
+    asks(Ovid)                  facts with a year, a number or a symbol:            born, died, …
 
-An edge is taken into a question only when the words of the question lead to one article: "the Roman poet named in the
-article" needs an article that mentions no second one, by the loose reading of what is a mention.
+A step is taken into a question only when its words lead to one article: of all that name the same thing, no other of
+the kind says nearly the same; and of all that an article names, no second one is of the kind that is asked for.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from envs.search.wiki_corpus import corpus, word_set
-from envs.search.wiki_facts import YEAR_RANGE, Fact, facts_of
+from envs.search.wiki_clauses import Clause, Mention, clauses_of
+from envs.search.wiki_corpus import corpus
+from envs.search.wiki_facts import Fact, dated, facts_of
 from envs.search.wiki_index import wiki_index
+from envs.search.wiki_kinds import RARE_KIND, could_be, kind_of, kinds, plain_kind, wordings
 from envs.search.wiki_links import ALIASES, link_graph
-from envs.search.wiki_phrases import phrase_of, short_kind
+from envs.search.wiki_turns import before_name, inverted
 
-NAMED, FIRST, MENTIONED_BY = "named", "first", "mentioned_by"
-UNTYPED = (NAMED, FIRST, MENTIONED_BY)
-FEW = 12  # "Which volcano …?" is asked only when the corpus has at least so many
-RARE_KIND = 4  # kinds of fewer articles are mostly odd words ("conclusion")
-_MENTIONED_TOO_OFTEN = 60  # "mentions both … and Europe" tells nothing
-LONG_TAIL = 3  # an article is in the long tail when at most so many others link to it
-# A person may be called one of these whatever the article says.
-_ANY_PERSON = word_set("person scientist scholar artist writer author leader figure thinker founder")
-# Kinds that mean nearly the same: one of each in an article, and "the city named there" is no longer clear.
-_NEAR_SYNONYMS: tuple[frozenset[str], ...] = (
-    word_set("city capital town metropolis municipality settlement port prefecture"),
-    word_set("country state nation kingdom republic empire monarchy federation"),
-    word_set("king queen emperor monarch ruler sultan pharaoh shah tsar caliph khan prince duke"),
-    word_set("writer author novelist poet playwright essayist"),
-    word_set("scientist physicist chemist biologist mathematician astronomer polymath naturalist scholar"),
-    word_set("philosopher thinker theologian scholar"),
-    word_set("president minister chancellor politician statesman leader"),
-    word_set("sea ocean gulf bay"),
-    word_set("war conflict battle campaign revolution"),
-)
+SAID_OF, OBJECT, YEAR_OF, SAME_YEAR = "said_of", "object", "year_of", "same_year"
+SIMILAR = 0.5  # so much of a statement in another article of the kind, and it may be true of that one too
+_TELLING = 3  # words that must set a statement apart from those of others of the kind
+_MENTIONED_TOO_OFTEN = 250  # what is said of these is said of many
 
 
 @dataclass(frozen=True)
 class Edge:
     """``relation`` of ``source`` is ``value``: an article when ``target`` is set, else text.
 
-    Line ``line`` of article ``stated_in`` says so: the source's own, or the target's when that mentions the source
-    (``mentioned_by``; then ``extra`` is the other article that it must mention). ``kind`` is what a question calls it.
+    Line ``line`` of article ``stated_in`` says so: the source's own, or the target's when that is the one that says
+    something of the source (``said_of``). ``kind`` is what a question calls the target. ``clause`` and ``mention`` are
+    the words of ``said_of``, ``object`` and ``year_of``.
     """
 
     source: int
@@ -55,130 +44,190 @@ class Edge:
     stated_in: int
     target: int | None = None
     kind: str | None = None
-    extra: int | None = None
+    clause: Clause | None = None
+    mention: Mention | None = None
+    since: Edge | None = None  # of "same_year": the fact of the source that has the year
+    event: str | None = None  # and what happened to the target in it
 
     @property
     def text(self) -> str:
         return corpus().articles[self.stated_in].lines[self.line]
 
     @property
-    def extra_name(self) -> str | None:
-        return None if self.extra is None else corpus().articles[self.extra].name
-
-
-@cache
-def edges(number: int) -> tuple[Edge, ...]:
-    """The ways from an article to another one that its own text gives and a question can describe."""
-    graph = link_graph()
-    found = [
-        Edge(number, fact.relation, fact.value, fact.line, number, fact.target, _kind(fact.target) or _default(fact))
-        for fact in facts_of(number)
-        if fact.target is not None
-    ]
-    for target in graph.links[number]:
-        if (wording := call(number, target)) is not None:
-            relation, kind = wording
-            title = corpus().articles[target].title
-            found.append(Edge(number, relation, title, line_of(number, target), number, target, kind))
-    return tuple(found)
-
-
-def call(source: int, target: int) -> tuple[str, str] | None:
-    """How to tell a linked article from all others mentioned in ``source``: (relation, kind), or None.
-
-    The fewer words, the less they tell: "the mathematician", when there is one, before "the French mathematician";
-    when there are several, "the first mathematician".
-    """
-    kind = _kind(target)
-    if kind is None:
-        return None
-    order = link_graph().mentions[source]
-    for wording in dict.fromkeys((short_kind(kind), kind)):
-        if len(kinds()[wording]) < RARE_KIND:
-            continue
-        others = [other for other in order if other != target and could_be(other, wording)]
-        if not others:
-            return NAMED, wording
-        if all(order[other] > order[target] for other in others):
-            return FIRST, wording
-    return None
+    def said(self) -> str:
+        """What the clause says before the name in it (or all of it)."""
+        assert self.clause is not None
+        return self.clause.text[: self.mention.start].strip() if self.mention else self.clause.text
 
 
 @lru_cache(maxsize=20_000)
-def reverse_edges(number: int) -> tuple[Edge, ...]:
-    """The ways to articles that name this one, together with a second one: "the novel that mentions both A and it"."""
-    graph, found = link_graph(), []
-    mine = graph.mentioned_by.get(number, frozenset())
-    if len(mine) > _MENTIONED_TOO_OFTEN:
+def leading_to(number: int) -> tuple[Edge, ...]:
+    """The ways to an article that its own statements give: from what they name last."""
+    kind = plain_kind(number)
+    if kind is None:
         return ()
-    for source in graph.incoming.get(number, ()):
-        kind = _kind(source)
-        if kind is None:
+    title, found = corpus().articles[number].title, []
+    for clause in clauses_of(number):
+        mention = clause.mentions[-1] if clause.mentions else None
+        if mention is None or mention.end != len(clause.text) or before_name(clause.text[: mention.start]) is None:
             continue
-        kind = short_kind(kind)
-        if len(kinds()[kind]) < RARE_KIND:
-            continue
-        rivals = [other for other in sorted(mine) if other != source and could_be(other, kind)]
-        for extra in graph.links[source]:
-            if corpus().articles[extra].name.casefold() in kind.casefold():
-                continue
-            if extra == number or (not rivals and graph.popularity(extra) > _MENTIONED_TOO_OFTEN):
-                continue
-            if any(extra in graph.mentions[rival] for rival in rivals):
-                continue
-            title = corpus().articles[source].title
-            line = line_of(source, number)
-            found.append(Edge(number, MENTIONED_BY, title, line, source, source, kind, extra))
+        if _says_only_this_one(number, kind, clause, mention):
+            found.append(Edge(mention.target, SAID_OF, title, clause.line, number, number, kind, clause, mention))
     return tuple(found)
 
 
-def line_of(source: int, target: int) -> int:
-    """The line of ``source`` that links to ``target`` first."""
-    article = corpus().articles[source]
-    return len(article.lines) - len(article.sentences) + link_graph().links[source][target].sentence
+# What descriptions date: of persons and of what lasts, and of works.
+DATED = ("born", "died", "reign_start", "reign_end", "began", "ended", "work_year")
+_FIRSTS = ("born", "died", "reign_start", "began", "work_year")  # by which another article is looked for
+
+
+@lru_cache(maxsize=20_000)
+def dates(number: int) -> tuple[Edge, ...]:
+    """The years that the description of an article gives."""
+    return tuple(Edge(number, f.relation, f.value, f.line, number) for f in dated(corpus().articles[number]))
 
 
 @cache
-def asks(number: int) -> tuple[Edge, ...]:
-    """What can be asked of an article: its facts whose value is text, and those of its edges that tell too little."""
-    typed = [fact for fact in facts_of(number) if fact.target is None]
-    years = {fact.value for fact in typed if fact.relation not in YEAR_RANGE}
-    values = (
-        Edge(number, fact.relation, fact.value, fact.line, number)
-        for fact in typed
-        if fact.relation not in YEAR_RANGE or fact.value not in years
+def _in_year() -> dict[str, tuple[Edge, ...]]:
+    """Year -> what the descriptions of all articles have happen in it."""
+    table: dict[str, list[Edge]] = {}
+    for article in corpus().articles:
+        for edge in dates(article.number):
+            table.setdefault(edge.value, []).append(edge)
+    return {year: tuple(edges) for year, edges in table.items()}
+
+
+_MEASURED = ("Geography", "Physical sciences")  # topics whose articles have numbers
+
+
+@cache
+def having(relation: str) -> tuple[int, ...]:
+    """The articles that have a fact of a relation whose value is text."""
+    if relation in DATED:
+        return tuple(
+            sorted({edge.source for edges in _in_year().values() for edge in edges if edge.relation == relation})
+        )
+    return tuple(
+        article.number
+        for article in corpus().articles
+        if article.topic in _MEASURED and any(fact.relation == relation for fact in facts_of(article.number))
     )
-    known = kinds()
-    # a kind of which there are few is an answer in itself
-    onward = (e for e in edges(number) if e.relation not in UNTYPED or len(known.get(e.kind or "", ())) >= FEW)
-    return (*values, *onward)
 
 
-@lru_cache(maxsize=200_000)
-def could_be(number: int, kind: str) -> bool:
-    """Whether an article may be a ``kind``: its opening has the words, or its own kind means nearly the same."""
-    words = set(wiki_index().terms(kind))
-    if words <= _opening_terms(number):
-        return True
-    phrase = phrase_of(number)
-    if phrase is None:
+def happened_in(year: str) -> tuple[Edge, ...]:
+    """What descriptions have happen in a year."""
+    return _in_year().get(year, ())
+
+
+def same_year(number: int) -> tuple[Edge, ...]:
+    """The ways to an article from others that have to do with a year in which it was born, died, was made, …"""
+    found, title = [], corpus().articles[number].title
+    for mine in dates(number):
+        if mine.relation not in _FIRSTS:
+            continue
+        kind = _alone_in_year(number, mine)
+        if kind is None:
+            continue
+        others = [other for other in _in_year()[mine.value] if other.source != number]
+        found += [
+            Edge(o.source, SAME_YEAR, title, mine.line, number, number, kind, since=o, event=mine.relation)
+            for o in others
+        ]
+    return tuple(found)
+
+
+@lru_cache(maxsize=20_000)
+def _alone_in_year(number: int, date: Edge) -> str | None:
+    """What to call an article so that it is the only one with that date; None when nothing does."""
+    kind = kind_of(number)
+    for wording in wordings(kind) if kind is not None else ():
+        if len(kinds()[wording]) >= RARE_KIND and not any(
+            other != number and could_be(other, wording) and _may_have(other, date)
+            for other in wiki_index().containing((date.value,), 2000)
+        ):
+            return wording
+    return None
+
+
+def _may_have(number: int, date: Edge) -> bool:
+    """Whether an article that has a year in its text may have the date: it says so, or no other one."""
+    known = [edge.value for edge in dates(number) if edge.relation == date.relation]
+    return date.value in known if known else True
+
+
+_ONE_ONLY = re.compile(
+    r"^(?:is|was) the (?:\w+-?)*(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d+(?:st|nd|rd|th)|"
+    r"last|only|capital|largest|longest|highest|oldest|smallest|deepest|tallest|busiest|northernmost|southernmost|easternmost|"
+    r"westernmost|most-populous|founder)\b|^(?:is|was) the most (?!common|important)\w+ |^(?:served|reigned) as the "
+    r"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d+(?:st|nd|rd|th)|last) "
+)
+
+
+def _says_only_this_one(number: int, kind: str, clause: Clause, mention: Mention) -> bool:
+    """Whether a statement about the mentioned article is made by no other article of the kind."""
+    index, rivals = wiki_index(), link_graph().mentioned_by.get(mention.target, frozenset())
+    if _ONE_ONLY.match(clause.text):  # there is one by what it means; unless another article says the same
+        return index.containing(index.terms(clause.text)) <= {number}
+    if len(rivals) > _MENTIONED_TOO_OFTEN:
         return False
-    head = kind.split(" of ")[0].split()[-1].lower()
-    if any(head in group and phrase.head in group for group in _NEAR_SYNONYMS):
-        # "French painter" and "Italian painter" differ, "writer" and "poet" need not
-        return len(kind.split()) == 1 or phrase.kind is None or len(phrase.kind.split()) == 1
-    return phrase.person and head in _ANY_PERSON and len(kind.split()) == 1
+    terms = index.terms(clause.text[: mention.start])
+    rivals = frozenset(other for other in rivals if other != number and could_be(other, kind))
+    if not rivals:
+        return bool(terms)
+    told = [term for term in terms if term not in index.terms(kind)]
+    return len(told) >= _TELLING and all(index.share(other, told) < SIMILAR for other in rivals)
 
 
-@cache
-def _opening_terms(number: int) -> frozenset[str]:
-    article = corpus().articles[number]
-    return frozenset(wiki_index().terms(" ".join((article.name, *article.lines[:2]))))
+@lru_cache(maxsize=20_000)
+def onward(number: int) -> tuple[Edge, ...]:
+    """The ways from an article to another one that it names: typed facts, and its statements read the other way."""
+    found: dict[int, Edge] = {}
+    for fact in facts_of(number):
+        if fact.target is not None:
+            kind = plain_kind(fact.target) or _default(fact)
+            if kind is None:
+                continue
+            found[fact.target] = Edge(number, fact.relation, fact.value, fact.line, number, fact.target, kind)
+    for clause in clauses_of(number):
+        mention = clause.mentions[-1] if clause.mentions else None
+        if mention is None or mention.end != len(clause.text) or mention.target in found:
+            continue
+        kind = only_of_its_kind(number, mention.target)
+        if kind is not None and inverted(clause, mention) is not None:
+            title = corpus().articles[mention.target].title
+            found[mention.target] = Edge(
+                number, OBJECT, title, clause.line, number, mention.target, kind, clause, mention
+            )
+    return tuple(found.values())
 
 
-def _kind(number: int) -> str | None:
-    phrase = phrase_of(number)
-    return phrase.kind if phrase is not None else None
+def only_of_its_kind(source: int, target: int) -> str | None:
+    """What to call a linked article so that nothing else that ``source`` mentions is meant; None when nothing does."""
+    kind = kind_of(target)
+    if kind is None:
+        return None
+    others = [other for other in link_graph().mentions[source] if other != target]
+    for wording in wordings(kind):
+        if len(kinds()[wording]) >= RARE_KIND and not any(could_be(other, wording) for other in others):
+            return wording
+    return None
+
+
+_IN_A_YEAR = re.compile(r"^(?P<said>[^\d]+?) in (?P<year>1\d{3}|20[0-2]\d)$")
+
+
+@lru_cache(maxsize=20_000)
+def asks(number: int) -> tuple[Edge, ...]:
+    """What can be asked of an article and is no article: its typed facts, and the years of what is said of it."""
+    found = [
+        Edge(number, fact.relation, fact.value, fact.line, number) for fact in facts_of(number) if fact.target is None
+    ]
+    years = [(clause, match) for clause in clauses_of(number) if (match := _IN_A_YEAR.match(clause.text))]
+    for clause, match in years:
+        only = sum(other.text.split()[:2] == clause.text.split()[:2] for other, _ in years) == 1
+        if only and not re.search(r"\b(?:the census|census|as of|population)\b", clause.text):
+            found.append(Edge(number, YEAR_OF, match["year"], clause.line, number, clause=clause))
+    return tuple(found)
 
 
 def _default(fact: Fact) -> str | None:
@@ -186,23 +235,12 @@ def _default(fact: Fact) -> str | None:
 
 
 @cache
-def kinds() -> dict[str, tuple[int, ...]]:
-    """Kind -> its articles, the most linked first: what somebody who knows the corpus by heart would guess from."""
-    table: dict[str, list[int]] = {}
-    for article in corpus().articles:
-        if kind := _kind(article.number):
-            for wording in dict.fromkeys((short_kind(kind), kind)):
-                table.setdefault(wording, []).append(article.number)
-    graph = link_graph()
-    return {kind: tuple(sorted(numbers, key=lambda n: (-graph.popularity(n), n))) for kind, numbers in table.items()}
-
-
-@cache
 def common_values() -> dict[str, tuple[str, ...]]:
-    """Relation -> its values in the whole corpus, the most frequent first."""
+    """Relation -> its values (those of descriptions in all articles, others in each tenth), the most frequent first."""
     counts: dict[str, dict[str, int]] = {}
     for article in corpus().articles:
-        for fact in facts_of(article.number):
+        facts = facts_of(article.number) if article.number % 10 == 0 else dated(article)
+        for fact in facts:
             table = counts.setdefault(fact.relation, {})
             table[fact.value] = table.get(fact.value, 0) + 1
     return {relation: tuple(sorted(table, key=lambda v: (-table[v], v))) for relation, table in counts.items()}
@@ -214,19 +252,3 @@ def surface(edge: Edge) -> str:
     names = [title, *(alias for alias, target in ALIASES.items() if target == title)]
     lowered = edge.text.casefold()
     return next((name for name in names if name.casefold() in lowered), title)
-
-
-@cache
-def in_long_tail() -> frozenset[int]:
-    return frozenset(long_tail())
-
-
-@cache
-def long_tail() -> tuple[int, ...]:
-    """The articles that questions start from: few others link to them, and they have a description to go by."""
-    graph = link_graph()
-    return tuple(
-        article.number
-        for article in corpus().articles
-        if graph.popularity(article.number) <= LONG_TAIL and phrase_of(article.number) is not None
-    )

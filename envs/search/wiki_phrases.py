@@ -10,6 +10,7 @@ Wikipedia's short descriptions are noun phrases nearly always; what does not rea
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
@@ -46,6 +47,12 @@ _NOT_A_KIND = word_set(
     "description interplay void emission portion division explanation result set south north event half figure "
     "occurrence phenomenon something amount quantity value quality characteristic feature idea"
 )
+_NO_PERSONS = word_set(
+    "religious military political social spiritual track civil human literary art film music musical opera jazz women "
+    "theatre television stage science scientific economic moral legal public business media medical natural cultural "
+    "founder co-founder pioneer director leader first early late nuclear theoretical experimental stoic holy royal "
+    "field"
+)
 _COUNTS = word_set(
     "several various many any all some each every two three four five six seven either both other another"
 )
@@ -57,7 +64,7 @@ _ROLES = word_set(
     "leader king queen emperor empress president minister pope caliph sultan dictator monarch ruler chancellor "
     "shah tsar pharaoh prince duke general statesman politician premier khan regent governor bishop archbishop"
 )
-_PERSON_TOPIC = "People"
+_PERSON_TOPIC, _NO_TOPIC = "People", "Uncategorized"
 _TITLE_WORDS = word_set(
     "Prime Holy Grand Crown Vice Supreme Great United New Old Chief King Queen High Cold World Near Middle Far"
 )
@@ -100,10 +107,11 @@ def make_phrase(article: Article) -> Phrase | None:
     text = _uncapitalise(text)
     reign = _REIGN.search(text)
     work = _WORK.match(text)
-    kind = _kind(text, article.topic == _PERSON_TOPIC)
+    kind = _kind(text, article.topic == _PERSON_TOPIC) or _defined_kind(article)
     head = (kind or _KIND_END.split(text)[0]).split(" of ")[0].split()[-1:] or [""]
     role = head[0].lower()
     person = role in _ROLES or (article.topic == _PERSON_TOPIC and role not in _GROUPS)
+    person = person or (life is not None and article.topic == _NO_TOPIC and role in _heads_of_persons())
     born = person and life and (life["born"] or life["since"])
     return Phrase(
         phrase=text,
@@ -115,6 +123,25 @@ def make_phrase(article: Article) -> Phrase | None:
         years=(int(reign[1]), int(reign[2])) if reign else None,
         work_year=int(work[1]) if work else None,
     )
+
+
+@cache
+def _heads_of_persons() -> frozenset[str]:
+    """What persons are called in their descriptions: "poet", "mathematician"."""
+    people = (article.description for article in corpus().articles if article.topic == _PERSON_TOPIC)
+    firsts = (_KIND_END.split(_BRACKETS.sub("", text))[0].split() for text in people)
+    counts = Counter(words[-1].lower() for words in firsts if words)
+    return frozenset(word for word, count in counts.items() if count >= 3 and word not in _GROUPS)
+
+
+_DEFINED = re.compile(r"^[^.;:]{2,120}? (?:is|was) (?:an?|the) (?P<noun>[^.;,]+)")
+
+
+def _defined_kind(article: Article) -> str | None:
+    """The kind that the first sentence gives: "Timbuktu is an ancient city in Mali"."""
+    first = re.sub(r" ?\([^()]*\)", "", article.sentences[0]) if article.sentences else ""
+    match = _DEFINED.match(first)
+    return _kind(match["noun"], article.topic == _PERSON_TOPIC) if match else None
 
 
 def _uncapitalise(text: str) -> str:
@@ -140,6 +167,10 @@ def _kind(text: str, person: bool) -> str | None:
     if not words or len(words) > 4 or words[0].lower() in _COUNTS or any(c.isdigit() for c in kind):
         return None
     head = words[-1].lower()
+    if person and ends and ends[0].strip() in ("and", "or") and head in _NO_PERSONS:
+        return None  # "religious and military leader"
+    if head.endswith("est") and head not in ("forest", "rainforest", "priest", "contest", "harvest", "guest", "nest"):
+        return None  # "the smallest of the four main islands"
     participle = head.endswith("ed") and head not in ("breed", "seed", "weed", "bed")
     if head in _NOT_A_KIND or not head[0].isalpha() or head.endswith("ly") or participle:
         return None

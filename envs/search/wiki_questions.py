@@ -1,64 +1,67 @@
-"""The question factory: long-tail article -> walk over facts -> question whose answer is at the end of the walk.
+"""The question factory: an article to be asked for -> how to get there -> question whose answer is at the end.
 
-    chain     What is the year of birth of the poet named in the article on the Latin narrative poem from 8 CE?
-    meeting   Which sea is named both in the article on … and in the article on …?
+    chain     What is the name of the opera that is based on the verse novel by the Russian poet …?
     between   How many years lie between the birth of … and the death of …?
+    compare   Who was born first, the author of … or the painter who …?
 
-*Depth* is the number of articles that must be read one after the other. *Breadth* is the number of facts that are
-combined: 1 is a description of where the walk starts; 2 and more are what kind of thing that is and so many articles
-that it names, or two walks whose ends are put together. No start is named, and nothing on the way.
-``propose`` keeps a walk only when its start fits one article alone and a search finds it, and when neither the answer
-nor a step is said.
+*Depth* is the number of articles that must be read one after the other. *Breadth* is the number of statements that
+describe where the walk starts, or of walks whose ends are put together. No start is named, and nothing on the way.
+A question is made from its end: the article that is asked for is given, and it is the articles that lead to it, down to
+the described start, that are drawn. All of them are of one split.
 """
 
 from __future__ import annotations
 
 import random
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from envs.search.wiki_clues import Clue, can_find, combine, describe
 from envs.search.wiki_corpus import corpus
-from envs.search.wiki_english import BETWEEN, EVENTS, ask, hop
-from envs.search.wiki_links import link_graph
+from envs.search.wiki_english import (
+    BETWEEN,
+    COMPARE,
+    DIFFERENCE,
+    EVENTS,
+    ask,
+    first_of,
+    hop,
+    introduce,
+)
 from envs.search.wiki_paths import (
-    FEW,
-    MENTIONED_BY,
-    NAMED,
-    UNTYPED,
+    SAID_OF,
+    YEAR_OF,
     Edge,
     asks,
-    call,
-    could_be,
-    edges,
-    in_long_tail,
-    kinds,
-    line_of,
-    long_tail,
-    reverse_edges,
-    surface,
+    having,
+    leading_to,
+    onward,
+    same_year,
 )
 from envs.search.wiki_phrases import phrase_of, short_kind
+from envs.search.wiki_walks import Branch, choose, fits, reach
 
-Shape = Literal["chain", "meeting", "between"]
-_TRIES = 12  # walks tried from one start
-_BRANCH_TRIES = 400  # of one half of a "between"
-_REVERSE = 0.65  # how often a step goes to an article that names this one
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A described start and the facts followed from it."""
-
-    clue: Clue
-    path: tuple[Edge, ...]
+Shape = Literal["chain", "between", "compare"]
+_OTHERS = 60  # articles looked at for the other ends
+_WIDEST = 22  # words of a phrase beside which another stands
+_LONG = 12  # words after which a phrase gets a sentence of its own
+# How a chain may end: asked for the article itself (by what it says, or by a year), for what it names, or for a fact.
+# What may be the fact at its end, or in which year it happened; what is rare in the corpus is soon used up.
+_FACTS = {
+    "born": 3.0, "died": 3.0, "reign_start": 1.2, "reign_end": 1.2, "work_year": 1.0, "population": 0.6, "area": 0.4,
+    "elevation": 0.05, "atomic_number": 0.2, "symbol": 0.2, "began": 0.1, "ended": 0.1, YEAR_OF: 0.5,
+}  # fmt: skip
+_EVENTS = {"born": 2.0, "died": 2.0, "reign_start": 1.0, "work_year": 0.8, "began": 0.1}
+_BETWEEN = {
+    "born": 1.0, "died": 1.0, "reign_start": 0.8, "reign_end": 0.8, "began": 0.2, "ended": 0.2, "work_year": 0.6,
+    "atomic_number": 0.4,
+}  # fmt: skip
+_ENDINGS = {"itself": 0.5, "year": 3.0, "names": 0.5, "fact": 2.5}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its gold paths: two branches for the shapes "meeting" and "between", else one."""
+    """A question with its gold paths: two branches for all shapes but "chain", else one."""
 
     text: str
     answer: str
@@ -66,185 +69,187 @@ class Question:
     shape: Shape
     depth: int
     breadth: int
+    most: bool = False  # of "compare": whether the one with the highest number is asked for
 
     @property
-    def ends(self) -> tuple[int, ...]:
-        """The articles that decide the split: the starts, those that state the answer, and the answer's own."""
-        last = [branch.path[-1] for branch in self.branches]
-        stated = [edge.stated_in for edge in last] + [edge.target for edge in last if edge.target is not None]
-        return (*(branch.clue.article for branch in self.branches), *stated)
+    def articles(self) -> tuple[int, ...]:
+        """All that lie on its paths, the answer's own included."""
+        return tuple(dict.fromkeys(number for branch in self.branches for number in branch.articles))
 
     @property
     def key(self) -> str:
-        """What is asked: the starts, and the facts in order. Two wordings of it are the same question."""
-        return f" {self.shape} ".join(_branch_key(branch) for branch in self.branches)
+        """What is asked: the articles in order, and the last fact. Other words for the same are the same question."""
+        return f" {self.shape} ".join(sorted(map(_branch_key, self.branches)))
+
+    @property
+    def template(self) -> str:
+        """What its form is: the shape, what is asked at the end, and by what step it got there."""
+        forms = [" after ".join(_form(edge) for edge in reversed(branch.path[-2:])) for branch in self.branches]
+        counted = f"{self.shape} of {len(forms)}" if self.shape == "compare" else self.shape
+        return f"{counted}: {' and '.join(sorted(set(forms)))}"
 
 
-def draw_shape(depth: int, breadth: int, rng: random.Random) -> Shape:
-    """Two facts can be combined in three ways, two articles that both name the answer only at depth 2."""
-    if breadth != 2:
-        return "chain"
-    shapes: dict[Shape, float] = {"chain": 2, "between": 1, "meeting": 1 if depth == 2 else 0}
-    return rng.choices(list(shapes), weights=list(shapes.values()))[0]
+@dataclass(frozen=True)
+class Goal:
+    """What a question is to be like. ``ending``: of a chain. ``relations``: the facts at its ends, for chains that end
+    in one, "between" and "compare"; the event of a chain that ends by a year."""
+
+    shape: Shape
+    ending: str = ""
+    relations: tuple[str, ...] = ()
 
 
-def propose(rng: random.Random, shape: Shape, depth: int, breadth: int, allowed: frozenset[int]) -> Question | None:
-    """One try at a question whose ends are all in ``allowed``; None when the try led nowhere."""
+def draw_goal(depth: int, breadth: int, rng: random.Random) -> Goal:
+    """Breadth is that of the start in a chain; else it is how many walks are put together."""
+    shapes: dict[Shape, float] = {"chain": 0.3 if depth == 1 and breadth > 1 else 2.0}
+    if breadth >= 2 and depth <= 2:
+        shapes["compare"] = 1.5 if breadth <= 3 else 0.0
+        shapes["between"] = 1.5 if breadth == 2 else 0.0
+    shape = rng.choices(list(shapes), weights=list(shapes.values()))[0]
     if shape == "between":
-        return _between(depth, rng, allowed)
-    if shape == "meeting":
-        return _meeting(rng, allowed)
-    branch = _branch(depth, breadth, rng, allowed)
-    if branch is None:
+        one, two = rng.choices(list(_BETWEEN), weights=list(_BETWEEN.values()), k=2)
+        return Goal(shape, relations=(one, one if one in DIFFERENCE or two in DIFFERENCE else two))
+    if shape == "compare":
+        return Goal(shape, relations=(rng.choice(list(COMPARE)),) * (3 if breadth >= 3 else 2))
+    names = [name for name in _ENDINGS if depth > 1 or name in ("names", "fact")]
+    ending = rng.choices(names, weights=[_ENDINGS[name] for name in names])[0]
+    drawn = {"fact": _FACTS, "year": _EVENTS}.get(ending)
+    return Goal(shape, ending, tuple(rng.choices(list(drawn), weights=list(drawn.values()))) if drawn else ())
+
+
+def may_be_about(goal: Goal) -> tuple[int, ...] | None:
+    """The articles that a question of a goal can ask for; None when they are not known beforehand."""
+    return having(goal.relations[0]) if goal.relations and goal.relations[0] != YEAR_OF else None
+
+
+def propose(
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
+) -> Question | None:
+    """One try at a question about article ``about``, all of whose articles are in ``allowed``; None when it failed."""
+    make = {"chain": _chain, "between": _between, "compare": _compare}[goal.shape]
+    question = make(rng, goal, depth, breadth, allowed, about)
+    if question is None or not set(question.articles) <= allowed:
         return None
-    return Question(_write(branch, rng), branch.path[-1].value, (branch,), "chain", depth, breadth)
+    return question if all(fits(branch) for branch in question.branches) else None
 
 
-@lru_cache(maxsize=8)
-def starts(allowed: frozenset[int]) -> tuple[int, ...]:
-    """The articles of a split that questions start from."""
-    return tuple(number for number in long_tail() if number in allowed)
+_ENDS: dict[str, Callable[[int], tuple[Edge, ...]]] = {
+    "itself": leading_to, "year": same_year, "names": onward, "fact": asks,
+}  # fmt: skip
 
 
-# -- walks ------------------------------------------------------------------------------------
+# -- walks, made from their end ---------------------------------------------------------------
 
 
-def _branch(
-    depth: int, breadth: int, rng: random.Random, allowed: frozenset[int], events: bool = False
-) -> Branch | None:
-    """A start and a walk from it; with ``events`` the walk ends in a year in which something happened."""
-    start = rng.choice(starts(allowed))
-    clue = describe(start) if breadth == 1 else combine(start, breadth, rng)
-    if clue is None:
-        return None
-    for _ in range(_TRIES):
-        path = _walk(start, depth, rng, allowed, events)
-        if path is not None and _fits(clue, path, allowed):
-            return Branch(clue, path)
-    return None
-
-
-def _walk(start: int, depth: int, rng: random.Random, allowed: frozenset[int], events: bool) -> tuple[Edge, ...] | None:
-    path: list[Edge] = []
-    visited, here = {start}, start
-    for position in range(depth - 1):
-        onward = _onward(here, visited, rng)
-        if position == depth - 2:
-            onward = [edge for edge in onward if edge.target in allowed]
-        edge = _choose(onward, rng)
-        if edge is None or edge.target is None:
-            return None
-        path.append(edge)
-        here = edge.target
-        visited.add(here)
-    options = [e for e in asks(here) if e.target is None or (e.target in allowed and e.target not in visited)]
-    options = [edge for edge in options if edge.relation in EVENTS or not events]
-    last = _choose(options, rng)
-    return None if last is None else (*path, last)
-
-
-def _onward(here: int, visited: set[int], rng: random.Random) -> list[Edge]:
-    """Steps along the links of an article or, now and then, against them."""
-    forward = [edge for edge in edges(here) if edge.target not in visited]
-    if len(visited) == 1 or (forward and rng.random() > _REVERSE):
-        return forward  # against the first links the question would say nothing of the start
-    back = [edge for edge in reverse_edges(here) if edge.target not in visited and edge.extra not in visited]
-    return back or forward
-
-
-def _choose(options: list[Edge], rng: random.Random) -> Edge | None:
-    """Typed facts more often than "names", since they are rarer; well-known articles less often than others."""
+def _chain(
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
+) -> Question | None:
+    ending, ends = goal.ending, _ENDS[goal.ending](about)
+    if goal.relations:
+        ends = tuple(edge for edge in ends if (edge.event or edge.relation) in goal.relations)
+    options = [edge for edge in ends if edge.source in allowed and (edge.target is None or edge.target in allowed)]
     if not options:
         return None
-    graph = link_graph()
-    weights = [
-        (1.0 if edge.relation in UNTYPED else 2.0)
-        / (1 + (0 if edge.target is None else graph.popularity(edge.target)) / 10)
-        for edge in options
-    ]
-    return rng.choices(options, weights=weights)[0]
-
-
-def _fits(clue: Clue, path: tuple[Edge, ...], allowed: frozenset[int]) -> bool:
-    """The ends are of the split, what is searched for can be found, and nothing of the path is said."""
-    last = path[-1]
-    if last.stated_in not in allowed or (last.target is not None and last.target not in allowed):
-        return False
-    said = " ".join([clue.text, *(f"{edge.kind} {edge.extra_name}" for edge in path)])
-    for edge in path:
-        names = [edge.value] if edge.target is None else [corpus().articles[edge.target].name, surface(edge)]
-        if any(says(said, name) for name in names):
-            return False
-        if edge.target is not None and surface(edge).casefold() not in edge.text.casefold():
-            return False
-        if edge.relation == MENTIONED_BY and not can_find(edge.stated_in, query_of(edge)):
-            return False
-    return True
-
-
-def says(text: str, name: str) -> bool:
-    """Whether a name or number occurs in a text as a word of its own, in any case."""
-    return re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", text.casefold()) is not None
-
-
-def query_of(edge: Edge) -> str:
-    """The words that find the target of a "mentioned by" step, once its source is known."""
-    return f"{edge.kind} {edge.extra_name} {corpus().articles[edge.source].name}"
-
-
-def _meeting(rng: random.Random, allowed: frozenset[int]) -> Question | None:
-    """Two articles that both name the answer, where neither alone tells which of the things it names is meant."""
-    graph, start = link_graph(), rng.choice(starts(allowed))
-    first = describe(start)
-    targets = [t for t in graph.links[start] if t in allowed and (p := phrase_of(t)) is not None and p.kind is not None]
-    if first is None or not targets:
+    last = choose(options, rng)
+    visited = {about} | ({last.target} if last.target is not None else set())
+    if ending in ("itself", "year"):
+        start = reach(last.source, depth - 1, breadth, allowed, visited, rng, last.since, ending != "year")
+    else:
+        start = reach(about, depth, breadth, allowed, visited - {about}, rng, last)
+    if start is None:
         return None
-    target = rng.choice(targets)
-    kind = short_kind(phrase_of(target).kind or "")  # type: ignore[union-attr]
-    others = [n for n in graph.incoming[target] if n != start and n in allowed and n in in_long_tail()]
-    if not others or len(kinds().get(kind, ())) < FEW:
-        return None
-    other = rng.choice(others)
-    second = describe(other)
-    both = graph.mentions[start].keys() & graph.mentions[other].keys()
-    if second is None or any(t != target and could_be(t, kind) for t in both):
-        return None
-    if (NAMED, kind) in (call(start, target), call(other, target)):
-        return None
-    title = corpus().articles[target].title
-    edge, twin = (Edge(s, NAMED, title, line_of(s, target), s, target, kind) for s in (start, other))
-    if not (_fits(first, (edge,), allowed) and _fits(second, (twin,), allowed)):
-        return None
-    text = rng.choice(
-        (
-            "Which {kind} is named both in the article on the {a} and in the article on the {b}?",
-            "The article on the {a} and the one on the {b} have one {kind} in common. Which?",
-            "What is the name of the {kind} that the articles on the {a} and on the {b} both mention?",
-        )
-    ).format(kind=kind, a=first.text, b=second.text)
-    return Question(text, title, (Branch(first, (edge,)), Branch(second, (twin,))), "meeting", 2, 2)
+    branch = Branch(start.clue, (*start.path, last))
+    return Question(_write(branch, rng), last.value, (branch,), "chain", depth, breadth)
 
 
-def _between(depth: int, rng: random.Random, allowed: frozenset[int]) -> Question | None:
-    """The years between the ends of two walks, one of them of full depth."""
-    one, two = (_ending_in_a_year(d, rng, allowed) for d in (depth, rng.randint(1, depth)))
-    if one is None or two is None or one.clue.article == two.clue.article:
-        return None
-    last = [one.path[-1], two.path[-1]]
-    if last[0].source == last[1].source:
-        return None
-    years = abs(int(last[0].value) - int(last[1].value))
-    said = f"{one.clue.text} {two.clue.text}"
-    if years == 0 or any(says(said, edge.value) for edge in last):
-        return None
-    first, second = (EVENTS[b.path[-1].relation].format(np=_noun_phrase(b, rng)) for b in (one, two))
-    text = rng.choice(BETWEEN).format(first=first, second=second)
-    return Question(text, str(years), (one, two), "between", depth, 2)
+# -- two walks --------------------------------------------------------------------------------
 
 
-def _ending_in_a_year(depth: int, rng: random.Random, allowed: frozenset[int]) -> Branch | None:
-    tries = (_branch(depth, 1, rng, allowed, events=True) for _ in range(_BRANCH_TRIES))
-    return next((branch for branch in tries if branch is not None), None)
+def _between(
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
+) -> Question | None:
+    """The years between the ends of two walks, or what their numbers differ by."""
+    ends = _ends(rng, goal.relations, depth, allowed, about)
+    if ends is None:
+        return None
+    relation = goal.relations[0]
+    apart = abs(int(ends[0].path[-1].value) - int(ends[1].path[-1].value))
+    if apart < 2:
+        return None
+    phrases = [_noun_phrase(branch, rng) for branch in ends]
+    if relation not in DIFFERENCE:
+        phrases = [EVENTS[b.path[-1].relation].format(np=np) for b, np in zip(ends, phrases, strict=True)]
+    text = rng.choice(DIFFERENCE.get(relation, BETWEEN)).format(first=phrases[0], second=phrases[1])
+    return Question(text, str(apart), ends, "between", depth, 2)
+
+
+def _compare(
+    rng: random.Random, goal: Goal, depth: int, breadth: int, allowed: frozenset[int], about: int
+) -> Question | None:
+    """Which of the ends of two or three walks comes first, or has more of something."""
+    ends, number = _ends(rng, goal.relations, depth, allowed, about), len(goal.relations)
+    if ends is None:
+        return None
+    relation = ends[0].path[-1].relation
+    values = [amount(branch.path[-1].value) for branch in ends]
+    phrases = [_noun_phrase(branch, rng) for branch in ends]
+    order = sorted(range(number), key=lambda i: values[i])
+    if len(set(values)) < number:
+        return None
+    if number == 2:
+        most = relation in ("population", "area")
+        text = rng.choice(COMPARE[relation]).format(first=phrases[0], second=phrases[1])
+    else:
+        most = rng.random() < 0.5
+        text = first_of(relation, phrases, most)
+    if number > 2 and any("," in phrase for phrase in phrases):
+        return None  # where one ends and the next begins could not be seen
+    winner = ends[order[-1 if most else 0]].path[-1].source
+    return Question(text, corpus().articles[winner].title, ends, "compare", depth, number, most)
+
+
+def _ends(
+    rng: random.Random, relations: tuple[str, ...], depth: int, allowed: frozenset[int], about: int
+) -> tuple[Branch, ...] | None:
+    """Walks that end in these facts, the first one in that of ``about`` and of full depth."""
+    branches: list[Branch] = []
+    for relation in relations:
+        pool = having(relation)
+        for _ in range(_OTHERS):
+            number = rng.choice(pool) if branches else about
+            branch = _end(rng, relation, rng.randint(1, depth) if branches else depth, allowed, number)
+            if branch is not None and (not branches or _comparable(about, number)):
+                branches.append(branch)
+                break
+            if not branches:
+                return None
+    articles = [article for branch in branches for article in branch.articles]
+    whole = len(branches) == len(relations) and len(set(articles)) == len(articles)
+    return tuple(branches) if whole else None
+
+
+def _end(rng: random.Random, relation: str, depth: int, allowed: frozenset[int], number: int) -> Branch | None:
+    """A walk to a fact of an article, short enough to stand beside another one."""
+    facts = [edge for edge in asks(number) if edge.relation == relation]
+    if not facts or number not in allowed:
+        return None
+    start = reach(number, depth, 1, allowed, set(), rng, facts[0], by_year=False)
+    branch = Branch(start.clue, (*start.path, facts[0])) if start is not None else None
+    if branch is None or len(_noun_phrase(branch, random.Random(0)).split()) > _WIDEST:
+        return None
+    return branch
+
+
+def _comparable(one: int, other: int) -> bool:
+    """Persons with persons, works with works: "Which is older, the symphony or the war?" would be odd."""
+    a, b = phrase_of(one), phrase_of(other)
+    return a is not None and b is not None and a.person == b.person
+
+
+def amount(value: str) -> float:
+    """A number as the articles write it: "1,094", "9.1 million"."""
+    number, _, scale = value.partition(" ")
+    return float(number.replace(",", "")) * {"million": 1e6, "billion": 1e9, "trillion": 1e12}.get(scale, 1.0)
 
 
 # -- writing it down --------------------------------------------------------------------------
@@ -254,28 +259,30 @@ def _noun_phrase(branch: Branch, rng: random.Random) -> str:
     """The article that the last fact of a branch is about, in one nested phrase."""
     np = f"the {branch.clue.text}"
     for edge in branch.path[:-1]:
-        np = hop(edge.relation, np, edge.kind, edge.text, rng, edge.extra_name)
+        np = hop(edge, np, rng)
     return np
 
 
 def _write(branch: Branch, rng: random.Random) -> str:
-    """One nested sentence, or step by step where nesting would be hard to read."""
-    last, path = branch.path[-1], branch.path
-    if sum(edge.relation in UNTYPED for edge in path[:-1]) <= 1 and len(path) <= 3:
-        np = _noun_phrase(branch, rng)
-        return ask(last.relation, np, last.kind, last.text, rng, last.extra_name)
-    begin, onward = rng.choice((("Start from", "Go on to"), ("Look up", "From there, find"), ("Take", "Next, take")))
-    steps = [f"{begin} the {branch.clue.text}."]
-    reference = _reference(branch.clue.article)
-    for edge in path[:-1]:
-        steps.append(f"{onward} {hop(edge.relation, reference, edge.kind, edge.text, rng, edge.extra_name)}.")
+    """One sentence where that can be followed; else what was said so far gets a sentence of its own."""
+    sentences: list[str] = []
+    np, here = f"the {branch.clue.text}", branch.clue.article
+    nested = 0
+    for edge in branch.path:
+        # whether something follows the phrase
+        inside = edge.relation != SAID_OF and (edge.since is None or edge.since.relation != edge.event)
+        if nested >= 1 or (inside and len(np.split()) > _LONG) or len(np.split()) > _WIDEST:
+            sentences.append(introduce(np, rng, first=not sentences))
+            np, nested = _reference(here), 0
+        if edge is branch.path[-1]:
+            break
         assert edge.target is not None
-        reference = _reference(edge.target)
-    return " ".join([*steps, ask(last.relation, reference, last.kind, last.text, rng, last.extra_name)])
+        np, here, nested = hop(edge, np, rng), edge.target, nested + 1
+    return " ".join([*sentences, ask(branch.path[-1], np, rng)])
 
 
 def _reference(number: int) -> str:
-    """How a step speaks of what the step before found: "that poet"."""
+    """How a sentence speaks of what the one before introduced: "that poet"."""
     phrase = phrase_of(number)
     if phrase is None or phrase.kind is None:
         return "that person" if phrase is not None and phrase.person else "it"
@@ -283,10 +290,12 @@ def _reference(number: int) -> str:
 
 
 def _branch_key(branch: Branch) -> str:
-    steps = (
-        f"{edge.relation}: {edge.value}"
-        if edge.extra is None
-        else f"{edge.relation} with {edge.extra_name}: {edge.value}"
-        for edge in branch.path
-    )
-    return " > ".join((corpus().articles[branch.clue.article].title, *steps))
+    last = branch.path[-1]
+    titles = [corpus().articles[number].title for number in branch.articles]
+    return " > ".join((*titles, last.relation if last.target is None else ""))
+
+
+def _form(edge: Edge) -> str:
+    if edge.since is not None:
+        return f"{edge.event} in the year of {edge.since.relation}"
+    return edge.relation if edge.clause is None else f"{edge.relation} ({edge.clause.verb})"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,14 +28,14 @@ def run(cfg: ChatConfig, read: Callable[[str], str] = input) -> None:
     """The whole command. ``read(prompt)`` gives a line of the person and raises EOFError at the end of input."""
     from rich.console import Console
 
-    from rl.commands.evaluate_settings import like_the_run
+    from rl.commands.evaluate_settings import like_the_run, one_policy
     from rl.recipes.chat import Voice, talk, watch
     from rl.run.assemble import HELDOUT, cluster, open_composer, open_judge, open_taskset
     from rl.run.engine_refusals import check_engine
     from rl.run.preflight import check_environments, check_judge, configuration, start_renderer
 
     with configuration():
-        directory = chosen_policy(cfg)
+        directory = one_policy("rl-chat", cfg.run, cfg.path, cfg.runs_dir)
         cfg = like_the_run(cfg, cfg.run)
         renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
         check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, None)
@@ -62,17 +61,6 @@ def run(cfg: ChatConfig, read: Callable[[str], str] = input) -> None:
         except KeyboardInterrupt:
             console.print("left.")
             sys.exit(130)
-
-
-def chosen_policy(cfg: ChatConfig) -> Path:
-    """The policy that ``cfg`` names. Raises ValueError with what to give."""
-    from rl.commands.evaluate_settings import run_policy
-    from rl.run.paths import policy_directory
-
-    if (cfg.run is None) == (cfg.path is None):
-        both = "" if cfg.run is None else f"; got run={cfg.run} and path={cfg.path}"
-        raise ValueError(f"rl-chat needs run=<name of a run> or path=<policy directory>{both}")
-    return run_policy(cfg.runs_dir, cfg.run) if cfg.run is not None else policy_directory("path", str(cfg.path))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def run(cfg: ColdStartRunConfig) -> None:
     from rl.run.paths import output_directory
     from rl.run.preflight import (
         check_environments,
+        check_shared_rows,
         check_trainer_room,
         configuration,
         start_directory,
@@ -41,6 +42,7 @@ def run(cfg: ColdStartRunConfig) -> None:
         if base is None:
             raise ValueError("base.source=scratch: there is no policy to start from; make one with rl-pretrain")
         renderer = start_renderer(cfg.policy, base, cfg.rollout.retention)
+        check_shared_rows(base, cfg.learner.context_parallel)
         taskset = open_taskset(cfg.env, "train", cfg.seed)
         check_environments(taskset, renderer, thinking=cfg.rollout.thinking)
         said = settle_turns(cfg.rollout, taskset)

@@ -1,4 +1,4 @@
-"""Which policies `rl-eval` and `rl-chat` take, with which settings; what `rl-eval` compares with."""
+"""Which policies `rl-eval`, `rl-chat` and `rl-gateway` take, with which settings; what `rl-eval` compares with."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rl.run.paths import PACKAGE, on_the_hub, output_directory, policy_directory
 
 if TYPE_CHECKING:
-    from configs.schema import ChatConfig, EvaluateConfig
+    from configs.schema import ChatConfig, EvaluateConfig, GatewayConfig
 
-C = TypeVar("C", "EvaluateConfig", "ChatConfig")
+C = TypeVar("C", "EvaluateConfig", "ChatConfig", "GatewayConfig")
 OF_THE_RUN = ("policy", "env", "reward", "rollout", "judge")  # settings that a run brings with it
 
 
@@ -55,7 +55,8 @@ def like_the_run(cfg: C, run: str | None) -> C:
     for path in _on_the_command_line():
         _copy(cfg, trained, path)
     for group in OF_THE_RUN:
-        setattr(cfg, group, getattr(trained, group))
+        if hasattr(cfg, group):  # `rl-gateway` has no environment
+            setattr(cfg, group, getattr(trained, group))
     cfg.rollout = replace(cfg.rollout)  # the fields of both are checked together
     return cfg
 
@@ -92,6 +93,14 @@ def baseline_of(cfg: EvaluateConfig) -> dict[str, Any] | None:
                 )
             return summary
     raise ValueError(f"baseline={cfg.baseline}: no summary.json in '{cfg.runs_dir}/{cfg.baseline}' or '{cfg.baseline}'")
+
+
+def one_policy(command: str, run: str | None, path: str | None, runs_dir: str) -> Path:
+    """The policy of the run, or that in the directory. Raises ValueError with what to give."""
+    if (run is None) == (path is None):
+        both = "" if run is None else f"; got run={run} and path={path}"
+        raise ValueError(f"{command} needs run=<name of a run> or path=<policy directory>{both}")
+    return run_policy(runs_dir, run) if run is not None else policy_directory("path", str(path))
 
 
 def run_policy(runs_dir: str, name: str) -> Path:

@@ -31,6 +31,7 @@ Data = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | type["Taskset"]
 Reward = str | Callable[..., Any]
 ROWS = "rows.jsonl"
 ROWS_GROUP, OWN_AGENT = "env=dataset", "env=own_agent"
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*([.:]\w+)+")
 NOT_TEXT = {"true", "false", "null", "inf", "nan"}  # unquoted words that Hydra reads as something else
 
 
@@ -83,7 +84,8 @@ def train(
             path; None: the four families.
         reward: for rows: a function ``(answer, row) -> float``, its import path, or exact | numeric | math |
             unit_tests; for any data the name of a file in configs/reward. None: as configured.
-        agent: for rows: your own agent, a function ``(base_url, api_key, row)`` or its import path (envs.own_agent).
+        agent: for rows: your own agent, a function ``(base_url, api_key, row)``, its import path, or the command that
+            starts it, ``"python agent.py"`` (envs.own_agent).
         settings: overrides by name, groups as dicts: ``steps=40, learner={"lr": 2e-5}, experiment="my_model"``.
     Raises:
         ConfigurationError: a setting is wrong; one line, and no run is left behind.
@@ -162,7 +164,8 @@ class Inputs:
             if ROWS_GROUP not in chosen:
                 shown = agent if isinstance(agent, str) else getattr(agent, "__name__", agent)
                 raise ValueError(f"agent={shown}: it plays the rows of a data set; give data=<rows, or a file of rows>")
-            chosen = [OWN_AGENT if word == ROWS_GROUP else word for word in chosen] + written({"env.agent": name})
+            by = "env.command" if isinstance(agent, str) and not IMPORT_PATH.fullmatch(agent) else "env.agent"
+            chosen = [OWN_AGENT if word == ROWS_GROUP else word for word in chosen] + written({by: name})
         if reward is None:
             return chosen
         from envs.answer_checks import VERIFIERS
@@ -189,7 +192,7 @@ class Inputs:
             text = os.fspath(data)
             if isinstance(data, str) and text in _choices("env"):
                 return [f"env={text}"]
-            if isinstance(data, str) and re.fullmatch(r"[A-Za-z_]\w*([.:]\w+)+", text) and not Path(text).exists():
+            if isinstance(data, str) and IMPORT_PATH.fullmatch(text) and not Path(text).exists():
                 from envs.row_source import SUFFIXES
 
                 if Path(text).suffix not in SUFFIXES:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,7 @@ from rl.learner.group import LearnerGroup
 from rl.learner.overlap import Overlap
 from rl.learner.process import start_learner
 from rl.policy.packed_weights import Packed
+from rl.policy.rendezvous import Receipt, Rendezvous
 from rl.types import Group, ProbeScores, ReplayRecord
 
 if TYPE_CHECKING:
@@ -30,6 +31,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 PROBE = 192  # tokens of the sync probe, at least
+
+
+class LearnerSender:
+    """The learner as it sends its weights to engines (``rl.rollout.streams.Sender``)."""
+
+    def __init__(self, group: LearnerGroup, adapts: bool, deadline_s: float) -> None:
+        self._group, self._deadline_s, self.adapts = group, deadline_s, adapts
+        self.moved = True
+
+    def meet(self) -> tuple[str, int]:
+        """See ``Sender``."""
+        where: tuple[str, int] = self._group.get(
+            "the learner's address", self._group.call("meet_engines"), self._deadline_s
+        )
+        return where
+
+    def send(self, meeting: Rendezvous) -> Callable[[float], Receipt]:
+        """See ``Sender``."""
+        sent = self._group.call("send_weights", meeting)
+
+        def ended(seconds: float) -> Receipt:
+            receipt: Receipt = self._group.get("the learner's weights", sent, self._deadline_s, left_s=seconds)
+            return receipt
+
+        return ended
 
 
 class LearnerHandle:
@@ -54,7 +80,9 @@ class LearnerHandle:
             timeout_s=cfg.step_deadline_s,
         )
         self._start = partial(LearnerGroup, process, cfg.learner.ranks, cfg.ray.learner_gpus)
+        self._streams = cfg.rollout.weights != "store"
         self._group = self._start()
+        self._sender = self._new_sender()
 
     @property
     def started_from(self) -> str:
@@ -65,6 +93,10 @@ class LearnerHandle:
         """New processes with the weights that the first ones started from: ``load`` a checkpoint."""
         self._group.kill()
         self._group, self._overlap = self._start(), None
+        self._sender = self._new_sender()
+
+    def _new_sender(self) -> LearnerSender:
+        return LearnerSender(self._group, self._adapts, self._deadline_s)
 
     def overlap(self) -> Overlap:
         """For ``pool.take``: the groups of the next ``step`` are worked on as they arrive."""
@@ -75,6 +107,7 @@ class LearnerHandle:
         """``Learner.step`` in the actor, less what was done in ``overlap``; ``pool`` takes in the groups that finish
         meanwhile."""
         overlap, self._overlap = self._overlap, None
+        self._sender.moved = True
         step: ray.ObjectRef[dict[str, float]]
         running = None if overlap is None else overlap.running
         if overlap is None:
@@ -96,8 +129,10 @@ class LearnerHandle:
             self._tell_operators = False
         if self._adapts and pool.base != str(self._policy_dir):
             pool.take_base(str(self._policy_dir), partial(self._stored, "base_weights"))
-        stored = partial(self._stored, "weights")
-        return pool.sync(stored, version, self._probe_tokens, self.probe).metrics
+        weights = self._sender if self._streams else partial(self._stored, "weights")
+        report = pool.sync(weights, version, self._probe_tokens, self.probe)
+        self._sender.moved = False
+        return report.metrics
 
     def _accumulate(self, groups: list[Group]) -> ray.ObjectRef[None]:
         running: ray.ObjectRef[None] = self._group.call("accumulate", self._group.put(groups))
@@ -129,6 +164,7 @@ class LearnerHandle:
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restore a checkpoint; returns its ``extra``."""
+        self._sender.moved = True
         return self._get("the checkpoint to load", self._group.call("load_checkpoint", str(path)))
 
     def save_policy(self, directory: Path) -> None:

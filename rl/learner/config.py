@@ -44,7 +44,8 @@ class MeansConfig(Bounded):
 
     section: ClassVar[str] = "learner"
 
-    # Tokens of one packed forward/backward pass. Bounds memory; does not change the result. Shared tokens count once.
+    # Tokens of one packed forward/backward pass, of each rank's part where ranks share it (context_parallel). Bounds
+    # memory; does not change the result. Tokens that segments share count once.
     max_tokens_per_microbatch: PositiveInt = 8192
     # True: of every layer only the input is kept, and the layer is run again in the backward pass. The same gradient,
     # less memory, more time (docs/results.md, "Memory of a learner step").
@@ -64,9 +65,16 @@ class MeansConfig(Bounded):
     # Ranks that the experts of a mixture-of-experts layer are spread over, a divisor of the shard ranks: rows go to
     # where their experts are, and no rank gathers all experts of a layer. 1: they are gathered as all weights are.
     expert_parallel: PositiveInt = 1
+    # Ranks that share each micro-batch, a divisor of ranks: it may hold so many times max_tokens_per_microbatch, each
+    # rank has a part of its rows, and a layer gathers what its queries attend to. For sequences above one GPU's memory.
+    context_parallel: PositiveInt = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ranks % self.context_parallel:
+            raise ValueError(
+                f"learner.context_parallel={self.context_parallel}: must divide learner.ranks={self.ranks}"
+            )
         if (self.shard_ranks or self.ranks) % self.expert_parallel:
             raise ValueError(
                 f"learner.expert_parallel={self.expert_parallel}: must divide the ranks that split one copy of the "
@@ -76,6 +84,15 @@ class MeansConfig(Bounded):
             raise ValueError(
                 f"learner.shard_ranks={self.shard_ranks}: must divide learner.ranks={self.ranks}; null is all of them"
             )
+
+    @property
+    def room(self) -> int:
+        """Tokens of the longest sequence that fits a micro-batch."""
+        return self.max_tokens_per_microbatch * self.context_parallel
+
+    def tokens_for(self, longest: int) -> int:
+        """``max_tokens_per_microbatch``, or more where a sequence of ``longest`` tokens asks for it."""
+        return max(self.max_tokens_per_microbatch, -(-longest // self.context_parallel))
 
 
 @dataclass

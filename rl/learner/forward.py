@@ -98,14 +98,19 @@ def scores_and_lesson(
 def packed_states(
     policy: Policy, batch: MicroBatch, replay: Replay | None = None, record: Record | None = None
 ) -> torch.Tensor:
-    """Hidden states [P, hidden] that predict the scored targets of ``batch``."""
+    """Hidden states [P, hidden] that predict the scored targets of ``batch``; of one that ranks share, this one's."""
+    if batch.share is not None:
+        split = batch.share.split
+        return policy.packed_hidden(split.of_rows(batch.tokens_T), split, replay, record, rows=batch.share.rows)
     rows = batch.predict_N[batch.scored_P]
     return policy.packed_hidden(batch.tokens_T, batch.tree or batch.cu_seqlens, replay, record, rows=rows)
 
 
 def _targets(batch: MicroBatch, sampling_mask: bool) -> tuple[torch.Tensor, list[np.ndarray | None] | None]:
-    """The scored targets [P], and what the sampler kept where it drew them."""
+    """The scored targets [P], of those that ranks share this one's, and what the sampler kept where it drew them."""
     at, support = batch.scored_P, batch.support_N if sampling_mask else None
+    if batch.share is not None:
+        at = at[batch.share.mine]
     if support is not None and batch.tree is not None:
         support = [support[n] for n in at.tolist()]
     return batch.targets_N[at], support
@@ -147,7 +152,9 @@ def _columns(
 
 
 def _spread(batch: MicroBatch, columns: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Of the scored targets to all of them."""
+    """Of the scored targets to all of them, on whatever rank they were scored."""
+    if batch.share is not None:
+        columns = batch.share.gather(columns)
     return columns if batch.tree is None else [column[batch.score_N] for column in columns]
 
 

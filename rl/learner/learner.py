@@ -195,7 +195,8 @@ class Learner:
         every = self.objective.ref_refresh_every
         if self.reference is not None and every and self.version % every == 0:
             self.reference.refresh()
-        return batch.metrics(self.config.max_tokens_per_microbatch) | {"learner/skipped_steps": float(self.skipped)}
+        room = self.config.max_tokens_per_microbatch * (1 if self.deal is None else self.deal.sharers)
+        return batch.metrics(room) | {"learner/skipped_steps": float(self.skipped)}
 
     @property
     def first(self) -> bool:
@@ -321,7 +322,7 @@ class Learner:
             reference_N = self._reference_logprobs(microbatch)  # first: nothing comes between forward and backward
             with self.teachers.beside(microbatch, self._masks, self.config.head_rows) as teacher:
                 losses += self._backward_one(microbatch, reference_N, teacher, minibatch, batch)
-            if not microbatch.padding:
+            if microbatch.counts:
                 real.append(microbatch)
         sums = [
             float(len(real)),
@@ -354,11 +355,14 @@ class Learner:
         if microbatch.padding:
             batch.backward(loss * 0.0)
             return torch.zeros(4, device=self.device)
+        batch.backward(loss)
+        if not microbatch.counts:  # of what is the whole micro-batch's; of L_I each rank has its own rows' share
+            zero = torch.zeros_like(indexer_loss)
+            return torch.stack((zero, zero, zero, indexer_loss))
         exact_N = microbatch.exact_N & (minibatch.index == 0)
         batch.diagnostics.add(terms, scores.logprobs_N, microbatch.sampler_logprobs_N, scores.entropy_N, exact_N)
         if lesson is not None:
             batch.diagnostics.add_lesson(str(microbatch.taught), lesson)
-        batch.backward(loss)
         return torch.stack((terms.loss.detach(), terms.policy_loss, terms.distill_loss, indexer_loss))
 
     def _update(self, minibatch: Minibatch, batch: OpenBatch) -> None:

@@ -107,13 +107,14 @@ class OpenBatch:
             self.books.extend(books)
             self.broken_seals += broken_seals
 
-    def metrics(self, max_tokens_per_microbatch: int) -> dict[str, float]:
-        """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens."""
+    def metrics(self, room: int) -> dict[str, float]:
+        """Named as in ``rl.tracking.metrics``: means over the minibatches and their tokens. ``room``: tokens that a
+        micro-batch can hold."""
         inputs = sum(m.inputs for m in self.minibatches)
         distinct = sum(m.distinct for m in self.minibatches)
         taught = sum(m.taught for m in self.minibatches)
         microbatches = sum(m.microbatches for m in self.minibatches)
-        capacity = microbatches * max_tokens_per_microbatch
+        capacity = microbatches * room
         return {
             **{key: value / len(self.minibatches) for key, value in self.totals.items()},
             **self.diagnostics.summary(),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ import torch
 
 from rl.objective.loss import LossInputs
 from rl.objective.teaching import Lesson
+from rl.policy.context_parallel import RowShare, RowSplit
 from rl.policy.prefix_tree import PrefixTree, by_prefix, row_bytes
 from rl.types import ReplayRecord, TokenStream
 
@@ -74,12 +76,14 @@ class MicroBatch:
     """One packed forward pass. T tokens, N targets, S segments.
 
     ``predict_N`` long: the flat row whose hidden state predicts ``targets_N``. ``segment_N`` long in 0..S-1.
-    ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any.
+    ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any; with a
+    ``share`` those of this rank's rows [R].
     ``support_N``: kept token ids per target, None where nothing was cut. ``old_logprobs_N``: the learner's own, before
     the first update on this batch (only with objective.old_policy=learner). ``tree``: which tokens segments share.
     ``padding``: another rank's too, run once more here, for nothing, so that all ranks make as many passes.
     ``scored_P`` long: targets whose scores are those of all, one for each of the same token, support and node;
     ``score_N`` long: of each target, which of them. ``taught``: the family whose teacher scores it.
+    ``share``: which of the scored targets are this rank's, of a micro-batch that several share.
     """
 
     tokens_T: torch.Tensor
@@ -102,6 +106,20 @@ class MicroBatch:
     old_logprobs_N: torch.Tensor | None = None
     padding: bool = False
     taught: str | None = None
+    share: RowShare | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is for this rank to note what the whole of it comes to: one of those that share it does."""
+        return not self.padding and (self.share is None or self.share.split.speaks)
+
+    @property
+    def recorded(self) -> int:
+        """Rows of sequences with a record: of all that are packed here, or of those that are this rank's."""
+        if self.replay_valid_T is None:
+            return 0
+        valid = self.replay_valid_T.long()
+        return int(valid.sum() if self.share is None else (valid * self.share.split.count_R).sum())
 
     @property
     def segments(self) -> int:
@@ -171,15 +189,24 @@ def pack(
     """Micro-batches of ``items``; items without targets are left out, for they have no loss.
 
     ``share``: as prefix trees, of at most so many nodes and different targets, for a policy that ``shares_prefixes``.
-    ``deal``: those of this rank alone, as many as every other rank has (``rl.learner.deal.Deal.mine``).
+    ``deal``: those of this rank alone, as many as every other rank has (``rl.learner.deal.Deal``).
     """
     live = [item for item in items if item.inputs > 0]
     if not live:
         return []
+    sharers = 1 if deal is None else deal.sharers
+    if (longest := max(item.inputs for item in live)) > max_tokens_per_microbatch * sharers:
+        of = f" x learner.context_parallel={sharers}" if sharers > 1 else ""
+        raise ValueError(
+            f"a segment of {longest} tokens does not fit max_tokens_per_microbatch={max_tokens_per_microbatch}{of}; "
+            "raise it, or let ranks share micro-batches (learner.context_parallel)"
+        )
     planned = partial(_tree_bins, live, *by_prefix(_rows(live))) if share else partial(_bins, live)
     if deal is None:
         return [b.collate(live, device) for b in planned(max_tokens_per_microbatch)]
-    return [replace(b.collate(live, device), padding=no) for b, no in deal(planned, max_tokens_per_microbatch)]
+    mine = deal.mine(planned, max_tokens_per_microbatch * sharers)
+    split = deal.split if sharers > 1 else None
+    return [replace(b.collate(live, device, split), padding=no) for b, no in mine]
 
 
 @dataclass(frozen=True)
@@ -190,11 +217,24 @@ class Bin:
     shared: list[int]
     rows: list[tuple[int, int]]  # of every item, those that are computed: [begin, end)
 
-    def collate(self, items: Sequence[PackItem], device: torch.device | str) -> MicroBatch:
-        return collate([items[i] for i in self.members], device, self.shared)
+    def collate(
+        self, items: Sequence[PackItem], device: torch.device | str, split: Splitting | None = None
+    ) -> MicroBatch:
+        return collate([items[i] for i in self.members], device, self.shared, split)
 
 
-Dealing = Callable[[Callable[[int], list[Bin]], int], list[tuple[Bin, bool]]]
+Splitting = Callable[[PrefixTree], RowSplit]
+
+
+class Dealing(Protocol):
+    """See ``rl.learner.deal.Deal``."""
+
+    @property
+    def sharers(self) -> int: ...
+
+    def mine(self, plan: Callable[[int], list[Bin]], capacity: int) -> list[tuple[Bin, bool]]: ...
+
+    def split(self, tree: PrefixTree) -> RowSplit: ...
 
 
 def _bins(items: Sequence[PackItem], capacity: int) -> list[Bin]:
@@ -255,11 +295,15 @@ def _rows(items: Sequence[PackItem]) -> list[np.ndarray]:
 
 
 def collate(
-    items: Sequence[PackItem], device: torch.device | str = "cpu", shared: Sequence[int] | None = None
+    items: Sequence[PackItem],
+    device: torch.device | str = "cpu",
+    shared: Sequence[int] | None = None,
+    split: Splitting | None = None,
 ) -> MicroBatch:
     """Concatenate ``items`` (each with at least one target) into one micro-batch on ``device``.
 
-    ``shared``: how many rows each has in common with the one before it (``PrefixTree``).
+    ``shared``: how many rows each has in common with the one before it (``PrefixTree``). ``split``: which rows are this
+    rank's, where several share the micro-batch.
     """
     lengths = [item.inputs for item in items]
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -288,13 +332,21 @@ def collate(
         valid = _valid(items, lengths)
     predict = np.concatenate([at - 1 + s for at, s in zip(targets, starts[:-1], strict=True)])
     wanted = np.concatenate([i.tokens[at] for i, at in zip(items, targets, strict=True)])
-    tree = None if shared is None or not any(shared) else PrefixTree(starts.tolist(), shared, device)
+    tree = None
+    if split is not None or any(shared or ()):
+        tree = PrefixTree(starts.tolist(), shared or [0] * len(items), device)
+    dealt = None if split is None or tree is None else split(tree)
     scored, score = np.arange(len(wanted)), np.arange(len(wanted))
     if tree is not None:
         known: dict[bytes, int] = {}
         keys = [known.setdefault(_support_key(kept), len(known)) for kept in support or [None] * len(wanted)]
         columns = np.stack((tree.node_T.cpu().numpy()[predict], wanted, keys), axis=1)
         _, scored, score = np.unique(columns, axis=0, return_index=True, return_inverse=True)
+
+    def own_rows(choices: np.ndarray | None) -> np.ndarray | None:
+        return choices if choices is None or dealt is None else dealt.of_rows(torch.from_numpy(choices)).numpy()
+
+    experts, indexer, valid = own_rows(experts), own_rows(indexer), own_rows(valid)
     return MicroBatch(
         tokens_T=device_tensor(np.concatenate([i.tokens[:n] for i, n in zip(items, lengths, strict=True)]), torch.long),
         cu_seqlens=[int(s) for s in starts],
@@ -314,6 +366,7 @@ def collate(
         score_N=device_tensor(score.reshape(-1), torch.long),
         tree=tree,
         taught=items[0].taught,
+        share=None if dealt is None else RowShare(dealt, device_tensor(predict[scored], torch.long)),
     )
 
 

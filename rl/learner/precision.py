@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy, stays_float32
 from rl.policy.lora import LoraPolicy
+from rl.policy.weight_plan import WeightSource
 
 # Largest log-prob difference of an engine that computes right, in units of ``noise`` (rms effect of rounding to
 # bfloat16) times the dtype's unit roundoff over bfloat16's. Measured (docs/models.md): up to 4.9 in bfloat16; in
@@ -77,6 +78,10 @@ class ComputeWeights:
     def base_weights(self) -> dict[str, Tensor]:
         """What ``weights`` are added to; empty without an adapter."""
         return self.policy.base_weights() if isinstance(self.policy, LoraPolicy) else {}
+
+    def source(self) -> WeightSource:
+        """``weights`` for a stream: one tensor after the other."""
+        return WeightSource(self.weights())
 
     def in_dtype(self, dtype: torch.dtype) -> Policy:
         """The policy as it is now, computing in ``dtype``; to compute with and to drop."""

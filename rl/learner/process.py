@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.learner.rank_process import RankProcess
+from rl.learner.rank_process import Meeting, RankProcess
 from rl.objective.config import ObjectiveConfig
 from rl.policy.packed_weights import Packed, pack, packed_bytes
 from rl.types import Group, ProbeScores, ReplayRecord
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from rl.learner.learner import Learner
     from rl.learner.ranks import Ranks
+    from rl.policy.rendezvous import Receipt, Rendezvous
+    from rl.policy.weight_stream import Links
 
 
 class LearnerProcess(RankProcess):
@@ -46,6 +48,8 @@ class LearnerProcess(RankProcess):
         long ranks wait for each other."""
         self._given = (policy, config, objective, run_dir, replay)
         self._learner: Learner | None = None
+        self._engines: Any = None  # the store in which engines meet the first rank
+        self._links: Links | None = None
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[Path] | None = None  # the checkpoint that is being written
         super().__init__(config, rank, timeout_s)
@@ -88,6 +92,38 @@ class LearnerProcess(RankProcess):
         """``weights``, of what an adapter is added to."""
         packed = pack(self.learner.compute.base_weights())
         return packed, packed_bytes(packed)
+
+    def meet_engines(self) -> Meeting:
+        """Where engines meet the first rank, to get its weights: address and port."""
+        from ray.util import get_node_ip_address
+
+        from rl.policy.meeting import open_meeting
+
+        host = get_node_ip_address()
+        if self._engines is None:
+            self._engines = open_meeting(host, 2, self._timeout_s)
+        return host, self._engines.port
+
+    def send_weights(self, meeting: Rendezvous) -> Receipt | None:
+        """The weights to the engines of ``meeting``, one tensor after the other, by the first rank; what was sent.
+
+        Raises StreamBroken where an engine is gone or has refused.
+        """
+        from ray.util import get_node_ip_address
+
+        from rl.policy.weight_stream import Links
+
+        source = self.learner.compute.source()
+        tensors, receipt = iter(source), None
+        try:
+            if self._rank == 0:
+                self._links = self._links or Links()
+                with self._links.to(meeting, 0, get_node_ip_address(), self.learner.device) as link:
+                    receipt = link.send(source.plan(meeting.version, meeting.bucket_bytes), tensors)
+        finally:
+            for _ in tensors:  # ranks gather together, whatever has become of the engines
+                pass
+        return receipt
 
     def operators(self) -> str:
         """What ``learner.ops`` came to, and where it runs."""

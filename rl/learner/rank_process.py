@@ -46,7 +46,7 @@ class RankProcess:
         """Open the meeting of the ranks, in the first one's process."""
         from ray.util import get_node_ip_address
 
-        from rl.learner.ranks import open_meeting
+        from rl.policy.meeting import open_meeting
 
         host = get_node_ip_address()
         self._store = open_meeting(host, self._means.ranks, self._timeout_s)
@@ -56,11 +56,13 @@ class RankProcess:
         """Meet the other ranks, and take up this one's share of the policy."""
         from ray.util import get_node_ip_address
 
-        from rl.learner.ranks import Place, Ranks, enter_meeting
+        from rl.learner.ranks import Place, Ranks
+        from rl.policy.meeting import enter_meeting
 
         means = self._means
         store = enter_meeting(*meeting, means.ranks, self._timeout_s)
-        place = Place(self._rank, means.ranks, means.shard_ranks or means.ranks, means.expert_parallel)
+        shards = means.shard_ranks or means.ranks
+        place = Place(self._rank, means.ranks, shards, means.expert_parallel, means.context_parallel)
         self.build(Ranks(place, store, get_node_ip_address(), self._timeout_s))
 
     def pid(self) -> int:

@@ -2,6 +2,7 @@
 
     mesh (replicas, shards):   each of ``replicas`` copies of the weights is split over ``shards`` ranks;
     with the experts of a layer spread over ``experts`` ranks, the same ranks are (replicas, shards / experts, experts)
+    with each micro-batch split over ``context`` ranks, they are (size / context, context)
 
 Collective calls (``sum``, ``gather``) are made by every rank, in the same order. A rank that dies ends those of the
 others with an error, at the latest after ``timeout_s``.
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export their types
+from torch._C._distributed_c10d import Store  # torch.distributed does not export its type
 from torch.distributed.device_mesh import init_device_mesh
 
+from rl.policy.context_parallel import ContextGroup
+from rl.policy.meeting import interface_of
 from rl.policy.sharding import Meshes
 
 if TYPE_CHECKING:
@@ -30,16 +33,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Place:
     """Which of ``size`` ranks a process is. ``shards``: ranks that split one copy of the weights, a divisor;
-    ``experts``: ranks that the experts of a layer are spread over, a divisor of that."""
+    ``experts``: ranks that the experts of a layer are spread over, a divisor of that; ``context``: ranks that share
+    each micro-batch, a divisor of ``size``."""
 
     rank: int
     size: int
     shards: int
     experts: int = 1
+    context: int = 1
 
 
 class Ranks:
-    """This process's part in a group that has met (``open_meeting``, ``enter_meeting``)."""
+    """This process's part in a group that has met (``rl.policy.meeting``)."""
 
     def __init__(self, place: Place, store: Store, host: str, timeout_s: float) -> None:
         """``host``: address of this machine that the others reach; gloo listens on its interface alone."""
@@ -65,6 +70,11 @@ class Ranks:
             split = (shape[0], place.shards // place.experts, place.experts)
             experts = init_device_mesh(device, split, mesh_dim_names=("replicas", "rest", "experts"))
         self.meshes = Meshes(weights, experts)
+        self.context: ContextGroup | None = None
+        if place.context > 1:
+            rows = (place.size // place.context, place.context)
+            share = init_device_mesh(device, rows, mesh_dim_names=("batches", "context"))["context"]
+            self.context = ContextGroup(share.get_local_rank(), place.context, share.get_group())
         # For what goes on beside the training: calls in another thread must not come between those of this one.
         self.background = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self.beside = self.gather(socket.gethostname()).count(socket.gethostname())  # ranks on this machine
@@ -81,31 +91,3 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=group)
         return values
-
-
-def open_meeting(host: str, size: int, timeout_s: float) -> TCPStore:
-    """Where ``size`` ranks meet, in this process: listens on ``host`` alone, at a free port (``.port``)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.bind((host, 0))
-    listener.listen(size)
-    port = listener.getsockname()[1]
-    return TCPStore(
-        host, port, size, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s),
-        master_listen_fd=listener.detach(),
-    )  # fmt: skip
-
-
-def enter_meeting(host: str, port: int, size: int, timeout_s: float) -> TCPStore:
-    """The same, seen from another process."""
-    return TCPStore(host, port, size, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
-
-
-def interface_of(host: str) -> str:
-    """Name of the network interface that has the address ``host``. Raises ValueError when none has."""
-    import psutil  # where ranks meet: the learner alone needs it not
-
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address.partition("%")[0] == host for entry in addresses):
-            return str(name)
-    raise ValueError(f"no network interface of this machine has the address {host}")

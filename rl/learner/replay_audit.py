@@ -30,6 +30,7 @@ def replay_of(batch: MicroBatch, config: ReplayConfig) -> Replay | None:
         indexer,
         force_experts=config.routing == "force",
         force_indexer=config.indexer == "force",
+        counts=None if batch.share is None else batch.share.split.count_R,
     )
 
 
@@ -71,13 +72,12 @@ class ReplayBooks:
 
     def pack(self, batch: MicroBatch) -> None:
         """Note the rows that arrived in ``batch``."""
-        if batch.replay_valid_T is not None and not batch.padding:
-            self.packed += int(batch.replay_valid_T.sum())
+        if not batch.padding:
+            self.packed += batch.recorded
 
     def use(self, batch: MicroBatch, replay: Replay | None) -> None:
         """Note what one forward pass of ``batch`` took; ``Replay.finish`` has checked its layers."""
-        if batch.replay_valid_T is not None:
-            self.used += int(batch.replay_valid_T.sum())
+        self.used += batch.recorded
         if replay is not None:
             self.expert_overlaps += replay.expert_overlaps
             self.indexer_overlaps += replay.indexer_overlaps

@@ -107,7 +107,7 @@ class SFTTrainer:
                 (loss * 0.0).backward()
                 continue
             loss.backward()
-            totals += torch.stack(sums)
+            totals += torch.stack(sums) * torch.tensor([batch.counts, batch.counts, True], device=self.device)
             if config.router_bias_gamma > 0:
                 load = _expert_load(record.experts, self.policy.num_experts)
                 counts = load if counts is None else counts + load
@@ -147,7 +147,7 @@ class SFTTrainer:
         loss = accuracy = exact = segments = 0.0
         for batch in self._pack(self._items(examples)):
             scores = packed_scores(self.compute.policy, batch, head_rows=self._head_rows)
-            if batch.padding:
+            if not batch.counts:
                 continue
             loss -= float((batch.weights_N * scores.logprobs_N).sum())
             accuracy += float((batch.weights_N * scores.greedy_N).sum())

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from rl.learner.deal import Deal
-from rl.learner.packing import Dealing
 from rl.learner.precision import ComputeWeights
 from rl.learner.ranks import Ranks
 from rl.policy.api import Policy
+from rl.policy.context_parallel import check_rows
 from rl.policy.dtypes import DTYPES, cast_copy
 from rl.policy.expert_parallel import expert_modules
 from rl.policy.flops import CostModel
 from rl.policy.lora import LoraPolicy
 from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
+from rl.policy.weight_plan import WeightSource
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class ShardedWeights:
     """What learns, sharded, computes in ``dtype`` and is its own master; see ``ComputeWeights`` for the methods.
 
     ``policy``: whole on the first rank, of the others its shape alone is used (it may be on the meta device). With
-    ``offload`` the shards rest in the host's memory. Raises ValueError for weights that are not float32.
+    ``offload`` the shards rest in the host's memory. Raises ValueError for weights that are not float32, and for a
+    policy whose rows cannot be split where the ranks share micro-batches.
     """
 
     def __init__(self, policy: Policy, dtype: str, ranks: Ranks, device: torch.device, offload: bool = False) -> None:
         if wrong := [name for name, parameter in policy.named_parameters() if parameter.dtype != torch.float32]:
             raise ValueError(f"master weights must be float32: {wrong[0]} is not ({len(wrong)} of them)")
+        _check_rows(policy, ranks)
         self.dtype, self._ranks, self._device = DTYPES[dtype], ranks, device
         self._offload = offload and device.type != "cpu"
         self._empty = empty_copy(policy)
@@ -69,6 +72,13 @@ class ShardedWeights:
         adapter = filled(self._empty, state).weights() if self.first else {}
         return {name: value.to(dtypes[name]) for name, value in adapter.items()}
 
+    def source(self) -> WeightSource:
+        """``weights`` for a stream, in ``dtype``: each tensor is gathered when its turn comes, and every rank iterates.
+        (An adapter is gathered at once.)"""
+        if isinstance(self.policy, LoraPolicy):
+            return WeightSource(self.weights())
+        return WeightSource(self.policy.weights(), _dtypes(self._like.weights()))
+
     def base_weights(self) -> dict[str, Tensor]:
         """The same of what an adapter is added to; empty without an adapter."""
         if not (isinstance(self.policy, LoraPolicy) and isinstance(self._like, LoraPolicy)):
@@ -87,6 +97,7 @@ class ShardedWeights:
         if given is None:
             copied = sharded_copy(self._empty, self.policy, self._ranks.meshes, self.dtype, self._device, self._offload)
             return Beside(copied, self._empty)
+        _check_rows(given, self._ranks)
         whole, empty = cast_copy(given, torch.float32, share=True), empty_copy(given)
         meshes = self._ranks.meshes if expert_modules(given.module) else Meshes(self._ranks.meshes.weights)
         policy = sharded_from_first(
@@ -109,12 +120,19 @@ class ShardedWeights:
 
 def taken_up(
     policy: Policy, dtype: str, ranks: Ranks | None, offload: bool, share_frozen: bool = False
-) -> tuple[ComputeWeights | ShardedWeights, Dealing | None]:
+) -> tuple[ComputeWeights | ShardedWeights, Deal | None]:
     """What learns, as one process has it or one of ``ranks``; and which micro-batches are this one's (None: all)."""
     if ranks is None:
         return ComputeWeights(policy, dtype, share_frozen, offload), None
-    deal = Deal(ranks.rank, ranks.size, CostModel.of(policy.module.config, policy.module))
-    return ShardedWeights(policy, dtype, ranks, ranks.device, offload), deal.mine
+    context, sharers = ranks.context, 1 if ranks.context is None else ranks.context.size
+    cost = CostModel.of(policy.module.config, policy.module)
+    deal = Deal(ranks.rank // sharers, ranks.size // sharers, cost, context)
+    return ShardedWeights(policy, dtype, ranks, ranks.device, offload), deal
+
+
+def _check_rows(policy: Policy, ranks: Ranks) -> None:
+    if ranks.context is not None:
+        check_rows(type(policy.module).__name__, policy.shares_prefixes, ranks.context.size)
 
 
 def _dtypes(named: Mapping[str, Tensor]) -> dict[str, torch.dtype]:

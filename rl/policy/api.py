@@ -12,11 +12,12 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionMode
+from rl.policy.context_parallel import RowSplit
 from rl.policy.ops.operators import Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
 
-CuSeqlens = Sequence[int] | Tensor | PrefixTree
+CuSeqlens = Sequence[int] | Tensor | PrefixTree | RowSplit
 
 
 class Policy(Protocol):
@@ -67,7 +68,11 @@ class Policy(Protocol):
         record: Record | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """What ``logits`` takes: hidden states [T, hidden] behind the final norm, or [N, hidden] for ``rows``."""
+        """What ``logits`` takes: hidden states [T, hidden] behind the final norm, or [N, hidden] for ``rows``.
+
+        With a ``RowSplit`` all of it is of this rank's R rows: tokens, replay (with ``counts``), ``rows`` among them
+        and the hidden states; every rank of its group makes the same call.
+        """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from rl.policy.context_parallel import RowSplit
 from rl.policy.ops.operators import TORCH, Operators
-from rl.policy.prefix_tree import PrefixTree
+from rl.policy.prefix_tree import PrefixTree, Stretch, cut_by_pairs
 from rl.policy.replay import IndexerTap
 from rl.policy.sparse import (
     IndexerLoss,
@@ -30,6 +31,7 @@ from rl.policy.sparse import (
 
 AttentionMode = Literal["dense", "sparse"]
 BlockKind = Literal["causal", "masked", "gathered"]
+CAUSAL_MASK = 1 << 22  # entries of a mask, 4 MiB: larger ones hide many rows that no query of them sees
 
 
 @dataclass(frozen=True)
@@ -86,21 +88,26 @@ class AttentionContext(Protocol):
 
 
 class Block(NamedTuple):
-    """Queries [begin, end) of sequence ``seq``, positions inside the sequence, and how they attend."""
+    """Queries [begin, end) of sequence ``seq``, positions inside the sequence, and how they attend; ``at``: where the
+    first one is among all queries."""
 
     seq: int
     begin: int
     end: int
+    at: int
     kind: BlockKind
+
+    def piece(self, begin: int, end: int, kind: BlockKind | None = None) -> Block:
+        return Block(self.seq, begin, end, self.at + begin - self.begin, kind or self.kind)
 
 
 # What a block attends to: bool [block, end] and/or int64 [block, topk]; see ``PackedContext._choice``.
 Choice = tuple[Tensor | None, Tensor | None]
 
 
-def cu_bounds(cu_seqlens: Sequence[int] | Tensor | PrefixTree) -> list[int]:
+def cu_bounds(cu_seqlens: Sequence[int] | Tensor | PrefixTree | RowSplit) -> list[int]:
     """The bounds of packed sequences, as a list."""
-    if isinstance(cu_seqlens, PrefixTree):
+    if isinstance(cu_seqlens, PrefixTree | RowSplit):
         return cu_seqlens.bounds
     return [int(b) for b in (cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else cu_seqlens)]
 
@@ -109,7 +116,8 @@ class PackedContext:
     """Several whole sequences concatenated; causal inside each, blind across them.
 
     ``cu_seqlens`` [0, n1, n1+n2, ...], or a tree of them: queries and rows are then its nodes [U], not all tokens [T],
-    and the rows of each path are put together for its queries. ``mode`` "dense" attends to every earlier token,
+    and the rows of each path are put together for its queries. Or a tree whose nodes are split over ranks: queries are
+    this rank's rows then, and what they attend to is gathered. ``mode`` "dense" attends to every earlier token,
     "sparse" to the indexer's choice. Sequences longer than ``gather_from`` (None: what ``ops`` is best at) take the
     O(L*k) gather path; shorter ones a masked pass in chunks of ``chunk`` queries, faster there on CPUs. Index scores
     are computed in tiles and never kept.
@@ -117,7 +125,7 @@ class PackedContext:
 
     def __init__(
         self,
-        cu_seqlens: Sequence[int] | Tensor | PrefixTree,
+        cu_seqlens: Sequence[int] | Tensor | PrefixTree | RowSplit,
         *,
         mode: AttentionMode = "sparse",
         device: torch.device | str = "cpu",
@@ -125,7 +133,6 @@ class PackedContext:
         chunk: int = 192,
         ops: Operators = TORCH,
     ) -> None:
-        self.tree = cu_seqlens if isinstance(cu_seqlens, PrefixTree) else None
         bounds = cu_bounds(cu_seqlens)
         if len(bounds) < 2 or bounds[0] != 0 or any(b <= a for a, b in pairwise(bounds)):
             raise ValueError(
@@ -141,19 +148,28 @@ class PackedContext:
         self.chunk = chunk
         self._plans: dict[tuple[int, bool], list[Block]] = {}
         self._lent: dict[int, tuple[list[Block], list[Choice]]] = {}  # by the layer that chose
-        if self.tree is None:
-            self._begins, self._starts = [0] * len(self.lengths), bounds[:-1]
-            self.positions = torch.cat([torch.arange(n, device=device) for n in self.lengths])
+        self._masks: dict[Block, Tensor] = {}
+        self._rows_from: PrefixTree | RowSplit | None = None
+        self.asks = sum(self.lengths)
+        self._counts_of: Tensor | None = None  # how many sequences a query stands for; None: one
+        if isinstance(cu_seqlens, RowSplit):
+            self._rows_from, self.stretches, self.asks = cu_seqlens, cu_seqlens.stretches, cu_seqlens.rows
+            self.positions, self._counts_of = cu_seqlens.depth_R, cu_seqlens.count_R
+        elif isinstance(cu_seqlens, PrefixTree):
+            self._rows_from, self.stretches, self.asks = cu_seqlens, cu_seqlens.stretches, cu_seqlens.nodes
+            self.positions, self._counts_of = cu_seqlens.depth_U, cu_seqlens.count_U
         else:
-            self._begins, self._starts = self.tree.shared, self.tree.starts
-            self.positions = self.tree.depth_U
+            self.stretches = [Stretch(i, 0, n, a) for i, (n, a) in enumerate(zip(self.lengths, bounds, strict=False))]
+            self.positions = torch.cat([torch.arange(n, device=device) for n in self.lengths])
 
     def attend(self, layer: int, q: MLAQuery, kv: MLARow, spec: AttentionSpec, tap: IndexerTap | None = None) -> Tensor:
         query = torch.cat([q.q_abs, q.q_rope], dim=-1)  # [T, H, C+R]
         rows = torch.cat([kv.latent, kv.k_rope], dim=-1)  # [T, C+R]
-        if self.tree is not None:
-            rows, kv = self.tree.spread(rows), replace(kv, index_k=self.tree.spread(kv.index_k))
         watched = tap is not None and tap.watches
+        if self._rows_from is not None:
+            rows = self._rows_from.spread(rows)
+            if watched or (self.mode == "sparse" and max(self.lengths) > spec.topk):  # else nobody asks for them
+                kv = replace(kv, index_k=self._rows_from.spread(kv.index_k))
         made: list[Choice] = []
         if spec.borrows is not None:
             blocks, made = self._lent[spec.borrows]
@@ -179,7 +195,7 @@ class PackedContext:
                     outs.append(self.ops.gathered_attention(part, seen, indices, spec.scale, spec.latent_dim))
                     continue
             if block.kind == "causal":
-                mask = self._causal(block) if block.begin else None
+                mask = self._causal_once(block) if block.begin else None
             out = row_attention(
                 part.transpose(0, 1)[None], seen[None], None if mask is None else mask[None], spec.scale
             )
@@ -205,15 +221,18 @@ class PackedContext:
         if key in self._plans:
             return self._plans[key]
         blocks = []
-        for seq, (begin, n) in enumerate(zip(self._begins, self.lengths, strict=True)):
-            head = n if self.mode == "dense" else 0 if watched else min(n, topk)
-            if begin < head:
-                blocks.append(Block(seq, begin, head, "causal"))
+        for seq, begin, end, at in self.stretches:
+            n = self.lengths[seq]
+            whole = Block(seq, begin, end, at, "causal")
+            head = min(end, n if self.mode == "dense" else 0 if watched else topk)
+            # From the beginning of a sequence on no mask is needed.
+            pieces = cut_by_pairs(begin, head, CAUSAL_MASK, self.chunk) if begin else [(0, head)] * (head > 0)
+            blocks += [whole.piece(a, b) for a, b in pieces]
             head = max(begin, head)
-            if n > self.gather_from and head < n:
-                blocks.append(Block(seq, head, n, "gathered"))
+            if n > self.gather_from and head < end:
+                blocks.append(whole.piece(head, end, "gathered"))
             else:
-                blocks += [Block(seq, a, min(a + self.chunk, n), "masked") for a in range(head, n, self.chunk)]
+                blocks += [whole.piece(a, min(a + self.chunk, end), "masked") for a in range(head, end, self.chunk)]
         self._plans[key] = blocks
         return blocks
 
@@ -228,13 +247,12 @@ class PackedContext:
             if block.kind != "masked":
                 size = min(size, max(1, self.ops.score_tile // (heads * min(block.end, begin + size))))
             end = min(begin + size, block.end)
-            yield Block(block.seq, begin, end, block.kind)
+            yield block.piece(begin, end)
             begin = end
 
     def _asks(self, block: Block) -> slice:
         """Where the block's queries are among all."""
-        start = self._starts[block.seq]
-        return slice(start + block.begin, start + block.end)
+        return slice(block.at, block.at + block.end - block.begin)
 
     def _rows(self, block: Block) -> slice:
         """Where the rows are that they see."""
@@ -246,9 +264,15 @@ class PackedContext:
         shape = block.end - block.begin, block.end
         return torch.ones(shape, dtype=torch.bool, device=self.positions.device).tril_(block.begin)
 
+    def _causal_once(self, block: Block) -> Tensor:
+        """The same, one for all layers: each keeps its mask for the backward pass."""
+        if block not in self._masks:
+            self._masks[block] = self._causal(block)
+        return self._masks[block]
+
     def _counts(self, block: Block) -> Tensor | None:
         """int64 [block]: how many sequences a query stands for; None: one."""
-        return None if self.tree is None else self.tree.count_U[self._asks(block)]
+        return None if self._counts_of is None else self._counts_of[self._asks(block)]
 
     @torch.no_grad()
     def _causal_scores(self, q: MLAQuery, kv: MLARow, block: Block) -> Tensor:

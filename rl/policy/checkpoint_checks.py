@@ -16,22 +16,29 @@ import torch
 from torch import nn
 
 from rl.policy.checkpoint_files import ADAPTER, CheckpointError, CheckpointFiles, check_one_reading
+from rl.policy.context_parallel import check_rows
 from rl.policy.flops import EXPERTS
 from rl.policy.io import check_names, unstack_experts
 from rl.policy.lora import adapter_modules
 from rl.policy.meta import on_meta
 from rl.policy.supported import DSA_ARCHITECTURES, dsa_config, unsupported
+from rl.policy.tree_attention import can_share
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def check_checkpoint(
-    directory: str | Path, largest_token: int | None = None, adapted: Sequence[str] | None = None, rank: int = 1
+    directory: str | Path,
+    largest_token: int | None = None,
+    adapted: Sequence[str] | None = None,
+    rank: int = 1,
+    sharers: int = 1,
 ) -> None:
     """Raise CheckpointError, in one line, when the policy in ``directory`` cannot be loaded as its config.json says.
 
     ``largest_token``: the largest id of the tokenizer that belongs to it. ``adapted``, ``rank``: modules that are to
-    get a LoRA adapter, and its rank.
+    get a LoRA adapter, and its rank. ``sharers``: ranks that share the rows of a pass; raises ValueError where they
+    cannot.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -51,6 +58,7 @@ def check_checkpoint(
         files.check_scales()
         model = _check_hugging_face(directory, config, files)
     adapter_modules(model, adapted, rank)
+    check_context(model, sharers)
     files.check_finite()
 
 
@@ -130,6 +138,12 @@ def _check_hugging_face(directory: Path, config: dict[str, Any], files: Checkpoi
                 "set it to false"
             )
     return model  # type: ignore[no-any-return]
+
+
+def check_context(model: Any, ranks: int) -> None:
+    """Raise ValueError when ``ranks`` cannot share the rows of a pass of ``model``, on whatever device it is."""
+    if ranks > 1 and model.config.model_type not in DSA_ARCHITECTURES:
+        check_rows(type(model).__name__, can_share(model.base_model), ranks)
 
 
 def check_spread(config: Mapping[str, Any], ranks: int) -> None:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, PackedContext
+from rl.policy.context_parallel import RowSplit
 from rl.policy.io import save_dsa
 from rl.policy.model import DSAForCausalLM
 from rl.policy.ops.operators import TORCH, Operators
+from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
 
 
@@ -59,11 +61,15 @@ class DSAPolicy:
         rows: Tensor | None = None,
     ) -> Tensor:
         ctx = PackedContext(cu_seqlens, mode=self.mode, device=tokens_T.device, ops=self.ops)
-        if ctx.bounds[-1] != len(tokens_T):
-            raise ValueError(f"cu_seqlens ends at {ctx.bounds[-1]} but there are {len(tokens_T)} tokens")
-        if (tree := ctx.tree) is None:
+        asked = ctx.asks if isinstance(cu_seqlens, RowSplit) else ctx.bounds[-1]
+        if asked != len(tokens_T):
+            raise ValueError(f"cu_seqlens ends at {asked} but there are {len(tokens_T)} tokens")
+        if not isinstance(cu_seqlens, PrefixTree):
             hidden = self.module.hidden(tokens_T, ctx, replay, record)
+            if isinstance(cu_seqlens, RowSplit):
+                cu_seqlens.finish(record)
             return hidden if rows is None else hidden[rows]
+        tree = cu_seqlens
         hidden = self.module.hidden(tokens_T[tree.first_U], ctx, tree.replay(replay), record)
         tree.finish(record)
         return tree.spread(hidden) if rows is None else hidden[tree.node_T[rows]]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, cu_bounds
 from rl.policy.checkpoint_files import CheckpointError, check_one_reading, readable
+from rl.policy.context_parallel import RowSplit
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.meta import on_meta
 from rl.policy.ops.operators import TORCH, Operators
@@ -108,6 +109,12 @@ class HFPolicy:
         )
         if indexer or (replay is not None and self.routing is None):
             raise ValueError(f"{type(self.module).__name__} has no {'indexer' if indexer else 'expert'} choices")
+        if isinstance(cu_seqlens, RowSplit):
+            split = cu_seqlens
+            self._check_shares()
+            hidden = self._run_nodes(tokens_T, split, split.depth_R, replay, record, rows)
+            split.finish(record)
+            return hidden
         bounds = cu_bounds(cu_seqlens)
         if bounds[-1] != len(tokens_T):
             raise ValueError(f"cu_seqlens ends at {bounds[-1]} but there are {len(tokens_T)} tokens")
@@ -116,18 +123,30 @@ class HFPolicy:
             cu_seqlens = PrefixTree(bounds, [0] * (len(bounds) - 1), tokens_T.device)
         if not isinstance(cu_seqlens, PrefixTree):
             return self._run(tokens_T, _padded(bounds, tokens_T.device, once), replay, record, rows)
-        if not self.shares_prefixes:
-            raise ValueError(f"{type(self.module).__name__} cannot compute prefix trees: give it the bounds alone")
+        self._check_shares()
         tree = cu_seqlens
-        index = torch.arange(tree.nodes, device=tokens_T.device)[None]
         wanted = tree.node_T if rows is None else tree.node_T[rows]
-        with attending(self.module.config, TreeAttention(tree)):
-            hidden = self._run(
-                tokens_T[tree.first_U], [(index, index >= 0)], tree.replay(replay), record, wanted,
-                position_ids=tree.depth_U[None],
-            )  # fmt: skip
+        hidden = self._run_nodes(tokens_T[tree.first_U], tree, tree.depth_U, tree.replay(replay), record, wanted)
         tree.finish(record)
         return hidden
+
+    def _check_shares(self) -> None:
+        if not self.shares_prefixes:
+            raise ValueError(f"{type(self.module).__name__} cannot compute prefix trees: give it the bounds alone")
+
+    def _run_nodes(
+        self,
+        tokens_U: Tensor,
+        tree: PrefixTree | RowSplit,
+        depth_U: Tensor,
+        replay: Replay | None,
+        record: Record | None,
+        rows: Tensor | None,
+    ) -> Tensor:
+        """One pass over the nodes of ``tree``, or those of them that are this rank's."""
+        index = torch.arange(len(tokens_U), device=tokens_U.device)[None]
+        with attending(self.module.config, TreeAttention(tree)):
+            return self._run(tokens_U, [(index, index >= 0)], replay, record, rows, position_ids=depth_U[None])
 
     def _run(
         self,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,22 @@ from torch import Tensor
 from rl.policy.replay import Record, Replay
 
 WIDE = 1024  # bytes of a row above which rows are compared by their digest
+
+
+class Stretch(NamedTuple):
+    """The queries at positions [begin, end) of sequence ``seq``, of which the first is at ``at`` among all that ask."""
+
+    seq: int
+    begin: int
+    end: int
+    at: int
+
+
+def cut_by_pairs(begin: int, end: int, pairs: int, least: int) -> list[tuple[int, int]]:
+    """Queries [begin, end), of which the last sees ``end`` rows, in pieces whose (query, row) pairs are ``pairs`` at
+    most, but of no fewer than ``least`` queries."""
+    step = max(least, pairs // max(1, end))
+    return [(a, min(a + step, end)) for a in range(begin, end, step)]
 
 
 class PrefixTree:
@@ -64,6 +81,13 @@ class PrefixTree:
         self.first_U = torch.from_numpy(np.concatenate(firsts)).to(device)
         self.depth_U = torch.from_numpy(np.concatenate(depths)).to(device)
         self.count_U = torch.from_numpy(np.bincount(node, minlength=self.nodes)).to(device)
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The nodes that each sequence has of its own, in the order of the nodes."""
+        lengths = [b - a for a, b in pairwise(self.bounds)]
+        each = enumerate(zip(self.shared, lengths, self.starts, strict=True))
+        return [Stretch(i, shared, n, start + shared) for i, (shared, n, start) in each if shared < n]
 
     def spread(self, nodes_U: Tensor) -> Tensor:
         """[T, ...] of [U, ...]: to every row what its node has."""

@@ -11,11 +11,11 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from envs.play import show
 from envs.types import Message
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rl.rollout.engine_api import Generation, RolloutEngine
     from rl.types import Trajectory
 
+T = TypeVar("T")
 HELP = "n: the next task   a number: that task   q: leave"
 TALK_HELP = "type and press Enter   :new begins again   :quit leaves"
 
@@ -77,12 +78,16 @@ class Voice:
     ) -> Trajectory:
         """One episode of ``task``; ``observe`` is called with every message, as it comes."""
         name = f"chat-{next(self._serial)}"
-        return self._runner.run(
+        return self.run(
             rollout(
-                task, taskset.environment, self.session, self._generate, composer, self._config, name,
+                task, taskset.environment, self.session, self.generate, composer, self._config, name,
                 scored=scored, observe=observe, open_gateway=self._open_gateway,
             )
         )  # fmt: skip
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """``work``, in the event loop where the engine answers."""
+        return self._runner.run(work)
 
     def _open_gateway(self) -> Gateway:
         if self._gateway is None:
@@ -100,7 +105,7 @@ class Voice:
         """The policy's next message in ``session``, which must have room for a token."""
         config = self._config
         budget = min(config.max_tokens, session.room())
-        return self._runner.run(sample_message(session, self._generate, budget, config.max_thinking)).message
+        return self.run(sample_message(session, self.generate, budget, config.max_thinking)).message
 
     async def _start(self) -> None:
         self._thread = EngineThread(self._open_engine)
@@ -109,7 +114,8 @@ class Voice:
     def _open_engine(self) -> RolloutEngine:
         return open_engine(self._directory, self._config)
 
-    async def _generate(self, prompt_tokens: list[int], max_tokens: int) -> Generation:
+    async def generate(self, prompt_tokens: list[int], max_tokens: int) -> Generation:
+        """The engine's continuation of ``prompt_tokens``. To be awaited inside ``run``."""
         from rl.rollout.engine_api import GenerateRequest
 
         config = self._config

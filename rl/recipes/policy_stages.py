@@ -92,9 +92,10 @@ def coldstart_stage(
 
 
 def ranks_of(cfg: TrainConfig | AdaptConfig) -> dict[str, Any]:
-    """What a stage's key holds of ``learner.ranks`` and how weights are split over them: each rounds otherwise than one
-    process."""
+    """What a stage's key holds of ``learner.ranks`` and how weights and rows are split over them: each rounds otherwise
+    than one process."""
     learner = cfg.learner
     if learner.ranks == 1:
         return {}
-    return {"ranks": [learner.ranks, learner.shard_ranks or learner.ranks, learner.expert_parallel]}
+    context = [learner.context_parallel] if learner.context_parallel > 1 else []
+    return {"ranks": [learner.ranks, learner.shard_ranks or learner.ranks, learner.expert_parallel, *context]}

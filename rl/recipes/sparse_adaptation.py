@@ -172,7 +172,7 @@ def dense_stage(cfg: AdaptConfig, source: SampleSource, rundir: RunDir, progress
             total_steps=len(lengths),
             weight_decay=cfg.dense.weight_decay,
             indexer_kl_coef=0.0,
-            max_tokens_per_microbatch=max(cfg.learner.max_tokens_per_microbatch, *cfg.dense.lengths),
+            max_tokens_per_microbatch=cfg.learner.tokens_for(max(cfg.dense.lengths)),
         )
         report = reporter(stage, "dense", rundir)
         with open_trainer(described, settings, Means.of(cfg), cfg.threads) as trainer:
@@ -218,7 +218,7 @@ def adaptation_stage(
             weight_decay=settings.weight_decay,
             indexer_kl_coef=cfg.indexer_kl_coef,
             indexer_only=warmup,
-            max_tokens_per_microbatch=max(cfg.learner.max_tokens_per_microbatch, length),
+            max_tokens_per_microbatch=cfg.learner.tokens_for(length),
         )
         lengths = [length] * settings.steps
         # Every stage and seed starts elsewhere in the endless stream of training sequences.

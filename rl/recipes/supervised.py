@@ -55,7 +55,7 @@ def supervised(
         indexer_kl_every=config.indexer_kl_every,
         router_bias_gamma=config.router_bias_gamma,
         # a document is never cut: the longest one has a pass of its own
-        max_tokens_per_microbatch=max([means.config.max_tokens_per_microbatch, *(len(d) for d in documents)]),
+        max_tokens_per_microbatch=means.config.tokens_for(max((len(d) for d in documents), default=0)),
     )
     with open_trainer({"path": str(base_dir)}, settings, means, config.threads) as trainer:
         metrics = train(

@@ -17,6 +17,8 @@ from rl.chat.renderer import Retention
 
 BACKENDS = ("auto", "native", "torch")  # who runs DeepSeek-V3.2 models in the engine
 ENGINES = ("stepped", "served")
+STORE = "store"
+WAYS = (STORE, "gloo", "nccl")  # how weights come to the engines
 DTYPES = ("float32", "bfloat16", "float16")
 LEAST_TURNS = 4  # of an episode, where no limit is set
 JUDGE_KINDS = ("none", "worker", "endpoint")
@@ -56,6 +58,10 @@ class RolloutConfig(EngineConfig):
     # stepped (vLLM in the worker's process) | served (vLLM's AsyncLLM in processes of its own, of several ranks too)
     engine: Annotated[str, OneOf(ENGINES)] = "stepped"
     tensor_parallel: PositiveInt = 1  # ranks that each engine is cut over, a GPU each; above 1: engine=served
+    # how new weights come to the engines: store (all of them through Ray's object store, one copy per machine) | gloo
+    # (tensor by tensor to every rank, each with a checksum; no whole copy anywhere) | nccl (the same from GPU to GPU)
+    weights: Annotated[str, OneOf(WAYS)] = STORE
+    bucket_mb: Annotated[int, Interval(ge=1, le=1024)] = 32  # of weights=gloo and nccl: MiB of each of two buckets
 
     # assistant messages of an episode; null: what the environment needs (`Taskset.max_turns`, else twice what its
     # oracle does), at least 4

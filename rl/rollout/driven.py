@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest
-from envs.driving import Endpoint
+from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Spent
+from envs.driving import Endpoint, mistakes, sendable
 from envs.types import InfrastructureError, Message, StopReason
 from rl.chat.dialogues import Dialogue, Dialogues, Turn
 from rl.rollout.checked_env import CheckedEnv, shortened
@@ -242,9 +242,13 @@ class Driven:
                 self._refused = None
             cut = said.finish_reason == "length"
             if cut or said.message.parse_error is None:
-                made = session.usage
-                tokens = (made.prompt - begins.prompt, made.output - begins.output)
-                return ChatReply(replace(said.message, parse_error=None), cut, tokens)
+                now = session.usage
+                used = Spent(
+                    now.prompt - begins.prompt, now.cached - begins.cached,
+                    now.output - begins.output, now.thinking - begins.thinking,
+                )  # fmt: skip
+                self._counts.update(mistakes(turn.session.messages, said.message))
+                return ChatReply(sendable(replace(said.message, parse_error=None)), cut, used)
             self._counts["malformed_call"] += 1
             wrong = Message("tool", f"Error: {said.message.parse_error}")
             session.append_messages([wrong])

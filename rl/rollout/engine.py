@@ -27,6 +27,7 @@ from rl.rollout.engine_api import (
     Generation,
     check_request,
     check_scored,
+    rank_meeting,
     replay_of,
 )
 from rl.rollout.engine_arguments import check_model_dir, engine_arguments, set_environment
@@ -34,6 +35,8 @@ from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
     import torch
+
+    from rl.policy.rendezvous import Receipt, Rendezvous
 
 
 @dataclass
@@ -86,6 +89,7 @@ class Engine:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        from rl.policy.weight_stream import Links
         from rl.rollout.vllm_experts import ExpertsRecorder, keep_experts_plain
         from rl.rollout.vllm_rotary import rotate_heads_right
         from rl.rollout.vllm_sampler import install_sampler
@@ -110,6 +114,9 @@ class Engine:
         self.max_model_len = config.max_context
         self.vocab_size = self._runner.model_config.get_vocab_size()
         self.version = 0
+        self.awaits = ""
+        self._links = Links()
+        self._device = next(self._model.parameters()).device
         self._totals = EngineStats()
         self._running: dict[str, _Running] = {}
         self._finished_early: list[tuple[str, Generation]] = []
@@ -164,7 +171,7 @@ class Engine:
 
     def has_unfinished(self) -> bool:
         """Whether ``step`` still has something to do or to return."""
-        return bool(self._running) or bool(self._finished_early)
+        return bool(self._finished_early) or (bool(self._running) and not self.awaits)
 
     def abort(self, request_id: str) -> Generation:
         """Stop a request and return what it has (finish_reason "abort"). Errors: KeyError, unknown id."""
@@ -191,10 +198,38 @@ class Engine:
 
         tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in named.items()}
         update_model(self._model, tensors, self._checkpoint_names)
-        self._core.reset_prefix_cache()
-        self.version = version
-        self._totals.weight_updates += 1
+        self._updated(version)
         return time.perf_counter() - started
+
+    def receive_weights(self, meeting: Rendezvous, rank: int, host: str) -> list[Receipt]:
+        """See ``RolloutEngine``."""
+        from rl.rollout.taking import PEER, take_stream, taker_of
+
+        at, own = (rank_meeting(meeting, 0), 1) if meeting.source == PEER else (meeting, rank)
+        taker = taker_of(self._model, meeting, self._checkpoint_names)
+        try:
+            receipt = take_stream(self._links, taker, at, own, host, self._device)
+        except BaseException as error:
+            if taker.begun:
+                self.awaits = f"weights of version {meeting.version} came in part: {error}"
+            raise
+        self._updated(meeting.version)
+        return [receipt]
+
+    def send_weights(self, meeting: Rendezvous, host: str) -> list[Receipt]:
+        """See ``RolloutEngine``."""
+        from rl.rollout.taking import send_own
+
+        return [send_own(self._links, self._model, rank_meeting(meeting, 0), host, self._device)]
+
+    def hold(self, why: str) -> None:
+        """See ``RolloutEngine``."""
+        self.awaits = why
+
+    def _updated(self, version: int) -> None:
+        self._core.reset_prefix_cache()
+        self.version, self.awaits = version, ""
+        self._totals.weight_updates += 1
 
     def score(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None]:
         """Log-probs of tokens[1:] at temperature 1 (float32 [T-1]) and the choices made on the way.
@@ -204,6 +239,8 @@ class Engine:
         Errors: fewer than 2 tokens, or T >= max_model_len.
         """
         check_scored(tokens)
+        if self.awaits:
+            raise ValueError(f"the engine scores nothing now: {self.awaits}")
         request_id = f"score-{self._totals.steps}"
         request = GenerateRequest(request_id, list(tokens), max_tokens=1)
         check_request(request, self._running, self.max_model_len, self.vocab_size)

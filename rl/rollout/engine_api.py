@@ -4,7 +4,7 @@ served by processes of its own (``rl.rollout.served_engine``)."""
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
     import torch
+
+    from rl.policy.rendezvous import Receipt, Rendezvous
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -99,6 +101,7 @@ class RolloutEngine(Protocol):
     max_model_len: int
     vocab_size: int
     version: int
+    awaits: str  # why it samples nothing until weights have come whole; empty: it samples
 
     @property
     def has_experts(self) -> bool:
@@ -133,6 +136,21 @@ class RolloutEngine(Protocol):
         Errors: missing, unknown or misshapen tensors, by name; nothing is changed then.
         """
 
+    def receive_weights(self, meeting: Rendezvous, rank: int, host: str) -> list[Receipt]:
+        """The same with weights that come in a stream, tensor by tensor: what each rank of the engine has received.
+
+        ``rank``: of its first rank at ``meeting``; ``host``: address of this machine. Raises as ``Link.receive``
+        (``rl.policy.weight_stream``); where the weights are neither the old nor the new ones then, the engine samples
+        nothing until the next ones have come (``awaits``).
+        """
+
+    def send_weights(self, meeting: Rendezvous, host: str) -> list[Receipt]:
+        """Its own weights to another engine of the same kind: rank by rank, each pair under ``meeting.key`` and its
+        number (``rank_meeting``)."""
+
+    def hold(self, why: str) -> None:
+        """Sample nothing from now on, until weights have come (``awaits``)."""
+
     def score(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None]:
         """Log-probs of tokens[1:] at temperature 1 (float32 [T-1]) and the choices made on the way.
 
@@ -166,6 +184,11 @@ def check_request(request: GenerateRequest, running: Container[str], max_model_l
         )
     if request.max_tokens < 1:
         raise ValueError(f"max_tokens={request.max_tokens} of {request.request_id!r}: must be at least 1")
+
+
+def rank_meeting(meeting: Rendezvous, rank: int) -> Rendezvous:
+    """Of one rank of an engine with the same rank of another one."""
+    return replace(meeting, key=f"{meeting.key}/{rank}", size=2)
 
 
 def check_scored(tokens: Sequence[int]) -> None:

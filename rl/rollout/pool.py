@@ -16,15 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from envs.taskset import Taskset
 from rl.policy.packed_weights import pack
-from rl.rollout.config import RolloutConfig
+from rl.rollout.config import STORE, RolloutConfig
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
+from rl.rollout.streams import Sender, Streams
 from rl.rollout.weights import PROBE_MAX, live_mismatch, probe_mismatch, worst_of
 from rl.rollout.worker import GroupSpec, Reference, RolloutWorker, WorkerSetup
 from rl.tracking.stall import StallError
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 
     from rewards.compose import RewardComposer
 
+LOOK_S = 0.2  # between two looks at whether a new worker's engine is up and can be given its weights
 OnGroup = Callable[[Group], None]
-# A state dict, or what has it put into Ray's store by the process that owns it and gives the reference.
-Weights = Mapping[str, "torch.Tensor | np.ndarray"] | Callable[[], Any]
+# A state dict, or what has it put into Ray's store by the process that owns it and gives the reference; or, where they
+# come in a stream (``rollout.weights``), who sends it.
+Weights = Mapping[str, "torch.Tensor | np.ndarray"] | Callable[[], Any] | Sender
 LearnerScores = Callable[[list[int], ReplayRecord | None], ProbeScores]
 
 
@@ -68,11 +71,12 @@ class SyncReport:
 
 
 @dataclass
-class _Slot:
+class Slot:
     """One place for a worker; its actor changes when it has to be replaced."""
 
     index: int
     actor: Any
+    unfed: Any = None  # reference that is ready when its engine is up, and gets its weights from another; None: it has
     episodes: int = 0  # ordered and not back yet
     last_back: float = 0.0  # when a group came back from it last
     suspects: deque[GroupSpec] = field(default_factory=deque)  # groups that it runs alone: this one, and those to come
@@ -81,7 +85,7 @@ class _Slot:
 @dataclass
 class _Order:
     spec: GroupSpec
-    slot: _Slot
+    slot: Slot
     actor: Any
     since: float
 
@@ -140,8 +144,9 @@ class RolloutPool:
         self._held: deque[GroupSpec] = deque()  # while every worker is busy with a suspect
         self._losses = Losses(config.max_restarts, config.restarts_s)
         self._given_up = given_up or Event()
+        self._streams = None if config.weights == STORE else Streams(self)
         self.counts: Counter[str] = Counter()  # workers_restarted, workers_hung, groups_resubmitted, groups_skipped
-        self._slots = [_Slot(i, self._spawn(i)) for i in range(config.workers)]
+        self.slots = [self._slot(i) for i in range(config.workers)]
         try:
             self._ask_all("start its engine", lambda actor: actor.ready.remote(), config.start_s, replace=False)
         except BaseException:
@@ -156,7 +161,7 @@ class RolloutPool:
             raise ValueError(f"group {spec.id}: taskset {spec.taskset!r} is unknown; the pool has {self._tasksets}")
         if spec.size < 1:
             raise ValueError(f"group {spec.id}: size {spec.size}; must be at least 1")
-        if free := [slot for slot in self._slots if not slot.suspects]:
+        if free := [slot for slot in self.slots if not slot.suspects]:
             self._order(spec, min(free, key=lambda s: s.episodes))
         else:
             self._held.append(spec)
@@ -202,12 +207,14 @@ class RolloutPool:
                 raise StallError(self._pending_report(n), deadline_s)
             running = None if beside is None else beside.running
             watched = list(self._orders) if running is None else [running, *self._orders]
-            ready, _ = self._ray.wait(watched, num_returns=1, timeout=min(left, 5.0))
+            hungry = any(slot.unfed is not None for slot in self.slots)
+            ready, _ = self._ray.wait(watched, num_returns=1, timeout=min(left, LOOK_S if hungry else 5.0))
             for ref in ready:
                 if beside is not None and ref == running:
                     beside.ended()
                 else:
                     self._receive(ref)
+            self._feed()
             self._replace_hung()
         return [self._finished.popleft() for _ in range(n)]
 
@@ -279,18 +286,25 @@ class RolloutPool:
 
         Raises:
             WeightSyncError: an engine differs from the learner by more than ``config.probe_tolerance`` or, where that
-                is None, than the learner says that rounding explains.
+                is None, than the learner says that rounding explains; or has received a tensor that was not sent.
             StallError: a worker took longer than ``config.sync_s``.
         """
         started = time.monotonic()
         self._weights = None  # the store need not hold two versions
-        self._weights, self.version, self._reference = self._stored(weights), version, None
-        ref = self._weights
-        self._ask_all(
-            f"take the weights of version {version}",
-            lambda actor: actor.update_weights.remote(ref, version),
-            self.config.sync_s,
-        )
+        self.version, self._reference = version, None
+        if self._streams is not None:
+            if not hasattr(weights, "meet"):
+                raise ValueError(
+                    f"rollout.weights={self.config.weights}: sync takes who sends the weights, not tensors"
+                )
+            self._streams.sync(cast(Sender, weights), version)
+        else:
+            self._weights = ref = self._stored(weights)
+            self._ask_all(
+                f"take the weights of version {version}",
+                lambda actor: actor.update_weights.remote(ref, version),
+                self.config.sync_s,
+            )
         seconds = time.monotonic() - started
         if probe_tokens is None or learner_scores is None:
             return SyncReport(seconds)
@@ -309,7 +323,32 @@ class RolloutPool:
         return SyncReport(seconds, worst[PROBE_MAX], worst)
 
     def _stored(self, weights: Weights) -> Any:
-        return weights() if callable(weights) else self._ray.put(pack(weights))
+        return weights() if callable(weights) else self._ray.put(pack(cast(Mapping[str, Any], weights)))
+
+    def ready(self) -> None:
+        """Return when every engine is up; those found dead are replaced."""
+        self._ask_all("start its engine", lambda actor: actor.ready.remote(), self.config.start_s)
+
+    def _feed(self) -> None:
+        """The weights to new workers whose engines are up, from another engine or the learner."""
+        for slot in self.slots:
+            if slot.unfed is None or self._streams is None or not self._ray.wait([slot.unfed], timeout=0)[0]:
+                continue
+            actor = slot.actor
+            try:
+                self._ray.get(slot.unfed)
+                if not self._streams.feed(slot, self.version):
+                    continue
+                if self._reference is not None:
+                    self.answer(actor.check.remote(self._reference), time.monotonic() + self.config.sync_s)
+                slot.unfed = None
+            except self._ray.exceptions.GetTimeoutError:
+                what = f"the new worker {slot.index} to take its weights; {self.doing(slot)}"
+                raise StallError(what, self.config.sync_s) from None
+            except Exception as error:
+                if not self.is_loss(error):
+                    raise
+                self.replace(slot, actor, error)
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -330,33 +369,45 @@ class RolloutPool:
     def restart(self) -> None:
         """Forget all groups and begin again with new workers, which hold the weights of the last ``sync``."""
         self._orders, self._finished, self._held = {}, deque(), deque()
-        for slot in self._slots:
+        for slot in self.slots:
             self._ray.kill(slot.actor, no_restart=True)
-        self._slots = [_Slot(slot.index, self._spawn(slot.index)) for slot in self._slots]
+        self.slots = [self._slot(slot.index) for slot in self.slots]
         self._ask_all("start its engine", lambda actor: actor.ready.remote(), self.config.start_s, replace=False)
 
     def close(self) -> None:
         """Release the engines and end the workers; unfinished groups are dropped."""
-        closing = [slot.actor.close.remote() for slot in self._slots]
+        closing = [slot.actor.close.remote() for slot in self.slots]
         self._ray.wait(closing, num_returns=len(closing), timeout=15.0)
-        for slot in self._slots:
+        for slot in self.slots:
             self._ray.kill(slot.actor, no_restart=True)
-        self._slots, self._orders, self._held = [], {}, deque()
+        self.slots, self._orders, self._held = [], {}, deque()
 
     # -- supervision -------------------------------------------------------------------------
 
+    def _slot(self, index: int) -> Slot:
+        actor = self._spawn(index)
+        return Slot(index, actor, actor.ready.remote() if self._streamed else None)
+
     def _spawn(self, index: int) -> Any:
+        reference, awaits = self._reference, ""
+        if self._streamed:
+            reference, awaits = None, f"the weights of version {self.version} have yet to come"
         return self._actor_class.remote(
-            index, self._python_path, self._setup, self._weights, self.version, self._reference, self._base
+            index, self._python_path, self._setup, self._weights, self.version, reference, self._base, awaits
         )
 
-    def _order(self, spec: GroupSpec, slot: _Slot) -> None:
+    @property
+    def _streamed(self) -> bool:
+        """Whether engines hold weights that came in a stream: a new one gets them so too."""
+        return self._streams is not None and self._streams.sender is not None
+
+    def _order(self, spec: GroupSpec, slot: Slot) -> None:
         slot.episodes += spec.size
         ref = slot.actor.run_group.remote(spec)
         self._orders[ref] = _Order(spec, slot, slot.actor, time.monotonic())
 
     def _not_ordered(self) -> list[GroupSpec]:
-        return [*self._held, *(spec for slot in self._slots for spec in list(slot.suspects)[1:])]
+        return [*self._held, *(spec for slot in self.slots for spec in list(slot.suspects)[1:])]
 
     def _receive(self, ref: Any) -> None:
         order = self._orders.get(ref)
@@ -365,9 +416,9 @@ class RolloutPool:
         try:
             group = self._ray.get(ref)
         except Exception as error:
-            if not self._is_loss(error):
+            if not self.is_loss(error):
                 raise
-            self._replace(order.slot, order.actor, error)
+            self.replace(order.slot, order.actor, error)
             return
         del self._orders[ref]
         order.slot.episodes -= order.spec.size
@@ -382,7 +433,7 @@ class RolloutPool:
             self.on_finished(group)
         self._finished.append(group)
 
-    def _next_suspect(self, slot: _Slot) -> None:
+    def _next_suspect(self, slot: Slot) -> None:
         """The suspect that ``slot`` ran has come back, or is skipped: the next one, or what had to wait for them."""
         slot.suspects.popleft()
         if slot.suspects:
@@ -392,13 +443,13 @@ class RolloutPool:
         for spec in held:
             self.submit(spec)
 
-    def _is_loss(self, error: Exception) -> bool:
+    def is_loss(self, error: Exception) -> bool:
         """Whether ``error`` means that the worker is gone (process or engine); else the call was wrong."""
         if isinstance(error, self._ray.exceptions.RayTaskError):
             return isinstance(error.cause, EngineDied)
         return isinstance(error, (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError))
 
-    def _replace(self, slot: _Slot, actor: Any, error: Exception | str) -> None:
+    def replace(self, slot: Slot, actor: Any, error: Exception | str) -> None:
         """A new worker in ``slot`` with the current weights; the groups of ``actor`` are ordered again."""
         if slot.actor is not actor:
             return  # replaced already
@@ -412,7 +463,8 @@ class RolloutPool:
         self._ray.kill(actor, no_restart=True)
         lost = [ref for ref, order in self._orders.items() if order.slot is slot]
         again, alone, never = self._losses.divide([self._orders.pop(ref).spec for ref in lost])
-        slot.actor, slot.episodes = self._spawn(slot.index), 0
+        new = self._slot(slot.index)
+        slot.actor, slot.unfed, slot.episodes = new.actor, new.unfed, 0
         for spec in never:
             self.counts["groups_skipped"] += 1
             self._finish(spec, skipped_group(spec, WORKER_LOST, f"it lost its worker, alone in it: {_reason(error)}"))
@@ -433,34 +485,34 @@ class RolloutPool:
                 self.counts["workers_hung"] += 1
                 reason = (
                     f"nothing came back for {waited:.0f} s (rollout.group_s={self.config.group_s:g}); it has "
-                    f"{self._orders_of(order.slot)}; {self._doing(order.slot)}"
+                    f"{self._orders_of(order.slot)}; {self.doing(order.slot)}"
                 )
-                self._replace(order.slot, order.actor, reason)
+                self.replace(order.slot, order.actor, reason)
 
     def _ask_all(self, what: str, call: Callable[[Any], Any], seconds: float, *, replace: bool = True) -> list[Any]:
         """``call`` on every worker, answers by index. A worker found dead is replaced and asked again; it may
         take ``start_s`` longer then."""
-        asked = [(slot, slot.actor, call(slot.actor)) for slot in self._slots]
+        asked = [(slot, slot.actor, call(slot.actor)) for slot in self.slots]
         ends = time.monotonic() + seconds
         answers = []
         for slot, actor, ref in asked:
             while True:
                 try:
-                    answers.append(self._answer(ref, ends))
+                    answers.append(self.answer(ref, ends))
                     break
                 except self._ray.exceptions.GetTimeoutError:
-                    raise StallError(f"worker {slot.index} to {what}; {self._doing(slot)}", seconds) from None
+                    raise StallError(f"worker {slot.index} to {what}; {self.doing(slot)}", seconds) from None
                 except Exception as error:
-                    if not self._is_loss(error):
+                    if not self.is_loss(error):
                         raise
                     if not replace:
                         raise WorkerLost(f"worker {slot.index} could not {what}: {_reason(error)}") from error
-                    self._replace(slot, actor, error)
+                    self.replace(slot, actor, error)
                     actor, ref = slot.actor, call(slot.actor)
                     ends = time.monotonic() + self.config.start_s + seconds
         return answers
 
-    def _answer(self, ref: Any, ends: float) -> Any:
+    def answer(self, ref: Any, ends: float) -> Any:
         """What ``ref`` gives until ``ends``; Ray's GetTimeoutError later, WorkerLost when nobody will use the pool."""
         while True:
             if self._given_up.is_set():
@@ -478,15 +530,15 @@ class RolloutPool:
             f"group {o.spec.id} (task {o.spec.task.id}, worker {o.slot.index}, {now - o.since:.0f} s)"
             for o in sorted(self._orders.values(), key=lambda o: o.since)[:16]
         )
-        doing = "; ".join(self._doing(slot) for slot in self._slots)
+        doing = "; ".join(self.doing(slot) for slot in self.slots)
         have = f"{wanted} rollout groups, {len(self._finished)} are here"
         return f"{have}, {len(self.pending())} pending: {out}. {doing}"
 
-    def _orders_of(self, slot: _Slot) -> str:
+    def _orders_of(self, slot: Slot) -> str:
         specs = [order.spec for order in self._orders.values() if order.slot is slot]
         return ", ".join(f"group {s.id} (task {s.task.id})" for s in specs[:16]) or "no groups"
 
-    def _doing(self, slot: _Slot) -> str:
+    def doing(self, slot: Slot) -> str:
         try:
             doing = self._ray.get(slot.actor.doing.remote(), timeout=5.0)
         except Exception as error:  # dead or its event loop is stuck: that is the answer

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envs.types import Episode, Message, StopReason, Task
+from envs.types import Episode, Message, NoRewardError, StopReason, Task
 from rl.rollout.checked_env import CheckedEnv, checked
 from rl.rollout.config import RolloutConfig
 from rl.rollout.driven import Driven
@@ -75,14 +75,14 @@ async def rollout(
         open_gateway: where programs that drive ask the policy; None: such an environment is an error.
         generate: the engine. What it raises is not caught: without an engine there is no episode.
     Returns:
-        The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``aborted`` (engine gave the request
-        up), ``reward_error``, ``reward_timeout`` or what a reward part masks for.
+        The trajectory. ``failure_kind`` is None, ``env_error``, ``env_timeout``, ``no_reward`` (nobody has scored it),
+        ``aborted`` (engine gave the request up), ``reward_error``, ``reward_timeout`` or what a reward part masks for.
     """
     started = time.monotonic()
     counts: Counter[str] = Counter()
     playing: Playing | None = None
     reward: Reward | None = None
-    failure, detail = None, ""
+    failure, detail, stop = None, "", StopReason.ENV_ERROR
     ends = started
     env = CheckedEnv(trajectory_id, task, config, watch)
 
@@ -124,8 +124,11 @@ async def rollout(
             counts.update(reward.counts)
             scored(Scored(episode, scores, reward))
     except EnvError as error:
-        failure, stop = "env_error", StopReason.ENV_ERROR
-        detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
+        if isinstance(error.cause, NoRewardError):
+            failure, detail = "no_reward", str(error.cause)
+        else:
+            failure, stop = "env_error", StopReason.ENV_ERROR
+            detail = f"{error}\n{''.join(traceback.format_exception(error.cause))}"
     except EnvTimeout as error:
         failure, stop, detail = "env_timeout", StopReason.ENV_TIMEOUT, str(error)
     finally:

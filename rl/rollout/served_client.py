@@ -17,6 +17,7 @@ from rl.rollout.engine_arguments import OWNER_VARIABLE
 from rl.rollout.engine_thread import EngineDied
 
 if TYPE_CHECKING:
+    from rl.policy.rendezvous import Rendezvous
     from rl.rollout.served_record import Ended
 
 T = TypeVar("T")
@@ -107,14 +108,33 @@ class ServedClient:
     async def update(self, path: str, places: list[Any], version: int) -> list[str]:
         """Weights that lie at ``path`` (``rl.rollout.shared_weights``) into every rank, between two steps: vLLM ends
         the one in flight, and holds its requests. What each rank says against them; nothing when it has taken them."""
-        await self.llm.pause_generation(mode="keep", clear_cache=False)
+        await self.hold()
         answers: list[str] = await self.llm.collective_rpc("take_weights", args=(path, places))
-        if not any(answers):
-            await self.llm.update_weight_version(str(version))
-            self.salt += 1
-            await self.llm.reset_prefix_cache()  # as far as nobody uses it: the salt hides the rest
-        await self.llm.resume_generation()
+        if any(answers):
+            await self.llm.resume_generation()
+        else:
+            await self.taken(version)
         return answers
+
+    async def receive(self, meeting: Rendezvous, first_rank: int, host: str) -> list[list[Any]]:
+        """Weights that come in a stream, into every rank; requests are held from now on. What each rank says
+        (``rl.rollout.taking.Answer``)."""
+        await self.hold()
+        answers: list[list[Any]] = await self.llm.collective_rpc(
+            "receive_weights", args=(vars(meeting), first_rank, host)
+        )
+        return answers
+
+    async def hold(self) -> None:
+        """Let vLLM end the step in flight, and hold its requests with their cache."""
+        await self.llm.pause_generation(mode="keep", clear_cache=False)
+
+    async def taken(self, version: int) -> None:
+        """Go on with weights that every rank has taken."""
+        await self.llm.update_weight_version(str(version))
+        self.salt += 1
+        await self.llm.reset_prefix_cache()  # as far as nobody uses it: the salt hides the rest
+        await self.llm.resume_generation()
 
     async def record_of(self, own_id: str) -> Ended:
         """What was recorded of a request that has ended. A call waits for the step in flight, so all that end

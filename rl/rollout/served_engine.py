@@ -32,10 +32,13 @@ from rl.rollout.engine_api import (
 from rl.rollout.engine_arguments import check_model_dir, engine_arguments, set_environment
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.served_client import ServedClient, said
+from rl.rollout.taking import Answer, receipts
 from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
     import torch
+
+    from rl.policy.rendezvous import Receipt, Rendezvous
 
 WAIT_S = 0.005  # of a step for something that finishes; whoever drives the engine has other things to do besides
 
@@ -74,6 +77,7 @@ class ServedEngine:
         from rl.rollout.vllm_weights import checkpoint_names
 
         self.version = 0
+        self.awaits = ""
         self.max_model_len = config.max_context
         self._totals = EngineStats()
         self._running: dict[str, _Asked] = {}
@@ -152,13 +156,45 @@ class ServedEngine:
             raise EngineDied(f"some ranks took the weights of version {version} and some did not: {answers}")
         if answers[0]:
             raise ValueError(answers[0])
-        self.version = version
-        self._totals.weight_updates += 1
+        self._updated(version)
         return time.perf_counter() - started
+
+    def receive_weights(self, meeting: Rendezvous, rank: int, host: str) -> list[Receipt]:
+        """See ``RolloutEngine``."""
+        plain = self._client.call(
+            f"take the weights of version {meeting.version}", self._client.receive(meeting, rank, host)
+        )
+        answers = [Answer.of(one) for one in plain]
+        if any(answer.receipt is None for answer in answers):
+            if any(answer.torn or answer.receipt for answer in answers):
+                self.awaits = f"weights of version {meeting.version} came in part"
+            elif not self.awaits:
+                self._client.call("go on", self._client.llm.resume_generation())
+        taken = receipts(answers)
+        self._client.call("take up its new weights", self._client.taken(meeting.version))
+        self._updated(meeting.version)
+        return taken
+
+    def send_weights(self, meeting: Rendezvous, host: str) -> list[Receipt]:
+        """See ``RolloutEngine``."""
+        return receipts(
+            [Answer.of(one) for one in self._client.ranks("send its weights", "send_weights", vars(meeting), host)]
+        )
+
+    def hold(self, why: str) -> None:
+        """See ``RolloutEngine``."""
+        self._client.call("hold its requests", self._client.hold())
+        self.awaits = why
+
+    def _updated(self, version: int) -> None:
+        self.version, self.awaits = version, ""
+        self._totals.weight_updates += 1
 
     def score(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None]:
         """See ``RolloutEngine``."""
         check_scored(tokens)
+        if self.awaits:
+            raise ValueError(f"the engine scores nothing now: {self.awaits}")
         request = GenerateRequest(f"score-{next(self._scores)}", list(tokens), max_tokens=1)
         check_request(request, self._running, self.max_model_len, self.vocab_size)
         return self._client.call("score a sequence", self._score(request))

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import psutil
@@ -18,9 +19,13 @@ import torch
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
+from rl.policy.rendezvous import Rendezvous
+from rl.policy.weight_stream import Links
+from rl.rollout.engine_api import rank_meeting
 from rl.rollout.engine_arguments import OWNER_VARIABLE
 from rl.rollout.served_record import Plain, ServedRecord
 from rl.rollout.shared_weights import Place, read_shared
+from rl.rollout.taking import PEER, Answer, send_own, take_stream, taker_of
 from rl.rollout.vllm_experts import ExpertsRecorder, keep_experts_plain
 from rl.rollout.vllm_rotary import rotate_heads_right
 from rl.rollout.vllm_sampler import install_sampler
@@ -37,6 +42,7 @@ class RecordingWorker(Worker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         end_with(int(os.environ[OWNER_VARIABLE]))
+        self._links = Links()
         super().__init__(*args, **kwargs)
 
     def load_model(self, **kwargs: Any) -> None:
@@ -101,6 +107,20 @@ class RecordingWorker(Worker):  # type: ignore[misc]
         except ValueError as error:
             return str(error)
         return ""
+
+    def receive_weights(self, meeting: dict[str, Any], first_rank: int, host: str) -> list[Any]:
+        """This rank's part of ``RolloutEngine.receive_weights``: what ``Answer.plain`` is."""
+        at, rank = Rendezvous(**meeting), first_rank + self.rank
+        if at.source == PEER:
+            at, rank = rank_meeting(at, self.rank), 1
+        taker = taker_of(self.model_runner.get_model(), at, self._names)
+        action = partial(take_stream, self._links, taker, at, rank, host, self.device)
+        return Answer.to(action, lambda: taker.begun).plain
+
+    def send_weights(self, meeting: dict[str, Any], host: str) -> list[Any]:
+        """This rank's part of ``RolloutEngine.send_weights``."""
+        at, model = rank_meeting(Rendezvous(**meeting), self.rank), self.model_runner.get_model()
+        return Answer.to(partial(send_own, self._links, model, at, host, self.device)).plain
 
     def _tables(self) -> dict[str, torch.Tensor]:
         model: Any = self.model_runner.get_model()

@@ -241,23 +241,26 @@ class DSAForVLLM(nn.Module):
         self.copy_weights(dict(stack_experts(weights)))
         return {name for name, _ in self.named_parameters()}
 
-    @torch.no_grad()
-    def copy_weights(self, named: Mapping[str, torch.Tensor]) -> None:
-        """In place, all or nothing by name. Errors: missing, unknown and misshapen tensors, by name."""
+    def check_weights(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Raise ValueError unless tensors of these ``shapes`` fill the model; names what is missing, unknown or
+        misshapen."""
         own = self.dsa.state_dict()
         tied = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
-        missing, unknown = sorted(own.keys() - named.keys() - tied), sorted(named.keys() - own.keys())
+        missing, unknown = sorted(own.keys() - shapes.keys() - tied), sorted(shapes.keys() - own.keys())
         if missing or unknown:
             raise ValueError(
                 f"weights do not fit the policy: missing {missing[:5]} ({len(missing)}), "
                 f"unknown {unknown[:5]} ({len(unknown)}); publish the state dict of the same configuration"
             )
         for name, target in own.items():
-            if name in tied and name not in named:
-                continue
-            if named[name].shape != target.shape:
-                raise ValueError(f"{name}: shape {tuple(named[name].shape)}, the engine has {tuple(target.shape)}")
-        for name, target in own.items():
+            if name in shapes and shapes[name] != target.shape:
+                raise ValueError(f"{name}: shape {tuple(shapes[name])}, the engine has {tuple(target.shape)}")
+
+    @torch.no_grad()
+    def copy_weights(self, named: Mapping[str, torch.Tensor]) -> None:
+        """In place, all or nothing by name. Errors: missing, unknown and misshapen tensors, by name."""
+        self.check_weights({name: value.shape for name, value in named.items()})
+        for name, target in self.dsa.state_dict().items():
             if name in named:
                 target.copy_(named[name])
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from rewards.compose import RewardComposer
     from rl.chat.session import Session
+    from rl.policy.rendezvous import Receipt, Rendezvous
+    from rl.policy.weight_stream import Links
     from rl.rollout.engine_api import Generation, RolloutEngine
 
 
@@ -124,6 +126,7 @@ class RolloutWorker:
         setup: a pickled ``WorkerSetup``.
         weights: packed weights of policy version ``version``; None keeps those of ``model_dir``.
         base: what ``weights`` are added to when they are an adapter.
+        awaits: why the engine samples nothing until it has received weights; empty: it may begin.
         reference: checked once, right after ``weights`` were applied (a replacement worker in the middle of a run).
     """
 
@@ -136,6 +139,7 @@ class RolloutWorker:
         version: int = 0,
         reference: Reference | None = None,
         base: Packed | None = None,
+        awaits: str = "",
     ) -> None:
         # Before torch is loaded: its threads would otherwise spin at every barrier, and when the cores are shared
         # (with the learner, the environments) two of them made 100 tokens/s instead of 2,300.
@@ -145,6 +149,9 @@ class RolloutWorker:
         self.config = self.setup.config
         self._initial: tuple[Packed | None, int, Reference | None] = (weights, version, reference)
         self._base = base
+        self._awaits = awaits
+        self._links: Links | None = None  # of adapters, which come into this process
+        self._store: Any = None  # where an engine meets one that gets its weights from it
         self._thread: EngineThread | None = None
         self._gateway: Gateway | None = None
         self._renderer = self.setup.open_renderer()
@@ -174,19 +181,61 @@ class RolloutWorker:
         """Copy the weights in place between two engine steps; seconds it took. Episodes go on."""
         return await self._engine.call(lambda engine: engine.update_weights(self._whole(weights), version))
 
+    async def receive_weights(self, meeting: Rendezvous, rank: int, adapter: bool) -> list[Receipt]:
+        """The weights that come in a stream to ``meeting``, between two engine steps; what each rank of the engine has
+        received. ``rank``: of its first. ``adapter``: they are added to what ``take_base`` brought."""
+        if adapter:
+            return [await self._engine.call(partial(self._receive_adapter, meeting, rank))]
+        host = own_host()
+        return await self._engine.call(lambda engine: engine.receive_weights(meeting, rank, host))
+
+    def _receive_adapter(self, meeting: Rendezvous, rank: int, engine: RolloutEngine) -> Receipt:
+        from rl.policy.weight_stream import Links
+        from rl.rollout.taking import AdapterTaker, receive
+
+        self._links, taker = self._links or Links(), AdapterTaker()
+        receipt = receive(self._links, taker, meeting, rank, own_host())
+        engine.update_weights(self._added(taker.named), meeting.version)
+        return receipt
+
+    async def meet(self, timeout_s: float) -> tuple[str, int]:
+        """Where another worker's engine meets this one's, to get its weights: address and port."""
+        from rl.policy.meeting import open_meeting
+
+        if self._store is None:
+            self._store = open_meeting(own_host(), 2, timeout_s)
+        return own_host(), self._store.port
+
+    async def send_weights(self, meeting: Rendezvous) -> list[Receipt]:
+        """The engine's weights to the other worker's of ``meeting``."""
+        host = own_host()
+        return await self._engine.call(lambda engine: engine.send_weights(meeting, host))
+
+    async def check(self, reference: Reference) -> float:
+        """The engine's largest difference from what the learner computes. Raises WeightSyncError."""
+        return await self._engine.call(partial(self._checked, reference))
+
+    def _checked(self, reference: Reference, engine: RolloutEngine) -> float:
+        where = f"the new worker {self.index}"
+        found = engine.score(reference.tokens)[0]
+        return probe_mismatch(where, engine.version, found, reference.logprobs, reference.tolerance)
+
     async def take_base(self, base: Packed) -> None:
         """What adapters are added to from now on."""
         self._base = base
 
     def _whole(self, weights: Packed) -> dict[str, torch.Tensor]:
-        from rl.policy.lora import holds_adapter, merge  # loads torch
+        from rl.policy.lora import holds_adapter  # loads torch
 
         named = unpack(weights)
-        if not holds_adapter(named):
-            return named
+        return self._added(named) if holds_adapter(named) else named
+
+    def _added(self, adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        from rl.policy.lora import merge
+
         if self._base is None:
             raise ValueError("an adapter without what it is added to: take_base comes first")
-        return merge(unpack(self._base), named)
+        return merge(unpack(self._base), adapter)
 
     async def probe(self, tokens: list[int]) -> tuple[np.ndarray, ReplayRecord | None, int]:
         """The engine's log-probs of tokens[1:], the choices it made, and its policy version."""
@@ -233,9 +282,9 @@ class RolloutWorker:
         if weights is not None:
             engine.update_weights(self._whole(weights), version)
         if reference is not None:
-            logprobs, _ = engine.score(reference.tokens)
-            where = f"the new worker {self.index}"
-            probe_mismatch(where, version, logprobs, reference.logprobs, reference.tolerance)
+            self._checked(reference, engine)
+        if self._awaits:
+            engine.hold(self._awaits)
         return engine
 
     async def _episode(self, spec: GroupSpec, position: int, finished: dict[str, Scored]) -> Trajectory:
@@ -307,6 +356,14 @@ class RolloutWorker:
         if counts:
             asked.computed(prompt_tokens + generation.tokens[:-1])
         return generation
+
+
+def own_host() -> str:
+    """Address of this machine, as Ray's other machines reach it."""
+    from ray.util import get_node_ip_address
+
+    host: str = get_node_ip_address()
+    return host
 
 
 async def add_group_terms(

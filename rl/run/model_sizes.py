@@ -151,6 +151,17 @@ class ModelSizes:
         return context / 2 * MASK
 
     @property
+    def gathered_row(self) -> int:
+        """Numbers of a token in one layer that ranks which share a micro-batch gather of each other: what queries
+        attend to, and the indexer's key."""
+        c = self.config
+        if self.is_dsa:
+            return int(c.kv_lora_rank + c.qk_rope_head_dim + c.index_head_dim)
+        if getattr(c, "kv_lora_rank", None):  # MLA, expanded
+            return int(c.num_attention_heads * (c.qk_nope_head_dim + c.qk_rope_head_dim + c.v_head_dim))
+        return 2 * self._kv_heads * self._head_dim
+
+    @property
     def cache_row(self) -> int:
         """Numbers in the engine's cache for one token, all layers."""
         c = self.config

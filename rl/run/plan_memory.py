@@ -21,6 +21,9 @@ teachers and the probe's copy, all float32, s = shard_ranks; a base beside its a
                a layer, the next one, and a gradient in c; what is summed over the ranks in float32. R stays gathered
                from its forward to its backward pass. An adapter has no such gradient: 2 c Y + c R
 
+Ranks that share a micro-batch (``learner.context_parallel`` = N; T tokens of it each) keep besides, in every layer,
+what all N T rows are attended by: ``ModelSizes.gathered_row`` numbers a row; while a layer runs also its gradient.
+
 What passes through the host of the first rank's machine: ``passing``.
 
 Engine: c P / TP, rollout.kv_cache_gib, working memory of one prefill and its logits.
@@ -31,7 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rl.rollout.config import EngineConfig
+from rl.rollout.config import STORE, EngineConfig
 from rl.run.model_sizes import ModelSizes
 
 if TYPE_CHECKING:
@@ -124,7 +127,9 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     Ranks gather on the first one's host: weights for a sync, in the dtype that computes; masters and reference for a
     checkpoint, in which our own models are copied once more. With ``checkpoint_async`` one rank alone copies them too,
     every rank its moments, and a sync may come while they are written. A sync leaves one copy in Ray's store, and every
-    served engine of the machine maps one of its own while it takes it.
+    served engine of the machine maps one of its own while it takes it; streamed weights (``rollout.weights``) are two
+    buckets and, in the learner and each rank of an engine, one tensor that is larger (at most a layer, or embedding and
+    head).
     """
     learner, width = cfg.learner, WIDTH[cfg.learner.compute_dtype]
     adapter = sizes.adapter(learner.lora.rank, learner.lora.modules) if learner.lora.rank else 0
@@ -145,6 +150,9 @@ def passing(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     else:
         checkpoint = max(own, whole if on_gpu and not adapter else 0.0)
     sync = max(sent * (2 if copies else 1), sent + mapped)
+    if cfg.rollout.weights != STORE and not adapter:
+        one = float(width * max(sizes.largest.parameters, sizes.outside))
+        sync = 2 * cfg.rollout.bucket_mb * 2**20 + one * (1 + engines * cfg.rollout.tensor_parallel)
     if cfg.checkpoint_async:
         here = min(learner.ranks, cfg.hardware.gpus_per_node) if on_gpu else learner.ranks
         checkpoint += 8 * _trained(cfg, sizes) / shards(cfg) * here
@@ -182,18 +190,21 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     hidden = sizes.config.hidden_size
     # Spread experts: the rows that came back are kept for the gates' gradient, and as many are on their way.
     sent = 2 * sizes.chosen * hidden if learner.expert_parallel > 1 else 0
+    # Ranks that share a micro-batch keep what all of its rows are attended by, and have its gradient in float32.
+    gathered = learner.context_parallel * sizes.gathered_row if learner.context_parallel > 1 else 0
     one = [
-        width * (sizes.norms(width) + layer.saved + (sent if layer.experts else 0)) + sizes.choices(length)
+        width * (sizes.norms(width) + layer.saved + (sent if layer.experts else 0) + gathered) + sizes.choices(length)
         for layer in sizes.layers
     ]
     saved = width * hidden * len(one) if learner.recompute else sum(one)
-    working = max(one) * (2 if learner.recompute else 1)
+    working = max(one) * (2 if learner.recompute else 1) + (width + 4) * gathered
     # A micro-batch may hold the rollouts that sampled most: all of it, where a prompt is short.
     rows = tokens if learner.head_rows is None else min(tokens, learner.head_rows)
     logit = 16 + (width < 4) * 2 + (objective.temperature != 1.0) * 4
     logit += cfg.rollout.truncates * 5 + (objective.uses_reference and learner.head_rows is None) * 4
     logit += bool(objective.distill.teachers and objective.distill.form != "sampled") * 20
     batch = cfg.prompts_per_step * cfg.group_size * length / learner.ranks
+    row = ROW * learner.context_parallel  # each of those that share a micro-batch has all but its choices
     recorded = 0 if cfg.replay.routing == "off" else sizes.replay_row(indexer=False, wide=True)
     if cfg.replay.indexer != "off":
         recorded += sizes.replay_row(indexer=True, wide=True) - sizes.replay_row(indexer=False, wide=True)
@@ -201,7 +212,7 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
         "saved activations": tokens * saved,
         "working activations": tokens * working,
         "logits": rows * sizes.config.vocab_size * logit,
-        "replay and batch": batch * (recorded + ROW),
+        "replay and batch": batch * (recorded + row),
     }
 
 

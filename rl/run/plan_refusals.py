@@ -56,7 +56,7 @@ def refusals_of(
         cfg.rollout, sizes.config.to_dict(), gpus=cfg.hardware.gpus > 0, worker_gpus=cfg.ray.worker_gpus,
         replay=cfg.replay,
     )  # fmt: skip
-    return [*_cache(cfg, sizes), *devices, *engines, *_others(cfg, sizes, host_gb, speed)]
+    return [*_cache(cfg, sizes), *devices, *engines, *_rows(cfg, sizes), *_others(cfg, sizes, host_gb, speed)]
 
 
 def total(memory: dict[str, Memory], roles: list[str]) -> float:
@@ -73,6 +73,19 @@ def _cache(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
         f"rollout.kv_cache_gib={cfg.rollout.kv_cache_gib:g}: one rollout of rollout.max_context="
         f"{cfg.rollout.max_context} tokens takes {row:.3g} GiB; give at least that, or lower rollout.max_context"
     ]
+
+
+def _rows(cfg: TrainConfig, sizes: ModelSizes) -> list[str]:
+    """A model whose rows ranks cannot share."""
+    if cfg.learner.context_parallel == 1:
+        return []
+    from rl.policy.checkpoint_checks import check_context
+
+    try:
+        check_context(sizes.module, cfg.learner.context_parallel)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _devices(
@@ -177,21 +190,23 @@ def _learner_remedy(cfg: TrainConfig, sizes: ModelSizes, limit: float) -> str:
     share = tensor if tensor > 1 else cfg.ray.worker_gpus  # GPUs of an engine
     judged = cfg.judge.num_gpus if cfg.judge.is_worker else 0.0
     room = floor(gpus - judged - (tensor if tensor > 1 else min(1.0, share)))  # one engine at least stays
-    for ranks in (r for r in RANKS if cfg.learner.ranks < r <= room):
-        engines = cfg.rollout.workers
-        if share > 0:
-            engines = min(engines, floor((gpus - judged - ranks) / share))
-        for changes in [*REMEDIES[2:], REMEDIES[2] | _spread(sizes, ranks)]:
-            if fits := _with(cfg, sizes, changes | {"ranks": ranks, "workers": engines}, limit):
-                return f"fits with {fits}"
+    for shares in (False, True):  # a micro-batch over ranks last: it asks most of the links
+        for ranks in (r for r in RANKS if cfg.learner.ranks < r <= room):
+            engines = cfg.rollout.workers
+            if share > 0:
+                engines = min(engines, floor((gpus - judged - ranks) / share))
+            rows = _shared_rows(cfg, ranks) if shares else {}
+            for changes in [*REMEDIES[2:], REMEDIES[2] | _spread(sizes, ranks)]:
+                if fits := _with(cfg, sizes, changes | rows | {"ranks": ranks, "workers": engines}, limit):
+                    return f"fits with {fits}"
     if fits := _with(cfg, sizes, ADAPTER, limit):
         return f"fits with {fits}"
-    for ranks in (r for r in RANKS if r > cfg.learner.ranks):
-        if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks}, limit):
-            return f"no setting of these {gpus} GPUs fits: take a smaller policy.path, or more GPUs: {fits} would fit"
-    for ranks in (r for r in RANKS if r > cfg.learner.ranks):
-        if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks} | _spread(sizes, ranks), limit):
-            return f"no setting of these {gpus} GPUs fits: take a smaller policy.path, or more GPUs: {fits} would fit"
+    for spreads, shares in ((False, False), (True, False), (True, True)):
+        for ranks in (r for r in RANKS if r > cfg.learner.ranks):
+            split = (_spread(sizes, ranks) if spreads else {}) | (_shared_rows(cfg, ranks) if shares else {})
+            if fits := _with(cfg, sizes, REMEDIES[2] | {"ranks": ranks} | split, limit):
+                more = f"take a smaller policy.path, or more GPUs: {fits} would fit"
+                return f"no setting of these {gpus} GPUs fits: {more}"
     host = cfg.hardware.host_memory_gb
     return f"no setting fits, up to {RANKS[-1]} GPUs and hardware.host_memory_gb={host:g}: take a smaller policy.path"
 
@@ -200,6 +215,15 @@ def _spread(sizes: ModelSizes, ranks: int) -> dict[str, Any]:
     """Experts over as many of a machine's GPUs as can share them evenly."""
     most = max(n for n in (1, 2, 4, 8) if ranks % n == 0 and sizes.experts % n == 0)
     return {"expert_parallel": most} if most > 1 else {}
+
+
+def _shared_rows(cfg: TrainConfig, ranks: int) -> dict[str, Any]:
+    """The longest rollout over as many of a machine's GPUs as divide the ranks; {}: one holds no more than that."""
+    most = max(n for n in (1, 2, 4, 8) if ranks % n == 0)
+    each = -(-cfg.rollout.max_context // most)
+    if each >= cfg.learner.max_tokens_per_microbatch:
+        return {}
+    return {"context_parallel": most, "max_tokens_per_microbatch": each}
 
 
 def _with(cfg: TrainConfig, sizes: ModelSizes, changes: dict[str, Any], limit: float) -> str | None:

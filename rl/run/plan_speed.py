@@ -104,7 +104,8 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     Every micro-batch gathers all layers for the forward and for the backward pass, once more each for the reference, a
     teacher and ``old_policy=learner``, and sums the gradients in float32; copies of the weights (``shard_ranks``) are
     summed over too. Experts that are spread (``expert_parallel``) are gathered over fewer ranks; rows go to them and
-    come back instead, in every pass and for their gradients.
+    come back instead, in every pass and for their gradients. Ranks that share a micro-batch (``context_parallel``)
+    gather what its rows are attended by, in every pass, and sum its gradient in float32.
     """
     learner, hardware, ranks, split = cfg.learner, cfg.hardware, cfg.learner.ranks, shards(cfg)
     if ranks == 1:
@@ -121,6 +122,9 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     within += (1 / spread - 1 / split) * (gathers * width + 4) * routed
     rows = learner.max_tokens_per_microbatch * sizes.chosen * sizes.moe_layers * (1 - 1 / spread)
     sent = 2 * (gathers + learner.recompute) * width * sizes.config.hidden_size * rows
+    sharers = learner.context_parallel
+    others = learner.max_tokens_per_microbatch * (sharers - 1) * sizes.gathered_row * len(sizes.layers)
+    attended = ((gathers - 1 + learner.recompute) * width + 4) * others
     between = 2 * (1 - split / ranks) * 4 * learns / split  # an all-reduce sends all but its own share twice
 
     link, network, here = hardware.link_gb_s * 1e9, hardware.network_gb_s * 1e9, hardware.gpus_per_node
@@ -130,6 +134,7 @@ def traffic_seconds(cfg: TrainConfig, sizes: ModelSizes) -> float:
     if learner.offload_optimizer:  # shards come from the host's memory, and their gradients go there
         seconds += (gathers * 4 * sizes.parameters + 4 * learns) / split / (hardware.host_gb_s * 1e9)
     seconds += float(sent) / (link if spread <= here else network)
+    seconds += float(attended) / (link if sharers <= here else network)
     return passes * (seconds + between / (link if ranks <= here else network))
 
 
@@ -165,6 +170,8 @@ def sync_seconds(cfg: TrainConfig, sizes: ModelSizes, nodes: int) -> float:
         seconds += sent / hardware.network_gb_s
     if hardware.gpus:
         seconds += 2 * sent / hardware.host_gb_s
+    if cfg.rollout.weights == "nccl":  # from GPU to GPU, as ranks gather
+        seconds = sent / (hardware.network_gb_s if nodes > 1 else hardware.link_gb_s)
     return seconds
 
 

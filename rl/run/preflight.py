@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -188,9 +189,12 @@ def start_renderer(policy: PolicyConfig, directory: Path, retention: str) -> Ren
     return renderer
 
 
-def check_policy(directory: Path, lora: LoraConfig | None = None, expert_parallel: int = 1) -> None:
+def check_policy(
+    directory: Path, lora: LoraConfig | None = None, expert_parallel: int = 1, context_parallel: int = 1
+) -> None:
     """Raise ValueError when the weights in ``directory`` are not what its config.json and its tokenizer say, cannot
-    have the adapter that ``lora`` asks for, or have no experts that ``expert_parallel`` ranks could share evenly."""
+    have the adapter that ``lora`` asks for, have no experts that ``expert_parallel`` ranks could share evenly, or no
+    attention by rows, which ``context_parallel`` ranks could share."""
     from tokenizers import Tokenizer
 
     from rl.policy.checkpoint_checks import check_checkpoint, check_spread, read_config
@@ -206,7 +210,23 @@ def check_policy(directory: Path, lora: LoraConfig | None = None, expert_paralle
             )
         tokens = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True) if file.is_file() else {}
         modules, rank = (lora.modules, lora.rank) if lora is not None and lora.rank else (None, 1)
-        check_checkpoint(directory, max(tokens.values(), default=None), modules, rank)
+        check_checkpoint(directory, max(tokens.values(), default=None), modules, rank, context_parallel)
+    except ValueError as error:
+        raise ValueError(f"policy in '{directory}': {error}") from error
+
+
+def check_shared_rows(directory: Path, context_parallel: int) -> None:
+    """Raise ValueError when so many ranks cannot share the rows of a pass of the policy in ``directory``; reads its
+    config.json alone."""
+    if context_parallel == 1:
+        return
+    from transformers import AutoConfig
+
+    from rl.policy.checkpoint_checks import check_context
+    from rl.policy.flops import meta_model
+
+    try:
+        check_context(meta_model(AutoConfig.from_pretrained(directory)), context_parallel)
     except ValueError as error:
         raise ValueError(f"policy in '{directory}': {error}") from error
 
@@ -295,7 +315,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
-        check_policy(directory, cfg.learner.lora, cfg.learner.expert_parallel)
+        check_policy(directory, cfg.learner.lora, cfg.learner.expert_parallel, cfg.learner.context_parallel)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
@@ -309,7 +329,8 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
     cfg.objective.check_families(families)
     if cfg.pipeline.teaches:  # refused here rather than when the specialists have been trained
         replace(cfg.objective.distill, teachers=dict.fromkeys(sorted(families), "a specialist"))
-    check_teachers(cfg.objective, cfg.runs_dir, directory, check_policy)
+    of_teacher = partial(check_policy, context_parallel=cfg.learner.context_parallel)
+    check_teachers(cfg.objective, cfg.runs_dir, directory, of_teacher)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:
         raise ValueError(

@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl.rollout.config import STORE
 from rl.run.model_sizes import ModelSizes
 from rl.run.plan_memory import (
     ENGINE,
@@ -239,7 +240,7 @@ def _notes(cfg: TrainConfig, sizes: ModelSizes, plan: Plan) -> list[str]:
             f"window ({cfg.rollout.max_context} tokens); more wait, or are computed again (rollout.kv_cache_gib)",
         ),
         (
-            cfg.ray.address is None and sent > store,
+            cfg.ray.address is None and sent > store and cfg.rollout.weights == STORE,
             f"ray.object_store_mb={cfg.ray.object_store_mb}: a weight sync puts {sent * GB / 2**20:,.0f} MiB into it; "
             "what does not fit goes through the disk",
         ),

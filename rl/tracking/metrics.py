@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rl.tracking.episodes import by_family
+from rl.tracking.handed import handed_metrics
 from rl.tracking.usage import tally, usage_metrics
 from rl.types import Group, Trajectory
 
@@ -170,6 +171,10 @@ METRICS: dict[str, str] = {
     "learner/restarts": "Times that the learner's processes were started again, from the last checkpoint.",
     "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
     "rollout/reused_groups": "Finished groups that a resumed run took from disk and did not sample again, so far.",
+    # what workers hand over to the learner (rl.tracking.handed)
+    "bytes/total": "Bytes per token of what the workers hand over: all arrays of the segments, without their messages.",
+    "bytes/{part}": "Of them, one part's: tokens, loss_mask, logprobs, versions, valid, experts (uint8 up to 256 of "
+    "them), indexer (int16 up to a window of 32,767 tokens), support.",
     # time
     "time/step_s": "Seconds of the whole step.",
     "time/rollout_s": "Seconds waiting for rollouts.",
@@ -291,6 +296,7 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     out["tokens/sampled"] = sum(t.sampled_tokens for t in every)
     out["tokens/total"] = sum(t.total_tokens for t in every)
     out |= usage_metrics(tally(every))
+    out |= handed_metrics(every)
     if version is not None:
         out |= _staleness(every, version)
     if not valid:

@@ -147,19 +147,14 @@ class RunDir:
                 raise ValueError(f"metric '{key}' of stage '{stage}' collides with a column; rename it")
             number = float(value)
             row[key] = number if math.isfinite(number) else None
-        line = json.dumps(row) + "\n"
         if not self._appending:  # only a writer may cut: a reader could meet a line that is being written
             _cut_unfinished_line(self.metrics)
             self._appending = True
-        with explained(self.metrics), self.metrics.open("ab") as file:
-            size = file.tell()
-            try:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.ftruncate(file.fileno(), size)  # no half line stays when the disk is full
-                raise
+        _append(self.metrics, json.dumps(row))
+
+    def append_trajectory(self, name: str, trajectory: Trajectory, *, tokens: bool = True) -> None:
+        """One more line of ``trajectories/<name>.jsonl``, fsynced: where episodes end one by one."""
+        _append(self.trajectories / f"{name}.jsonl", json.dumps(trajectory_json(trajectory, tokens=tokens)))
 
     def log_trajectories(self, name: str, trajectories: Iterable[Trajectory], *, tokens: bool = True) -> Path:
         """Write ``trajectories/<name>.jsonl`` (name: ``step_name(12)``, ``eval_before``, …) and fsync it."""
@@ -243,6 +238,19 @@ def write_atomic(path: Path, text: str) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _append(path: Path, line: str) -> None:
+    """``line`` at the end of ``path``, on the disk when this returns."""
+    with explained(path), path.open("ab") as file:
+        size = file.tell()
+        try:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)  # no half line stays when the disk is full
+            raise
 
 
 def _spans(segment: Segment) -> list[dict[str, Any]]:

@@ -218,7 +218,7 @@ def test_openenv_after_the_end_nothing_is_paid(guessing: Taskset) -> None:
 def sums() -> Taskset:
     if not VERIFIERS:
         pytest.skip("set SPECIALE_VERIFIERS_PYTHON: see tests/envs/test_bridges_verifiers.py")
-    settings = {"python": VERIFIERS, "path": [str(BRIDGES)], "start_s": 300, "step_s": 300}
+    settings = {"python": VERIFIERS, "path": [str(BRIDGES)]}
     return taskset_class("envs.bridges.verifiers.VerifiersTaskset")(taskset="bridges_verifiers_sums", **settings)
 
 

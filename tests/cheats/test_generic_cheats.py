@@ -17,9 +17,9 @@ from envs.types import Message, Task
 
 FAMILIES = (
     "search", "voyage", "code", "interpreter", "agent", "chain", "seek", "prove", "refine", "verify", "assess", "wiki",
-    "notebook", "general", "reasoning", "humaneval", "mix", "curriculum",
+    "notebook", "general", "worlds", "reasoning", "humaneval", "mix", "curriculum",
 )  # fmt: skip
-WITH_TOOLS = ("search", "voyage", "code", "interpreter", "agent", "wiki", "general", "humaneval")
+WITH_TOOLS = ("search", "voyage", "code", "interpreter", "agent", "wiki", "general", "worlds", "humaneval")
 ROWS: dict[str, dict[str, Any]] = {
     "exact": {"question": "Which town?", "answer": "Lima"},
     "numeric": {"question": "How many of the 20 are left?", "answer": "17"},

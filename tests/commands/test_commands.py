@@ -47,13 +47,13 @@ def test_composing_the_configuration_loads_nothing_heavy() -> None:
 import sys
 import rl.commands.train, rl.commands.evaluate, rl.commands.cold_start, rl.commands.pretrain, rl.commands.adapt
 import rl.commands.chat, rl.commands.doctor, rl.commands.compare, rl.commands.judge_agreement, rl.commands.hydra
-import rl.commands.view
+import rl.commands.view, rl.commands.serve
 from configs.schema import register
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 register()
 with initialize_config_module("configs", version_base="1.3"):
-    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "doctor", "compare", "chat", "view"):
+    for name in ("train", "evaluate", "coldstart", "pretrain", "adapt", "doctor", "compare", "chat", "gateway", "view"):
         OmegaConf.to_object(compose(name))
 heavy = ("torch", "vllm", "ray", "transformers", "wandb", "datasets", "tantivy")
 print([name for name in heavy if name in sys.modules])
@@ -158,6 +158,34 @@ def test_rl_chat_says_what_is_wrong(given: tuple[str, ...], said: str, tmp_path:
     assert "configuration error: " in done.output
     assert said in done.output
     assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "said"),
+    [
+        ((), None, "rl-gateway needs run=<name of a run> or path=<policy directory>"),
+        (("run=a", "path=b"), None, "got run=a and path=b"),
+        (("run=nothing",), None, "no policy at 'runs/nothing/policy'"),
+        (("path=pkg://rl.bases/tiny_dsa_base",), "short", "key_env=SPECIALE_GATEWAY_KEY: the key in it must be 16"),
+        (("path=pkg://rl.bases/tiny_dsa_base",), "a/key/with/slashes/in/it", "key_env=SPECIALE_GATEWAY_KEY"),
+        (("path=pkg://rl.bases/tiny_dsa_base", "host=203.0.113.7"), None, "host=203.0.113.7 port=8422: Cannot assign"),
+        (("path=pkg://rl.bases/tiny_dsa_base", "port=70000"), None, "port=70000: must be in [0, 65535]"),
+        (("path=pkg://rl.bases/tiny_dsa_base", "port=0", "rollout.context.policy=summary"), None, "use none"),
+    ],
+)
+def test_rl_gateway_says_what_is_wrong(
+    given: tuple[str, ...], key: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPECIALE_GATEWAY_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("SPECIALE_GATEWAY_KEY", key)
+    done = command("rl-gateway", *given, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "configuration error: " in done.output
+    assert said in done.output
+    assert "Traceback" not in done.output
+    assert key is None or key not in done.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,6 +53,16 @@ def test_data_and_reward_become_overrides(data: Any, reward: Any, wanted: list[s
     assert Inputs().overrides(data, reward) == wanted
 
 
+def test_an_agent_is_a_function_or_a_command() -> None:
+    rows = ["env=own_agent", "env.path=rows.jsonl"]
+    assert Inputs().overrides("rows.jsonl", None, "my.agent") == [*rows, "env.agent=my.agent"]
+    assert Inputs().overrides("rows.jsonl", None, "python agent.py --n=3") == [
+        *rows, "env.command='python agent.py --n=3'",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="it plays the rows of a data set"):
+        Inputs().overrides("search", None, "python agent.py")
+
+
 def test_what_has_no_place_in_a_configuration_becomes_files() -> None:
     inputs = Inputs()
     inputs.overrides(ROWS, lambda answer, row: float(answer == row["answer"]))

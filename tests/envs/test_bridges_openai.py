@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.bridges.openai_chat import HistoryRewrittenError, appended, from_openai, to_openai
+from envs.bridges.openai_chat import from_openai, to_openai
+from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Spent
 from envs.bridges.openai_request import ChatOptions, read_request
-from envs.bridges.openai_server import ChatRefusal, ChatReply, ChatRequest, ChatServer
+from envs.bridges.openai_responses import chat_body, events, response_of
+from envs.bridges.openai_server import ChatServer
 from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
@@ -79,21 +81,6 @@ def test_results_come_in_any_order(dialogue: tuple[Message, ...], rng: Any) -> N
     assert [m.content for m in back] == [m.content for m in dialogue]
 
 
-@given(dialogues(), st.lists(assistants, min_size=1, max_size=2))
-@settings(max_examples=50)
-def test_what_was_added_is_found(dialogue: tuple[Message, ...], more: list[Message]) -> None:
-    assert appended(dialogue, (*dialogue, *more)) == tuple(more)
-    with pytest.raises(HistoryRewrittenError, match="nothing added"):
-        appended(dialogue, dialogue)
-    with pytest.raises(HistoryRewrittenError, match="message 0 was"):
-        appended(dialogue, (Message("user", "another beginning"), *dialogue[1:], *more))
-
-
-def test_reasoning_and_outer_spaces_may_be_dropped() -> None:
-    said = Message("assistant", " yes\n", reasoning="because")
-    assert appended((said,), (Message("assistant", "yes"), Message("user", "why?"))) == (Message("user", "why?"),)
-
-
 @pytest.mark.parametrize(
     ("wire", "why"),
     [
@@ -135,7 +122,8 @@ def test_parts_of_text_and_tools_without_a_system_message() -> None:
 def shop(request: ChatRequest) -> ChatReply:
     """Two calls first, then what they gave; the reasoning says how many schemas were shown."""
     if request.messages[-1].role == "tool":
-        return ChatReply(Message("assistant", " and ".join(m.content for m in request.messages if m.role == "tool")))
+        counted = " and ".join(m.content for m in request.messages if m.role == "tool")
+        return ChatReply(Message("assistant", counted), spent=Spent(7, 3, 5, 2))
     pair = (ToolCall("count", {"item": "pear"}), ToolCall("count", {"item": "äpple"}))
     said = Message("assistant", "I look.", reasoning=f"{len(request.messages[0].tools)} tools", tool_calls=pair)
     return ChatReply(said)
@@ -176,7 +164,9 @@ def test_the_openai_client_talks_to_it(stream: bool, in_url: bool) -> None:
             assert second.choices[0].message.content == "3 and 11"
             assert second.choices[0].finish_reason == "stop"
             if not stream:
-                assert second.usage.total_tokens == second.usage.prompt_tokens + second.usage.completion_tokens > 0
+                assert (second.usage.prompt_tokens, second.usage.completion_tokens) == (7, 5)
+                assert second.usage.prompt_tokens_details.cached_tokens == 3
+                assert second.usage.completion_tokens_details.reasoning_tokens == 2
             assert [model.id for model in client.models.list().data] == ["policy"]
     assert threading.active_count() <= threads
 
@@ -351,3 +341,81 @@ def test_who_has_gone_is_seen() -> None:
         for thread in [t for t in threading.enumerate() if "process_request_thread" in t.name]:
             thread.join(20)
     assert seen == [False, True]
+
+
+# -- the Responses API ----------------------------------------------------------------------
+
+
+def test_items_are_the_messages_that_they_make() -> None:
+    body = {
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "How many?"}]},
+            {"type": "reasoning", "id": "r", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+            {"type": "function_call", "call_id": "a", "name": "count", "arguments": '{"item": "pear"}'},
+            {"type": "function_call", "call_id": "b", "name": "count", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "b", "output": [{"type": "input_text", "text": "11"}]},
+            {"type": "function_call_output", "call_id": "a", "output": "3"},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "So."}]},
+            {"role": "assistant", "content": "14"},
+            {"role": "assistant", "content": "I am sure."},
+            {"role": "user", "content": "Thanks."},
+        ],
+        "tools": [{"type": "function", **SCHEMA, "strict": None}],
+        "max_output_tokens": 9,
+        "stream": True,
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}},
+    }
+    messages, options = read_request(chat_body(body))
+    pair = (ToolCall("count", {"item": "pear"}), ToolCall("count"))
+    assert messages == (
+        Message("system", "Be brief.", tools=(SCHEMA,), response_format={"type": "object"}),
+        Message("user", "How many?"),
+        Message("assistant", "I look.", "Hm.", pair),
+        Message("tool", "3"),
+        Message("tool", "11"),
+        Message("assistant", "14", "So."),
+        Message("assistant", "I am sure."),
+        Message("user", "Thanks."),
+    )
+    assert options == ChatOptions(9, stream=True)
+    assert read_request(chat_body({"input": "Hi"})) == ((Message("user", "Hi"),), ChatOptions())
+
+
+@given(
+    st.builds(
+        ChatReply,
+        st.builds(
+            Message,
+            st.just("assistant"),
+            st.text(max_size=9),
+            st.none() | st.text(max_size=9),
+            st.lists(
+                st.builds(ToolCall, st.sampled_from(["f", "g"]), st.dictionaries(st.text(max_size=3), st.integers()))
+            ),
+        ),
+        st.booleans(),
+        st.just(Spent(7, 3, 5, 2)),
+    )
+)
+def test_what_is_said_in_items_comes_back_as_the_same_message(reply: ChatReply) -> None:
+    """And its stream events end with the same response, whose items they have said in order."""
+    request = ChatRequest((Message("assistant", tool_calls=(ToolCall("f"),) * 3), Message("user", "?")), "m")
+    response = response_of(request, reply)
+    (said,) = read_request(chat_body({"input": response["output"]}))[0]
+    wanted = reply.message
+    assert (said.content, said.reasoning or "", said.tool_calls) == (
+        wanted.content, wanted.reasoning or "", tuple(wanted.tool_calls),
+    )  # fmt: skip
+    assert response["status"] == ("incomplete" if reply.cut else "completed")
+    assert [item["call_id"] for item in response["output"] if item["type"] == "function_call"] == [
+        f"call_{3 + i}" for i in range(len(wanted.tool_calls))
+    ]
+    assert response["usage"]["total_tokens"] == 12
+    told = list(events(response))
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    assert told[-1]["response"] == response
+    assert [event["item"] for event in told if event["type"] == "response.output_item.done"] == response["output"]
+    deltas = "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
+    assert deltas == wanted.content

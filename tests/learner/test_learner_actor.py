@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from train_runs import train_config
 
 from rl.learner import actor as actors
-from rl.learner.actor import LearnerHandle
+from rl.learner.actor import LearnerHandle, LearnerSender
 from rl.learner.checkpoint import damage
 from rl.learner.config import LearnerConfig
 from rl.learner.group import LearnerGroup, LearnerLost
@@ -25,7 +26,11 @@ from rl.learner.process import start_learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
+from rl.policy.packed_weights import unpack
+from rl.policy.rendezvous import Rendezvous, StreamBroken
 from rl.policy.replay import ReplayError
+from rl.policy.weight_stream import Links
+from rl.rollout.taking import receive
 from rl.types import Group
 
 
@@ -139,3 +144,52 @@ def test_a_learner_that_cannot_start_is_not_one_that_was_lost(local_ray: None, t
             group.get("a step", group.call("version"), 240)
         assert not isinstance(raised.value, LearnerLost)
         group.kill()
+
+
+def test_two_ranks_stream_what_they_hold(
+    two_ranks: LearnerGroup, policy: Policy, make_groups: Callable[..., list[Group]]
+) -> None:
+    """Tensor by tensor, from shards: what comes is what ``weights`` gathers, in a connection that is used twice; an
+    engine that hangs up in the middle stops nobody."""
+    sender, links = LearnerSender(two_ranks, adapts=False, deadline_s=240), Links()
+    host, port = sender.meet()
+    held = {name: torch.zeros_like(value) for name, value in policy.weights().items()}
+
+    class Take:
+        def begin(self, plan: Any) -> None:
+            assert {name: value.shape for name, value in held.items()} == plan.shapes
+
+        def target(self, entry: Any) -> None:
+            return None
+
+        def take(self, given: Any) -> None:
+            if refuses:
+                raise ValueError("no more")
+            for entry, value in given:
+                for name in entry.names:
+                    held[name].copy_(value)
+
+    def sync(version: int, key: str) -> None:
+        meeting = Rendezvous(host, port, key, 2, timeout_s=60.0, bucket_bytes=2**16, version=version)
+        ended = sender.send(meeting)
+        if refuses:
+            with pytest.raises(ValueError, match="no more"):
+                receive(links, Take(), meeting, 1, host)
+            with pytest.raises(StreamBroken, match="a rank has refused"):
+                ended(240)
+        else:
+            assert receive(links, Take(), meeting, 1, host) == ended(240)
+
+    refuses = False
+    sync(1, "a")
+    two_ranks.get("the step", two_ranks.call("step", two_ranks.put(make_groups(count=4))), 240)
+    before = {name: value.clone() for name, value in held.items()}
+    refuses = True
+    sync(2, "a")
+    refuses = False
+    sync(3, "b")
+    stored, size = two_ranks.call_stored("weights")
+    two_ranks.get("the weights", size, 240)
+    wanted = unpack(ray.get(stored))
+    assert all(torch.equal(held[name], value) for name, value in wanted.items())
+    assert not all(torch.equal(before[name], value) for name, value in wanted.items())

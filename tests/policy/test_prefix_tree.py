@@ -186,3 +186,20 @@ def test_rows_are_picked_from_all() -> None:
     with torch.no_grad():
         whole = POLICY.packed_hidden(batch.tokens, batch.tree)
         assert torch.equal(POLICY.packed_hidden(batch.tokens, batch.tree, rows=rows), whole[rows])
+
+
+def test_queries_that_need_a_mask_attend_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense attention of stretches that begin in the middle of their sequence: masks are small, and one for all
+    layers."""
+    monkeypatch.setattr("rl.policy.attention_context.CAUSAL_MASK", 300)
+    batch = Batch(3, 7, 0.0, POLICY)
+    contexts = [PackedContext(rows, mode="dense", chunk=4) for rows in (batch.tree, batch.bounds)]
+    nodes, rows = (
+        POLICY.module.hidden(tokens, context)
+        for tokens, context in zip((batch.tokens[batch.tree.first_U], batch.tokens), contexts, strict=True)
+    )
+    torch.testing.assert_close(batch.tree.spread(nodes), rows, atol=1e-5, rtol=0)
+    masks = contexts[0]._masks.values()
+    assert masks
+    assert all(mask.numel() <= 300 or len(mask) <= 4 for mask in masks)
+    assert not contexts[1]._masks

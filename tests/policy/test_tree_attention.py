@@ -26,7 +26,7 @@ from rl.policy.hf import HFPolicy
 from rl.policy.lora import LoraPolicy
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record
-from rl.policy.tree_attention import area_buckets
+from rl.policy.tree_attention import TreeAttention, area_buckets
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -55,6 +55,17 @@ def test_trees_are_the_flat_packing(kind: str, seed: int, sequences: int, split:
     policy = MADE[kind]
     batch = Batch(seed, sequences, split, policy)
     assert_same(policy, batch, lambda: batch.replay(False) if policy.num_moe_layers else None)
+
+
+@pytest.mark.parametrize("kind", ["llama", "deepseek_v3"])
+def test_long_sequences_attend_piece_by_piece(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.policy.tree_attention.MOST_PAIRS", 200)
+    monkeypatch.setattr("rl.policy.tree_attention.LEAST", 3)
+    batch = Batch(2, 6, 0.0, MADE[kind])
+    buckets = TreeAttention(batch.tree).buckets
+    assert len(buckets) > 6
+    assert all(len(b.asks) == 1 or b.mask.numel() <= 200 for b in buckets)
+    assert_same(MADE[kind], batch)
 
 
 @kinds

@@ -18,13 +18,11 @@ HINT = "set SPECIALE_VERIFIERS_PYTHON to a Python that has it: python -m venv V;
 @pytest.mark.skipif(not PYTHON, reason=HINT)
 def test_their_harness_our_tokens() -> None:
     folder = str(Path(__file__).parents[1] / "envs")
-    taskset = VerifiersTaskset(taskset="bridges_verifiers_shop", python=PYTHON, path=[folder], start_s=250, step_s=250)
+    taskset = VerifiersTaskset(taskset="bridges_verifiers_shop", python=PYTHON, path=[folder])
     task = next(taskset.task(i) for i in range(len(taskset)) if "pears" in taskset.task(i).prompt[0].content)
     said = [call("count", item="pear"), call("price", item="pear"), answer("6")]
     script = Script(list(said))
-    trajectory = play(
-        [], lambda _: taskset.environment(task), generate=script, reset_s=260.0, step_s=260.0, episode_s=280.0
-    )
+    trajectory = play([], lambda _: taskset.environment(task), generate=script, step_s=60.0, episode_s=280.0)
     assert trajectory.failure_kind is None, trajectory
     assert trajectory.reward_parts["outcome"] == 1.0
     (segment,) = trajectory.segments

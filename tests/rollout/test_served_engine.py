@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,20 @@ import psutil
 import pytest
 import torch
 from moe_families import VOCAB, write
+from streaming import HOST, Streamer
 
 from rl.policy.api import Policy
 from rl.policy.loading import load_policy
+from rl.policy.meeting import open_meeting
+from rl.policy.rendezvous import Rendezvous, StreamWrong
 from rl.policy.replay import Record, Replay
+from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
+from rl.policy.weight_stream import Link, Links
 from rl.rollout.config import RolloutConfig
-from rl.rollout.engine_api import GenerateRequest, Generation
+from rl.rollout.engine_api import GenerateRequest, Generation, rank_meeting
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.served_engine import ServedEngine
+from rl.rollout.taking import receive
 from rl.rollout.weights import WeightSyncError, probe_mismatch
 from rl.types import ReplayRecord
 
@@ -133,6 +141,90 @@ def test_an_update_reaches_every_rank_in_the_middle_of_a_generation(engine: Serv
     serves.module.load_state_dict(new.module.state_dict())
 
 
+def test_a_stream_reaches_every_rank_in_the_middle_of_a_generation(
+    engine: ServedEngine, serves: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank receives whole tensors and keeps its part; what is wrong is named, and nothing is sampled until the
+    weights have come whole."""
+    new, ids, scored = other(serves, 11), tokens(60, 22), tokens(150, 23)
+    stream, right = Streamer(ranks=2), Link.write
+    engine.add(GenerateRequest("flight", ids, max_tokens=190))
+    engine.add(GenerateRequest("first", ids, max_tokens=6))
+    assert list(run(engine, until="first")) == ["first"]
+    stream(engine.receive_weights, new.weights(), 2)
+    found, replay = engine.score(scored)
+    assert probe_mismatch("engine", 2, found, logprobs(new, scored, replay), 1e-4) < 1e-4
+    g = run(engine)["flight"]
+    before = g.version_per_token.count(1)
+    assert g.version_per_token == [1] * before + [2] * (190 - before)
+    assert mismatch(serves, ids, g)[:before].max() < 1e-4
+    name = next(n for n in new.weights() if n.endswith("q_proj.weight"))
+
+    def spoil(link: Link, slot: torch.Tensor, entry: Entry, piece: Piece, data: torch.Tensor) -> None:
+        if entry.name != name:
+            right(link, slot, entry, piece, data)
+
+    monkeypatch.setattr(Link, "write", spoil)
+    with pytest.raises(StreamWrong, match=rf"rank [01]: {name} \(1\)"):
+        stream(engine.receive_weights, other(serves, 12).weights(), 3)
+    monkeypatch.setattr(Link, "write", right)
+    engine.add(GenerateRequest("waits", ids, max_tokens=6))
+    with pytest.raises(ValueError, match="weights of version 3 came in part"):
+        engine.score(scored)
+    assert not any(engine.step() for _ in range(20))
+    newest = other(serves, 13)
+    stream(engine.receive_weights, newest.weights(), 4, new=True)
+    assert mismatch(newest, ids, run(engine)["waits"]).max() < 1e-4
+    serves.module.load_state_dict(newest.module.state_dict())
+
+
+def test_its_own_weights_go_to_an_engine_like_it_rank_by_rank(engine: ServedEngine, serves: Policy) -> None:
+    """From the engine to this process and, after other weights, back into it."""
+    scored, version = tokens(150, 25), engine.version
+    before, store = engine.score(scored)[0], open_meeting(HOST, 2, 60.0)
+    out = Rendezvous(HOST, store.port, "out", 2, timeout_s=60.0, bucket_bytes=2**15, version=version, source="peer")
+    parts: list[dict[str, torch.Tensor]] = [{}, {}]
+
+    class Keep:
+        def __init__(self, part: dict[str, torch.Tensor]) -> None:
+            self.part = part
+
+        def begin(self, plan: Plan) -> None:
+            """Everything fits."""
+
+        def target(self, entry: Entry) -> None:
+            return None
+
+        def take(self, given: list[tuple[Entry, torch.Tensor]]) -> None:
+            for entry, value in given:  # a router's weight has two names
+                self.part.update(dict.fromkeys(entry.names, value.clone()))
+
+    def give(rank: int) -> None:
+        source, at = WeightSource(parts[rank]), rank_meeting(back, rank)
+        with Links().to(at, 0, HOST) as link:
+            link.send(source.plan(version, at.bucket_bytes), iter(source))
+
+    with ThreadPoolExecutor(2) as threads:
+        for rank, part in enumerate(parts):
+            threads.submit(receive, Links(), Keep(part), rank_meeting(out, rank), 1, HOST)
+        sent = engine.send_weights(out, HOST)
+    shapes = [{name: value.shape for name, value in part.items()} for part in parts]
+    assert shapes[0] == shapes[1]
+    whole = serves.weights()["model.layers.0.self_attn.o_proj.weight"]
+    cut = [part["model.layers.0.self_attn.o_proj.weight"] for part in parts]
+    assert torch.equal(torch.cat(cut, 1), whole), "each rank has its part"
+    engine.update_weights(other(serves, 14).weights(), 9)
+    assert np.abs(engine.score(scored)[0] - before).max() > 1e-2
+    back = replace(out, key="back")
+    with ThreadPoolExecutor(2) as threads:
+        for rank in range(2):
+            threads.submit(give, rank)
+        taken = engine.receive_weights(back, 1, HOST)
+    assert [one.digest for one in taken] == [one.digest for one in sent]
+    assert np.abs(engine.score(scored)[0] - before).max() < 1e-5
+    assert engine.version == version
+
+
 def test_a_cache_that_was_not_emptied_would_be_found(
     engine: ServedEngine, serves: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +236,7 @@ def test_a_cache_that_was_not_emptied_would_be_found(
 
     assert sample("before").cached_tokens == 0
     new = other(serves, 2)
-    engine.update_weights(new.weights(), 2)
+    engine.update_weights(new.weights(), 5)
     again = sample("after")
     assert again.cached_tokens == 0
     assert mismatch(new, ids, again).max() < 1e-4
@@ -154,11 +246,11 @@ def test_a_cache_that_was_not_emptied_would_be_found(
 
     old, newer = engine._client.salt, other(serves, 3)
     monkeypatch.setattr(engine._client.llm, "reset_prefix_cache", kept)
-    engine.update_weights(newer.weights(), 3)
+    engine.update_weights(newer.weights(), 6)
     engine._client.salt = old  # and the salt stays
     stale = sample("stale")
     assert stale.cached_tokens == 96
-    assert set(stale.version_per_token) == {3}
+    assert set(stale.version_per_token) == {6}
     assert mismatch(newer, ids, stale).max() > 1e-2
     engine._client.salt = old + 1
     assert mismatch(newer, ids, sample("salted")).max() < 1e-4

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from streaming import Streamer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rl.learner.config import LearnerConfig
@@ -69,6 +70,29 @@ def test_probe_after_a_sync(pair: tuple[Learner, Engine]) -> None:
     expected = learner.probe(TOKENS, replay, dtype)
     with pytest.raises(WeightSyncError, match="does not hold the learner's weights"):
         probe_mismatch("engine", 2, wrong, expected.logprobs, expected.tolerance)
+
+
+def test_a_stream_brings_what_a_copy_brings(pair: tuple[Learner, Engine]) -> None:
+    """To the bit, with a head that is tied; and the probe holds."""
+    learner, engine = pair
+    weights = learner.compute.weights()
+    engine.update_weights(weights, 1)
+    copied = engine.score(TOKENS)[0]
+    zeros = {name: torch.zeros_like(value) for name, value in weights.items()}
+    stream = Streamer(ranks=1)
+    stream(engine.receive_weights, zeros, 2)
+    assert not np.array_equal(engine.score(TOKENS)[0], copied)
+    (receipt,) = stream(engine.receive_weights, learner.compute.weights(), 3)
+    assert receipt.version == engine.version == 3
+    streamed, replay = engine.score(TOKENS)
+    assert np.array_equal(streamed, copied)
+    expected = learner.probe(TOKENS, replay, learner.config.compute_dtype)
+    assert probe_mismatch("engine", 3, streamed, expected.logprobs, expected.tolerance) < expected.tolerance / 2
+    del zeros["model.norm.weight"]
+    with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\]"):
+        stream(engine.receive_weights, zeros, 4)
+    assert not engine.awaits, "nothing has changed"
+    assert np.array_equal(engine.score(TOKENS)[0], copied)
 
 
 def test_engine_keeps_float32_what_the_learner_keeps(pair: tuple[Learner, Engine]) -> None:

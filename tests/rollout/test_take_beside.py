@@ -10,7 +10,7 @@ from rollout_doubles import AddTaskset
 
 from rl.learner.overlap import Overlap
 from rl.rollout.losses import Losses
-from rl.rollout.pool import RolloutPool, _Order, _Slot
+from rl.rollout.pool import RolloutPool, Slot, _Order
 from rl.rollout.worker import GroupSpec
 from rl.tracking.stall import StallError
 from rl.types import Group
@@ -36,10 +36,10 @@ class Ray:
 class Scripted(RolloutPool):
     def __init__(self, script: list[str], orders: int) -> None:
         self._ray: Any = Ray(script)
-        slot, task = _Slot(0, None), AddTaskset().task(0)
+        slot, task = Slot(0, None), AddTaskset().task(0)
         specs = [GroupSpec(n, task, n, 1, 0) for n in range(orders)]
         self._orders = {str(spec.id): _Order(spec, slot, None, 0.0) for spec in specs}
-        self._slots, self._finished, self._held = [slot], deque(), deque()
+        self.slots, self._finished, self._held = [slot], deque(), deque()
         self._losses = Losses(1, 1.0)
 
     def _replace_hung(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from released_models import LARGE, NAMES, on_hardware, planned, sizes
+from released_models import LARGE, LONG, NAMES, on_hardware, planned, sizes
 
 from rl.policy.presets import tiny_dsa
 from rl.run.model_sizes import ModelSizes
@@ -183,6 +183,16 @@ def test_what_passes_through_the_first_rank_s_machine() -> None:
     )
 
 
+def test_a_streamed_sync_is_two_buckets_and_a_tensor_of_each_rank() -> None:
+    cfg, model = (
+        planned(*LARGE, "rollout.weights=gloo", "rollout.workers=2", "checkpoint_async=false"),
+        sizes("qwen3_8b"),
+    )
+    one = 2 * 2 * 151_936 * 4096  # embedding and head, in bfloat16; a layer is smaller
+    assert passing(cfg, model)["a weight sync"] == pytest.approx((2 * 32 * 2**20 + 3 * one) / GB, rel=1e-4)
+    assert passing(learner(cfg, ranks=4), model)["a weight sync"] == passing(cfg, model)["a weight sync"]
+
+
 def test_a_checkpoint_that_is_written_beside_the_training_is_a_copy() -> None:
     cfg, parameters = planned(*LARGE, "objective.kl_coef=0"), 8.190735360
     copied = 4 + 8  # masters and moments
@@ -218,6 +228,25 @@ def test_deepseek_v3_2_over_256_ranks() -> None:
     assert sum(parts.values()) == pytest.approx(94.9, abs=0.3)
     whole = learner_memory(learner(cfg, expert_parallel=1), model).device["gathered layers"]
     assert whole == pytest.approx((10 * (rest + experts) + 4 * outside) / GB)  # 115 GB: no number of ranks helps
+
+
+def test_long_rollouts_over_ranks() -> None:
+    """131,072 tokens over eight ranks: each keeps its eighth of everything, and keys and values of all."""
+    cfg = planned(*LONG)
+    model, parts = sizes("qwen3_8b"), learner_memory(learner(cfg, recompute=False), sizes("qwen3_8b")).device
+    ways = [learner(cfg, ranks=8, context_parallel=n, max_tokens_per_microbatch=131_072 // n) for n in (1, 2, 4, 8)]
+    assert [learner_memory(way, model).on_device for way in ways] == pytest.approx([125.3, 80.8, 57.4, 46.1], abs=0.1)
+    shared = ways[-1]
+    kept = learner_memory(learner(shared, recompute=False), model).device
+    gathered, layer = 8 * 2 * 8 * 128, 2 * (6 * 4096 + 2 * 4096 + 73_728)  # in bfloat16 norms keep their input twice
+    assert kept["saved activations"] == pytest.approx(36 * 16_384 * (layer + 2 * gathered) / GB)
+    assert kept["working activations"] == pytest.approx(16_384 * (layer + 2 * gathered + 6 * gathered) / GB)
+    assert parts["saved activations"] == pytest.approx(36 * 131_072 * layer / GB)
+    # Of a token all but its recorded choices is on every rank that shares its micro-batch.
+    held = learner_memory(shared, model).device["replay and batch"]
+    assert held == pytest.approx(16 * 8 * 131_072 / 8 * 8 * 60 / GB)
+    v32 = sizes("deepseek_v3_2")
+    assert v32.gathered_row == 512 + 64 + 128
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("qwen3_8b", 4), ("qwen3_30b_a3b", 16), ("glm_4_5_air", 64)])

@@ -95,6 +95,14 @@ def test_what_ranks_send_each_other() -> None:
     rows = 8192 * 8 * 48 * 7 / 8 * 2048 * 2 / 1e9
     gathered = 7 / 8 * (2 * 2 + 4) * (parameters - experts)
     assert traffic_seconds(spread, model) == pytest.approx(16 * (gathered + 2 * 2 * rows) / 450)
+    # two share each micro-batch: keys and values of the other's 8,192 rows in bfloat16 for a forward pass, twice where
+    # layers are run again, their gradient in float32
+    shared = learner(eight, context_parallel=2)
+    rows = 8192 * 48 * 2 * 4 * 128 / 1e9
+    for recompute in (False, True):
+        more = 16 * ((1 + recompute) * 2 + 4) * rows / 450
+        again = learner(shared, recompute=recompute)
+        assert traffic_seconds(again, model) == pytest.approx(traffic_seconds(eight, model) + more)
     speed = step_speed(apart, model, nodes=4)
     assert speed.traffic_s == traffic_seconds(apart, model)
     assert speed.learner_s == max(128 * 8192 / learner_speed(apart, model), speed.traffic_s)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from released_models import LARGE, directory, on_hardware, planned, sizes
+from released_models import LARGE, LONG, directory, on_hardware, planned, sizes
 from train_runs import train_config
 
 from rl.policy.presets import tiny_dsa
@@ -233,6 +233,15 @@ def test_ranks_are_offered_where_there_is_room() -> None:
     full = on_hardware(planned(*LARGE, "rollout.workers=7", "objective.kl_coef=0"), gpus=8, host_memory_gb=150)
     (refusal,) = [r for r in plan_of(full, sizes("qwen3_8b")).refusals if "learner on" in r]
     assert "fits with learner.ranks=4 rollout.workers=4 (52.9 GB)" in refusal
+
+
+def test_ranks_are_offered_that_share_long_rollouts() -> None:
+    cfg = on_hardware(planned(*LONG, "rollout.workers=7", "rollout.kv_cache_gib=30"), gpus=16)
+    (refusal,) = [r for r in plan_of(cfg, sizes("qwen3_8b")).refusals if "learner on" in r]
+    (words,) = re.findall(r"fits with (.*) \(", refusal)
+    assert "learner.context_parallel=2 learner.max_tokens_per_microbatch=65536" in words
+    offered = planned(*LONG, "rollout.workers=7", "rollout.kv_cache_gib=30", *words.split())
+    assert not [r for r in plan_of(on_hardware(offered, gpus=16), sizes("qwen3_8b")).refusals if "learner on" in r]
 
 
 def test_ranks_need_gpus_of_their_own() -> None:

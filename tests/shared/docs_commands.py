@@ -22,6 +22,7 @@ END, START, OUT = "end", "start", "out"
 HERE = "tests/docs/test_commands_run.py"
 JOBS = "tests/docs/test_commands_to_their_end.py"
 TUTORIAL = "tests/docs/test_tutorial.py"
+FOREIGN = "tests/docs/test_foreign_page.py"
 CERTIFICATES = "tests/docs/test_certificates_page.py"
 
 
@@ -38,11 +39,15 @@ RULES = (
     Rule(r"^make train$|^rl-train$", END, JOBS),
     Rule(r"^make (?!train)|^source |^\S*pip |^python -m venv", OUT,
          "makes or checks the environment that the tests run in; CI does it"),
+    Rule(r"^(export OPENAI|curl )", OUT, "talks to the gateway above it; tests/recipes/test_serve.py does"),
     Rule(r"pytest( -m slow| tests/)", OUT, "the tests themselves"),
     Rule(r"python -m benchmarks\.", OUT, "minutes to hours; docs/results.md has what they gave"),
     Rule(r"^\S*python examples/own_model", END, "tests/examples/test_own_model.py"),
     Rule(r"^\S*python examples/your_agent", END, "tests/examples/test_your_agent.py"),
     Rule(r"^\S*python examples/grpo_loop", END, "tests/examples/test_grpo_loop.py"),
+    Rule(r"^git clone", OUT, "fetches a repository; tests/foreign makes them on the spot"),
+    Rule(r"^envs-check (swe_rows|terminal_tasks|bfcl)", END, FOREIGN),
+    Rule(r"^rl-train env=(swe_rows|terminal_tasks|bfcl)", START, FOREIGN),
     Rule(r"OpenEnvTaskset|VerifiersTaskset", OUT, "another library in a Python of its own: tests marked bridges"),
     Rule(r"McpTaskset", END, "tests/envs/test_bridges_mcp.py"),
     Rule(r"^envs-build (family=(search|agent|interpreter|code) n|mix=v32 .*share=0\.01)", OUT,
@@ -60,7 +65,7 @@ RULES = (
     Rule(r"^rl-train --|^envs-(check|play|init|build)|^cat |^python -m configs\.reference", END, HERE),
     Rule(r"^rl-train plan=true$|plan=true .*policy=hf", END, HERE),
     Rule(r"^(sbatch|kubectl|docker) ", OUT, "needs Slurm, Kubernetes or Docker; tests/docs/test_cluster_files.py"),
-    Rule(r"^make train ARGS|^rl-(train|eval|chat|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
+    Rule(r"^make train ARGS|^rl-(train|eval|chat|gateway|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
 )  # fmt: skip
 
 

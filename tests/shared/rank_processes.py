@@ -54,6 +54,7 @@ class Job:
     size: int
     shards: int
     experts: int
+    context: int
     cases: list[Case] | list[Lesson]
     folder: Path
     host: str = HOST
@@ -152,16 +153,16 @@ def spy_on(optimizer: Any) -> list[torch.Tensor]:
 
 
 def run_ranks(
-    size: int, shards: int, cases: list[Case] | list[Lesson], folder: Path, experts: int = 1
+    size: int, shards: int, cases: list[Case] | list[Lesson], folder: Path, experts: int = 1, context: int = 1
 ) -> list[list[dict[str, Any]]]:
     """``learn`` or ``teach`` of all cases by every rank: results by rank. Raises RuntimeError with what a rank said
     last."""
-    from rl.learner.ranks import open_meeting
+    from rl.policy.meeting import open_meeting
 
     meeting = open_meeting(HOST, size, TIMEOUT_S)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.pkl"
-    path.write_bytes(pickle.dumps(Job(size, shards, experts, cases, folder, port=meeting.port)))
+    path.write_bytes(pickle.dumps(Job(size, shards, experts, context, cases, folder, port=meeting.port)))
     while len(_waiting) < size:
         _waiting.append(_start())
     for rank, process in enumerate(_waiting[:size]):
@@ -217,11 +218,12 @@ def main() -> None:
 
 
 def work(path: str, rank: int) -> None:
-    from rl.learner.ranks import Place, Ranks, enter_meeting
+    from rl.learner.ranks import Place, Ranks
+    from rl.policy.meeting import enter_meeting
 
     job: Job = pickle.loads(Path(path).read_bytes())
     store = enter_meeting(job.host, job.port, job.size, TIMEOUT_S)
-    ranks = Ranks(Place(rank, job.size, job.shards, job.experts), store, job.host, TIMEOUT_S)
+    ranks = Ranks(Place(rank, job.size, job.shards, job.experts, job.context), store, job.host, TIMEOUT_S)
     results = [
         teach(case, ranks) if isinstance(case, Lesson) else learn(case, job.folder / f"run{rank}", ranks)
         for case in job.cases

@@ -40,3 +40,8 @@ LARGE = (
     "rollout.max_tokens=4096", "rollout.max_turns=1", "rollout.kv_cache_gib=40", "rollout.episode_s=3600",
     "ray.worker_gpus=1", "ray.learner_gpus=1", "ray.object_store_mb=65536", "step_deadline_s=7200",
 )  # fmt: skip
+# Rollouts whose activations one GPU does not hold.
+LONG = (
+    *LARGE, "rollout.max_context=131072", "learner.max_tokens_per_microbatch=131072", "objective.kl_coef=0",
+    "rollout.episode_s=360000", "step_deadline_s=360000",
+)  # fmt: skip

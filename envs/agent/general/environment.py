@@ -32,10 +32,13 @@ class GeneralEnvironment(Environment):
 
     def __init__(self, task: Task, **config: Any) -> None:
         super().__init__(task, **config)
-        self.case = case_of(task)
+        self.case = self.case_for(task)
         self.tools = self.case.tools
         self._world: World | None = None
         self._demonstration: list[Message] | None = None
+
+    def case_for(self, task: Task) -> Case:
+        return case_of(task)
 
     def reset(self) -> tuple[Message, ...]:
         self._world = self.case.open()

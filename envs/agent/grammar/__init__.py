@@ -1,0 +1,1 @@
+"""Worlds: general-agent environments that a grammar composes: tables, rules, tools and tasks are drawn."""
