@@ -93,8 +93,10 @@ class LearnerProcess(RankProcess):
         packed = pack(self.learner.compute.base_weights())
         return packed, packed_bytes(packed)
 
-    def meet_engines(self) -> Meeting:
-        """Where engines meet the first rank, to get its weights: address and port."""
+    def meet_engines(self) -> Meeting | None:
+        """Where engines meet the first rank, to get its weights: address and port; the others listen nowhere."""
+        if self._rank > 0:
+            return None
         from ray.util import get_node_ip_address
 
         from rl.policy.meeting import open_meeting

@@ -203,23 +203,25 @@ class Link:
     def _shared(self, size: int) -> Tensor | None:
         """Slots that all ranks map, where all of them are on the sender's machine."""
         memory: mmap.mmap | None = None
-        mark = b""
-        if self.rank == 0:
-            descriptor, mark = os.memfd_create("weights", os.MFD_CLOEXEC), secrets.token_bytes(16)
-            os.ftruncate(descriptor, SLOTS * size)
-            memory = mmap.mmap(descriptor, SLOTS * size)
-            memory[:16] = mark
-            self._store.set("memory", f"{machine()} {os.getpid()} {descriptor} {mark.hex()}")
-        else:
-            where, process, number, text = self._store.get("memory").decode().split()
-            mark = bytes.fromhex(text)
-            if where == machine():
-                with suppress(OSError, ValueError), open(f"/proc/{process}/fd/{number}", "r+b") as file:
-                    memory = mmap.mmap(file.fileno(), SLOTS * size)
-        there = torch.tensor([memory is not None and memory[:16] == mark], dtype=torch.int64)
-        self._group.allreduce([there], dist.AllreduceOptions()).wait()  # a sum
-        if self.rank == 0:
-            os.close(descriptor)  # who has it mapped keeps it
+        mark, descriptor = b"", -1
+        try:
+            if self.rank == 0:
+                descriptor, mark = os.memfd_create("weights", os.MFD_CLOEXEC), secrets.token_bytes(16)
+                os.ftruncate(descriptor, SLOTS * size)
+                memory = mmap.mmap(descriptor, SLOTS * size)
+                memory[:16] = mark
+                self._store.set("memory", f"{machine()} {os.getpid()} {descriptor} {mark.hex()}")
+            else:
+                where, process, number, text = self._store.get("memory").decode().split()
+                mark = bytes.fromhex(text)
+                if where == machine():
+                    with suppress(OSError, ValueError), open(f"/proc/{process}/fd/{number}", "r+b") as file:
+                        memory = mmap.mmap(file.fileno(), SLOTS * size)
+            there = torch.tensor([memory is not None and memory[:16] == mark], dtype=torch.int64)
+            self._group.allreduce([there], dist.AllreduceOptions()).wait()  # a sum
+        finally:
+            if descriptor >= 0:  # who has it mapped keeps it; where ranks did not meet, nobody has
+                os.close(descriptor)
         if int(there) < self._size or memory is None:
             return None
         return torch.frombuffer(memory, dtype=torch.uint8)

@@ -16,16 +16,19 @@ Advantage, loss and optimiser step are ``rl.learner.learner.Learner.step``; what
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.types import Task
+from rl.learner.group import LearnerLost
 from rl.rollout.losses import TASK_ERROR, skipped_group
 from rl.rollout.worker import GroupSpec
 from rl.run.ending import asked, held, open_to
 from rl.run.errors import explain
 from rl.tracking.failures import first_line
+from rl.tracking.stall import StallError
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
@@ -79,8 +82,13 @@ def grpo(
         writing.append(at.next_group - len(pending))
 
     def written(wait: bool = False) -> None:
-        if writing and learner.saved(wait):
-            finished.checkpoint(writing.pop())
+        if not writing:
+            return
+        first = writing.pop()  # before it is asked for: what has failed is not on disk, however often one asks
+        if learner.saved(wait):
+            finished.checkpoint(first)
+        else:
+            writing.append(first)
 
     spent = log.spent()
     end = at.step + len(again) // cfg.prompts_per_step if spent else cfg.steps
@@ -130,6 +138,12 @@ def grpo(
             written(wait=True)
         except Exception as error:  # the signal has reached the learner too, or the disk is full
             print(f"no checkpoint of step {at.step}: {first_line(str(error))}; the steps since the last one run again")
+        raise
+    except (LearnerLost, StallError):  # nothing more comes of the learner, or the run has waited for long enough
+        raise
+    except Exception:
+        with suppress(Exception):  # the learner's process ends with the run: what it is still writing would be lost
+            written(wait=True)
         raise
     finally:
         pool.on_finished = None

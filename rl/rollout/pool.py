@@ -309,8 +309,9 @@ class RolloutPool:
         if probe_tokens is None or learner_scores is None:
             return SyncReport(seconds)
         probes = self._ask_all(
-            f"probe version {version}", lambda actor: actor.probe.remote(probe_tokens), self.config.sync_s
-        )
+            f"probe version {version}", lambda actor: actor.probe.remote(probe_tokens), self.config.sync_s,
+            renewed=self._stream_again,
+        )  # fmt: skip
         found: list[dict[str, float]] = []
         for index, (engine_logprobs, replay, engine_version) in enumerate(probes):
             expected = learner_scores(probe_tokens, replay)
@@ -321,6 +322,11 @@ class RolloutPool:
             self._reference = Reference(probe_tokens, expected.logprobs, tolerance)
         worst = worst_of(found)
         return SyncReport(seconds, worst[PROBE_MAX], worst)
+
+    def _stream_again(self) -> None:
+        """Streamed weights once more: a worker that was replaced since has none, and cannot be probed."""
+        if self._streams is not None and self._streams.sender is not None:
+            self._streams.sync(self._streams.sender, self.version)
 
     def _stored(self, weights: Weights) -> Any:
         return weights() if callable(weights) else self._ray.put(pack(cast(Mapping[str, Any], weights)))
@@ -489,9 +495,12 @@ class RolloutPool:
                 )
                 self.replace(order.slot, order.actor, reason)
 
-    def _ask_all(self, what: str, call: Callable[[Any], Any], seconds: float, *, replace: bool = True) -> list[Any]:
-        """``call`` on every worker, answers by index. A worker found dead is replaced and asked again; it may
-        take ``start_s`` longer then."""
+    def _ask_all(
+        self, what: str, call: Callable[[Any], Any], seconds: float, *, replace: bool = True,
+        renewed: Callable[[], None] | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """``call`` on every worker, answers by index. A worker found dead is replaced and asked again, after
+        ``renewed``; it may take ``start_s`` longer then."""
         asked = [(slot, slot.actor, call(slot.actor)) for slot in self.slots]
         ends = time.monotonic() + seconds
         answers = []
@@ -508,6 +517,8 @@ class RolloutPool:
                     if not replace:
                         raise WorkerLost(f"worker {slot.index} could not {what}: {_reason(error)}") from error
                     self.replace(slot, actor, error)
+                    if renewed is not None:
+                        renewed()
                     actor, ref = slot.actor, call(slot.actor)
                     ends = time.monotonic() + self.config.start_s + seconds
         return answers

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rank_processes import Case, end_ranks, run_ranks
 
 from rl.learner import checkpoint
 from rl.learner.checkpoint import damage, save_checkpoint, snapshot, write_snapshot
@@ -17,7 +18,7 @@ from rl.learner.learner import Learner
 from rl.learner.process import LearnerProcess
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
-from rl.policy.loading import build_policy
+from rl.policy.loading import build_policy, load_policy
 from rl.types import Group
 
 Groups = Callable[..., list[Group]]
@@ -53,6 +54,33 @@ def test_what_is_written_later_is_what_it_was(
     found = []
     for path in (at_once, later):
         assert checkpoint.load_checkpoint(path, again) == {"note": 7, "step": 1}
+        found.append({n: {k: v.clone() for k, v in m.items()} for n, m in again.optimizer.moments().items()})
+    one, other = found
+    assert one.keys() == other.keys() != set()
+    assert all(torch.equal(one[name][part], other[name][part]) for name in one for part in one[name])
+
+
+@pytest.mark.parametrize(
+    ("shards", "settings"), [(2, {}), pytest.param(1, {"lora": {"rank": 4}}, marks=pytest.mark.slow)]
+)
+def test_ranks_go_on_while_they_write(
+    policy: Policy, make_groups: Groups, tmp_path: Path, shards: int, settings: dict[str, Any]
+) -> None:
+    """Split over two, and a copy on each."""
+    policy.save(tmp_path / "policy")
+    case = Case(
+        tmp_path / "policy", [make_groups()], settings=settings, save=tmp_path / "at_once", beside=tmp_path / "later"
+    )
+    end_ranks()  # torch keeps meshes of one shape
+    run_ranks(2, shards, [case], tmp_path / "ranks")
+    at_once, later = (tmp_path / name / "step_000001" for name in ("at_once", "later"))
+    assert damage(later) is None
+    assert files(later) == files(at_once) != {}
+    config = LearnerConfig(**SETTINGS | ({"lora": LoraConfig(rank=4)} if settings else {}))
+    again = Learner(load_policy(tmp_path / "policy"), config, ObjectiveConfig(), tmp_path)
+    found = []
+    for path in (at_once, later):
+        checkpoint.load_checkpoint(path, again)
         found.append({n: {k: v.clone() for k, v in m.items()} for n, m in again.optimizer.moments().items()})
     one, other = found
     assert one.keys() == other.keys() != set()

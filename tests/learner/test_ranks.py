@@ -16,7 +16,9 @@ from test_open_batch import PACKED, SMALL, TIMES, batch
 from test_precision import llama
 from test_shared_step import groups_of
 
-from rl.objective.config import TeachingConfig
+from rl.learner.config import LearnerConfig
+from rl.learner.process import LearnerProcess
+from rl.objective.config import ObjectiveConfig, TeachingConfig
 from rl.policy.loading import build_policy, load_policy
 from rl.policy.lora import LoraPolicy
 from rl.types import Group
@@ -218,3 +220,9 @@ def test_ranks_repeat_themselves_bit_for_bit(
 
 def without_times(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in one.items() if key not in TIMES} for one in metrics]
+
+
+def test_engines_meet_the_first_rank_alone(tmp_path: Path) -> None:
+    process = LearnerProcess({}, LearnerConfig(ranks=2), ObjectiveConfig(), str(tmp_path), rank=1)
+    assert process.meet_engines() is None
+    assert process._engines is None, "no port that nobody asks"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -279,3 +281,22 @@ def test_a_sharded_source_says_what_it_will_send() -> None:
     assert source.entries[0].names == ("embed", "head")
     assert [tuple(value.shape) for value in source] == [entry.shape for entry in source.entries]
     assert weight_stream.SLOTS == 2
+
+
+def test_ranks_that_do_not_meet_leave_no_memory_behind() -> None:
+    def open_memory() -> int:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return sum("memfd:weights" in os.readlink(link) for link in links)
+
+    class Gone:
+        def allreduce(self, *given: Any) -> Any:
+            raise RuntimeError("connection closed by peer")
+
+    link = Link.__new__(Link)
+    link.rank, link._size = 0, 2
+    link._group = Gone()
+    link._store = type("Store", (), {"set": lambda self, name, value: None})()
+    before = open_memory()
+    with pytest.raises(RuntimeError, match="connection closed"):
+        link._shared(4096)
+    assert open_memory() == before

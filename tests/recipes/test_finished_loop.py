@@ -143,6 +143,43 @@ def test_groups_stay_until_the_checkpoint_that_holds_them_is_written(tmp_path: P
     assert stored(tmp_path / FOLDER) == {}
 
 
+class Background(Trainer):
+    """A checkpoint is on disk when somebody waits for it; or never (``wrong``)."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong, self.waited = wrong, 0
+
+    def saved(self, wait: bool = False) -> bool:
+        self.waited += wait
+        if wait and self.wrong and self.waited == 1:  # it is raised once
+            raise OSError("no space left")
+        return wait
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_an_error_waits_for_the_checkpoint_that_is_being_written(tmp_path: Path, wrong: bool) -> None:
+    class Broken(Sampler):
+        def collect(self, n: int, deadline_s: float, beside: Any = None) -> list[Group]:
+            try:
+                return super().collect(n, deadline_s)
+            except Killed:
+                raise RuntimeError("an engine computes something else") from None
+
+    learner = Background(wrong)
+    with pytest.raises(RuntimeError, match="an engine computes something else"):
+        life(tmp_path, learner, Broken(PROMPTS * (EVERY + 1)), keep_checkpoints=1)
+    assert (sorted(learner.states), learner.waited) == ([EVERY], 1)
+    assert min(stored(tmp_path / FOLDER)) == (0 if wrong else PROMPTS * EVERY)
+
+
+def test_the_groups_of_a_checkpoint_that_failed_stay(tmp_path: Path) -> None:
+    learner = Background(wrong=True)
+    with pytest.raises(OSError, match="no space left"):
+        life(tmp_path, learner, Sampler(), keep_checkpoints=1)
+    assert min(stored(tmp_path / FOLDER)) == 0
+
+
 def test_an_older_checkpoint_finds_its_groups_too(tmp_path: Path) -> None:
     learner, first = Trainer(), Sampler(17)
     with pytest.raises(Killed):

@@ -31,6 +31,7 @@ from rl.policy.rendezvous import Receipt, Rendezvous
 from rl.policy.weight_plan import Entry, Piece, WeightSource
 from rl.policy.weight_stream import Link, Links
 from rl.rollout.pool import RolloutPool
+from rl.rollout.streams import Streams
 from rl.rollout.weights import WeightSyncError
 from rl.types import Trajectory
 
@@ -193,6 +194,24 @@ def test_a_worker_that_dies_in_the_middle_is_replaced_and_all_get_the_weights(
     assert pool.pids()[1] != pids[1]
     assert time.monotonic() - began < 100
     assert_samples(pool, teacher.policy, 7, 30)
+
+
+def test_a_worker_that_dies_before_it_is_probed_gets_the_weights_again(
+    pool: RolloutPool, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, right = Teacher(moved(policy, 7)), Streams.sync
+
+    def sync(streams: Streams, sender: Any, version: int) -> list[Receipt]:
+        receipts = right(streams, sender, version)
+        if len(teacher.sent) == 1:
+            os.kill(pool.pids()[1], signal.SIGKILL)
+        return receipts
+
+    monkeypatch.setattr(Streams, "sync", sync)
+    report = pool.sync(teacher, 8, probe_tokens(), partial(learner_scores, teacher.policy))
+    assert report.mismatch is not None
+    assert len(teacher.sent) == 2
+    assert all(slot.unfed is None for slot in pool.slots)
 
 
 def test_a_new_worker_gets_its_weights_from_the_other_engine(pool: RolloutPool, policy: Policy) -> None:

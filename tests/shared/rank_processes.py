@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Case:
     replay: dict[str, Any] = field(default_factory=dict)
     start: Path | None = None  # a checkpoint to go on from
     save: Path | None = None  # where to write one
+    beside: Path | None = None  # where to write the same once more, while the first batch is trained again
     accumulate: bool = False  # group by group instead of whole
 
 
@@ -63,7 +65,7 @@ class Job:
 
 def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     """What the learner of ``case`` comes to: gradients [P] and metrics of every batch, and its weights afterwards."""
-    from rl.learner.checkpoint import load_checkpoint, save_checkpoint
+    from rl.learner.checkpoint import load_checkpoint, save_checkpoint, snapshot, write_snapshot
     from rl.learner.config import LearnerConfig, LoraConfig, ReplayConfig
     from rl.learner.learner import Learner
     from rl.objective.config import ObjectiveConfig
@@ -96,6 +98,12 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
     probe = learner.probe(tokens)
     if case.save is not None:
         save_checkpoint(case.save, learner, len(case.batches))
+    if case.beside is not None:
+        with ThreadPoolExecutor(1) as writer:
+            taken = snapshot(learner, len(case.batches), copied=True)
+            writing = writer.submit(write_snapshot, case.beside, taken)
+            learner.step([replace(group, version=learner.version) for group in case.batches[0]])
+            writing.result(TIMEOUT_S)
     weights = {k: torch.as_tensor(v) for k, v in (learner.base_weights() | learner.weights()).items()}
     return {
         "gradients": gradients,
