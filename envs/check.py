@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -130,17 +131,23 @@ def _waived(finding: Finding, results: Mapping[str, Result], waived: Mapping[str
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words as keywords; values are JSON where they can be, else text."""
+    """``key=value`` words as keywords; values are JSON where they can be, ``[a, b]`` is a list without quotes too, all
+    else is text."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ValueError(f"{pair!r} is not key=value")
-        try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
+        settings[key] = _value(value)
     return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        words = re.fullmatch(r"\[([^][{}\"']*)\]", text)  # as Hydra writes it, and what a shell leaves of ["a"]
+        return [_value(word.strip()) for word in words[1].split(",")] if words else text
 
 
 def main(

@@ -286,12 +286,13 @@ def main(argv: Sequence[str] | None = None, read: Callable[[str], str] = input) 
         index = int(settings.pop("index", 0))
         taskset = taskset_class(arguments.taskset.removeprefix("env="))(**settings)
         task = taskset.task(index)
+        environment = taskset.environment(task)
     except (ValueError, TypeError, ImportError) as error:
         print(f"envs-play: {error}", file=sys.stderr)
         return 2
     console.print(f"[bold]{escape(task.id)}[/]   a call is: tool_name argument … (or JSON)   :oracle :tools :all :quit")
     try:
-        play(task, taskset.environment(task), read, console)
+        play(task, environment, read, console)
     except (Quit, KeyboardInterrupt):
         console.print("left.")
         return 1

@@ -55,16 +55,22 @@ def read_request(body: Mapping[str, Any]) -> tuple[tuple[Message, ...], ChatOpti
     if not isinstance(body.get("messages"), list):
         raise ValueError(f"messages={body.get('messages')!r:.80}: must be a list of messages")
     tools = () if body.get("tool_choice") == "none" else body.get("tools") or ()
+    if not isinstance(tools, list | tuple) or not all(
+        isinstance(tool, Mapping) and isinstance(tool.get("function"), Mapping) for tool in tools
+    ):
+        raise ValueError(f"tools={tools!r:.80}: must be a list of functions, {{'type': 'function', 'function': …}}")
     messages = _with_format(from_openai(body["messages"], tools), body.get("response_format"))
     limits = [body[name] for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
     for limit in limits:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"max_tokens={limit!r:.80}: must be a whole number, at least 1")
     stop = body.get("stop") or ()
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    stop = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list | tuple) else (stop,)
     if not all(isinstance(text, str) and text for text in stop):
         raise ValueError(f"stop={body['stop']!r:.80}: must be texts")
     options = body.get("stream_options") or {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"stream_options={options!r:.80}: must be an object")
     return messages, ChatOptions(
         min(limits, default=None), stop, bool(body.get("stream")), bool(options.get("include_usage"))
     )

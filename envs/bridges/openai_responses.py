@@ -39,6 +39,8 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
     system = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
     chat = {name: body[name] for name in _AS_THEY_ARE if name in body}
     chat |= {"messages": [*system, *_messages(items)], "tools": [_tool(tool) for tool in body.get("tools") or ()]}
+    if not isinstance(body.get("text") or {}, Mapping):
+        raise ValueError(f"text={body['text']!r:.80}: must be an object with a format")
     shape = (body.get("text") or {}).get("format")
     if isinstance(shape, Mapping) and shape.get("type") == "json_schema":
         shape = {"type": "json_schema", "json_schema": {"schema": shape.get("schema")}}

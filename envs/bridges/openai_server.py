@@ -40,6 +40,7 @@ from envs.bridges.openai_request import read_request
 _MAX_BYTES = 2**26  # of one request
 _SOCKET_S = 60.0  # a client that sends half a request does not hold its thread forever
 _PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/v1/reward")
+_NAMED_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/reward", "/v1/close")  # POST there opens an episode
 _WHICH = (
     "which episode? POST to /v1/episodes gives its base_url and api_key; or put a name of your own into the base URL, "
     "/episodes/NAME/v1"
@@ -144,8 +145,13 @@ def _handler(sessions: dict[str, _Session], office: tuple[str, Office] | None) -
                 path = f"/{rest}"
             if (served := self._office(given)) is not None and path.startswith("/episodes/"):
                 name, _, rest = path.removeprefix("/episodes/").partition("/")
+                path = f"/{rest}"
+                if self.command == "GET":  # opens no episode
+                    return given, path
                 try:
-                    return served.named(unquote(name)), f"/{rest}"
+                    if path not in _NAMED_PATHS:
+                        raise ChatRefusal(404, f"no such path: {path}; there are {', '.join(_NAMED_PATHS)}")
+                    return served.named(unquote(name)), path
                 except ChatRefusal:
                     self.close_connection = True  # the body was not read
                     raise
@@ -175,9 +181,9 @@ def _handler(sessions: dict[str, _Session], office: tuple[str, Office] | None) -
             served = self._office(given)
             if served is not None and path == "/v1/episodes":
                 return self._json(200, dict(served.shown()))
-            if path != "/v1/models":
-                raise ChatRefusal(404, f"no such path: {path}")
             with nullcontext() if served is not None else self._session(given):
+                if path != "/v1/models":
+                    raise ChatRefusal(404, f"no such path: {path}")
                 model = {"id": "policy", "object": "model", "created": 0, "owned_by": "speciale-rl"}
                 self._json(200, {"object": "list", "data": [model]})
 
@@ -240,7 +246,7 @@ def _handler(sessions: dict[str, _Session], office: tuple[str, Office] | None) -
                 raise ChatRefusal(413, f"the request has {size} bytes, allowed are {_MAX_BYTES}")
             try:
                 body = json.loads(self.rfile.read(size)) if size else {}
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ChatRefusal(400, f"the request is no JSON: {error}") from error
             if not isinstance(body, dict):
                 raise ChatRefusal(400, f"the request is a JSON {type(body).__name__}, wanted an object")

@@ -80,12 +80,14 @@ def can_turn(texts: dict[str, str], tests: Collection[str]) -> dict[str, str]:
 def check_numbers(*bounds: tuple[str, float, float, float]) -> None:
     """(name, value, lowest, highest) each. Raises ValueError that names the setting."""
     for name, value, low, high in bounds:
-        if not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"{name}={value}: must be from {low} to {high}")
 
 
 def check_packages(names: Collection[str]) -> None:
     """Raise ValueError for a distribution that is not installed here."""
+    if isinstance(names, str):
+        raise ValueError(f"packages={names!r:.80}: must be a list, such as [attrs]")
     for name in names:
         try:
             distribution(name)

@@ -89,6 +89,8 @@ class SweRowsTaskset(ForeignTaskset):
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, run_s=run_s, **config)
+        check_numbers(("run_s", run_s, 1, 1800), ("disk_mb", disk_mb, 16, 8192), ("workers", workers, 1, 64))
+        check_packages(packages)
         self.repos = _folder("repos", repos)
         self.setup = Setup(
             None if site is None else _folder("site", site), tuple(packages), test_command, patch_is == "bug",
@@ -97,8 +99,6 @@ class SweRowsTaskset(ForeignTaskset):
         check_command(test_command)
         if patch_is not in PATCHES:
             raise ValueError(f"patch_is={patch_is!r}: must be {' or '.join(PATCHES)}")
-        check_numbers(("run_s", run_s, 1, 1800), ("disk_mb", disk_mb, 16, 8192), ("workers", workers, 1, 64))
-        check_packages(packages)
         self.workers, self.drop_p2p = int(workers), bool(drop_p2p)
         self.rows = open_rows(path, split, subset, revision)
         self.source = self.rows.name

@@ -102,7 +102,12 @@ def _harbor(folder: Path) -> TerminalFolder:
             raise RefusedError(f"environment/{name}: several containers are not emulated")
     if not (folder / "instruction.md").is_file():
         raise RefusedError("there is no instruction.md")
-    instruction = (folder / "instruction.md").read_text(encoding="utf-8", errors="replace")
+    try:
+        instruction = (folder / "instruction.md").read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"instruction.md cannot be read: {error}") from error
+    if not instruction.strip():
+        raise RefusedError("instruction.md is empty")
     image = read_dockerfile(folder / "environment" / "Dockerfile")
     image.environment |= {str(name): str(value) for name, value in wanted.get("env", {}).items()}
     image.folder = wanted.get("workdir", image.folder)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from envs.search.wiki_clauses import Clause, Mention, clauses_of
+from envs.search.wiki_clues import noun_of
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_facts import Fact, dated, facts_of
 from envs.search.wiki_index import wiki_index
@@ -171,7 +172,10 @@ def _says_only_this_one(number: int, kind: str, clause: Clause, mention: Mention
     if len(rivals) > _MENTIONED_TOO_OFTEN:
         return False
     terms = index.terms(clause.text[: mention.start])
-    rivals = frozenset(other for other in rivals if other != number and could_be(other, kind))
+    # "was a member of" becomes "the member of": the kind is not said then, and sets nothing apart
+    noun = noun_of(clause)
+    unsaid = noun is not None and not set(index.terms(kind)) <= set(index.terms(noun))
+    rivals = frozenset(other for other in rivals if other != number and (unsaid or could_be(other, kind)))
     if not rivals:
         return bool(terms)
     told = [term for term in terms if term not in index.terms(kind)]

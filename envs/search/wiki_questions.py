@@ -13,6 +13,7 @@ the described start, that are drawn. All of them are of one split.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -273,7 +274,7 @@ def _write(branch: Branch, rng: random.Random) -> str:
         inside = edge.relation != SAID_OF and (edge.since is None or edge.since.relation != edge.event)
         if nested >= 1 or (inside and len(np.split()) > _LONG) or len(np.split()) > _WIDEST:
             sentences.append(introduce(np, rng, first=not sentences))
-            np, nested = _reference(here), 0
+            np, nested = _reference(here, " ".join(sentences)), 0
         if edge is branch.path[-1]:
             break
         assert edge.target is not None
@@ -281,12 +282,16 @@ def _write(branch: Branch, rng: random.Random) -> str:
     return " ".join([*sentences, ask(branch.path[-1], np, rng)])
 
 
-def _reference(number: int) -> str:
-    """How a sentence speaks of what the one before introduced: "that poet"."""
+def _reference(number: int, said: str) -> str:
+    """How a sentence speaks of what the one before introduced: "that poet". ``said``: all sentences before."""
     phrase = phrase_of(number)
     if phrase is None or phrase.kind is None:
         return "that person" if phrase is not None and phrase.person else "it"
-    return f"that {short_kind(phrase.kind)}"
+    kind = short_kind(phrase.kind)
+    # "the person who wrote that book" was not called a philosopher: if anybody was, it was somebody else
+    if re.search(r"\bthe person who [^.]*\.$", said) and re.search(rf"\b{re.escape(kind)}\b", said):
+        return "that person"
+    return f"that {kind}"
 
 
 def _branch_key(branch: Branch) -> str:

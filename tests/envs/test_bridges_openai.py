@@ -174,7 +174,8 @@ def test_the_openai_client_talks_to_it(stream: bool, in_url: bool) -> None:
 def post(url: str, key: str, body: Any) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    with opener.open(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=20) as answer:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with opener.open(urllib.request.Request(url, data, headers), timeout=20) as answer:
         return json.load(answer)
 
 
@@ -219,6 +220,7 @@ def test_what_is_refused() -> None:
             (key, post_url, {"reward": 1}, 404, "no such path: /v1/reward"),
             (key, url, {"messages": [], "n": 2}, 400, "n=2"),
             (key, f"{server.base_url}/embeddings", {"messages": []}, 404, "no such path"),
+            (key, url, b"[" * 100_000, 400, "the request is no JSON"),
             (key, url, {"messages": []}, 500, "RuntimeError: the policy is gone"),
         ):
             with pytest.raises(urllib.error.HTTPError) as caught:
@@ -244,6 +246,10 @@ HELLO: list[Any] = [{"role": "user", "content": "Hi"}]
         ({"max_tokens": 0}, "max_tokens=0: must be a whole number, at least 1"),
         ({"max_completion_tokens": True}, "max_tokens=True"),
         ({"stop": [""]}, "must be texts"),
+        ({"stop": 7}, "stop=7: must be texts"),
+        ({"tools": "search"}, "tools='search': must be a list of functions"),
+        ({"tools": [{"type": "web_search"}]}, "must be a list of functions"),
+        ({"stream_options": 5}, "stream_options=5: must be an object"),
         ({"response_format": {"type": "json_object"}}, "must be text, or a json_schema with its schema"),
         ({"response_format": "json"}, "response_format='json'"),
         ({"messages": {}}, "messages={}: must be a list"),

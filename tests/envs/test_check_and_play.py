@@ -171,6 +171,13 @@ def test_command_says_what_is_wrong_with_its_arguments(capsys: pytest.CaptureFix
         "d": "text",
         "e": "x=y",
     }
+    assert parse_settings(["a=[attrs, b-c,3]", "b=[]", "c=[one]", 'd=["x, y"]', "e=[a, {b: 1}]"]) == {
+        "a": ["attrs", "b-c", 3],
+        "b": [],
+        "c": ["one"],
+        "d": ["x, y"],
+        "e": "[a, {b: 1}]",
+    }
 
 
 def typed(*lines: str) -> Any:

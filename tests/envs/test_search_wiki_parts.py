@@ -19,8 +19,9 @@ from envs.search.wiki_facts import MONTHS, facts_of, value_in
 from envs.search.wiki_index import wiki_index
 from envs.search.wiki_kinds import could_be
 from envs.search.wiki_links import link_graph
-from envs.search.wiki_paths import happened_in, onward, same_year
+from envs.search.wiki_paths import happened_in, leading_to, onward, same_year
 from envs.search.wiki_phrases import phrase_of, short_kind
+from envs.search.wiki_questions import _reference
 from envs.search.wiki_turns import before_name
 from envs.search.wiki_walks import says
 
@@ -168,6 +169,19 @@ def test_steps_lead_to_one_article() -> None:
             assert [o for o in others if could_be(o, edge.kind or "")] == [article.number]
             checked += 1
     assert checked > 100
+
+
+def test_a_phrase_that_does_not_say_the_kind_is_true_of_one_article_of_any_kind() -> None:
+    # "the member of the dynasty" may be an emperor, though no other philosopher is one
+    assert not any(edge.clause.text.startswith("was a member of") for edge in leading_to(number("Marcus Aurelius")))
+    assert not any("Iberian" in edge.clause.text for edge in leading_to(number("Andorra")))  # "the landlocked country"
+
+
+def test_a_person_is_referred_to_as_introduced() -> None:
+    kant, first = number("Immanuel Kant"), "Start from the book that came out when the German philosopher died."
+    assert _reference(kant, f"{first} Next, consider the person who wrote that book.") == "that person"
+    assert _reference(kant, "Next, consider the person who wrote that book.") == "that philosopher"
+    assert _reference(kant, first) == "that philosopher"
 
 
 def test_clues_fit_one_article() -> None:

@@ -162,6 +162,8 @@ def test_smith_rows_and_unittest_labels(world: tuple[Path, Repository]) -> None:
         ({"patch_is": "test"}, "patch_is='test': must be gold or bug"),
         ({"run_s": 0.5}, "run_s=0.5: must be from 1 to 1800"),
         ({"packages": ["no-such-thing-here"]}, "packages: 'no-such-thing-here' is not installed"),
+        ({"packages": "attrs"}, "packages='attrs': must be a list"),
+        ({"run_s": "long"}, "run_s=long: must be from 1 to 1800"),
     ],
 )
 def test_wrong_settings_are_said(tmp_path: Path, settings: dict[str, Any], said: str) -> None:

@@ -151,6 +151,7 @@ def test_an_image_has_its_files_folders_and_variables(tmp_path: Path) -> None:
         ({"solution/solve.sh": ""}, "there is no solution/solve.sh"),
         ({"tests/test.sh": "grep -q 6 /app/sum.txt && echo 1 > /logs/verifier/reward.txt"}, "could be forged"),
         ({"instruction.md": ""}, "there is no instruction.md"),
+        ({"instruction.md": " \n"}, "instruction.md is empty"),
         ({"task.toml": "environment = 3\n"}, "it is not in the form that it should have"),
         ({"environment/Dockerfile": "FROM ubuntu\nCMD [\n"}, "it is not in the form that it should have"),
     ],

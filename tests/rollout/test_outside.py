@@ -40,8 +40,8 @@ class Place:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         return self._send(urllib.request.Request(url, json.dumps(body).encode(), headers))
 
-    def get(self, path: str) -> Any:
-        return self._send(urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {KEY}"}))
+    def get(self, path: str, key: str = KEY) -> Any:
+        return self._send(urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {key}"}))
 
     def _send(self, request: urllib.request.Request) -> Any:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as reply:
@@ -214,6 +214,12 @@ def test_what_is_refused() -> None:
         for path in ("/episodes", "/chat/completions", "/close"):
             assert "unknown API key" in place.refused(here + path, {}, 401, "a guess")
         assert place.get("/v1/models")["data"][0]["id"] == "policy"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            place.get("/v1/episodes", "a guess")
+        # looking around opens no episode, nor does a path that is none
+        assert place.get("/episodes/somebody/v1/models")["data"][0]["id"] == "policy"
+        assert "no such path: /v1/chat" in place.refused(f"{place.address}/episodes/somebody/v1/chat", {}, 404)
+        assert place.get("/v1/episodes")["open"] == []
         for order, why in (({"task": "a b"}, "1 to 128 letters"), ({"tsk": "a"}, "tsk: ")):
             assert why in place.refused(f"{here}/episodes", order, 400)
         assert "in the base URL: must be" in place.refused(f"{place.address}/episodes/a%20b/v1/reward", {}, 400)

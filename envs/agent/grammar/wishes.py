@@ -195,9 +195,11 @@ class NotGroupWish(Wish):
 
 
 class NewWish(Wish):
+    """No other record of the client is for the item, whatever became of it."""
+
     kind, needs, of_record = "new", ("record.status",), False
     about = frozenset({"own item"})
-    said = ("it is not one that the {client} has had before", "the {client} has never had it before")
+    said = ("it is not one that the {client} has {booked} before", "the {client} has never {booked} it before")
 
     @classmethod
     def of(cls, plot: Plot, item: Row) -> Wish:
