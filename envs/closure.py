@@ -23,6 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from envs.syntax import parse
 from envs.taskset import Taskset
 
 OURS = ("rl", "envs", "rewards", "configs")
@@ -144,7 +145,7 @@ def _references(file: Path, module: str, stamp: tuple[int, int]) -> tuple[list[s
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     imported: list[str] = []
     beside: list[str] = []
-    for node in _statements(ast.parse(_text(file))):
+    for node in _statements(parse(_text(file))):
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

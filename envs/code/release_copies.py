@@ -22,6 +22,7 @@ from pathlib import Path
 from envs.code.release_index import Sources
 from envs.code.release_tree import Tree, plain
 from envs.code.repo_mutations import Function, functions_of
+from envs.syntax import parse
 
 MOST = 0.2  # share of a package's functions
 _SMALLEST = 3  # statements below the signature, nested ones counted: less is the same by chance
@@ -95,7 +96,7 @@ def _last(name: str) -> str:
 
 def _of_text(text: str | bytes) -> Iterator[tuple[str, str]]:
     try:
-        known = functions_of(ast.parse(text))
+        known = functions_of(parse(text))
     except (SyntaxError, ValueError, RecursionError):
         return
     for name, node in known.items():

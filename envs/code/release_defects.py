@@ -27,6 +27,7 @@ from envs.code.release_tests import function_of
 from envs.code.release_tree import BadTreeError, Tree, older_code, plain, same_code
 from envs.code.repo_mutations import Function, functions
 from envs.code.repo_run import Run, Verdict
+from envs.syntax import parse
 
 TIERS = ("pair", "function", "removal")
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
@@ -131,7 +132,7 @@ def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -
                 body = _without_docstring(node)
                 if body and _SMALLEST <= _size(body) <= _LONGEST:
                     found.append(ReleaseDefect("removal", {path: _emptied(text, [node])}, (f"{path}::{name}",)))
-        for cls in ast.parse(text).body:
+        for cls in parse(text).body:
             if isinstance(cls, ast.ClassDef) and ast.get_docstring(cls):
                 methods = {f"{cls.name}.{n.name}": n for n in cls.body if isinstance(n, ast.FunctionDef)}
                 mine = [n for q, n in methods.items() if functions(text).get(q) is not None and _told(n)]
@@ -275,7 +276,7 @@ def _equal(one: Sequence[str], two: Sequence[str]) -> bool:
     import textwrap
 
     try:
-        first, second = (plain(ast.parse(textwrap.dedent("".join(lines)))) for lines in (one, two))
+        first, second = (plain(parse(textwrap.dedent("".join(lines)))) for lines in (one, two))
     except (SyntaxError, ValueError, RecursionError):
         return False
     return first == second
@@ -291,7 +292,7 @@ def _free(node: Function) -> set[str]:
 @lru_cache(maxsize=64)
 def _names(text: str) -> set[str]:
     """Names that a module has, wherever they are bound."""
-    return set(_bound(ast.parse(text)))
+    return set(_bound(parse(text)))
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

@@ -22,6 +22,7 @@ from functools import lru_cache
 
 from envs.code.release_turns import turn
 from envs.code.repo_mutations import functions, functions_of
+from envs.syntax import parse
 
 
 def written(text: str) -> str:
@@ -37,7 +38,7 @@ def turned(text: str, names: Set[str], hard: Set[str] = frozenset()) -> str:
 
 @lru_cache(maxsize=256)
 def _turned(text: str, names: frozenset[str], hard: frozenset[str]) -> str:
-    module = ast.parse(text)
+    module = parse(text)
     for name, function in functions_of(module).items():
         if name in names:
             turn(function, name in hard)
@@ -47,7 +48,7 @@ def _turned(text: str, names: frozenset[str], hard: frozenset[str]) -> str:
 @lru_cache(maxsize=256)
 def turnable(text: str, hard: bool = False) -> frozenset[str]:
     """The functions that ``turned`` can turn; whether a turned one fails is for a run to say."""
-    return frozenset(name for name, function in functions_of(ast.parse(text)).items() if turn(function, hard))
+    return frozenset(name for name, function in functions_of(parse(text)).items() if turn(function, hard))
 
 
 def without(text: str, names: Set[str]) -> str:
@@ -63,7 +64,7 @@ def without(text: str, names: Set[str]) -> str:
             left[first - 1] = " " * node.col_offset + filler if filler and node.col_offset else ""
         result = "".join(left)
         try:
-            ast.parse(result)
+            parse(result)
         except SyntaxError:
             continue
         return result
@@ -102,4 +103,4 @@ def definition(text: str, name: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _classes(text: str) -> dict[str, ast.ClassDef]:
-    return {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    return {node.name: node for node in parse(text).body if isinstance(node, ast.ClassDef)}

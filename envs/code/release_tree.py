@@ -24,6 +24,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from envs.code.release_index import Release
+from envs.syntax import parse
 
 MAX_TREE = 8_000_000  # bytes of what is kept of an archive
 _MAX_FILE = 1_000_000
@@ -164,7 +165,7 @@ def older_code(newer: Tree, older: Tree) -> dict[str, str | None]:
 def same_code(one: str, two: str) -> bool:
     """Whether two files differ in docstrings, annotations, comments and layout alone."""
     try:
-        return plain(ast.parse(one)) == plain(ast.parse(two))
+        return plain(parse(one)) == plain(parse(two))
     except (SyntaxError, ValueError, RecursionError):
         return False
 
@@ -258,7 +259,7 @@ def _python(content: bytes) -> str | None:
     """The text of a Python file, None where it cannot be read or parsed."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        ast.parse(text)
+        parse(text)
     except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return text

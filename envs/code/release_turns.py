@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from envs.code.repo_mutations import Function
+from envs.syntax import expression, parse
 
 _SWAPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -71,9 +72,9 @@ def _hard_ways(function: Function) -> Iterator[tuple[tuple[bool, bool], Callable
         for owner, index in _compared(node):
             yield (False, nested), lambda o=owner, i=index: _pair(o, i)  # type: ignore[misc]
         for call in _raising_calls(node):
-            yield (False, nested), lambda c=call: _set(c.args, 0, ast.parse(_NEVER, mode="eval").body)  # type: ignore[misc]
+            yield (False, nested), lambda c=call: _set(c.args, 0, expression(_NEVER))  # type: ignore[misc]
     if not isinstance(function.body[-1], ast.Return | ast.Raise):
-        failing = ast.parse("raise AssertionError").body
+        failing = parse("raise AssertionError").body
         yield (True, True), lambda: function.body.extend(failing)
 
 
@@ -191,8 +192,8 @@ def _raising_calls(node: ast.stmt) -> Iterator[ast.Call]:
         found = [item.context_expr for item in node.items]
     elif isinstance(node, ast.Expr):
         found = [node.value]
-    for expression in found:
-        if (call := _raising(expression)) is not None and call.args:
+    for each in found:
+        if (call := _raising(each)) is not None and call.args:
             yield call
 
 
@@ -220,7 +221,7 @@ def _exception(expected: ast.expr) -> ast.expr:
 def _pair(sides: list[ast.expr], index: int) -> None:
     starred = isinstance(sides[index], ast.Starred)
     new = "object()" if starred else f"({ast.unparse(sides[index])}, 0)"
-    _set(sides, index, ast.parse(new, mode="eval").body)
+    _set(sides, index, expression(new))
 
 
 def _set(sides: list[ast.expr], index: int, new: ast.expr) -> None:
@@ -237,7 +238,7 @@ def another(node: ast.expr) -> ast.expr | None:
     """A literal that differs from this one; None where it is no literal."""
     try:
         value = ast.literal_eval(node)
-        return ast.parse(repr(_other(value)), mode="eval").body
+        return expression(repr(_other(value)))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
 

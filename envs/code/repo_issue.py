@@ -19,6 +19,7 @@ from envs.code.repo_difference import difference
 from envs.code.repo_packages import Repository, module_of
 from envs.code.repo_run import Verdict
 from envs.code.repo_variants import file_of, is_variant
+from envs.syntax import parse
 
 _MAX_CALLS = 4
 _NAMED = (
@@ -66,7 +67,7 @@ def _calls(repo: Repository, test: str, verdict: Verdict) -> str:
         if example.source.strip() == verdict.call:
             break
     for line in reversed(lines):
-        tree = ast.parse(line)
+        tree = parse(line)
         names = [ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) and _named(n.func)]
         if names:
             return ", ".join(f"`{name}`" for name in dict.fromkeys(names[:_MAX_CALLS]))

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from envs.syntax import parse
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -106,7 +108,7 @@ class Mutation:
 def functions(source: str) -> dict[str, Function]:
     """The functions of a module by qualified name: top-level ones and methods. What is defined inside a function
     belongs to it. A name that is defined twice is left out."""
-    return functions_of(ast.parse(source))
+    return functions_of(parse(source))
 
 
 def functions_of(module: ast.Module) -> dict[str, Function]:

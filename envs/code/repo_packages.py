@@ -23,6 +23,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from envs.code.repo_mutations import functions
+from envs.syntax import parse
 
 _PYTEST = ("pytest", "_pytest", "pluggy", "py", "iniconfig", "packaging", "pygments")
 _CACHES = ("__pycache__", "*.pyc", "*.pyo")
@@ -204,7 +205,7 @@ def function_name(path: str, qualified: str) -> str:
 @lru_cache(maxsize=4096)
 def _doctests(package: str, path: str) -> dict[str, Doctest]:
     parser, found = doctest.DocTestParser(), {}
-    tree = ast.parse(repository(package).text(path))
+    tree = parse(repository(package).text(path))
     documented: list[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]] = [("", tree)]
     documented += functions(repository(package).text(path)).items()
     documented += _classes(tree.body, "")

@@ -16,6 +16,7 @@ import random
 from dataclasses import replace
 
 from envs.code.repo_packages import Doctest
+from envs.syntax import parse
 
 VARIANTS = 4  # of each docstring, as far as its package can run them
 MARK = "#"  # path::name#2 is the second variant of path::name
@@ -38,7 +39,7 @@ def file_of(test: str) -> str:
 def variant_of(test: Doctest, number: int) -> Doctest | None:
     """Variant ``number`` of a docstring's examples; None when there is nothing in them to change."""
     rng = random.Random(f"{test.id}{MARK}{number}")
-    trees = [ast.parse(example.source) for example in test.examples]
+    trees = [parse(example.source) for example in test.examples]
     found = {_key(node): node.value for tree in trees for node in _constants(tree)}
     if not found:
         return None

@@ -22,6 +22,7 @@ from envs.foreign.bfcl_package import SYSTEMS
 from envs.foreign.examined import RefusedError
 from envs.sandbox import Limits, Sandbox, SandboxUnavailableError
 from envs.sandbox.packages import package_mounts
+from envs.syntax import expression
 
 LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=512, output_bytes=4_000_000)
 _GUEST = Path(__file__).with_name("guest_bfcl.py")
@@ -68,7 +69,7 @@ def calls_of(texts: Sequence[str], functions: Mapping[str, Mapping[str, Any]]) -
     found = []
     for text in texts:
         try:
-            node = ast.parse(text.strip(), mode="eval").body
+            node = expression(text.strip())
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 raise ValueError("it is no call of a function")
             names = list(functions[node.func.id]["parameters"]["properties"])

@@ -270,7 +270,7 @@ def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -
         ),
         (
             hardware.gpus > 0 and host_gb > hardware.host_memory_gb,
-            f"{_host_field(cfg)}: {host_gb:,.0f} GB of the memory of the learner's machine, "
+            f"{_host_field(cfg, sizes, host_gb)}: {host_gb:,.0f} GB of the memory of the learner's machine, "
             f"hardware.host_memory_gb={hardware.host_memory_gb:g}",
         ),
         (
@@ -296,8 +296,14 @@ def _others(cfg: TrainConfig, sizes: ModelSizes, host_gb: float, speed: Speed) -
     return [text for holds, text in refused if holds]
 
 
-def _host_field(cfg: TrainConfig) -> str:
-    """What fills the machine's memory: masters that are kept there, else what passes through it."""
+def _host_field(cfg: TrainConfig, sizes: ModelSizes, host_gb: float) -> str:
+    """What fills the machine's memory: copies for a checkpoint, where it is enough to do without them; masters that are
+    kept there; else what passes through it."""
+    if cfg.checkpoint_async:
+        without = passing(replace(cfg, checkpoint_async=False), sizes)
+        less = max(passing(cfg, sizes).values()) - max(without.values())
+        if host_gb - less <= cfg.hardware.host_memory_gb:
+            return f"checkpoint_async=true (false takes {less:,.0f} GB less)"
     if cfg.learner.offload_optimizer:
         return "learner.offload_optimizer=true"
     if cfg.learner.ranks > 1:

@@ -37,7 +37,7 @@ def test_alarms_and_the_page(run: RunDir, capsys: pytest.CaptureFixture[str]) ->
     assert line.startswith("grpo, step 4 (3 of 6): warning: advantages: ")
     printed, page = capsys.readouterr().out, run.doctor.read_text()
     assert line in printed
-    assert "grpo: 1 alarms in 6 steps by 23 detectors; had nothing to look at: verdicts" in printed
+    assert "grpo: 1 alarms in 6 steps by 24 detectors; had nothing to look at: verdicts" in printed
     assert "check how rewards are grouped before the advantage is taken" in page
     for detector in DETECTORS:
         assert detector.name in page

@@ -49,7 +49,7 @@ WORDS = [(toolkit, word) for toolkit, words in TOOLKITS.items() for word in word
         ("eval.ks=3", "eval.ks=3: must be list of (int, at least 1), or null"),
         ("coldstart=false", "coldstart=false: coldstart is a group; set its fields, such as coldstart.epochs=<value>"),
         ("policy=nothing", "policy=nothing: no such choice; one of deepseek_v32, hf, tiny_dsa"),
-        ("env=serch", "env=serch: no such choice; did you mean search? One of agent, built,"),
+        ("env=serch", "env=serch: no such choice; did you mean search? One of agent, bfcl, built,"),
         ("a=[1", "a=[1: cannot be read; write key=value, a list as key=[1,2], "),
         ("steps", "steps: give a value, steps=<value>"),
         ("rollout.top_p=0,9", "rollout.top_p=0,9: a comma separates values of a list; write rollout.top_p=[a,b], or"),

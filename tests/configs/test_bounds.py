@@ -36,6 +36,7 @@ CONFIGS = {
     "`rl-train`": "train", "`rl-eval`": "evaluate", "`rl-compare`": "compare", "`rl-judge`": "agreement",
     "`rl-doctor`": "doctor", "`rl-coldstart`": "coldstart", "`rl-pretrain`": "pretrain", "`rl-adapt`": "adapt",
     "`rl-chat`": "chat", "`rl-view`": "view", "`rl-export`": "export",
+    "`rl-gateway`": "gateway",
 }  # fmt: skip
 NEEDS = {
     "adapt": ["experiment=needle"],

@@ -101,7 +101,7 @@ def test_to_its_end(text: str, place: Path) -> None:
     assert done.returncode == 0, done.output
 
 
-@pytest.mark.parametrize("text", sorted({one.text for one in of_way(START)}))
+@pytest.mark.parametrize("text", sorted({one.text for one in of_way(START, HERE)}))
 def test_until_something_begins(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shown_command, *_) = [one for one in shown() if one.text == text]
     name, *words = shown_command.words

@@ -80,7 +80,7 @@ def test_pydantic_ai_writes_arguments_anew_and_is_one_segment() -> None:
 def test_smolagents_writes_calls_as_text_and_each_is_a_segment() -> None:
     t = run("smolagents", "smolagents", Script([PRICE, call("nope", item="fig"), call("final_answer", answer="4 EUR")]))
     assert len(t.segments) == 3
-    assert t.counts == {"history_rewritten": 2}
+    assert t.counts == {"history_rewritten": 2, "unknown_tool": 1}
 
 
 def test_mini_swe_agent_drops_a_reply_without_a_call() -> None:

@@ -154,7 +154,14 @@ def test_an_engine_that_does_not_fit() -> None:
 
 
 def test_an_engine_of_several_ranks() -> None:
-    cfg = on_ray(planned(*SEVEN, "learner.lora.rank=16"), 1.0, 1.0, workers=3, engine="served", tensor_parallel=2)
+    cfg = on_ray(
+        planned(*SEVEN, "learner.lora.rank=16", "checkpoint_async=false"),
+        1.0,
+        1.0,
+        workers=3,
+        engine="served",
+        tensor_parallel=2,
+    )
     plan = plan_of(cfg, sizes("qwen3_8b"))
     assert plan.placed == [[ENGINE]] * 6 + [[LEARNER], []]
     assert plan.runs, plan.refusals
@@ -188,7 +195,7 @@ def test_an_engine_of_several_ranks() -> None:
         (("step_deadline_s=60",), "step_deadline_s=60: rollouts take"),
         (("rollout.episode_s=10",), "rollout.episode_s=10: 4096 tokens of 8192 take"),
         (
-            ("learner.offload_optimizer=true", "hardware.host_memory_gb=64"),
+            ("learner.offload_optimizer=true", "hardware.host_memory_gb=64", "checkpoint_async=false"),
             "learner.offload_optimizer=true: 164 GB of the memory of the learner's machine, hardware.host_memory_gb=64",
         ),
     ],
@@ -209,7 +216,7 @@ def test_dsa_on_gpus_records_no_experts() -> None:
 def test_several_ranks_run() -> None:
     """Qwen3-30B-A3B on two machines: eight engines on the first, sixteen ranks where there is room for them."""
     cfg = on_hardware(ranks(planned(*LARGE, "rollout.workers=8", "objective.kl_coef=0", "rollout.kv_cache_gib=14",
-                                    "ray.address=auto"), 16), gpus=24)  # fmt: skip
+                                    "ray.address=auto", "checkpoint_async=false"), 16), gpus=24)  # fmt: skip
     plan = plan_of(cfg, sizes("qwen3_30b_a3b"))
     assert plan.placed == [[ENGINE]] * 8 + [[LEARNER]] * 16
     assert plan.runs, plan.refusals
@@ -221,6 +228,10 @@ def test_several_ranks_run() -> None:
         "learner.ranks=16: the first one gathers all float32 weights for a checkpoint: 122 GB of the memory of the "
         "learner's machine, hardware.host_memory_gb=100"
     ]
+    # Copies of the weights and of half the moments, and a sync beside them: 4 + 8/2 + 4 bytes a weight
+    (refused_copy,) = plan_of(on_hardware(replace(cfg, checkpoint_async=True), host_memory_gb=150),
+                              sizes("qwen3_30b_a3b")).refusals  # fmt: skip
+    assert refused_copy.startswith("checkpoint_async=true (false takes 244 GB less): 366 GB of the memory of the")
 
 
 def test_ranks_are_offered_where_there_is_room() -> None:

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from envs.agent.general import logic
+from envs.syntax import parse
 
 SAFE_BUILTINS = (
     *(
@@ -65,7 +66,7 @@ class SolutionError(Exception):
 def check_source(source: str, tools: Sequence[str], entry: str = "solution") -> None:
     """Raise SolutionError unless ``source`` defines ``entry`` and keeps the rules."""
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise SolutionError(f"{entry} is not Python: {error}") from None
     for statement in tree.body:
@@ -112,7 +113,7 @@ def _check_node(node: ast.AST, own: set[str], tools: Sequence[str]) -> None:
 def source_of(function: Callable[..., Any]) -> str:
     """A function's source, with the functions of ``logic`` that it names in front."""
     own = textwrap.dedent(inspect.getsource(function))
-    names = {node.id for node in ast.walk(ast.parse(own)) if isinstance(node, ast.Name)}
+    names = {node.id for node in ast.walk(parse(own)) if isinstance(node, ast.Name)}
     helpers = [inspect.getsource(getattr(logic, name)) for name in ("first_plan", "subsets", "orders") if name in names]
     return "\n\n".join([*helpers, own])
 

@@ -11,6 +11,8 @@ import json
 import re
 from typing import Any
 
+from envs.syntax import parse
+
 SYSTEM = (
     "You build environments for testing assistants that act through tools: a small invented database, typed Python "
     "tools "
@@ -89,7 +91,7 @@ def python_blocks(reply: str) -> list[tuple[str, list[ast.FunctionDef]]]:
     found = []
     for text in blocks(reply, "python"):
         try:
-            body = ast.parse(text).body
+            body = parse(text).body
         except (SyntaxError, ValueError, RecursionError) as error:
             raise ReplyError(f"a python block is not Python: {error}") from None
         found.append((text, [node for node in body if isinstance(node, ast.FunctionDef)]))
