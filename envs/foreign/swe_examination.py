@@ -3,9 +3,10 @@
     found = examine(row, folder, setup)        Verdicts(f2p, p2p, deciding), or RefusedError with the cause
 
 Five things must hold in this sandbox: the gold patch passes every FAIL_TO_PASS and PASS_TO_PASS test, and again under
-another hash seed; before it every FAIL_TO_PASS test fails; and a FAIL_TO_PASS test fails with the gold patch where it
-is turned round (``release_tests``), so that code which makes any test pass can be told from a repair. What was found is
-kept in the cache under the row, the setup and the code that finds it, but for runs that a time limit stopped.
+another hash seed, with the test files in the verdict's layout; before it every FAIL_TO_PASS test fails; and a
+FAIL_TO_PASS test fails with the gold patch where it is turned round (``release_tests``), so that code which makes any
+test pass can be told from a repair. What was found is kept in the cache under the row, the setup and the code that
+finds it, but for runs that a time limit stopped.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def examine(state: SweState, drop_p2p: bool) -> Verdicts:
         raise RefusedError(f"there is no test file {absent[0]} after test_patch")
     files = laid(state.mended, state.hidden)
     gold = _ran(state.run_tests(files, paths, asked), state)
-    again = _ran(state.run_tests(files, paths, asked, hash_seed=7), state)
+    laid_out = encoded(turned_files(texts, asked, set()))  # the layout that the verdict gives to test files
+    again = _ran(state.run_tests(files | laid_out, paths, asked, hash_seed=7), state)
     f2p: list[str] = []
     p2p: list[str] = []
     for label, tests in named.items():
