@@ -1,6 +1,7 @@
 """Our GRPO step beside TRL's, in turns in one run: same policy, prompts, number of tokens and threads, each part timed.
 
     python -m benchmarks.peer_trl                      two threads each; needs the extra `trl`
+    python -m benchmarks.peer_trl --engines 2          the two threads of our rollouts as two engines of one
     python -m benchmarks.peer_trl --threads 1 --steps 8
 
 The policy is the shipped tiny DSA/MoE base in float32. A step samples 8 completions of exactly 128 tokens to each of 8
@@ -73,7 +74,7 @@ def real_prompts() -> list[list[int]]:
 class OurSteps:
     """A rollout worker and a learner, made by the configuration of ``rl-train``."""
 
-    def __init__(self, threads: int, prompts: list[list[int]], folder: Path) -> None:
+    def __init__(self, threads: int, engines: int, prompts: list[list[int]], folder: Path) -> None:
         from hydra import compose, initialize_config_module
         from omegaconf import OmegaConf
 
@@ -83,7 +84,8 @@ class OurSteps:
         from rl.rollout.pool import RolloutPool
 
         register()
-        settings = [f"rollout.threads={threads}", f"learner.threads={threads}", f"rollout.max_tokens={TOKENS}"]
+        settings = [f"rollout.workers={engines}", f"rollout.threads={threads // engines}"]
+        settings += [f"learner.threads={threads}", f"rollout.max_tokens={TOKENS}"]
         with initialize_config_module("configs", version_base="1.3"):
             self.cfg: Any = OmegaConf.to_object(compose("train", [*settings, "rollout.max_turns=1"]))
         taskset: Any = Prompts()
@@ -213,14 +215,14 @@ def as_texts(prompts: list[list[int]]) -> list[str]:
 
 
 @contextmanager
-def our_side(threads: int, prompts: list[list[int]]) -> Any:
+def our_side(threads: int, engines: int, prompts: list[list[int]]) -> Any:
     from configs.schema import RayConfig
     from rl.run.assemble import cluster
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster(RayConfig(), 1),
-        closing(OurSteps(threads, prompts, Path(folder))) as ours,
+        cluster(RayConfig(), 1 + engines),
+        closing(OurSteps(threads, engines, prompts, Path(folder))) as ours,
     ):
         yield ours
 
@@ -238,6 +240,7 @@ def table(name: str, rows: list[dict[str, float]]) -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Our GRPO step beside TRL's.")
     parser.add_argument("--threads", type=int, default=2, help="of TRL, and of our engine and learner")
+    parser.add_argument("--engines", type=int, default=1, help="that share the threads of our rollouts")
     parser.add_argument("--steps", type=int, default=6, help="of each, the first of which warms up")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("trl") is None:
@@ -246,16 +249,20 @@ def main(argv: list[str] | None = None) -> int:
     if args.steps < 2:
         print(f"error: --steps {args.steps}: must be at least 2, the first one warms up", file=sys.stderr)
         return 1
+    if args.engines < 1 or args.threads % args.engines:
+        print(f"error: --engines {args.engines}: must share {args.threads} threads evenly", file=sys.stderr)
+        return 1
     import trl
 
     prompts = real_prompts()
     texts = as_texts(prompts)
     ours: list[dict[str, float]] = []
-    with our_side(args.threads, prompts) as side, tempfile.TemporaryDirectory() as folder:
+    with our_side(args.threads, args.engines, prompts) as side, tempfile.TemporaryDirectory() as folder:
         theirs = trl_steps(args.threads, args.steps, texts, folder, lambda: ours.append(side.step()))
     print(
         f"{PROMPTS} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens x {GROUP_SIZE}, {TOKENS} "
-        f"forced tokens, {args.threads} threads, TRL {trl.__version__}, {args.steps - 1} steps of each in turns\n"
+        f"forced tokens, {args.threads} threads, {args.engines} engine(s) of ours, TRL {trl.__version__}, "
+        f"{args.steps - 1} steps of each in turns\n"
     )
     print("| | part | median, s | range |\n|---|---|---:|---:|")
     theirs, ours = theirs[1:], ours[1:]
