@@ -41,7 +41,6 @@ from rl.policy.sparse import (
     select_topk,
     topk_indices,
 )
-
 from rl.rollout.paged_keys import KeyPlane, key_width
 
 if TYPE_CHECKING:

@@ -212,8 +212,8 @@ def encode_rows(x: Any, codes: Any, scale: Any, zero: int) -> None:
 
 @compiled()
 def query_words(q: Any, w: Any, words: Any, weights: Any) -> None:
-    """Of queries [T, H, d] and weights [T, H]: ``words`` int32 [T, H', W + 1] as VNNI wants them, and ``weights`` [T, H']
-    times the scales. What is beyond H and d is 0 before."""
+    """Of queries [T, H, d] and weights [T, H]: ``words`` int32 [T, H', W + 1] as VNNI wants them, and ``weights``
+    [T, H'] times the scales. What is beyond H and d is 0 before."""
     last = words.shape[2] - 1
     scale = np.empty(q.shape[1], np.float32)
     for t in range(len(q)):

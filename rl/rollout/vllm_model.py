@@ -187,9 +187,7 @@ class DSAForVLLM(nn.Module):
         call_directly(self.dsa)
         for layer in self.dsa.decoder_layers:
             if layer.self_attn.indexer is not None:
-                layer.self_attn.indexer.rounds = (
-                    False  # the cache rounds keys, and the context what is compared to them
-                )
+                layer.self_attn.indexer.rounds = False  # the cache rounds keys, the context queries
         self.layers = [
             PagedLayer(f"model.layers.{i}.self_attn", self.config, vllm_config)
             for i in range(self.config.num_hidden_layers)

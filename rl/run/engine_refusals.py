@@ -74,8 +74,8 @@ def engine_refusals(
         ),
         (
             native and model.get(INDEX_PRECISION) == "int8",
-            f"rollout.dsa_backend={backend}: on GPUs the engine takes vLLM's own DSA model, which rounds in FP8, and the "
-            f"policy's {INDEX_PRECISION}=int8 is ours; use rollout.dsa_backend=torch, or base.index_precision=float32",
+            f"rollout.dsa_backend={backend}: on GPUs the engine takes vLLM's own DSA model, which does not round as "
+            f"{INDEX_PRECISION}=int8 of the policy; use rollout.dsa_backend=torch, or base.index_precision=float32",
         ),
         (
             ranks > 1 and dsa and not native,
