@@ -48,8 +48,10 @@ def test_zeros_stay_and_rows_that_are_no_numbers_become_none() -> None:
 
 
 rows = st.integers(0, 2**31).map(
-    lambda seed: torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(seed))
-    * torch.randn(3, 5, 1, generator=torch.Generator().manual_seed(seed + 1)).mul(8).exp()
+    lambda seed: (
+        torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(seed))
+        * torch.randn(3, 5, 1, generator=torch.Generator().manual_seed(seed + 1)).mul(8).exp()
+    )
 )
 
 
