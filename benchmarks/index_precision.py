@@ -1,4 +1,4 @@
-"""What 8-bit integers in the indexer change: rows it chooses, attention it recalls, and whether engine and learner agree.
+"""What 8-bit integers in the indexer change: its choice of rows, attention recalled, agreement of engine and learner.
 
     OMP_NUM_THREADS=1 python -m benchmarks.index_precision [--groups 8] [--size 8]
 

@@ -1,4 +1,4 @@
-"""8-bit integers with a scale per row: what they stand for, that sums of products are exact, and where the switch is."""
+"""8-bit integers with a scale per row: what they stand for, that sums of products are exact, and the switch."""
 
 from __future__ import annotations
 
