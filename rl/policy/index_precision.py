@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from rl.policy.supported import INDEX_PRECISION
 
 MOST = 127  # the largest code
+ZERO = 128  # the byte of code 0 where bytes have no sign
 EXPONENT, ONE = 0x7F800000, 1 << 23  # of a float32: the bits of its exponent, and 1 of them
 
 

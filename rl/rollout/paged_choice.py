@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from rl.policy.index_precision import encode
+from rl.rollout.paged_codes import compiled, query_words
 from rl.rollout.paged_keys import TILE
-from rl.rollout.paged_scores import EIGHT, compiled, has_vnni, query_words, score
+from rl.rollout.paged_scores import EIGHT, has_vnni, score
 
 if TYPE_CHECKING:
     from rl.rollout.paged_keys import KeyPlane

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from rl.policy.index_precision import encode
+from rl.policy.index_precision import ZERO, encode
 
 TILE = 8  # keys that lie side by side: words of a vector (AVX2)
-ZERO = 128  # the byte of code 0
 
 
 def key_width(dim: int, rounded: bool, dtype: torch.dtype) -> int:
@@ -75,7 +74,7 @@ def _encoded(keys: torch.Tensor, words: int) -> tuple[torch.Tensor, torch.Tensor
     tokens, dim = keys.shape
     made = torch.full((tokens, 4 * words), ZERO, dtype=torch.uint8, device=keys.device)
     if keys.is_cpu and keys.dtype == torch.float32:
-        from rl.rollout.paged_scores import encode_rows  # its compiler is loaded where it is used
+        from rl.rollout.paged_codes import encode_rows  # its compiler is loaded where it is used
 
         scale = torch.empty(tokens)
         encode_rows(keys.numpy(), made.numpy(), scale.numpy(), ZERO)

@@ -21,7 +21,7 @@ from rl.policy.replay import Record
 from rl.policy.sparse import index_scores
 from rl.policy.supported import unsupported
 from rl.recipes.pretrain import overrides
-from rl.rollout.paged_scores import encode_rows
+from rl.rollout.paged_codes import encode_rows
 
 pytestmark = pytest.mark.unit
 
