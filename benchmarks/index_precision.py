@@ -48,7 +48,8 @@ def agreement(policy: Any, segments: Sequence[Segment], temperature: float) -> d
     from rl.policy.attention_context import PackedContext
     from rl.policy.replay import Record
 
-    different, rows, gaps = 0, 0, []
+    different = rows = 0
+    gaps: list[np.ndarray] = []
     for segment in segments:
         ids, record = torch.as_tensor(segment.tokens, dtype=torch.long), Record(want_indexer=True)
         with torch.no_grad():
@@ -81,7 +82,8 @@ def recall(policies: Sequence[Any], segments: Sequence[Segment]) -> dict[str, fl
     mass: dict[str, list[torch.Tensor]] = {name: [] for name in (*PRECISIONS, "oracle")}
     same, count = 0.0, 0
     for segment in segments:
-        ids, chosen = torch.as_tensor(segment.tokens, dtype=torch.long), []
+        ids = torch.as_tensor(segment.tokens, dtype=torch.long)
+        chosen: list[torch.Tensor] = []
         for name, policy in zip(PRECISIONS, policies, strict=True):
             _, found = hidden_and_recall(policy.module, ids, [0, len(ids)], "sparse")
             mass[name].append(found["indexer"].flatten())
@@ -109,7 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rl.policy.loading import load_policy
 
     temperature = composed("train", []).rollout.temperature
-    policies, lines, played = [], [], []
+    policies: list[Any] = []
+    lines: list[tuple[str, ...]] = []
+    played: list[list[Segment]] = []
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:
             path = Path(folder) / precision

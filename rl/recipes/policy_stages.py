@@ -32,7 +32,7 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
         key, precision = tree_hash(directory), cfg.base.index_precision
-        if precision not in (None, index_precision(directory)):
+        if precision is not None and precision != index_precision(directory):
             return cached_stage(
                 BASE, "base", {"base": key, "index_precision": precision}, cfg.cache_dir, progress,
                 lambda out, stage: copy_with_precision(directory, out, precision),
