@@ -1,6 +1,6 @@
 """Time of a decode step in vLLM against context length: DSA next to dense MLA, in one engine, steps alternating.
 
-    python -m benchmarks.decode [--quick] [--batch 2] [--svg docs/images/decode-dsa.svg]
+    python -m benchmarks.decode [--quick] [--batch 2] [--index-precision int8] [--svg docs/images/decode-dsa.svg]
 
 Both serve the same weights over the same cache. Dense MLA is the same policy with ``index_topk`` beyond the context: no
 index scores are computed then, and every cached row is read. V3.2's claim is that the cost of a token stays nearly
@@ -53,12 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", type=int, default=6, help="times each context is visited, for 4 steps of DSA and 4 dense"
     )
+    parser.add_argument(
+        "--index-precision", choices=("float32", "int8"), default="float32", help="how the policy's indexer compares"
+    )
     parser.add_argument("--svg", type=Path, help="write the plot here")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args(arguments)
     contexts, rounds = ((512, 1024), 1) if args.quick else (CONTEXTS, args.rounds)
     with tempfile.TemporaryDirectory() as directory:
-        results = measure(Path(directory), contexts, args.batch, rounds)
+        results = measure(Path(directory), contexts, args.batch, rounds, args.index_precision)
     print(table(results, args.batch))
     if args.json:
         args.json.write_text(json.dumps(results))
@@ -67,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    directory: Path, contexts: Sequence[int], batch: int, rounds: int, precision: str = "float32"
+) -> list[dict[str, Any]]:
     """Per context: the median ms of a step and of its attention, for both modes."""
     import numpy as np
 
@@ -78,7 +83,7 @@ def measure(directory: Path, contexts: Sequence[int], batch: int, rounds: int) -
     from rl.rollout.paged import PagedContext
 
     longest = max(contexts) + 256
-    dims = {**DIMS, "max_position_embeddings": longest}
+    dims = {**DIMS, "max_position_embeddings": longest, "index_precision": precision}
     build_policy({"preset": "tiny_dsa", "vocab_size": VOCAB, "overrides": dims, "seed": 0}).save(directory)
     row_bytes = 4 * 4 * (128 + 32 + 32)  # layers x floats
     engine = Engine(

@@ -35,8 +35,11 @@ ROLLOUTS, DECODE, LLAMA = "rollouts", "decode only", "decode only, dense Llama"
 BASE = "pkg://rl.bases/tiny_dsa_base"
 
 
-def open_worker(overrides: Sequence[str]) -> tuple[RolloutWorker, Any]:
-    """The worker of a run with ``overrides`` and its training tasks."""
+def open_worker(
+    overrides: Sequence[str], policy: str | None = None, record_indexer: bool = False
+) -> tuple[RolloutWorker, Any]:
+    """The worker of a run with ``overrides`` and its training tasks. ``policy``: its directory; None: the shipped
+    base."""
     import cloudpickle
 
     from rl.commands.hydra import composed
@@ -44,11 +47,11 @@ def open_worker(overrides: Sequence[str]) -> tuple[RolloutWorker, Any]:
     from rl.run.assemble import TRAIN, open_composer, open_renderer, open_tasksets
     from rl.run.turn_limit import settle_turns
 
-    cfg, policy = composed("train", list(overrides)), str(resolve(BASE))
+    cfg, policy = composed("train", list(overrides)), policy or str(resolve(BASE))
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
     settle_turns(cfg.rollout, tasksets[TRAIN])
     renderer = partial(open_renderer, cfg.policy.renderer, policy, cfg.rollout.retention)
-    setup = WorkerSetup(cfg.rollout, policy, renderer, tasksets, open_composer(cfg.reward))
+    setup = WorkerSetup(cfg.rollout, policy, renderer, tasksets, open_composer(cfg.reward), record_indexer)
     return RolloutWorker(0, [], cloudpickle.dumps(setup)), tasksets[TRAIN]
 
 

@@ -77,6 +77,9 @@ class BaseConfig(Bounded):
 
     # a directory, pkg://<package>/<place in it>, or "scratch": pre-train now (rl-pretrain does the same)
     source: str = "pkg://rl.bases/tiny_dsa_base"
+    # how the DSA indexer compares, in learner and engine: float32 (as computed) | int8 (8-bit integers, each row with a
+    # scale); null: as index_precision in the policy's config.json says, float32 without
+    index_precision: Annotated[str, OneOf(("float32", "int8"))] | None = None
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     vocab_size: Annotated[int, Ge(306)] = 1024  # upper bound of the tokenizer trained from scratch
     dense_steps: PositiveInt = (

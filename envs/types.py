@@ -6,8 +6,9 @@ Pure data, frozen, JSON-friendly. Nothing here knows about tokens: tokens live i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -59,9 +60,16 @@ class Message:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict without empty fields."""
-        raw = asdict(self)
-        raw["tool_calls"] = [{"name": c.name, "arguments": dict(c.arguments)} for c in self.tool_calls]
-        raw["tools"] = list(self.tools)
+        raw = {
+            "role": self.role,
+            "content": self.content,
+            "reasoning": self.reasoning,
+            "tool_calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in self.tool_calls],
+            "tools": list(self.tools),
+            "parse_error": self.parse_error,
+            "response_format": copy.deepcopy(self.response_format),
+            "prefix": self.prefix,
+        }
         return {k: v for k, v in raw.items() if k in ("role", "content") or v}
 
 

@@ -2,7 +2,7 @@
 
 Parts are foreign code until proven otherwise. Each call has a deadline and runs where it can be given up: isolated
 parts in a process (``rewards.isolation``), async parts on a loop of their own, the rest on a thread
-(``rewards.threads``).
+(``rewards.threads``). Two of our own only look at a few numbers, and are called where they are asked for.
 Whatever goes wrong with one masks the sample with a reason and is counted; it never becomes a number.
 """
 
@@ -33,6 +33,7 @@ from rewards.score_cache import ScoreCache
 from rewards.threads import Late, LoopThread, in_thread
 
 T = TypeVar("T")
+_AT_ONCE = (FormatPenalty, Length)  # no class made of them: that may do anything
 ERROR, TIMEOUT = "reward_error", "reward_timeout"  # failure_kind of a sample whose reward could not be computed
 
 
@@ -63,7 +64,7 @@ class _Slot:
     part: PartOptions
     weight: float | Schedule
     families: frozenset[str]
-    where: str  # thread | loop | process
+    where: str  # here | thread | loop | process
 
     def applies_to(self, family: str) -> bool:
         return not self.families or family in self.families
@@ -194,6 +195,8 @@ class RewardComposer:
             if self._children is None:
                 self._children = Children([s.part if s.where == "process" else None for s in self._slots])
             return await self._children.call(slot.index, arguments, part.timeout_s, group)
+        if slot.where == "here":
+            return attempt(part, arguments, group)
         if slot.where == "thread":
             return await self._guarded(slot, lambda: attempt(part, arguments, group))
         loop = self._loops.get(slot.index)
@@ -238,7 +241,8 @@ def _slot(index: int, part: RewardPart | GroupPart) -> _Slot:
                 f"{where}: it cannot be sent to its own process ({type(error).__name__}: {error}); "
                 "define its class at the top level of a module, or set isolate: false"
             ) from error
-    place = "process" if isolate else "loop" if is_async else "thread"
+    plain = "here" if type(part) in _AT_ONCE else "thread"
+    place = "process" if isolate else "loop" if is_async else plain
     return _Slot(index, part, read_weight(part.name, part.weight), frozenset(part.families), place)
 
 

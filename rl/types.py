@@ -6,7 +6,7 @@ Shapes: T tokens of one segment, L MoE layers, K experts per token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,14 @@ class Usage:
         return self.thinking + self.tool + self.answer
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Usage(
+            self.requests + other.requests,
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.thinking + other.thinking,
+            self.tool + other.tool,
+            self.answer + other.answer,
+        )
 
 
 @dataclass

@@ -17,6 +17,7 @@ from typing import Any
 from envs.types import Message, ToolCall
 
 MARK = "\ufdd0"  # a noncharacter of Unicode: no text is meant to have it
+KEPT = 1024  # messages that are not marked again
 SPACE = "\u200b"  # zero width
 
 
@@ -42,6 +43,8 @@ class ControlText:
         self._tokens = sorted(control, key=lambda token: (-len(token), token))
         spelled = "|".join(map(re.escape, self._tokens))
         self._begin = re.compile(f"(?=(?:{spelled}))(.)", re.DOTALL)  # at every place, also where spellings overlap
+        self._starts = sorted({token[:2] for token in self._tokens})  # in most texts there is none of these
+        self._marked: dict[int, tuple[Message, Message]] = {}  # by id: a dialogue is written again at every turn
         self._encode_piece = encode_piece
         # A tokenizer that writes a space before every text would put one into the middle of the message.
         spaced = decode([*encode_piece("x"), *encode_piece("y")]).strip() != "xy"
@@ -52,6 +55,16 @@ class ControlText:
         what was sampled, control tokens included, and stays so."""
         if message.parse_error is not None:
             return message
+        known = self._marked.get(id(message))
+        if known is not None:  # it lives as long as it is kept here, so that no other has its id
+            return known[1]
+        if len(self._marked) >= KEPT:
+            self._marked.clear()
+        marked = self._with_marks(message)
+        self._marked[id(message)] = message, marked
+        return marked
+
+    def _with_marks(self, message: Message) -> Message:
         return replace(
             message,
             content=self._mark(message.content),
@@ -68,7 +81,7 @@ class ControlText:
     def _mark(self, text: str) -> str:
         if MARK in text:
             text = text.replace(MARK, "\ufffd")
-        if not any(token in text for token in self._tokens):
+        if not any(start in text for start in self._starts):
             return text
         return self._begin.sub(lambda found: found[1] + self._cut, text)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _PIECE = 512  # tokens that are decoded at once while a mark is looked for
 
@@ -63,6 +64,12 @@ def split_response(
     return Split(thinking, tool, sum(mask) - thinking - tool)
 
 
+@lru_cache(maxsize=1 << 17)
+def _text(decode: Callable[[list[int]], str], token: int) -> str:
+    """The text of one token by itself."""
+    return decode([token])
+
+
 def _find(mark: str, ids: list[int], decode: Callable[[list[int]], str]) -> tuple[int, int] | None:
     """(start, end) of the tokens that hold the first occurrence of ``mark``; None when the text has none.
 
@@ -70,6 +77,9 @@ def _find(mark: str, ids: list[int], decode: Callable[[list[int]], str]) -> tupl
     more tokens than the mark can have (one per byte) are decoded in turn, so that a long response is decoded once;
     inside the first that holds it both borders are found by halving, because a longer piece keeps what a shorter holds.
     """
+    alone = next((i for i, token in enumerate(ids) if mark in _text(decode, token)), None)
+    if alone is not None and (alone == 0 or mark not in decode(ids[:alone])):
+        return alone, alone + 1
     overlap = len(mark.encode())
     for first in range(0, max(len(ids) - overlap, 1), _PIECE):
         piece = ids[first : first + _PIECE + overlap]

@@ -41,6 +41,11 @@ def run(cfg: ColdStartRunConfig) -> None:
         base = start_directory(cfg.policy, cfg.base.source)
         if base is None:
             raise ValueError("base.source=scratch: there is no policy to start from; make one with rl-pretrain")
+        if cfg.base.index_precision is not None:
+            raise ValueError(
+                f"base.index_precision={cfg.base.index_precision}: a cold start leaves that as it is; set "
+                "index_precision in the policy's config.json, or use rl-train"
+            )
         renderer = start_renderer(cfg.policy, base, cfg.rollout.retention)
         check_shared_rows(base, cfg.learner.context_parallel)
         taskset = open_taskset(cfg.env, "train", cfg.seed)

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.policy.attention_context import AttentionContext, AttentionSpec, MLAQuery, MLARow
+from rl.policy.index_precision import rounded, rounds
 from rl.policy.layers import RMSNorm, rope_half_split, rope_interleaved, rope_pairs, softmax_scale, turns, weight_of
 from rl.policy.replay import IndexerTap
 
 
 class Indexer(nn.Module):
-    """Lightning indexer (V3.2 eq. 1 and its released code). Hadamard rotation and FP8 are omitted: no-ops in fp32.
+    """Lightning indexer (V3.2 eq. 1 and its released code), rounded where the policy says so
+    (``rl.policy.index_precision``). The Hadamard rotation is omitted: a no-op in fp32.
 
     V3.2 rotates halves of the first dims, GLM-5 interleaved pairs.
     """
@@ -31,6 +33,7 @@ class Indexer(nn.Module):
         super().__init__()
         self.rope = rope_pairs if config.model_type == "glm_moe_dsa" else rope_half_split
         self.n_heads, self.head_dim = config.index_n_heads, config.index_head_dim
+        self.rounds = rounds(config)
         self.wq_b = nn.Linear(config.q_lora_rank, self.n_heads * self.head_dim, bias=False)
         self.wk = nn.Linear(config.hidden_size, self.head_dim, bias=False)
         self.k_norm = nn.LayerNorm(self.head_dim, eps=1e-6)
@@ -45,7 +48,8 @@ class Indexer(nn.Module):
             k.float(), (self.head_dim,), self.k_norm.weight.float(), self.k_norm.bias.float(), self.k_norm.eps
         ).to(k.dtype)
         w = self.weights_proj(x.to(self.weights_proj.weight.dtype)).float() * self.score_scale
-        return q, w, self.rope(k, turn)
+        k = self.rope(k, turn)
+        return (rounded(q), w, rounded(k)) if self.rounds else (q, w, k)
 
 
 def lenders(config: Any) -> list[int]:

@@ -7,7 +7,9 @@ transformers and vLLM as they are, and files of either layout load here.
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, readable
 from rl.policy.meta import on_meta
-from rl.policy.supported import DSA_ARCHITECTURES, dsa_config
+from rl.policy.supported import DSA_ARCHITECTURES, INDEX_PRECISION, INDEX_PRECISIONS, dsa_config
 
 if TYPE_CHECKING:
     from rl.policy.model import DSAForCausalLM
@@ -86,6 +88,21 @@ def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
     tensors = {k: v.detach().to("cpu").clone().contiguous() for k, v in unstack_experts(state).items()}
     save_file(tensors, str(path / "model.safetensors"), metadata={"format": "pt"})
     readable(path)
+
+
+def index_precision(directory: str | Path) -> str:
+    """How the indexer of the policy in ``directory`` compares (``rl.policy.index_precision``)."""
+    stored = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    found: str = stored.get(INDEX_PRECISION, INDEX_PRECISIONS[0])
+    return found
+
+
+def copy_with_precision(directory: str | Path, out: str | Path, precision: str) -> None:
+    """The policy of ``directory`` in the folder ``out``, the same but for its ``index_precision``."""
+    shutil.copytree(directory, out, dirs_exist_ok=True)
+    place = Path(out) / "config.json"
+    stored = json.loads(place.read_text(encoding="utf-8"))
+    place.write_text(json.dumps({**stored, INDEX_PRECISION: precision}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_dsa(directory: str | Path) -> DSAForCausalLM:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rl.policy.supported import INDEX_PRECISION
+
 if TYPE_CHECKING:
     from transformers import DeepseekV32Config
 
@@ -41,7 +43,8 @@ def tiny_dsa(vocab_size: int, **overrides: Any) -> DeepseekV32Config:
         initializer_range=0.04,
         tie_word_embeddings=False,
     )
-    unknown = sorted(k for k in overrides if k not in values and not hasattr(DeepseekV32Config(), k))
+    known = {*values, INDEX_PRECISION}
+    unknown = sorted(k for k in overrides if k not in known and not hasattr(DeepseekV32Config(), k))
     if unknown:
         raise ValueError(f"tiny_dsa overrides {unknown} are no fields of DeepseekV32Config")
     return DeepseekV32Config(**{**values, **overrides})

@@ -25,6 +25,10 @@ _ALIKE: dict[str, dict[str, Any]] = {
     "glm_moe_dsa": {**_V3_ROUTER, "rope_interleave": True, "indexer_rope_interleave": True},
 }
 MOE_FAMILIES = tuple(kind for kind in _ALIKE if kind not in DSA_ARCHITECTURES)
+# How the indexer compares (``rl.policy.index_precision``): as computed, or rounded to 8-bit integers.
+INDEX_PRECISION = "index_precision"
+INDEX_PRECISIONS = ("float32", "int8")
+LONGEST_CODES = 1040  # numbers of a key: 127^2 times so many is the last integer that float32 counts to
 _NEEDED = {"deepseek_v3": ("scoring_func", "topk_method")}  # without these vLLM takes another router
 # Fields by which some families change logits after lm_head; None and 1 mean no change.
 _LOGIT_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -71,7 +75,18 @@ def _why(kind: str, fields: Mapping[str, Any]) -> str | None:
             return f"{name} is missing, and the engine then takes another router; add {name}={alike}, as released"
         if fields.get(name, alike) != alike:
             return f"{name}={fields[name]}: only {alike} is supported; learner and engine differ on others"
+    if kind in DSA_ARCHITECTURES and (why := _why_precision(fields)):
+        return why
     return _why_cache(kind, fields)
+
+
+def _why_precision(fields: Mapping[str, Any]) -> str | None:
+    asked, dim = fields.get(INDEX_PRECISION, INDEX_PRECISIONS[0]), fields["index_head_dim"]
+    if asked not in INDEX_PRECISIONS:
+        return f"{INDEX_PRECISION}={asked!r}: must be {' or '.join(INDEX_PRECISIONS)}"
+    if asked == "int8" and dim > LONGEST_CODES:
+        return f"{INDEX_PRECISION}=int8 with index_head_dim={dim}: sums of products are exact up to {LONGEST_CODES}"
+    return None
 
 
 def _why_cache(kind: str, fields: Mapping[str, Any]) -> str | None:

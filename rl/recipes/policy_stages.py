@@ -17,9 +17,11 @@ BASE, COLD = "base policy", "cold start"
 
 
 def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageResult:
-    """The base policy: a directory as it stands, or pre-trained now (``base=scratch``)."""
+    """The base policy: a directory as it stands, with ``base.index_precision`` in its config.json, or pre-trained now
+    (``base=scratch``)."""
     from envs.closure import code_hash
     from rl.learner.trainer import Means
+    from rl.policy.io import copy_with_precision, index_precision
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import open_taskset
     from rl.run.inputs import without_place
@@ -29,8 +31,14 @@ def base_stage(cfg: TrainConfig, rundir: RunDir, progress: Progress) -> StageRes
 
     directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
+        key, precision = tree_hash(directory), cfg.base.index_precision
+        if precision is not None and precision != index_precision(directory):
+            return cached_stage(
+                BASE, "base", {"base": key, "index_precision": precision}, cfg.cache_dir, progress,
+                lambda out, stage: copy_with_precision(directory, out, precision),
+            )  # fmt: skip
         progress.reused(BASE, cfg.policy.path or cfg.base.source)
-        return StageResult(directory, tree_hash(directory), reused=True)
+        return StageResult(directory, key, reused=True)
     taskset = open_taskset(cfg.env, "train", cfg.base.seed)
     inputs = {
         "policy": asdict(cfg.policy), "base": asdict(cfg.base), "env": without_place(cfg.env, rundir.path),

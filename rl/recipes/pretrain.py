@@ -69,7 +69,7 @@ def pretrain(
     described = {
         "preset": policy_config.preset,
         "vocab_size": tokenizer.vocab_size,
-        "overrides": dict(policy_config.overrides),
+        "overrides": overrides(policy_config, config),
         "seed": config.seed,
         "mode": "dense",
     }
@@ -121,6 +121,12 @@ def pretrain(
     }
     write_card(out, figures)
     return figures
+
+
+def overrides(policy: PolicyConfig, config: BaseConfig) -> dict[str, Any]:
+    """Fields of the model's configuration that are not the preset's."""
+    chosen = {} if config.index_precision is None else {"index_precision": config.index_precision}
+    return {**policy.overrides, **chosen}
 
 
 def split_validation(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:

@@ -9,9 +9,9 @@ step at their slots, then answers, for every query t,
 
 with the same selection (and the same tie-break) as the learner.
 
-Memory layout: vLLM allocates one block of floats per layer; we cut it into two planes, indexer keys first,
-latents after them, because the indexer reads every key of a sequence while attention reads only the k selected
-latents. ``TILE`` keys lie side by side, first the first number of each: a query is multiplied with all of them at once.
+Memory layout: vLLM allocates one block of floats per layer; we cut it into two planes, indexer keys first
+(``rl.rollout.paged_keys``), latents after them, because the indexer reads every key of a sequence while attention reads
+only the k selected latents.
 
 On a CPU in float32, decode steps and short prompts are answered token by token (``rl.rollout.paged_choice``). Other
 queries are answered in buckets: requests with a similar number of new tokens and a similar context form one padded
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rl.policy.index_precision import rounded
 from rl.policy.sparse import (
     GATHER_FROM,
     NEG_INF,
@@ -40,6 +41,7 @@ from rl.policy.sparse import (
     select_topk,
     topk_indices,
 )
+from rl.rollout.paged_keys import KeyPlane, key_width
 
 if TYPE_CHECKING:
     from rl.policy.attention_context import AttentionSpec, MLAQuery, MLARow
@@ -48,31 +50,23 @@ if TYPE_CHECKING:
     from rl.rollout.paged_plan import Bucket, Plan
 
 
-TILE = 8  # indexer keys that lie side by side: floats of a vector (AVX2)
-
-
 class LayerCache:
-    """The two planes of one layer: ``index`` [slots / tile, d_I, tile] and ``latent`` [slots, kv_lora + rope].
+    """The two planes of one layer: ``keys`` of the indexer, ``rounded`` or as computed, and ``latent``
+    [slots, kv_lora + rope]."""
 
-    ``tile``: TILE where blocks are made of such, else a block.
-    """
-
-    def __init__(self, kv_cache: torch.Tensor, index_dim: int) -> None:
+    def __init__(self, kv_cache: torch.Tensor, index_dim: int, rounded: bool = False) -> None:
         num_blocks, heads, block_size, width = kv_cache.shape
         if heads != 1 or not kv_cache.is_contiguous():
             raise ValueError(
                 f"kv cache has shape {tuple(kv_cache.shape)} and strides {kv_cache.stride()}; "
                 "expected [blocks, 1, block_size, row], contiguous"
             )
-        slots = num_blocks * block_size
+        self.num_slots = slots = num_blocks * block_size
         flat = kv_cache.view(-1)
-        self.block_size = block_size
-        self.num_slots = slots
-        tile = block_size if block_size % TILE else TILE
-        self.index = flat[: slots * index_dim].view(-1, index_dim, tile)
-        self.index_blocks = self.index.view(num_blocks, index_dim * block_size)
-        self.latent = flat[slots * index_dim :].view(slots, width - index_dim)
-        self.latent_blocks = self.latent.view(num_blocks, block_size * (width - index_dim))
+        of_key = key_width(index_dim, rounded, kv_cache.dtype)
+        self.keys = KeyPlane(flat[: slots * of_key], slots, block_size, index_dim, rounded)
+        self.latent = flat[slots * of_key :].view(slots, width - of_key)
+        self.latent_blocks = self.latent.view(num_blocks, block_size * (width - of_key))
 
 
 class PagedContext:
@@ -88,7 +82,7 @@ class PagedContext:
         self.slots = slots
         self.plan = plan
         self.caches = caches
-        self._keys: torch.Tensor | None = None  # where the numbers of the tokens' keys go
+        self._key_places: torch.Tensor | None = None  # where the words of the tokens' keys go, in all layers
         # The last choice that a later layer will ask for: of the singles, and of each bucket.
         self._lent: tuple[Picked | None, list[torch.Tensor]] = None, []
 
@@ -103,8 +97,10 @@ class PagedContext:
         cache.latent.index_copy_(0, self.slots, torch.cat((kv.latent, kv.k_rope), dim=-1)[:tokens])
         singles, buckets = self.plan.singles, self.plan.buckets
         if spec.borrows is None:
-            cache.index.view(-1).index_copy_(0, self._key_places(cache), kv.index_k[:tokens].reshape(-1))
-            picked = None if singles is None else singles.choose(cache.index, q.index_q, q.index_w, spec.topk)
+            if self._key_places is None:
+                self._key_places = cache.keys.places(self.slots)
+            cache.keys.put(self.slots, self._key_places, kv.index_k[:tokens])
+            picked = None if singles is None else singles.choose(cache.keys, q.index_q, q.index_w, spec.topk)
             chosen = [_choose(bucket, cache, q, spec) for bucket in buckets]
         else:
             picked, chosen = self._lent
@@ -131,14 +127,6 @@ class PagedContext:
             tap.record.indexer_rows.append(choice)
         return _put_together(answers, q.q_abs, tokens)
 
-    def _key_places(self, cache: LayerCache) -> torch.Tensor:
-        """long [tokens * d_I]: where in the plane of keys those of the tokens go; the same in all layers."""
-        if self._keys is None:
-            _, dim, tile = cache.index.shape
-            first = self.slots // tile * (dim * tile) + self.slots % tile
-            self._keys = (first[:, None] + torch.arange(0, dim * tile, tile, device=first.device)).flatten()
-        return self._keys
-
 
 def _put_together(
     answers: list[tuple[torch.Tensor, torch.Tensor | slice]], like: torch.Tensor, tokens: int
@@ -164,7 +152,10 @@ def _choose(bucket: Bucket, cache: LayerCache, q: MLAQuery, spec: AttentionSpec)
     requests, width = bucket.token.shape
     index_q = _rows(q.index_q, bucket).view(requests, width, *q.index_q.shape[1:])
     index_w = _rows(q.index_w, bucket).view(requests, width, -1)
-    scores = _paged_scores(bucket, cache, index_q, index_w).masked_fill_(bucket.future, NEG_INF)
+    if cache.keys.scales is not None:
+        index_q = rounded(index_q)
+    scores = index_scores(index_q, index_w, cache.keys.of_blocks(bucket.blocks).to(index_q.dtype))
+    scores.masked_fill_(bucket.future, NEG_INF)
     if width == 1 or bucket.context > GATHER_FROM:
         return topk_indices(scores.flatten(0, 1), spec.topk)
     return select_topk(scores, spec.topk)
@@ -193,13 +184,6 @@ def _attend_bucket(
     query_rhtd = queries.view(requests, width, heads, dim).transpose(1, 2)
     out = masked_attention(query_rhtd, rows, chosen, spec.scale, spec.latent_dim)
     return out.transpose(1, 2).reshape(requests * width, heads, -1), choice
-
-
-def _paged_scores(bucket: Bucket, cache: LayerCache, index_q: torch.Tensor, index_w: torch.Tensor) -> torch.Tensor:
-    """I [R, Tq, S] of index_q [R, Tq, Hi, di] and index_w [R, Tq, Hi]; rows that no query may see are undefined."""
-    _, dim, tile = cache.index.shape
-    tiles = cache.index_blocks.index_select(0, bucket.blocks.flatten()).view(-1, dim, tile)
-    return index_scores(index_q, index_w, tiles.transpose(1, 2).reshape(len(index_q), -1, dim))
 
 
 def _attend_picked(

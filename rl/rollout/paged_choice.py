@@ -4,32 +4,33 @@
 
 Tokens of a decode step and of short prompts have little to compute and much to copy: torch's operators gather every key
 of every request, pad them to the longest one and write each intermediate result to memory. Here keys are read where
-they lie, eight at once. The bits of a token's choice depend on the tokens before it alone, whatever else is computed in
-the same step.
+they lie, eight at once (``rl.rollout.paged_scores``). The bits of a token's choice depend on the tokens before it
+alone, whatever else is computed in the same step.
+
+Of long contexts few rows are looked at twice: the k-th best of the tiles' best scores is a bound that k rows reach, so
+the k best are among the rows that do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llvmlite.binding import ffi
 
-# vLLM, when an engine starts, reads the __dict__ of every object of every loaded module; this one would look it up as a
-# function of the LLVM library, and a second engine of the process would not start.
-ffi.lib._fntab["__dict__"] = {}
+from rl.policy.index_precision import encode
+from rl.rollout.paged_codes import compiled, query_words
+from rl.rollout.paged_keys import TILE
+from rl.rollout.paged_scores import EIGHT, has_vnni, score
 
-# Eight sums that are written out one by one become one vector.
-numba.config.SLP_VECTORIZE = 1
+if TYPE_CHECKING:
+    from rl.rollout.paged_keys import KeyPlane
 
-HEADS = 4  # heads that read a key at once
-NEAR = 32  # tiles that are still in a core's first cache when the next heads read them
 SHORT = 10  # contexts up to 2^SHORT rows are padded to each other; longer ones only to those of the same power of two
 MAX_SCORES = 1 << 20  # floats of one matrix of scores: 4 MiB, larger ones fall out of the CPU's caches
+BOUNDED = 4  # times k tiles, from which a bound is looked for before the k-th best score is
+BYTES = has_vnni()
 
 
 class Picked(NamedTuple):
@@ -77,23 +78,20 @@ class Singles:
     def __len__(self) -> int:
         return len(self._row)
 
-    def choose(self, index: torch.Tensor, index_q: torch.Tensor, index_w: torch.Tensor, k: int) -> Picked:
-        """The choice of each token among the keys ``index`` [tiles, di, 8], given index_q [T, Hi, di] and
-        index_w [T, Hi] of all T tokens of the step."""
+    def choose(self, keys: KeyPlane, index_q: torch.Tensor, index_w: torch.Tensor, k: int) -> Picked:
+        """The choice of each token among ``keys``, in tiles of 8, given index_q [T, Hi, di] and index_w [T, Hi] of all
+        T tokens of the step."""
         slots = np.empty((len(self), k if self._invariant else min(k, self._longest)), np.int64)
         positions = np.zeros(slots.shape, np.int64)  # scores that are no numbers choose nothing: then no garbage
         if self._shortest <= k:
             _take_all(slots, positions, k, self._request, self._seen, self._blocks, self._size)
         if self._longest > k:
-            if missing := -index_w.shape[1] % HEADS:
-                index_q, index_w = F.pad(index_q, (0, 0, 0, missing)), F.pad(index_w, (0, missing))
-            q, w, keys = index_q.contiguous().numpy(), index_w.contiguous().numpy(), index.numpy()
+            q, w, scales = _compared(keys, index_q, index_w)
             for part, rows in self._scored_together(k):
                 scores = np.empty((len(part), rows), np.float32)
                 place = part, self._request, self._seen, self._blocks, self._size
-                _score(scores, q, w, keys, self._row, *place)
-                kth = np.partition(scores, rows - k, axis=1)[:, rows - k]
-                _take_best(slots, positions, scores, kth, *place)
+                score(scores, q, w, keys.words.numpy(), scales, self._row, *place)
+                _take_best(slots, positions, scores, _reached(scores, k), *place)
         full = self._shortest >= k and not self._invariant
         return Picked(torch.from_numpy(slots), torch.from_numpy(positions), full)
 
@@ -113,101 +111,86 @@ class Singles:
         return self._parts[k]
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiled at the first call, and kept on disk where there is a place for it."""
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            made: Callable[..., Any] = numba.njit(function, cache=True, nogil=True, error_model="numpy", **options)
-        except RuntimeError:  # no folder that may be written
-            made = numba.njit(function, nogil=True, error_model="numpy", **options)
-        return made
-
-    return compiled
-
-
-@_compiled(inline="always")
-def _times(x: Any, key: Any, d: int, a: Any) -> Any:
-    """a + x * key[d], of the eight keys of a tile."""
-    return (
-        a[0] + x * key[d, 0], a[1] + x * key[d, 1], a[2] + x * key[d, 2], a[3] + x * key[d, 3],
-        a[4] + x * key[d, 4], a[5] + x * key[d, 5], a[6] + x * key[d, 6], a[7] + x * key[d, 7],
-    )  # fmt: skip
+def _compared(
+    keys: KeyPlane, index_q: torch.Tensor, index_w: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries [T, H, W] and weights [T, H] as ``score`` wants them, and the scales of the keys."""
+    missing = -index_w.shape[1] % EIGHT
+    if keys.scales is not None and BYTES:
+        tokens, heads, _ = index_q.shape
+        words = np.zeros((tokens, heads + missing, keys.words.shape[1] + 1), np.int32)
+        weights = np.zeros((tokens, heads + missing), np.float32)
+        query_words(index_q.contiguous().numpy(), index_w.numpy(), words, weights)
+        return words, weights, keys.scales.numpy()
+    if missing:
+        index_q, index_w = F.pad(index_q, (0, 0, 0, missing)), F.pad(index_w, (0, missing))
+    if keys.scales is None:
+        return index_q.contiguous().numpy(), index_w.contiguous().numpy(), np.empty(0, np.float32)
+    codes, scale = encode(index_q)
+    codes = F.pad(codes, (0, -codes.shape[-1] % 4)).contiguous()
+    return codes.numpy(), (index_w * scale.squeeze(-1)).numpy(), keys.scales.numpy()
 
 
-@_compiled(inline="always")
-def _add(scores: Any, i: int, s: int, w: Any, a: Any) -> None:
-    """scores[i, s:] += w ReLU(a), of eight keys."""
-    zero = np.float32(0)
-    scores[i, s] += w * max(a[0], zero)
-    scores[i, s + 1] += w * max(a[1], zero)
-    scores[i, s + 2] += w * max(a[2], zero)
-    scores[i, s + 3] += w * max(a[3], zero)
-    scores[i, s + 4] += w * max(a[4], zero)
-    scores[i, s + 5] += w * max(a[5], zero)
-    scores[i, s + 6] += w * max(a[6], zero)
-    scores[i, s + 7] += w * max(a[7], zero)
+def _reached(scores: np.ndarray, k: int) -> np.ndarray:
+    """float32 [P]: scores that at least k rows of each [P, S] reach; where rows are few, that of the k-th best."""
+    tiles = scores.shape[1] // TILE
+    if tiles >= BOUNDED * k:
+        best = np.empty((len(scores), tiles), np.float32)
+        _best_of_tiles(best, scores)
+        scores = best
+    last = scores.shape[1] - k
+    found: np.ndarray = np.partition(scores, last, axis=1)[:, last]
+    return found
 
 
-@_compiled(fastmath={"contract", "nsz"})
-def _score(
-    scores: Any, q: Any, w: Any, keys: Any, row: Any, part: Any, request: Any, seen: Any, blocks: Any, size: int
-) -> None:
-    """scores [P, S] of the tokens ``part``; -inf for rows they do not see. Four heads read a key at once."""
-    heads, dim = q.shape[1:]
-    zero, hidden = np.float32(0), np.float32(-np.inf)
-    for i in range(len(part)):
-        m = part[i]
-        t, own, n = row[m], blocks[request[m]], seen[m]
-        scores[i, :] = zero
-        tiles = (n + 7) // 8
-        for begin in range(0, tiles, NEAR):
-            for h in range(0, heads, 4):
-                q0, q1, q2, q3 = q[t, h], q[t, h + 1], q[t, h + 2], q[t, h + 3]
-                w0, w1, w2, w3 = w[t, h], w[t, h + 1], w[t, h + 2], w[t, h + 3]
-                for tile in range(begin, min(begin + NEAR, tiles)):
-                    s = tile * 8
-                    key = keys[(own[s // size] * size + s % size) // 8]
-                    a0 = (zero, zero, zero, zero, zero, zero, zero, zero)
-                    a1, a2, a3 = a0, a0, a0
-                    for d in range(dim):
-                        a0 = _times(q0[d], key, d, a0)
-                        a1 = _times(q1[d], key, d, a1)
-                        a2 = _times(q2[d], key, d, a2)
-                        a3 = _times(q3[d], key, d, a3)
-                    _add(scores, i, s, w0, a0)
-                    _add(scores, i, s, w1, a1)
-                    _add(scores, i, s, w2, a2)
-                    _add(scores, i, s, w3, a3)
-        scores[i, n:] = hidden
+@compiled()
+def _best_of_tiles(best: Any, scores: Any) -> None:
+    for i in range(best.shape[0]):
+        for tile in range(best.shape[1]):
+            most = scores[i, 8 * tile]
+            for s in range(8 * tile + 1, 8 * tile + 8):
+                most = max(most, scores[i, s])
+            best[i, tile] = most
 
 
-@_compiled()
+@compiled()
 def _take_best(
-    slots: Any, positions: Any, scores: Any, kth: Any, part: Any, request: Any, seen: Any, blocks: Any, size: int
+    slots: Any, positions: Any, scores: Any, reached: Any, part: Any, request: Any, seen: Any, blocks: Any, size: int
 ) -> None:
     """The k rows [M, k] of the tokens ``part``: all above the k-th best score, then the first that have it."""
-    k = slots.shape[1]
+    k, rows = slots.shape[1], scores.shape[1]
+    found, at = np.empty(rows + 8, np.float32), np.empty(rows + 8, np.int64)
     for i in range(len(part)):
         m = part[i]
-        own, n, line = blocks[request[m]], seen[m], kth[i]
-        room = k
-        for s in range(n):
-            room -= scores[i, s] > line
+        own, low, count = blocks[request[m]], reached[i], 0
+        for begin in range(0, (seen[m] + 7) // 8 * 8, 8):
+            some = 0
+            for s in range(begin, begin + 8):
+                some += scores[i, s] >= low
+            if some:
+                for s in range(begin, begin + 8):
+                    found[count], at[count] = scores[i, s], s
+                    count += scores[i, s] >= low
+        kth, room = low, k
+        if count > k:
+            kth = np.partition(found[:count], count - k)[count - k]
+            for c in range(count):
+                room -= found[c] > kth
         taken = 0
-        for s in range(n):
-            tied = scores[i, s] == line and room > 0
-            room -= tied
-            positions[m, taken] = s
-            taken += scores[i, s] > line or tied
-            if taken == k:
-                break
+        for c in range(count):
+            tied = found[c] == kth and room > 0
+            if count <= k or found[c] > kth or tied:
+                room -= tied
+                positions[m, taken] = at[c]
+                taken += 1
+                if taken == k:
+                    break
         for j in range(k):
             s = positions[m, j]
             slots[m, j] = own[s // size] * size + s % size
 
 
-@_compiled()
+@compiled()
 def _take_all(slots: Any, positions: Any, k: int, request: Any, seen: Any, blocks: Any, size: int) -> None:
     """All rows that they see, of the tokens that see at most k."""
     for m in range(len(seen)):

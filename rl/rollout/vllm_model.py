@@ -34,12 +34,14 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from rl.policy.batch_invariance import filled, make_invariant
 from rl.policy.dtypes import keep_float32
+from rl.policy.index_precision import rounds
 from rl.policy.io import stack_experts
 from rl.policy.layers import RMSNorm
 from rl.policy.model import DSAForCausalLM
 from rl.policy.replay import Record
 from rl.policy.supported import dsa_config
 from rl.rollout.paged import LayerCache, PagedContext
+from rl.rollout.paged_keys import key_width
 from rl.rollout.paged_plan import Plan, plan_step
 
 
@@ -123,8 +125,10 @@ class PagedLayer(AttentionLayerBase):
     """
 
     def __init__(self, name: str, config: Any, vllm_config: VllmConfig) -> None:
-        self.index_dim = config.index_head_dim
-        self.row = config.kv_lora_rank + config.qk_rope_head_dim + config.index_head_dim
+        self.index_dim, self.rounded = config.index_head_dim, rounds(config)
+        self.dtype = cast(torch.dtype, vllm_config.model_config.dtype)
+        key = key_width(self.index_dim, self.rounded, self.dtype)
+        self.row = config.kv_lora_rank + config.qk_rope_head_dim + key
         self.cache: LayerCache  # set by bind_kv_cache, before the first step
         context = vllm_config.compilation_config.static_forward_context
         if name in context:
@@ -139,12 +143,12 @@ class PagedLayer(AttentionLayerBase):
             block_size=vllm_config.cache_config.block_size,
             num_kv_heads=1,
             head_size=self.row,
-            dtype=cast(torch.dtype, vllm_config.model_config.dtype),
+            dtype=self.dtype,
         )
 
     def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:
         self.kv_cache = kv_cache
-        self.cache = LayerCache(kv_cache, self.index_dim)
+        self.cache = LayerCache(kv_cache, self.index_dim, self.rounded)
 
 
 def call_directly(model: nn.Module) -> None:
@@ -181,6 +185,9 @@ class DSAForVLLM(nn.Module):
         self.dsa = DSAForCausalLM(self.config).requires_grad_(False)
         keep_float32(self.dsa)  # vLLM makes it under the engine's dtype
         call_directly(self.dsa)
+        for layer in self.dsa.decoder_layers:
+            if layer.self_attn.indexer is not None:
+                layer.self_attn.indexer.rounds = False  # the cache rounds keys, the context queries
         self.layers = [
             PagedLayer(f"model.layers.{i}.self_attn", self.config, vllm_config)
             for i in range(self.config.num_hidden_layers)

@@ -289,7 +289,7 @@ class RolloutWorker:
 
     async def _episode(self, spec: GroupSpec, position: int, finished: dict[str, Scored]) -> Trajectory:
         name = f"{spec.taskset}-{spec.id}-{position}"
-        config = replace(self.config, **spec.settings)
+        config = replace(self.config, **spec.settings) if spec.settings else self.config
         async with self._slots:
             self._begins(name)
             try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.policy.supported import DSA_ARCHITECTURES
+from rl.policy.supported import DSA_ARCHITECTURES, INDEX_PRECISION
 
 if TYPE_CHECKING:
     from configs.schema import PolicyConfig, RayConfig
@@ -19,10 +19,11 @@ _SHARED = ("num_attention_heads", "intermediate_size", "moe_intermediate_size")
 
 
 def check_engine(
-    rollout: RolloutConfig, ray: RayConfig, policy: PolicyConfig, directory: Path | None, replay: ReplayConfig | None
-) -> None:
+    rollout: RolloutConfig, ray: RayConfig, policy: PolicyConfig, directory: Path | None, replay: ReplayConfig | None,
+    index_precision: str | None = None,
+) -> None:  # fmt: skip
     """Raise ValueError when the rollout engines cannot run the policy, or record what ``replay`` needs of it.
-    ``directory``: where it lies; None: it is built from ``policy.preset``."""
+    ``directory``: where it lies; None: it is built from ``policy.preset``. ``index_precision``: None: the policy's."""
     from rl.policy.checkpoint_checks import read_config
     from rl.policy.presets import PRESETS
 
@@ -30,6 +31,12 @@ def check_engine(
         model: dict[str, Any] = PRESETS[policy.preset](1024, **policy.overrides).to_dict()
     else:
         model = read_config(directory)
+    if index_precision is not None:
+        if model["model_type"] not in DSA_ARCHITECTURES:
+            raise ValueError(
+                f"base.index_precision={index_precision}: model_type={model['model_type']} has no DSA indexer; use null"
+            )
+        model = {**model, INDEX_PRECISION: index_precision}
     refused = engine_refusals(rollout, model, gpus=_on_gpus(ray), worker_gpus=ray.worker_gpus, replay=replay)
     if refused:
         raise ValueError(refused[0])
@@ -64,6 +71,11 @@ def engine_refusals(
             native and replay is not None and replay.indexer != "off",
             f"{chosen} choices of its indexer, and replay.indexer={replay and replay.indexer} needs them; set "
             "replay.indexer=off",
+        ),
+        (
+            native and model.get(INDEX_PRECISION) == "int8",
+            f"rollout.dsa_backend={backend}: on GPUs the engine takes vLLM's own DSA model, which does not round as "
+            f"{INDEX_PRECISION}=int8 of the policy; use rollout.dsa_backend=torch, or base.index_precision=float32",
         ),
         (
             ranks > 1 and dsa and not native,

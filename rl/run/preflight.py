@@ -319,7 +319,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> Renderer | None:
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
     check_judge(cfg.judge)
-    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay)
+    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay, cfg.base.index_precision)
     check_room(cfg)
     if cfg.pipeline.enabled and cfg.objective.distill.teachers:
         raise ValueError(

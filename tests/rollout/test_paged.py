@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from rl.policy import sparse
 from rl.policy.attention_context import AttentionSpec, MLAQuery, MLARow, PackedContext
+from rl.policy.index_precision import rounded
 from rl.policy.replay import IndexerTap, Record
 from rl.rollout import paged, paged_choice, paged_plan
 from rl.rollout.paged import LayerCache, PagedContext
+from rl.rollout.paged_keys import key_width
 from rl.rollout.paged_plan import Plan, plan_buckets, plan_step
+from rl.rollout.paged_scores import has_vnni
 
 SPEC = AttentionSpec(scale=0.3, topk=7, latent_dim=8, rope_dim=4, index_dim=6, lends=True)
 BORROWS = replace(SPEC, borrows=0, lends=False)
@@ -47,32 +50,42 @@ def rows_of(q: MLAQuery, kv: MLARow, index: torch.Tensor) -> tuple[MLAQuery, MLA
 
 @settings(max_examples=60)
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    lengths=st.lists(st.integers(1, 72), min_size=1, max_size=4),
     seed=st.integers(0, 10_000),
     gather_from=st.sampled_from([8, 1000]),
     long_context=st.booleans(),
     singly=st.booleans(),
     invariant=st.booleans(),
+    eight_bits=st.booleans(),
+    vnni=st.booleans(),
 )
 def test_any_split_into_steps_equals_packed(
-    lengths: list[int], seed: int, gather_from: int, long_context: bool, singly: bool, invariant: bool
+    lengths: list[int],
+    seed: int,
+    gather_from: int,
+    long_context: bool,
+    singly: bool,
+    invariant: bool,
+    eight_bits: bool,
+    vnni: bool,
 ) -> None:
     limits = dict(SHORT=3) if long_context else {}
     with (
         patch.object(paged, "GATHER_FROM", gather_from),
         patch.multiple(paged_plan, ALONE=3, **limits),
-        patch.multiple(paged_choice, SHORT=3, MAX_SCORES=30),
+        patch.multiple(paged_choice, SHORT=3, MAX_SCORES=30, BOUNDED=1, BYTES=vnni and has_vnni()),
         patch.object(sparse, "KEY_ROWS", gather_from),
     ):
-        check_any_split(lengths, seed, singly, singly and invariant)
+        check_any_split(lengths, seed, singly, singly and invariant, eight_bits)
 
 
-def check_any_split(lengths: list[int], seed: int, singly: bool, invariant: bool) -> None:
+def check_any_split(lengths: list[int], seed: int, singly: bool, invariant: bool, eight_bits: bool = False) -> None:
     q, kv = random_rows(sum(lengths), seed)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     record = Record(want_indexer=True)
     packed = PackedContext(bounds)
-    expected = packed.attend(0, q, kv, SPEC, IndexerTap(None, None, record))
+    seen = (replace(q, index_q=rounded(q.index_q)), replace(kv, index_k=rounded(kv.index_k))) if eight_bits else (q, kv)
+    expected = packed.attend(0, *seen, SPEC, IndexerTap(None, None, record))
     q_next, kv_next = random_rows(sum(lengths), seed + 1)  # a second layer, which attends to the choice of the first
     expected_next = packed.attend(1, q_next, kv_next, BORROWS)
 
@@ -82,8 +95,9 @@ def check_any_split(lengths: list[int], seed: int, singly: bool, invariant: bool
     if rng.random() < 0.7:  # else every request's blocks are one run
         rng.shuffle(free)
     table = torch.tensor([free[i * per_request : (i + 1) * per_request] for i in range(len(lengths))])
-    storage = torch.randn(1 + len(free), 1, BLOCK, SPEC.row_dim)  # garbage, as a used cache holds
-    caches = [LayerCache(storage.clone(), SPEC.index_dim) for _ in range(2)]
+    row = SPEC.latent_dim + SPEC.rope_dim + key_width(SPEC.index_dim, eight_bits, torch.float32)
+    storage = torch.randn(1 + len(free), 1, BLOCK, row)  # garbage, as a used cache holds
+    caches = [LayerCache(storage.clone(), SPEC.index_dim, eight_bits) for _ in range(2)]
     done = [0] * len(lengths)
     actual, choice = torch.zeros_like(expected), torch.zeros(sum(lengths), SPEC.topk, dtype=torch.long)
     actual_next = torch.zeros_like(expected)
@@ -205,5 +219,6 @@ def test_scores_that_are_no_numbers_choose_rows_of_their_own() -> None:
     slots = table[0, positions // BLOCK] * BLOCK + positions % BLOCK
     plan = plan_step([0, 12], [12], table, BLOCK, HEADS, singly=True)
     assert plan.singles is not None
-    picked = plan.singles.choose(cache.index.copy_(torch.randn_like(cache.index)), q.index_q, q.index_w, 7)
+    cache.keys.words.normal_()
+    picked = plan.singles.choose(cache.keys, q.index_q, q.index_w, 7)
     assert set(picked.slots[11].tolist()) <= set(slots.tolist())

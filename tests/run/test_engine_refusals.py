@@ -49,6 +49,13 @@ def test_refusals(model: dict[str, Any], settings: dict[str, Any], said: str) ->
     assert refused(model, **settings)[0].startswith(said)
 
 
+def test_another_engine_does_not_round_alike() -> None:
+    model, off = {**DSA, "index_precision": "int8"}, ReplayConfig(routing="off")
+    assert engine_refusals(RolloutConfig(), model, gpus=False, worker_gpus=0.0) == []
+    found = engine_refusals(RolloutConfig(), model, gpus=True, worker_gpus=1.0, replay=off)
+    assert "does not round as index_precision=int8 of the policy" in found[0]
+
+
 def test_what_cannot_be_shared() -> None:
     assert uneven_part(LLAMA, 1) is None
     assert uneven_part(LLAMA, 12) is None  # every head of keys and values in three ranks
@@ -68,6 +75,7 @@ def test_before_a_run_has_a_folder(tmp_path: Path) -> None:
     for words, said in (
         (("rollout.engine=served", "rollout.tensor_parallel=2"), "rollout.tensor_parallel=2: our torch DSA model"),
         (("rollout.dsa_backend=native",), "rollout.dsa_backend=native: vLLM's own DSA model needs GPUs"),
+        (("base.index_precision=int4",), "base.index_precision='int4': must be one of float32, int8, or null"),
     ):
         done = command("rl-train", *words, cwd=tmp_path)
         assert done.returncode != 0
