@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rollout_doubles import AddTaskset
 
 from rl.learner.overlap import Overlap
+from rl.rollout.crew import Slot
 from rl.rollout.losses import Losses
-from rl.rollout.pool import RolloutPool, Slot, _Order
-from rl.rollout.worker import GroupSpec
+from rl.rollout.orders import GroupSpec
+from rl.rollout.pool import RolloutPool, _Order
 from rl.tracking.stall import StallError
 from rl.types import Group
 
@@ -39,7 +41,8 @@ class Scripted(RolloutPool):
         slot, task = Slot(0, None), AddTaskset().task(0)
         specs = [GroupSpec(n, task, n, 1, 0) for n in range(orders)]
         self._orders = {str(spec.id): _Order(spec, slot, None, 0.0) for spec in specs}
-        self.slots, self._finished, self._held = [slot], deque(), deque()
+        self.crew: Any = SimpleNamespace(slots=[slot], players=[], is_hungry=False, feed=lambda: None)
+        self._finished, self._held = deque(), deque()
         self._losses = Losses(1, 1.0)
 
     def _replace_hung(self) -> None:
