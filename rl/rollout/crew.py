@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rl.rollout.orders import GroupSpec
 
 ANSWER_S = 5.0  # for a word from a worker that may hang
+TELL_S = 10.0  # after which it is said that Ray has no room yet
 
 
 class WorkerLost(RuntimeError):
@@ -56,7 +57,7 @@ class Slot:
 
 
 class Owner(Protocol):
-    """Whose groups the workers play (``rl.rollout.pool.RolloutPool``)."""
+    """Whose groups the workers play (``rl.rollout.order_book.OrderBook``)."""
 
     def lost(self, slot: Slot, why: str) -> None:
         """``slot`` has a new worker, and what the old one had is gone."""
@@ -81,14 +82,14 @@ class Crew:
         config: RolloutConfig,
         setup: bytes,
         placing: Placing,
-        owner: Owner,
         losses: Losses,
         version: int,
         given_up: Event,
     ) -> None:
         import ray
 
-        self._ray, self.config, self._setup, self._owner = ray, config, setup, owner
+        self._ray, self.config, self._setup = ray, config, setup
+        self.owner: Owner | None = None  # told of losses
         self._python_path = [str(Path(path or ".").resolve()) for path in sys.path]
         self._placing, self._losses, self._given_up = placing, losses, given_up
         self.version = version
@@ -104,16 +105,23 @@ class Crew:
 
     def start(self) -> None:
         """Return when all are up. Raises StallError after ``config.start_s``, WorkerLost when one cannot start."""
-        ends = time.monotonic() + self.config.start_s
-        while not self._placing.wait(1.0):
-            if self._given_up.is_set():
-                raise WorkerLost("the pool was given up before its workers had a place")
-            if time.monotonic() > ends:
-                raise StallError(f"room in Ray for {self._placing.wanted()}", self.config.start_s)
+        self._find_places()
         for slots, what in ((self.players, "begin"), (self.slots, "start its engine")):
             self.ask_all(what, lambda slot: slot.actor.ready.remote(), self.config.start_s, slots, replace=False)
         for slot in (*self.slots, *self.players):
             slot.starting = None
+
+    def _find_places(self) -> None:
+        began, told = time.monotonic(), False
+        while not self._placing.wait(1.0):
+            waited = time.monotonic() - began
+            if self._given_up.is_set():
+                raise WorkerLost("the pool was given up before its workers had a place")
+            if waited > self.config.start_s:
+                raise StallError(f"room in Ray for {self._placing.wanted()}", self.config.start_s)
+            if waited > TELL_S and not told:
+                told = True
+                print(f"waiting for room in Ray for {self._placing.wanted()}", file=sys.stderr)
 
     def ready(self) -> None:
         """Return when every engine is up; those found dead are replaced."""
@@ -145,7 +153,7 @@ class Crew:
         is replaced and asked again, after ``renewed``; it may take ``start_s`` longer then."""
         asked = [(slot, slot.actor, call(slot)) for slot in (self.slots if slots is None else slots)]
         ends = time.monotonic() + seconds
-        if any(self.is_starting(slot) for slot, *_ in asked):
+        if replace and any(self.is_starting(slot) for slot, *_ in asked):  # one that was replaced a moment ago
             ends += self.config.start_s
         answers = []
         for slot, actor, ref in asked:
@@ -199,7 +207,7 @@ class Crew:
             raise WorkerLost(
                 f"{slot.name} is gone after {self._losses.recent} replacements in {self.config.restarts_s:g} s "
                 f"(rollout.max_restarts={self.config.max_restarts}, rollout.restarts_s); it had "
-                f"{self._owner.orders_of(slot)}; last reason: {reason(error)}"
+                f"{self._orders_of(slot)}; last reason: {reason(error)}"
             ) from (error if isinstance(error, Exception) else None)
         self.counts["workers_restarted" if slot.has_engine else "env_workers_restarted"] += 1
         self._ray.kill(actor, no_restart=True)
@@ -209,7 +217,8 @@ class Crew:
         new = self._slot(slot.index) if slot.has_engine else self._player(slot.index)
         slot.actor, slot.unfed, slot.starting, slot.node = new.actor, new.unfed, new.starting, new.node
         slot.episodes = slot.broken = 0
-        self._owner.lost(slot, reason(error))
+        if self.owner is not None:
+            self.owner.lost(slot, reason(error))
 
     def replace_hung(self, slot: Slot, actor: Any, waited: float) -> None:
         """The same for one from which nothing has come for ``waited`` seconds."""
@@ -218,7 +227,7 @@ class Crew:
             slot,
             actor,
             f"nothing came back for {waited:.0f} s (rollout.group_s={self.config.group_s:g}); it has "
-            f"{self._owner.orders_of(slot)}; {self.doing(slot)}",
+            f"{self._orders_of(slot)}; {self.doing(slot)}",
         )
 
     def is_starting(self, slot: Slot) -> bool:
@@ -288,6 +297,9 @@ class Crew:
     def _player(self, index: int) -> Slot:
         actor = self._placing.player(EnvWorker, index, self._python_path, self._setup)
         return Slot(index, actor, has_engine=False, starting=actor.ready.remote(), node=actor.node.remote())
+
+    def _orders_of(self, slot: Slot) -> str:
+        return "no groups" if self.owner is None else self.owner.orders_of(slot)
 
     def _dead_node(self, slot: Slot) -> str | None:
         """The machine of ``slot``, where it is gone."""

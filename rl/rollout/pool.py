@@ -22,8 +22,9 @@ import numpy as np
 from envs.taskset import Taskset
 from rl.policy.packed_weights import pack
 from rl.rollout.config import RolloutConfig
-from rl.rollout.crew import Crew, Slot
-from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
+from rl.rollout.crew import Crew
+from rl.rollout.losses import Losses
+from rl.rollout.order_book import OrderBook
 from rl.rollout.orders import GroupSpec, WorkerSetup, files_of
 from rl.rollout.placing import ONE_CPU, Placing, Reserved
 from rl.rollout.streams import Sender
@@ -65,22 +66,6 @@ class SyncReport:
     seconds: float
     mismatch: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Order:
-    """``slot``: whose engine samples; ``player``: the environment worker that plays, None: the first one does."""
-
-    spec: GroupSpec
-    slot: Slot
-    actor: Any
-    since: float
-    player: Slot | None = None
-    player_actor: Any = None
-
-    @property
-    def slots(self) -> list[Slot]:
-        return [self.slot] if self.player is None else [self.slot, self.player]
 
 
 class RolloutPool:
@@ -128,14 +113,11 @@ class RolloutPool:
             config, str(model_dir), open_renderer, dict(tasksets), composer, record_indexer, files_of(model_dir)
         )
         self.base: str | None = None  # name of what adapters are added to
-        self._orders: dict[Any, _Order] = {}
         self._finished: deque[Group] = deque()
-        self._held: deque[GroupSpec] = deque()  # while every worker is busy with a suspect
-        self._losses = Losses(config.max_restarts, config.restarts_s)
         placing = Placing(config.workers, engines, config.env_workers, environments)
-        self.crew = Crew(
-            config, ray.cloudpickle.dumps(setup), placing, self, self._losses, version, given_up or Event()
-        )
+        losses = Losses(config.max_restarts, config.restarts_s)
+        self.crew = Crew(config, ray.cloudpickle.dumps(setup), placing, losses, version, given_up or Event())
+        self.book = OrderBook(self.crew, losses, self._finish)
         # workers_restarted, env_workers_restarted, workers_hung, groups_resubmitted, groups_skipped
         self.counts: Counter[str] = self.crew.counts
         try:
@@ -157,11 +139,7 @@ class RolloutPool:
             raise ValueError(f"group {spec.id}: taskset {spec.taskset!r} is unknown; the pool has {self._tasksets}")
         if spec.size < 1:
             raise ValueError(f"group {spec.id}: size {spec.size}; must be at least 1")
-        kinds = [self.crew.slots] + ([self.crew.players] if self.crew.players else [])
-        if all(any(not slot.suspects for slot in slots) for slots in kinds):
-            self._order(spec)
-        else:
-            self._held.append(spec)
+        self.book.submit(spec)
 
     def put(self, group: Group) -> None:
         """A group that is finished already, to be collected like the others."""
@@ -171,20 +149,20 @@ class RolloutPool:
         """Wait until ``ref`` is there, at most ``seconds``, and take in groups that finish meanwhile."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
-            ready, _ = self._ray.wait([ref, *self._orders], num_returns=1, timeout=min(left, 5.0))
+            ready, _ = self._ray.wait([ref, *self.book.refs], num_returns=1, timeout=min(left, 5.0))
             if ref in ready:
                 return
             for order in ready:
-                self._receive(order)
+                self.book.receive(order)
 
     @property
     def outstanding(self) -> int:
         """Groups ordered and not collected yet."""
-        return len(self._orders) + len(self._finished) + len(self._not_ordered())
+        return len(self._finished) + len(self.book.pending())
 
     def pending(self) -> list[GroupSpec]:
         """Orders of the groups that are not finished."""
-        return [order.spec for order in self._orders.values()] + self._not_ordered()
+        return self.book.pending()
 
     def collect(self, n: int, deadline_s: float, beside: Beside | None = None) -> list[Group]:
         """The next ``n`` finished groups, in the order of finishing. ``beside`` is told when its part has ended.
@@ -201,18 +179,19 @@ class RolloutPool:
         while len(self._finished) < n:
             left = ends - time.monotonic()
             if left <= 0:
-                raise StallError(self._pending_report(n), deadline_s)
+                have = f"{n} rollout groups, {len(self._finished)} are here"
+                raise StallError(f"{have}, {self.book.report()}", deadline_s)
             running = None if beside is None else beside.running
-            watched = list(self._orders) if running is None else [running, *self._orders]
+            watched = [*self.book.refs] if running is None else [running, *self.book.refs]
             timeout = min(left, LOOK_S if self.crew.is_hungry else 5.0)
             ready, _ = self._ray.wait(watched, num_returns=1, timeout=timeout)
             for ref in ready:
                 if beside is not None and ref == running:
                     beside.ended()
                 else:
-                    self._receive(ref)
+                    self.book.receive(ref)
             self.crew.feed()
-            self._replace_hung()
+            self.book.replace_hung()
         return [self._finished.popleft() for _ in range(n)]
 
     def take(
@@ -352,129 +331,16 @@ class RolloutPool:
 
     def restart(self) -> None:
         """Forget all groups and begin again with new workers, which hold the weights of the last ``sync``."""
-        self._orders, self._finished, self._held = {}, deque(), deque()
+        self._finished.clear()
+        self.book.clear()
         self.crew.restart()
 
     def close(self) -> None:
         """Release the engines and end the workers; unfinished groups are dropped."""
         self.crew.close()
-        self._orders, self._held = {}, deque()
+        self.book.clear()
 
-    # -- orders ------------------------------------------------------------------------------
-
-    def _order(self, spec: GroupSpec, at: Slot | None = None) -> None:
-        """Order a group at ``at``, and where there are two kinds of workers from one of the other kind too: one that
-        is up and no suspect runs on, if there is one, with the fewest episodes left."""
-        crew = self.crew
-        slot = at if at is not None and at.has_engine else self._freest(crew.slots)
-        player = None
-        if crew.players:
-            player = at if at is not None and not at.has_engine else self._freest(crew.players)
-        now = time.monotonic()
-        if player is None:
-            order = _Order(spec, slot, slot.actor, now)
-            ref = slot.actor.run_group.remote(spec)
-        else:
-            order = _Order(spec, slot, slot.actor, now, player, player.actor)
-            ref = player.actor.run_group.remote(spec, slot.actor)
-        for one in order.slots:
-            one.episodes += spec.size
-        self._orders[ref] = order
-
-    def _freest(self, slots: Sequence[Slot]) -> Slot:
-        return min(slots, key=lambda slot: (bool(slot.suspects), self.crew.is_starting(slot), slot.episodes))
-
-    def _not_ordered(self) -> list[GroupSpec]:
-        waiting = (list(slot.suspects)[1:] for slot in (*self.crew.slots, *self.crew.players))
-        return [*self._held, *(spec for specs in waiting for spec in specs)]
-
-    def _receive(self, ref: Any) -> None:
-        order = self._orders.get(ref)
-        if order is None:  # its worker was replaced while this round was handled
-            return
-        try:
-            group = self._ray.get(ref)
-        except Exception as error:
-            if not self.crew.is_loss(error):
-                raise
-            if order.player is None or self.crew.lost_engine(error):
-                self.crew.replace(order.slot, order.actor, error)
-            else:
-                self.crew.replace(order.player, order.player_actor, error)
-            return
-        del self._orders[ref]
-        for slot in order.slots:
-            slot.episodes -= order.spec.size
-            slot.last_back = time.monotonic()
-        self._finish(order.spec, group)
-        self._go_on(self._advance(order))
-
-    def _finish(self, spec: GroupSpec, group: Group) -> None:
-        self._losses.back(spec)
+    def _finish(self, group: Group) -> None:
         if self.on_finished is not None:
             self.on_finished(group)
         self._finished.append(group)
-
-    def _advance(self, *ended: _Order) -> list[Slot]:
-        """These orders run no more: workers on which one of them was a suspect, which has left the queue."""
-        found = []
-        for order in ended:
-            for slot in order.slots:
-                if slot.suspects and slot.suspects[0] is order.spec:
-                    slot.suspects.popleft()
-                    found.append(slot)
-        return found
-
-    def _go_on(self, slots: Sequence[Slot]) -> None:
-        """The next suspects of ``slots``; where there are none, what had to wait for them."""
-        for slot in slots:
-            if slot.suspects:
-                self._order(slot.suspects[0], slot)
-        held, self._held = self._held, deque()
-        for spec in held:
-            self.submit(spec)
-
-    def lost(self, slot: Slot, why: str) -> None:
-        """The worker of ``slot`` was replaced: what it had is ordered again, or skipped."""
-        gone = [self._orders.pop(ref) for ref in [r for r, order in self._orders.items() if slot in order.slots]]
-        for order in gone:
-            for other in order.slots:
-                other.episodes -= 0 if other is slot else order.spec.size
-        again, alone, never = self._losses.divide([order.spec for order in gone])
-        for spec in never:
-            self.counts["groups_skipped"] += 1
-            self._finish(spec, skipped_group(spec, WORKER_LOST, f"it lost its worker, alone in it: {why}"))
-        self.counts["groups_resubmitted"] += len(again) + len(alone)
-        others = [other for other in self._advance(*gone) if other is not slot]
-        slot.suspects.extend(alone)
-        self._go_on([slot, *others])
-        for spec in again:
-            self.submit(spec)
-
-    def _replace_hung(self) -> None:
-        for order in list(self._orders.values()):
-            waits = {
-                slot: waited
-                for slot, actor in ((order.slot, order.actor), (order.player, order.player_actor))
-                if slot is not None and slot.actor is actor
-                and (waited := time.monotonic() - max(order.since, slot.last_back)) > self.config.group_s
-            }  # fmt: skip
-            if order.slot in waits and (order.player is None or not self.crew.samples(order.slot)):
-                self.crew.replace_hung(order.slot, order.actor, waits[order.slot])
-            elif order.player in waits:
-                self.crew.replace_hung(order.player, order.player_actor, waits[order.player])
-
-    def _pending_report(self, wanted: int) -> str:
-        now = time.monotonic()
-        out = "; ".join(
-            f"group {o.spec.id} (task {o.spec.task.id}, {', '.join(s.name for s in o.slots)}, {now - o.since:.0f} s)"
-            for o in sorted(self._orders.values(), key=lambda o: o.since)[:16]
-        )
-        doing = "; ".join(self.crew.doing(slot) for slot in (self.crew.players or self.crew.slots))
-        have = f"{wanted} rollout groups, {len(self._finished)} are here"
-        return f"{have}, {len(self.pending())} pending: {out}. {doing}"
-
-    def orders_of(self, slot: Slot) -> str:
-        """Its groups, in words."""
-        specs = [order.spec for order in self._orders.values() if slot in order.slots]
-        return ", ".join(f"group {s.id} (task {s.task.id})" for s in specs[:16]) or "no groups"
