@@ -248,10 +248,11 @@ class RayConfig(Bounded):
     worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker, for each of its rollout.tensor_parallel ranks
     learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
     env_cpus: PositiveFloat = 1.0  # CPUs per environment worker (rollout.env_workers), its sandboxes among them
-    # what else a worker needs of its machine, by the names that the cluster's nodes were started with
-    # (`ray start --resources '{"sandbox": 4}'`): ray.env_resources.sandbox=1
-    worker_resources: dict[str, PositiveFloat] = field(default_factory=dict)  # per rollout worker
-    env_resources: dict[str, PositiveFloat] = field(default_factory=dict)  # per environment worker
+    # resources of your own, by the names that nodes were started with (`ray start --resources '{"gpu_box": 8}'`), which
+    # Ray reserves for each rollout worker: ray.worker_resources.gpu_box=1
+    worker_resources: dict[str, PositiveFloat] = field(default_factory=dict)
+    # the same for each environment worker
+    env_resources: dict[str, PositiveFloat] = field(default_factory=dict)
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
 
     def __post_init__(self) -> None:
