@@ -34,7 +34,7 @@ class EnvWorker(Player):
         trajectories. Raises EngineDied: that one is gone."""
         import ray
 
-        me = ray.get_runtime_context().get_actor_id()
+        me = str(ray.get_runtime_context().get_actor_id())
         return await self.play(spec, partial(_ask, engine, me))
 
     async def stats(self) -> dict[str, float]:

@@ -234,6 +234,6 @@ def workers_timeout() -> type[Exception]:
     return kind
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str) -> str:
     """What a process said, without Ray's copy of its stack."""
     return str(getattr(error, "cause", None) or error)
