@@ -230,6 +230,10 @@ class Crew:
             f"{self._orders_of(slot)}; {self.doing(slot)}",
         )
 
+    def forget(self, ref: Any) -> None:
+        """What becomes of ``ref`` is of no matter: Ray else writes a stack for an error that nobody has looked at."""
+        ref.future().add_done_callback(lambda future: future.exception())
+
     def is_starting(self, slot: Slot) -> bool:
         """Whether its worker is not up yet."""
         if slot.starting is not None and self._ray.wait([slot.starting], timeout=0)[0]:

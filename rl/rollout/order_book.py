@@ -139,7 +139,10 @@ class OrderBook:
 
     def lost(self, slot: Slot, why: str) -> None:
         """The worker of ``slot`` was replaced: what it had is ordered again, or skipped."""
-        gone = [self._orders.pop(ref) for ref in [r for r, order in self._orders.items() if slot in order.slots]]
+        refs = [ref for ref, order in self._orders.items() if slot in order.slots]
+        gone = [self._orders.pop(ref) for ref in refs]
+        for ref in refs:
+            self.crew.forget(ref)
         for order in gone:
             for other in order.slots:
                 other.episodes -= 0 if other is slot else order.spec.size

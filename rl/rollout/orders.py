@@ -16,6 +16,8 @@ from rl.rollout.config import RolloutConfig
 if TYPE_CHECKING:
     from rewards.compose import RewardComposer
 
+POLICY_FILES = (".json", ".safetensors")
+
 
 @dataclass(frozen=True)
 class GroupSpec:
@@ -67,9 +69,10 @@ class WorkerSetup:
 
 
 def files_of(directory: str | Path) -> dict[str, int]:
-    """Names and bytes of the files in ``directory``; empty where there is none."""
+    """Names and bytes of a policy's files in ``directory`` (weights, settings, tokenizer); empty where there is none."""
     try:
         with os.scandir(directory) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            files = [entry for entry in entries if entry.name.endswith(POLICY_FILES) and entry.is_file()]
+            return {entry.name: entry.stat().st_size for entry in files}
     except OSError:
         return {}

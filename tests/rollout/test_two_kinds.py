@@ -28,7 +28,7 @@ class Played(OrderBook):
         slots = [Slot(i, Calls(f"engine {i}")) for i in range(engines)]
         played = [Slot(i, Calls(f"player {i}"), has_engine=False) for i in range(players)]
         crew: Any = SimpleNamespace(
-            config=RolloutConfig(group_s=100.0), counts=Counter(),
+            config=RolloutConfig(group_s=100.0), counts=Counter(), forget=lambda ref: None,
             slots=slots, players=played, is_starting=lambda slot: slot in self.new, samples=lambda slot: self.alive,
             replace_hung=lambda slot, actor, waited: self.hung.append(slot.name),
         )  # fmt: skip
