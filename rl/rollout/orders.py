@@ -69,7 +69,7 @@ class WorkerSetup:
 
 
 def files_of(directory: str | Path) -> dict[str, int]:
-    """Names and bytes of a policy's files in ``directory`` (weights, settings, tokenizer); empty where there is none."""
+    """Names and bytes of a policy's files in ``directory``: weights, settings, tokenizer; empty where there is none."""
     try:
         with os.scandir(directory) as entries:
             files = [entry for entry in entries if entry.name.endswith(POLICY_FILES) and entry.is_file()]

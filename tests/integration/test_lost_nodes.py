@@ -35,7 +35,7 @@ try:
     code = run.wait(600)
 finally:
     cluster.shutdown()
-print(json.dumps({"code": code}))
+os._exit(code)
 """
 )
 
@@ -52,7 +52,6 @@ def test_a_run_goes_on_without_the_machine_of_its_environments(tmp_path: Path) -
         text=True, timeout=850,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout.splitlines()[-1])["code"] == 0, done.stderr[-4000:]
     files = RunDir(tmp_path / "runs" / "demo-0")
     assert json.loads((files.path / "summary.json").read_text())["steps"] == 4
     rows = files.read_metrics("grpo")
