@@ -109,7 +109,7 @@ def test_the_same_trajectories_to_the_bit(pool: RolloutPool) -> None:
     here = ray.get([pool.crew.slots[0].actor.run_group.remote(one) for one in specs], timeout=200)
     assert [plain(group) for group in away] == [plain(group) for group in here]
     assert {t.failure_kind for group in away for t in group.trajectories} == {None}
-    assert max(t.turns for t in away[2].trajectories) == 2
+    assert min(t.turns for t in away[2].trajectories) >= 2  # the program has asked twice
     assert pool.stats()["episodes_done"] == 16
 
 
