@@ -154,17 +154,17 @@ def hidden_temperature(module: ModuleType, away: float) -> None:
 
 
 def unsynced_restart(module: ModuleType, at: float) -> None:
-    if module.__name__ == "rl.rollout.pool":
-        spawn = module.RolloutPool._spawn
+    if module.__name__ == "rl.rollout.crew":
+        spawn = module.Crew._spawn
 
         def spawn_stale(self: Any, index: int) -> Any:
-            kept, self._weights, self._reference = (self._weights, self._reference), None, None
+            kept, self.weights, self.reference = (self.weights, self.reference), None, None
             try:
                 return spawn(self, index)
             finally:
-                self._weights, self._reference = kept
+                self.weights, self.reference = kept
 
-        module.RolloutPool._spawn = spawn_stale
+        module.Crew._spawn = spawn_stale
         return
     run_group = module.RolloutWorker.run_group
 

@@ -70,7 +70,7 @@ FAULTS: dict[str, Fault] = {
         "every n-th sync changes the version's number alone", (2, 1), {ENGINE: stale_weights}, "probe each sync"),
     "unsynced_restart": Fault(
         "a worker dies at version n, and its successor has the first weights", (2,),
-        {WORKER: unsynced_restart, "rl.rollout.pool": unsynced_restart}, "sync and probe a new worker first"),
+        {WORKER: unsynced_restart, "rl.rollout.crew": unsynced_restart}, "sync and probe a new worker first"),
     "shifted_logprobs": Fault(
         "share of messages whose log-probs are one token late", (0.1, 1.0), {ENGINE: shifted_logprobs},
         "log-prob t belongs to token t"),
@@ -87,7 +87,8 @@ FAULTS: dict[str, Fault] = {
         "the same, with the log-probs of temperature 1", (0.1, 0.4), {"rl.rollout.vllm_sampler": hidden_temperature},
         "log-probs of the distribution that was sampled"),
     "shared_seeds": Fault(
-        "share of groups whose rollouts have one seed", (0.25, 1.0), {WORKER: shared_seeds}, "a seed for each request"),
+        "share of groups whose rollouts have one seed", (0.25, 1.0), {"rl.rollout.player": shared_seeds},
+        "a seed for each request"),
     "lying_verifier": Fault(
         "share of outcomes that are turned round", (0.1, 0.4), {WORKER: lying_verifier}, "test it (envs-check)"),
     "changed_reward": Fault(

@@ -97,7 +97,7 @@ class OurSteps:
 
     def step(self) -> dict[str, float]:
         """Seconds of each part of ``OURS``."""
-        from rl.rollout.worker import GroupSpec
+        from rl.rollout.orders import GroupSpec
 
         tasks = [Task(str(i), "fixed", (Message("user", str(i)),)) for i in range(PROMPTS)]
         first = self.version * PROMPTS

@@ -43,7 +43,8 @@ def open_worker(
     import cloudpickle
 
     from rl.commands.hydra import composed
-    from rl.rollout.worker import RolloutWorker, WorkerSetup
+    from rl.rollout.orders import WorkerSetup
+    from rl.rollout.worker import RolloutWorker
     from rl.run.assemble import TRAIN, open_composer, open_renderer, open_tasksets
     from rl.run.turn_limit import settle_turns
 
@@ -82,7 +83,7 @@ async def play(worker: RolloutWorker, tasks: Any, number: int, groups: int, size
     """Round ``number`` of the rollouts: CPU seconds, sampled tokens, and what the engine did."""
     import numpy as np
 
-    from rl.rollout.worker import GroupSpec
+    from rl.rollout.orders import GroupSpec
 
     def start(engine: Engine) -> tuple[Any, float]:
         engine._core.reset_prefix_cache()

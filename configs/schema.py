@@ -250,7 +250,24 @@ class RayConfig(Bounded):
     num_cpus: PositiveInt | None = None  # logical CPUs of a local instance (null: all, at least one an actor)
     worker_gpus: NonNegativeFloat = 0.0  # GPUs per rollout worker, for each of its rollout.tensor_parallel ranks
     learner_gpus: NonNegativeFloat = 0.0  # GPUs of the learner, of each of its ranks
+    env_cpus: PositiveFloat = 1.0  # CPUs per environment worker (rollout.env_workers), its sandboxes among them
+    # resources of your own, by the names that nodes were started with (`ray start --resources '{"gpu_box": 8}'`), which
+    # Ray reserves for each rollout worker: ray.worker_resources.gpu_box=1
+    worker_resources: dict[str, PositiveFloat] = field(default_factory=dict)
+    # the same for each environment worker
+    env_resources: dict[str, PositiveFloat] = field(default_factory=dict)
     object_store_mb: Annotated[int, Ge(75)] = 512  # local instance only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("worker_resources", "env_resources"):
+            if not (named := getattr(self, name)):
+                continue
+            where = f"ray.{name}={dict(named)}"
+            if self.address is None:
+                raise ValueError(f"{where}: a local Ray has no resources of your own; join a cluster (ray=cluster)")
+            if own := sorted({"CPU", "GPU", "memory", "object_store_memory"} & named.keys()):
+                raise ValueError(f"{where}: {own[0]} is no name of your own; use ray.env_cpus, ray.worker_gpus")
 
     def check_ranks(self, ranks: int) -> None:
         """Raise ValueError when ``learner.ranks`` could not share GPUs as this says."""

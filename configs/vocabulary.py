@@ -145,6 +145,8 @@ VERL = (
     Word("actor_rollout_ref.rollout.max_num_batched_tokens", "rollout.max_num_batched_tokens", "of one engine step"),
     Word("actor_rollout_ref.rollout.tensor_model_parallel_size", "rollout.tensor_parallel",
          "with rollout.engine=served"),
+    Word("actor_rollout_ref.rollout.agent.num_workers", "rollout.env_workers",
+         "0: the rollout workers play, each against its own engine", same=False),
     Word("actor_rollout_ref.rollout.multi_turn.max_assistant_turns", "rollout.max_turns", "messages of an episode"),
     Word("data.train_files", "env.path", "with env=dataset; it splits by itself, or by env.split_column", same=False),
     Word("data.val_files", "env.split_column", "with env=dataset: which rows are held out", same=False),

@@ -33,8 +33,8 @@ from rl.objective.config import ObjectiveConfig
 from rl.objective.loss import LossInputs, grpo_loss
 from rl.policy.loading import load_policy
 from rl.rollout.config import RolloutConfig
+from rl.rollout.orders import GroupSpec
 from rl.rollout.pool import RolloutPool
-from rl.rollout.worker import GroupSpec
 from rl.run.assemble import cluster, open_renderer
 from rl.run.paths import resolve
 from rl.types import Group, Trajectory

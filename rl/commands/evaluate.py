@@ -109,6 +109,7 @@ def evaluate_policy(
 
     from rl.recipes.evaluate import HELDOUT, evaluate
     from rl.run.assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
+    from rl.run.preflight import cpus_beside_learner
     from rl.tracking.episodes import event_counts
     from rl.tracking.evaluation import eval_summary, evaluation_metrics
     from rl.tracking.report import write_report
@@ -133,7 +134,8 @@ def evaluate_policy(
         wandb_log.log(stage, step, metrics)
 
     started = time.perf_counter()
-    with cluster(cfg.ray, cfg.rollout.workers + cfg.judge.is_worker + 1), open_judge(cfg, directory):
+    cpus = cpus_beside_learner(cfg.rollout, cfg.judge, cfg.ray) + 1
+    with cluster(cfg.ray, cpus), open_judge(cfg, directory):
         console.print(reward, highlight=False, markup=False)
         pool = open_pool(cfg, directory, tasksets)
         wall_s["start"] = round(time.perf_counter() - started, 1)

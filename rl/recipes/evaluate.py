@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rl.rollout.worker import GroupSpec
+from rl.rollout.orders import GroupSpec
 from rl.run.errors import explain
 from rl.types import Group, Trajectory
 

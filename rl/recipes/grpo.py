@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from envs.types import Task
 from rl.learner.group import LearnerLost
 from rl.rollout.losses import TASK_ERROR, skipped_group
-from rl.rollout.worker import GroupSpec
+from rl.rollout.orders import GroupSpec
 from rl.run.ending import asked, held, open_to
 from rl.run.errors import explain
 from rl.tracking.failures import first_line

@@ -43,6 +43,7 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
     from rl.run.assemble import cluster, members_of, open_judge, open_pool
     from rl.run.job import Job, figures_of
     from rl.run.ledger import open_ledger
+    from rl.run.preflight import cpus_beside_learner
     from rl.tracking.progress import Progress
     from rl.tracking.summary import summary_table
     from rl.tracking.usage import UsageBook
@@ -64,8 +65,8 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
         ExitStack() as ends,
         Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress,
     ):
-        actors = cfg.rollout.workers + cfg.judge.is_worker + cfg.learner.ranks
-        with cluster(cfg.ray, actors, cfg.deterministic):
+        cpus = cpus_beside_learner(cfg.rollout, cfg.judge, cfg.ray) + cfg.learner.ranks
+        with cluster(cfg.ray, cpus, cfg.deterministic):
             base = base_stage(cfg, rundir, progress)
             ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
             usage = UsageBook(summary.get("usage", {}).get("stages"))
@@ -133,6 +134,7 @@ def describe(cfg: TrainConfig) -> str:
     plan = (
         f"{cfg.steps} steps of {cfg.prompts_per_step} prompts × {cfg.group_size} rollouts, "
         f"{cfg.learner.minibatches} minibatch(es), {cfg.rollout.workers} rollout worker(s)"
+        + (f", {cfg.rollout.env_workers} environment worker(s)" if cfg.rollout.env_workers else "")
     )
     if cfg.self_verification.enabled:
         v = cfg.self_verification

@@ -36,7 +36,7 @@ from rl.recipes.distill import FIGURES, distill
 from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.stages import grpo_stage, learner_of, workers
 from rl.rollout.judge_actor import WorkerJudge
-from rl.rollout.worker import GroupSpec
+from rl.rollout.orders import GroupSpec
 from rl.run.assemble import open_taskset
 from rl.run.job import Job, figures_of, reporter
 from rl.run.ledger import RolloutMeter

@@ -15,7 +15,7 @@ from rl.data.corpus import save_data
 from rl.recipes.distill import verified
 from rl.recipes.evaluation_stage import evaluation_stage
 from rl.recipes.stages import grpo_stage, learner_of
-from rl.rollout.worker import GroupSpec
+from rl.rollout.orders import GroupSpec
 from rl.run.assemble import members_of
 from rl.run.ledger import RolloutMeter
 from rl.tracking.rundir import RunDir, write_atomic

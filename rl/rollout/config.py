@@ -7,6 +7,7 @@ seconds (``_s``), lengths are tokens unless the name says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Annotated, Any, ClassVar, get_args
 
 from annotated_types import Interval
@@ -55,6 +56,9 @@ class RolloutConfig(EngineConfig):
     section: ClassVar[str] = "rollout"
 
     workers: PositiveInt = 1  # Ray actors, one vLLM engine each
+    # Ray actors that play episodes and have no engine, against all engines (sandboxes on machines without GPUs); each
+    # plays its share of workers × max_concurrency at once. 0: rollout workers play, each against its own engine
+    env_workers: NonNegativeInt = 0
     # stepped (vLLM in the worker's process) | served (vLLM's AsyncLLM in processes of its own, of several ranks too)
     engine: Annotated[str, OneOf(ENGINES)] = "stepped"
     tensor_parallel: PositiveInt = 1  # ranks that each engine is cut over, a GPU each; above 1: engine=served
@@ -94,7 +98,7 @@ class RolloutConfig(EngineConfig):
     probe_tolerance: PositiveFloat | None = None
     sync_s: PositiveFloat = 120.0  # a weight update plus its probe, per worker
     group_s: PositiveFloat = 600.0  # no group back from a worker for so long: it hangs; replaced, its groups run again
-    max_restarts: NonNegativeInt = 5  # workers replaced within restarts_s before the run stops
+    max_restarts: NonNegativeInt = 5  # workers replaced within restarts_s before the run stops (a lost machine: 1)
     restarts_s: PositiveFloat = 3600.0  # the time in which so many replacements are too many
 
     def __post_init__(self) -> None:
@@ -117,6 +121,16 @@ class RolloutConfig(EngineConfig):
     def _require(self, name: str, ok: bool, wanted: str) -> None:
         if not ok:
             raise ValueError(f"rollout.{name}={getattr(self, name)!r}: must be {wanted}")
+
+    @property
+    def players(self) -> int:
+        """Workers that play episodes."""
+        return self.env_workers or self.workers
+
+    @property
+    def episodes_at_once(self) -> int:
+        """Of each of them: together as many as all engines decode."""
+        return ceil(self.max_concurrency * self.workers / self.players)
 
     @property
     def turn_limit(self) -> int:

@@ -22,7 +22,7 @@ from rl.tracking.failures import first_line
 from rl.types import Group, Trajectory
 
 if TYPE_CHECKING:
-    from rl.rollout.worker import GroupSpec
+    from rl.rollout.orders import GroupSpec
 
 TASK_ERROR, WORKER_LOST = "task_error", "worker_lost"
 SKIPPED = (TASK_ERROR, WORKER_LOST)  # failure_kind of rollouts that were not made
@@ -35,16 +35,22 @@ class Losses:
     def __init__(self, max_restarts: int, within_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self._max, self._within_s, self._now = max_restarts, within_s, now
         self._when: deque[float] = deque()
+        self._nodes: set[str] = set()  # machines that were lost and are counted
         self._of: Counter[tuple[str, int]] = Counter()  # losses by group
 
-    def may_replace(self) -> bool:
-        """Whether one more worker may be replaced now; if so, it is counted."""
+    def may_replace(self, node: str | None = None) -> bool:
+        """Whether one more worker may be replaced now; if so, it is counted. ``node``: the machine that was lost with
+        it, which counts once, however many workers it had."""
         now = self._now()
         while self._when and now - self._when[0] >= self._within_s:
             self._when.popleft()
+        if node is not None and node in self._nodes:
+            return True
         if len(self._when) >= self._max:
             return False
         self._when.append(now)
+        if node is not None:
+            self._nodes.add(node)
         return True
 
     @property

@@ -19,9 +19,11 @@ from rl.tracking.stall import StallError
 
 if TYPE_CHECKING:
     from rl.rollout.config import RolloutConfig
-    from rl.rollout.pool import Slot
+    from rl.rollout.crew import Slot
 
-SHARE = 0.4  # of rollout.sync_s: a wait of the ranks for each other, so that they end before the driver gives up
+# Of rollout.sync_s: a wait of the ranks for each other. Three of them (to find where they meet, to connect, to get the
+# next tensor) end before the driver gives up.
+SHARE = 0.3
 ATTEMPTS = 2  # where a connection breaks and nobody has died
 
 
@@ -40,7 +42,7 @@ class Sender(Protocol):
 
 
 class Workers(Protocol):
-    """What a stream needs of the pool (``rl.rollout.pool.RolloutPool``)."""
+    """What a stream needs of those that have the engines (``rl.rollout.crew.Crew``)."""
 
     config: RolloutConfig
     slots: list[Slot]
@@ -87,7 +89,7 @@ class Streams:
 
     def feed(self, slot: Slot, version: int) -> bool:
         """The current weights to the new worker of ``slot``, whose engine is up. False: the learner has newer ones
-        already, and the next sync brings these."""
+        already, and the next sync brings these; or the connection broke, and it is tried again or replaced."""
         workers = self._workers
         source = next((other for other in workers.slots if other is not slot and other.unfed is None), None)
         ends = time.monotonic() + workers.config.sync_s
@@ -100,8 +102,8 @@ class Streams:
             for at, actor, error in lost:
                 workers.replace(at, actor, error)
             if breaks and not lost:
-                raise WeightSyncError(f"weights of version {version} did not reach worker {slot.index}: {breaks[0]}")
-            return bool(found)
+                self._broke(slot, version, breaks[0])
+            return bool(found) and not breaks
         actor, peer = slot.actor, source.actor
         try:
             host, port = workers.answer(peer.meet.remote(self._timeout_s), ends)
@@ -112,23 +114,34 @@ class Streams:
                 raise
             workers.replace(source, peer, error)
             return False
-        fine = True
+        breaks = []
+        lost_one = False
         totals: list[list[Receipt]] = []
         for at, who, ref in ((source, peer, sent), (slot, actor, received)):
             try:
                 totals.append(workers.answer(ref, ends))
-            except StreamBroken:
-                fine = False
+            except StreamBroken as error:
+                breaks.append(reason(error))
             except StreamWrong as error:
                 raise WeightSyncError(f"the new worker {slot.index}: {reason(error)}") from error
             except Exception as error:
-                fine = False
                 if not workers.is_loss(error):
                     raise
+                lost_one = True
                 workers.replace(at, who, error)
-        if fine:
-            check(totals[0], totals[1], f"the new worker {slot.index}")
-        return fine
+        if lost_one:
+            return False
+        if breaks:
+            self._broke(slot, version, breaks[0])
+            return False
+        check(totals[0], totals[1], f"the new worker {slot.index}")
+        return True
+
+    def _broke(self, slot: Slot, version: int, why: str) -> None:
+        """A stream to the new worker of ``slot`` broke, and nobody has died: tried again, then with another worker."""
+        slot.broken += 1
+        if slot.broken >= ATTEMPTS:
+            self._workers.replace(slot, slot.actor, f"weights of version {version} did not reach it: {why}")
 
     def _stream(
         self, sender: Sender, slots: list[Slot], meeting: Rendezvous
@@ -221,6 +234,6 @@ def workers_timeout() -> type[Exception]:
     return kind
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str) -> str:
     """What a process said, without Ray's copy of its stack."""
     return str(getattr(error, "cause", None) or error)

@@ -30,14 +30,14 @@ TRAIN, HELDOUT = "train", "heldout"
 
 
 @contextmanager
-def cluster(config: RayConfig, actors: int, deterministic: bool = False) -> Iterator[None]:
+def cluster(config: RayConfig, cpus: int, deterministic: bool = False) -> Iterator[None]:
     """A Ray instance for the length of the block: a local one of our own, or a running cluster.
 
     A local one listens on this machine's loopback alone, and leaves no folder behind; a command ends with its raylet
-    or its GCS. ``actors``: how many have to have room; 0: no Ray is needed, and none started. ``deterministic``: sets
-    of strings have one order in all its processes, and in those that they start.
+    or its GCS. ``cpus``: those of actors that have to have room; 0: no Ray is needed, and none started.
+    ``deterministic``: sets of strings have one order in all its processes, and in those that they start.
     """
-    if not actors:
+    if not cpus:
         yield
         return
     if deterministic:
@@ -54,7 +54,7 @@ def cluster(config: RayConfig, actors: int, deterministic: bool = False) -> Iter
             ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
             ends.callback(ray.shutdown)
         else:
-            folder = start_local(config, actors)
+            folder = start_local(config, cpus)
             ends.enter_context(session(folder))
             ends.callback(ray.shutdown)
             if is_orderly():
@@ -164,8 +164,10 @@ def open_pool(
     given_up: Event | None = None,
 ) -> RolloutPool:
     """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has policy, rollout, reward and ray."""
+    from rl.rollout.placing import Reserved
     from rl.rollout.pool import RolloutPool
 
+    gpus, ray = cfg.ray.worker_gpus * cfg.rollout.tensor_parallel, cfg.ray
     return RolloutPool(
         cfg.rollout,
         model_dir,
@@ -173,7 +175,8 @@ def open_pool(
         tasksets,
         open_composer(cfg.reward),
         record_indexer=record_indexer,
-        num_gpus=cfg.ray.worker_gpus * cfg.rollout.tensor_parallel,
+        engines=Reserved(gpus=gpus, resources=ray.worker_resources),
+        environments=Reserved(cpus=ray.env_cpus, resources=ray.env_resources),
         given_up=given_up,
     )
 

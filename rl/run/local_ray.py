@@ -22,7 +22,7 @@ _STARTS = 4
 _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
-def start_local(config: RayConfig, actors: int) -> Path:
+def start_local(config: RayConfig, cpus: int) -> Path:
     """Start Ray's processes for this one, on the loopback; returns their session folder.
 
     A signal that comes meanwhile takes effect when they are up: of half a start Ray leaves processes behind.
@@ -34,7 +34,7 @@ def start_local(config: RayConfig, actors: int) -> Path:
         with held(), _alone():
             _start(
                 address="local",  # never a cluster that RAY_ADDRESS or an earlier `ray start` names
-                num_cpus=config.num_cpus or max(os.cpu_count() or 1, actors),
+                num_cpus=config.num_cpus or max(os.cpu_count() or 1, cpus),
                 include_dashboard=False,
                 _node_ip_address=LOOPBACK,
                 object_store_memory=config.object_store_mb * 2**20,

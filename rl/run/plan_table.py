@@ -44,6 +44,9 @@ def model_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
     cached = f"{width * sizes.cache_row:,} bytes of cache a token"
     row = sizes.replay_row(indexer=cfg.replay.indexer != "off", wide=False)
     lines = [f"{what}; {cached}" + (f", {row:,} bytes of recorded choices" if row else "")]
+    if players := cfg.rollout.env_workers:
+        cpus, at_once = cfg.ray.env_cpus, cfg.rollout.episodes_at_once
+        lines.append(f"{players} environment worker(s) of {cpus:g} CPUs, {at_once} episodes at once in each")
     if not hardware.gpus:
         return [*lines, f"{hardware.name}: {', '.join(_counted(plan.placed[0]))}"]
     lines.append(f"{hardware.gpus} x {hardware.name}, {plan.nodes} machine(s) in use")

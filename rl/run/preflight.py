@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
     from rl.learner.config import LoraConfig, MeansConfig
-    from rl.rollout.config import JudgeConfig
+    from rl.rollout.config import JudgeConfig, RolloutConfig
 
 T = TypeVar("T")
 ROLES = ("prove", "refine", "verify", "assess")  # families that self-verification trains
@@ -260,7 +261,14 @@ def check_room(cfg: TrainConfig) -> None:
     workers, split = cfg.rollout.workers, cfg.rollout.tensor_parallel
     gpus = workers * split * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
     engines = f"rollout.workers={workers}" + (f" of rollout.tensor_parallel={split}" if split > 1 else "")
-    _check_room(cfg.learner, cfg.ray, engines, workers + cfg.judge.is_worker, gpus)
+    if cfg.rollout.env_workers:
+        engines += f" and rollout.env_workers={cfg.rollout.env_workers} (ray.env_cpus={cfg.ray.env_cpus:g})"
+    _check_room(cfg.learner, cfg.ray, engines, cpus_beside_learner(cfg.rollout, cfg.judge, cfg.ray), gpus)
+
+
+def cpus_beside_learner(rollout: RolloutConfig, judge: JudgeConfig, ray: RayConfig) -> int:
+    """CPUs that Ray reserves for rollout workers, environment workers and the judge."""
+    return rollout.workers + judge.is_worker + ceil(rollout.env_workers * ray.env_cpus)
 
 
 def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
@@ -270,16 +278,16 @@ def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
 
 
 def _check_room(learner: MeansConfig, ray: RayConfig, engines: str | None, others: int, other_gpus: float) -> None:
-    """``others``: processes beside the learner's, and the GPUs of all of them; ``engines``: what is said of those."""
+    """``others``: CPUs of the processes beside the learner's, and their GPUs; ``engines``: what is said of those."""
     if ray.address is not None:
         return
     ranks, share = learner.ranks, ray.learner_gpus
     counts = [f"learner.ranks={ranks}"] if ranks > 1 or engines is None else []
     several = " and ".join(counts + ([] if engines is None else [engines]))
-    actors = ranks + others
-    if ray.num_cpus is not None and ray.num_cpus < actors:
+    cpus = ranks + others
+    if ray.num_cpus is not None and ray.num_cpus < cpus:
         raise ValueError(
-            f"ray.num_cpus={ray.num_cpus}: {several} make {actors} processes, one CPU each; give at least {actors} "
+            f"ray.num_cpus={ray.num_cpus}: {several} need {cpus} CPUs, one each unless said; give at least {cpus} "
             "(they need not be there), or null"
         )
     wanted = ranks * share + other_gpus

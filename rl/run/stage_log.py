@@ -144,6 +144,7 @@ class StageLog:
             "tokens/sampled_total": float(self.totals.tokens_sampled),
             "rollout/prefix_hit_rate": metrics["usage/cached"] / max(metrics["usage/prompt"], 1.0),
             "rollout/restarted_workers": float(self._pool.counts["workers_restarted"]),
+            "rollout/restarted_env_workers": float(self._pool.counts["env_workers_restarted"]),
             "learner/restarts": float(self._restarts),
             "rollout/resubmitted_groups": float(self._pool.counts["groups_resubmitted"]),
         }
@@ -192,7 +193,7 @@ class StageLog:
         }
 
     def _busy(self, engines: Mapping[str, float]) -> float:
-        return engines["busy_s"] / self._cfg.rollout.workers
+        return engines["busy_s"] / self._cfg.rollout.players
 
     def _add(self, step: int, trajectories: list[Trajectory], metrics: Mapping[str, float]) -> None:
         totals = self.totals

@@ -168,6 +168,7 @@ METRICS: dict[str, str] = {
     "rollout/prefix_hit_rate": "Share of the step's prompt tokens found in the prefix cache: usage/cached of "
     "usage/prompt.",
     "rollout/restarted_workers": "Rollout workers restarted so far.",
+    "rollout/restarted_env_workers": "Environment workers (rollout.env_workers) restarted so far.",
     "learner/restarts": "Times that the learner's processes were started again, from the last checkpoint.",
     "rollout/resubmitted_groups": "Groups run again after a worker was lost, so far.",
     "rollout/reused_groups": "Finished groups that a resumed run took from disk and did not sample again, so far.",
@@ -181,7 +182,7 @@ METRICS: dict[str, str] = {
     "time/learner_s": "Seconds waiting for the learner when all rollouts were there; its work is learner/seconds.",
     "time/sync_s": "Seconds of the weight sync, probe included.",
     "time/between_s": "Seconds since the step before was trained: its books, a checkpoint, admission of tasks.",
-    "time/rollout_busy_s": "Seconds in which a rollout worker played an episode, mean over the workers.",
+    "time/rollout_busy_s": "Seconds in which a worker that plays played an episode, mean over them.",
     # compute (rl.run.ledger)
     "compute/rollout_flops": "FLOPs of the engines since the step before.",
     "compute/learner_flops": "FLOPs of the learner in this step.",

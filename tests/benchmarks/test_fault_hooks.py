@@ -370,19 +370,19 @@ def test_a_worker_dies_once_and_its_successor_has_no_weights(tmp_path: Path, mon
         async def run_group(self, spec: Any) -> str:
             return "played"
 
-    class RolloutPool:
-        _weights, _reference = "weights", "reference"
+    class Crew:
+        weights, reference = "weights", "reference"
 
         def _spawn(self, index: int) -> Any:
-            return self._weights, self._reference
+            return self.weights, self.reference
 
     engine_faults.unsynced_restart(module(fault_hooks.WORKER, RolloutWorker=RolloutWorker), 2)
-    engine_faults.unsynced_restart(module("rl.rollout.pool", RolloutPool=RolloutPool), 2)
+    engine_faults.unsynced_restart(module("rl.rollout.crew", Crew=Crew), 2)
     for version in (1, 2, 3):
         asyncio.run(RolloutWorker().run_group(SimpleNamespace(taskset="train", version=version)))
     assert ended == [1]
-    pool = RolloutPool()
-    assert (pool._spawn(0), pool._weights) == ((None, None), "weights")
+    crew = Crew()
+    assert (crew._spawn(0), crew.weights) == ((None, None), "weights")
 
 
 def test_the_noise_of_the_indexer() -> None:

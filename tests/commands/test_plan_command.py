@@ -37,6 +37,8 @@ def test_the_demo_fits(tmp_path: Path) -> None:
     ):
         assert part in done.output
     assert list(tmp_path.iterdir()) == []
+    apart = command("rl-train", "plan=true", "rollout.env_workers=3", "ray.env_cpus=2", cwd=tmp_path)
+    assert "3 environment worker(s) of 2 CPUs, 22 episodes at once in each" in apart.output
 
 
 def test_one_machine_of_eight_gpus(tmp_path: Path) -> None:

@@ -125,5 +125,5 @@ def test_the_walk_names_at_most_ten_files_and_six_hops() -> None:
     (chain,) = re.findall(r"`(train → [^`]+)`", walk)
     assert len(chain.split(" → ")) - 1 <= 6
     named = {Path(file).stem for file in files}
-    assert named == {*chain.split(" → "), "pool", "worker", "rollout"}
+    assert named == {*chain.split(" → "), "pool", "player", "rollout"}
     assert len(text.splitlines()) <= 150

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from envs.types import StopReason
 from rl.learner.overlap import Overlap
 from rl.policy.flops import CostModel
 from rl.recipes.grpo import Position, grpo
+from rl.rollout.orders import GroupSpec
 from rl.rollout.pool import Beside, RolloutPool
-from rl.rollout.worker import GroupSpec
 from rl.run.finished import FOLDER, FinishedGroups
 from rl.run.ledger import Ledger, StageMeter
 from rl.run.stage_log import StageLog, Totals
@@ -35,7 +35,7 @@ class Pool(RolloutPool):
     def __init__(self) -> None:
         self.specs: list[GroupSpec] = []
         self.seen: list[int] = []  # task indices
-        self.counts = {"workers_restarted": 0, "groups_resubmitted": 0}
+        self.counts = Counter()
         self._finished = deque()
 
     def submit(self, spec: GroupSpec) -> None:

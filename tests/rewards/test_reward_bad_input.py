@@ -153,8 +153,8 @@ def test_a_real_worker_goes_on(tmp_path: Path, local_ray: None) -> None:
 
     from rl.policy.loading import build_policy
     from rl.rollout.config import RolloutConfig
+    from rl.rollout.orders import GroupSpec
     from rl.rollout.pool import RolloutPool
-    from rl.rollout.worker import GroupSpec
 
     overrides = {"num_hidden_layers": 2}
     policy = build_policy({"preset": "tiny_dsa", "vocab_size": tokenizer().vocab_size, "overrides": overrides})

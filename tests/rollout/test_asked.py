@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,8 @@ from rollout_doubles import AddTaskset
 
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import GenerateRequest, Generation
-from rl.rollout.worker import Asked, GroupSpec, RolloutWorker
+from rl.rollout.orders import GroupSpec
+from rl.rollout.player import Asked, Player
 
 
 def test_a_seed_is_a_hash_of_the_rollout_and_of_the_number_of_the_request() -> None:
@@ -45,12 +45,11 @@ def test_what_was_computed_is_kept_where_it_is_read(deterministic: bool, known: 
         requests.append(request)
         return Generation([7, 8], [-1.0, -1.0], "stop", 0, [0, 0])
 
-    worker: Any = RolloutWorker.__new__(RolloutWorker)
-    worker.config = config = RolloutConfig(deterministic=deterministic)
-    worker._thread, worker._serial = SimpleNamespace(generate=generate), itertools.count()
-    worker._renderer = SimpleNamespace(stop_token_ids=(8,))
+    player: Any = Player.__new__(Player)
+    player.config = config = RolloutConfig(deterministic=deterministic)
+    player.renderer = SimpleNamespace(stop_token_ids=(8,))
     asked, spec = Asked("r"), GroupSpec(0, AddTaskset().task(0), 0, 1, 0)
     for prompt in ([1, 2], [1, 2, 7, 8], [1, 2, 7, 8, 9]):
-        asyncio.run(worker._generate(spec, config, asked, prompt, 4))
+        asyncio.run(player._generate(spec, config, generate, asked, prompt, 4))
     assert [request.known_tokens for request in requests] == known
     assert bool(asked._sequences) is deterministic

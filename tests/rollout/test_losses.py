@@ -6,7 +6,7 @@ import pytest
 
 from envs.types import Message, StopReason, Task
 from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
-from rl.rollout.worker import GroupSpec
+from rl.rollout.orders import GroupSpec
 
 
 def spec(number: int, size: int = 2) -> GroupSpec:

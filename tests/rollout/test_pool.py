@@ -28,9 +28,10 @@ from rl.policy.loading import build_policy
 from rl.policy.lora import LoraPolicy
 from rl.policy.packed_weights import pack, unpack
 from rl.rollout.config import RolloutConfig
-from rl.rollout.pool import RolloutPool, WorkerLost
+from rl.rollout.crew import WorkerLost
+from rl.rollout.orders import GroupSpec
+from rl.rollout.pool import RolloutPool
 from rl.rollout.weights import WeightSyncError, probe_mismatch
-from rl.rollout.worker import GroupSpec
 from rl.tracking.stall import StallError
 from rl.types import ProbeScores, ReplayRecord
 

@@ -110,9 +110,9 @@ def moved(policy: Policy, seed: int) -> Policy:
 
 def assert_samples(pool: RolloutPool, policy: Any, version: int, first: int) -> None:
     """Groups of every worker are those of ``policy``, to the log-prob."""
-    for number in range(first, first + 2 * len(pool.slots)):
+    for number in range(first, first + 2 * len(pool.crew.slots)):
         pool.submit(spec(number, version=version))
-    for group in pool.collect(2 * len(pool.slots), 200):
+    for group in pool.collect(2 * len(pool.crew.slots), 200):
         for trajectory in group.trajectories:
             assert_trajectory(policy, trajectory, version)
 
@@ -153,7 +153,7 @@ def test_a_fault_on_the_way_is_named_and_the_next_sync_mends_it(
     with pytest.raises(WeightSyncError, match=rf"worker \d: {name} \(1\): what has arrived is not what was sent"):
         pool.sync(teacher, 3)
     with pytest.raises(ray.exceptions.RayTaskError, match="scores nothing now: weights of version 3 came in part"):
-        ray.get(pool.slots[0].actor.probe.remote(probe_tokens()), timeout=60)
+        ray.get(pool.crew.slots[0].actor.probe.remote(probe_tokens()), timeout=60)
     monkeypatch.setattr(Link, "write", right)
     pool.sync(teacher, 4, probe_tokens(), partial(learner_scores, teacher.policy))
     assert_samples(pool, teacher.policy, 4, 20)
@@ -169,7 +169,7 @@ def test_a_name_that_is_missing_changes_nothing(pool: RolloutPool, policy: Polic
     with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\]"):
         pool.sync(Teacher(Partial()), 5)
     held = Teacher(moved(policy, 2))
-    assert ray.get(pool.slots[0].actor.probe.remote(probe_tokens()), timeout=60)[2] == 4
+    assert ray.get(pool.crew.slots[0].actor.probe.remote(probe_tokens()), timeout=60)[2] == 4
     pool.sync(held, 6, probe_tokens(), partial(learner_scores, held.policy))
 
 
@@ -211,7 +211,7 @@ def test_a_worker_that_dies_before_it_is_probed_gets_the_weights_again(
     report = pool.sync(teacher, 8, probe_tokens(), partial(learner_scores, teacher.policy))
     assert report.mismatch is not None
     assert len(teacher.sent) == 2
-    assert all(slot.unfed is None for slot in pool.slots)
+    assert all(slot.unfed is None for slot in pool.crew.slots)
 
 
 def test_a_new_worker_gets_its_weights_from_the_other_engine(pool: RolloutPool, policy: Policy) -> None:
@@ -221,7 +221,7 @@ def test_a_new_worker_gets_its_weights_from_the_other_engine(pool: RolloutPool, 
     pid = pool.pids()[0]
     os.kill(pid, signal.SIGKILL)
     assert_samples(pool, teacher.policy, 8, 40)
-    while pool.slots[0].unfed is not None:  # all groups went to the other one meanwhile
+    while pool.crew.slots[0].unfed is not None:  # all groups went to the other one meanwhile
         pool.submit(spec(50, version=8))
         pool.collect(1, 200)
     assert len(teacher.sent) == 1

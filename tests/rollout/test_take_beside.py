@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rollout_doubles import AddTaskset
 
 from rl.learner.overlap import Overlap
+from rl.rollout.crew import Slot
 from rl.rollout.losses import Losses
-from rl.rollout.pool import RolloutPool, Slot, _Order
-from rl.rollout.worker import GroupSpec
+from rl.rollout.order_book import OrderBook, _Order
+from rl.rollout.orders import GroupSpec
+from rl.rollout.pool import RolloutPool
 from rl.tracking.stall import StallError
 from rl.types import Group
 
@@ -33,20 +36,24 @@ class Ray:
         return Group(int(ref), int(ref), f"add/{ref}", "add", 0)
 
 
+class Book(OrderBook):
+    def replace_hung(self) -> None:
+        return
+
+    def report(self) -> str:
+        return "groups"
+
+
 class Scripted(RolloutPool):
     def __init__(self, script: list[str], orders: int) -> None:
         self._ray: Any = Ray(script)
         slot, task = Slot(0, None), AddTaskset().task(0)
         specs = [GroupSpec(n, task, n, 1, 0) for n in range(orders)]
-        self._orders = {str(spec.id): _Order(spec, slot, None, 0.0) for spec in specs}
-        self.slots, self._finished, self._held = [slot], deque(), deque()
-        self._losses = Losses(1, 1.0)
-
-    def _replace_hung(self) -> None:
-        return
-
-    def _pending_report(self, wanted: int) -> str:
-        return "groups"
+        self.crew: Any = SimpleNamespace(slots=[slot], players=[], is_hungry=False, feed=lambda: None)
+        self._finished = deque()
+        self.book: Any = Book(self.crew, Losses(1, 1.0), self._finish)
+        self.book._ray = self._ray
+        self.book._orders = {str(spec.id): _Order(spec, slot, None, 0.0) for spec in specs}
 
 
 def overlap(sent: list[list[int]], ends: list[str]) -> Overlap:

@@ -245,7 +245,12 @@ def test_where_results_may_go(tmp_path: Path) -> None:
         (
             0,
             ("learner.ranks=3", "rollout.workers=2", "ray.num_cpus=4"),
-            r"^ray\.num_cpus=4: learner\.ranks=3 and rollout\.workers=2 make 5 processes, .* at least 5",
+            r"^ray\.num_cpus=4: learner\.ranks=3 and rollout\.workers=2 need 5 CPUs, .* at least 5",
+        ),
+        (
+            0,
+            ("rollout.env_workers=3", "ray.env_cpus=1.5", "ray.num_cpus=6"),
+            r"^ray\.num_cpus=6: rollout\.workers=1 and rollout\.env_workers=3 \(ray\.env_cpus=1\.5\) need 7 CPUs",
         ),
     ],
 )

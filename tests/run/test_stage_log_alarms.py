@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,7 @@ from rl.tracking.alarms import alarm_rows
 from rl.tracking.config import TrackingConfig
 from rl.tracking.rundir import RunDir
 
-POOL: Any = SimpleNamespace(
-    counts={"workers_restarted": 0, "groups_resubmitted": 0}, stats=lambda: {"busy_s": 0.0, "start_s": 0.0}
-)
+POOL: Any = SimpleNamespace(counts=Counter[str](), stats=lambda: {"busy_s": 0.0, "start_s": 0.0})
 CONFIG: Any = SimpleNamespace(
     prompts_per_step=SETTINGS.prompts, group_size=SETTINGS.group_size, max_staleness=0, failed_steps=3,
     learner=LearnerConfig(lr=SETTINGS.lr, warmup_steps=SETTINGS.warmup_steps), objective=ObjectiveConfig(),

@@ -14,7 +14,7 @@ from rl.run.preflight import check_preset, check_trainer_room
 def test_room() -> None:
     check_trainer_room(MeansConfig(), RayConfig())
     check_trainer_room(MeansConfig(ranks=64), RayConfig(address="auto", learner_gpus=1.0))
-    with pytest.raises(ValueError, match=r"ray.num_cpus=1: learner.ranks=2 make 2 processes, one CPU each"):
+    with pytest.raises(ValueError, match=r"ray.num_cpus=1: learner.ranks=2 need 2 CPUs, one each"):
         check_trainer_room(MeansConfig(ranks=2), RayConfig(num_cpus=1))
     with pytest.raises(ValueError, match=r"learner.ranks=64 with ray.learner_gpus=1 .* need 64 GPUs, and this machine"):
         check_trainer_room(MeansConfig(ranks=64), RayConfig(learner_gpus=1.0))
