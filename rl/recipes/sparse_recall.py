@@ -24,7 +24,8 @@ _DEPTHS = 10
 def measure(policy: DSAPolicy, samples: Sequence[Sample], done: Callable[[int], None]) -> dict[str, Any]:
     """Teacher-forced accuracy and recall over ``samples``; ``done(n)`` is called after each.
 
-    Returns ``accuracy`` (share of targets that are the arg-max), ``stderr`` (over sequences), ``by_depth`` (accuracy
+    Returns ``accuracy`` (share of targets that are the arg-max), ``stderr`` (over sequences), ``by_sequence`` (accuracy
+    of each, in their order: the same sequences of two policies are compared pair by pair), ``by_depth`` (accuracy
     in ten bins of the depth of what is retrieved, None where a bin is empty; only for samples with depths) and
     ``mass``: per choice of rows (``recall.CHOICES``) the mean recall at positions that predict a target
     (``targets``), at all positions that see more than k rows (``all``), and ``targets_by_layer``.
@@ -51,6 +52,7 @@ def measure(policy: DSAPolicy, samples: Sequence[Sample], done: Callable[[int], 
     measured: dict[str, Any] = {
         "accuracy": float(np.concatenate(right).mean()),
         "stderr": float(shares.std(ddof=1) / np.sqrt(len(shares))) if len(shares) > 1 else 0.0,
+        "by_sequence": shares.tolist(),
         "mass": {
             choice: {
                 "targets": _mean(torch.cat(at_targets[choice], dim=1)),
@@ -68,8 +70,9 @@ def measure(policy: DSAPolicy, samples: Sequence[Sample], done: Callable[[int], 
 def table(result: dict[str, Any]) -> str:
     """The four measurements as a Markdown table."""
     lines = [
-        f"Held-out sequences: {result['held_out']} of {result['length']:,} tokens; index_topk {result['index_topk']}. "
-        "Mass: share of dense attention on the chosen rows\n(dense: on the best possible ones).",
+        f"Held-out sequences ({result['split']}): {result['held_out']} of {result['length']:,} tokens; "
+        f"index_topk {result['index_topk']}. Mass: share of dense attention on\nthe chosen rows (dense: on the best "
+        "possible ones).",
         "",
         "| policy | accuracy | mass where a target is predicted | mass, all positions |",
         "|---|---|---|---|",
