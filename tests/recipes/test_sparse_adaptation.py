@@ -102,6 +102,7 @@ def test_the_result_holds_the_four_measurements(done: tuple[Path, dict[str, Any]
         mass = measured["mass"]
         assert 0 <= measured["accuracy"] <= 1
         assert np.mean(measured["by_sequence"]) == pytest.approx(measured["accuracy"])  # all have 8 questions
+        assert all(0 <= share <= 1 for share in measured["found"].values())
         assert 0 < mass["indexer"]["targets"] <= mass["oracle"]["targets"] <= 1
         assert len(mass["indexer"]["targets_by_layer"]) == 2
         assert mass["random"]["targets"] == pytest.approx(16 / 120, rel=0.1)  # k / (t + 1) at 112 <= t < 127
