@@ -80,4 +80,4 @@ def needle_document(task: NeedleTask, split: Split, index: int, length: int) -> 
 
 def _split(facts: np.ndarray) -> Split:
     bucket, rest = divmod(zlib.crc32(np.sort(facts).astype(np.int32).tobytes()), _HELD_OUT_SHARE)
-    return "train" if rest else ("validation", "test")[bucket % 2]
+    return SPLITS[0 if rest else 1 + bucket % 2]

@@ -8,7 +8,7 @@ the same with both. Targets are marked, so that one trainer and one measurement 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -78,14 +78,15 @@ class TextSource:
 
 def open_source(config: AdaptDataConfig, policy_dir: str | Path | None, cache_dir: str | Path) -> SampleSource:
     """The source that ``data`` names. Text is tokenised with the tokenizer of ``policy_dir``."""
+    split = cast(HeldOut, config.split)
     if config.source == "needles":
-        return NeedleSource(config.needles, config.length, config.held_out, config.split)
+        return NeedleSource(config.needles, config.length, config.held_out, split)
     if config.path is None:
         raise ValueError("data.path is missing: a .txt, .jsonl or .parquet file, or use data.source=needles")
     if policy_dir is None:
         raise ValueError("policy.path is missing: data.source=text needs a dense checkpoint and its tokenizer")
     stream = read_text(Path(config.path), config.column, policy_dir, cache_dir)
-    return TextSource(stream, config.length, config.held_out, config.split, config.seed)
+    return TextSource(stream, config.length, config.held_out, split, config.seed)
 
 
 def read_text(path: Path, column: str, policy_dir: str | Path, cache_dir: str | Path) -> np.ndarray:
