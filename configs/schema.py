@@ -634,6 +634,8 @@ class AdaptDataConfig(Bounded):
     column: str = "text"  # column of the documents in that file
     length: PositiveInt = 131072  # tokens of a sequence (paper: 128K)
     held_out: PositiveInt = 32  # sequences that are measured on, never trained on
+    # which of two held-out sets is measured: validation (to choose settings by) | test (to report); training is alike
+    split: Annotated[str, OneOf(("validation", "test"))] = "validation"
     seed: Seed = 0  # of the order of a text file's pieces
     needles: NeedleTask = field(default_factory=NeedleTask)
 
@@ -647,7 +649,8 @@ class AdaptStageConfig(Bounded):
     lr: PositiveFloat = 1e-3  # peak learning rate
     steps: PositiveInt = 1000  # optimiser steps
     tokens_per_step: PositiveInt = 16 * 131072  # tokens of one optimiser step, in whole sequences (at least one)
-    length: PositiveInt | None = None  # tokens of a sequence in this stage; null: data.length, as in the paper
+    # tokens of a sequence, in turn, each for an equal part of the steps; []: data.length throughout, as in the paper
+    lengths: list[PositiveInt] = field(default_factory=list)
     schedule: Annotated[str, OneOf(SCHEDULES)] = (
         "constant"  # constant | cosine | linear, after the warm-up; not published, so constant
     )
@@ -661,6 +664,15 @@ class AdaptStageConfig(Bounded):
                 f"{self.section}.warmup_steps={self.warmup_steps}: must be below {self.section}.steps={self.steps} "
                 f"with schedule={self.schedule}"
             )
+        if len(self.lengths) > self.steps:
+            raise ValueError(
+                f"{self.section}.lengths={self.lengths}: more than {self.section}.steps={self.steps}; give each a step"
+            )
+
+    def length_of_steps(self, longest: int) -> list[int]:
+        """Tokens of a sequence at each step; ``longest``: data.length."""
+        turns = self.lengths or [longest]
+        return [turns[step * len(turns) // self.steps] for step in range(self.steps)]
 
 
 @dataclass

@@ -20,9 +20,11 @@ import numpy as np
 from rl.data.needle_task import NeedleTask
 from rl.types import TokenStream
 
-Split = Literal["train", "held_out"]
+HeldOut = Literal["validation", "test"]
+Split = Literal["train", HeldOut]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 BOS, ASK = 0, 1
-_HELD_OUT_SHARE = 8  # one set of facts in so many is held out
+_HELD_OUT_SHARE = 8  # one set of facts in so many is held out, for either purpose
 
 
 @dataclass
@@ -45,7 +47,7 @@ class NeedleDocument(Sample):
 def needle_document(task: NeedleTask, split: Split, index: int, length: int) -> NeedleDocument:
     """Document ``index`` of ``split``, exactly ``length`` tokens.
 
-    No set of facts is in both splits: its checksum decides to which one it belongs. Raises ValueError when
+    No set of facts is in two splits: its checksum decides to which one it belongs. Raises ValueError when
     ``length`` has no room for facts and questions.
     """
     if length < task.min_length:
@@ -53,11 +55,11 @@ def needle_document(task: NeedleTask, split: Split, index: int, length: int) -> 
             f"a needle document of {length} tokens has no room for {task.facts} facts and {task.questions} "
             f"questions: use a length of at least {task.min_length}"
         )
-    rng = np.random.default_rng([task.seed, split == "held_out", index, length])
+    rng = np.random.default_rng([task.seed, SPLITS.index(split), index, length])
     while True:
         key = rng.permutation(task.keys)[: task.facts]
         value = rng.integers(0, task.values, task.facts)
-        if _is_held_out(key * task.values + value) == (split == "held_out"):
+        if _split(key * task.values + value) == split:
             break
     first_value = 2 + task.keys
     first_fact = first_value + task.values
@@ -76,5 +78,6 @@ def needle_document(task: NeedleTask, split: Split, index: int, length: int) -> 
     return NeedleDocument(tokens.astype(np.int32), loss_mask, depth, fact_at=fact_at[asked], answer_at=answer_at)
 
 
-def _is_held_out(facts: np.ndarray) -> bool:
-    return zlib.crc32(np.sort(facts).astype(np.int32).tobytes()) % _HELD_OUT_SHARE == 0
+def _split(facts: np.ndarray) -> Split:
+    bucket, rest = divmod(zlib.crc32(np.sort(facts).astype(np.int32).tobytes()), _HELD_OUT_SHARE)
+    return SPLITS[0 if rest else 1 + bucket % 2]

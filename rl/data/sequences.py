@@ -1,18 +1,19 @@
 """Training sequences of one length for DSA adaptation: synthetic needle documents, or a text file cut to pieces.
 
 Both sources give the same thing: endless training sequences by index, and a fixed list of held-out ones that no
-training sequence repeats. Targets are marked, so that one trainer and one measurement serve both.
+training sequence repeats: ``validation`` ones to choose settings by, or ``test`` ones to report. What is trained on is
+the same with both. Targets are marked, so that one trainer and one measurement serve both.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from rl.data.needle_task import NeedleTask
-from rl.data.needles import Sample, needle_document
+from rl.data.needles import HeldOut, Sample, needle_document
 
 if TYPE_CHECKING:
     from configs.schema import AdaptDataConfig
@@ -33,9 +34,9 @@ class SampleSource(Protocol):
 class NeedleSource:
     """Needle documents of any length; held-out ones have the full length."""
 
-    def __init__(self, task: NeedleTask, length: int, held_out: int) -> None:
+    def __init__(self, task: NeedleTask, length: int, held_out: int, split: HeldOut) -> None:
         self.task = task
-        self.held_out: list[Sample] = [needle_document(task, "held_out", i, length) for i in range(held_out)]
+        self.held_out: list[Sample] = [needle_document(task, split, i, length) for i in range(held_out)]
 
     def training(self, index: int, length: int) -> Sample:
         return needle_document(self.task, "train", index, length)
@@ -44,19 +45,22 @@ class NeedleSource:
 class TextSource:
     """All documents of a file, joined by the policy's end token and cut into pieces of ``length`` tokens.
 
-    The last ``held_out`` pieces are held out; training takes the others in a new random order every epoch.
+    The last ``held_out`` pieces are the test ones, as many before them the validation ones; training takes the others
+    in a new random order every epoch.
     """
 
-    def __init__(self, stream: np.ndarray, length: int, held_out: int, seed: int) -> None:
+    def __init__(self, stream: np.ndarray, length: int, held_out: int, split: HeldOut, seed: int) -> None:
         pieces = len(stream) // length
-        if pieces <= held_out:
+        if pieces <= 2 * held_out:
             raise ValueError(
                 f"data.path has {len(stream)} tokens, {pieces} pieces of data.length={length}: too few to hold out "
-                f"data.held_out={held_out} and train on the rest; give more text or shorter pieces"
+                f"twice data.held_out={held_out} (validation, test) and train on the rest; give more text or shorter "
+                "pieces"
             )
         self.pieces = np.asarray(stream[: pieces * length], dtype=np.int32).reshape(pieces, length)
-        self.seed, self.train_pieces = seed, pieces - held_out
-        self.held_out = [self._sample(piece) for piece in self.pieces[self.train_pieces :]]
+        self.seed, self.train_pieces = seed, pieces - 2 * held_out
+        first = self.train_pieces + (held_out if split == "test" else 0)
+        self.held_out = [self._sample(piece) for piece in self.pieces[first : first + held_out]]
 
     def training(self, index: int, length: int) -> Sample:
         if length != self.pieces.shape[1]:
@@ -74,14 +78,15 @@ class TextSource:
 
 def open_source(config: AdaptDataConfig, policy_dir: str | Path | None, cache_dir: str | Path) -> SampleSource:
     """The source that ``data`` names. Text is tokenised with the tokenizer of ``policy_dir``."""
+    split = cast(HeldOut, config.split)
     if config.source == "needles":
-        return NeedleSource(config.needles, config.length, config.held_out)
+        return NeedleSource(config.needles, config.length, config.held_out, split)
     if config.path is None:
         raise ValueError("data.path is missing: a .txt, .jsonl or .parquet file, or use data.source=needles")
     if policy_dir is None:
         raise ValueError("policy.path is missing: data.source=text needs a dense checkpoint and its tokenizer")
     stream = read_text(Path(config.path), config.column, policy_dir, cache_dir)
-    return TextSource(stream, config.length, config.held_out, config.seed)
+    return TextSource(stream, config.length, config.held_out, split, config.seed)
 
 
 def read_text(path: Path, column: str, policy_dir: str | Path, cache_dir: str | Path) -> np.ndarray:

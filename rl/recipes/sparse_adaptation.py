@@ -47,6 +47,7 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
 
     from rl.data.sequences import open_source
     from rl.learner.trainer import Means
+    from rl.recipes.sparse_checks import check
     from rl.recipes.sparse_recall import table
     from rl.run.assemble import cluster
     from rl.run.preflight import check_trainer_room, configuration
@@ -73,6 +74,7 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
             "index_topk": open_policy(cfg, adapted.path, "sparse").module.config.index_topk,
             "length": cfg.data.length,
             "held_out": len(source.held_out),
+            "split": cfg.data.split,
             "seed": cfg.seed,
             "training": {
                 name: json.loads((stage.path / "training.json").read_text())
@@ -84,47 +86,6 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
     print(table(result))
     print(f"saved {rundir.path / 'policy'}")
     return result
-
-
-def check(cfg: AdaptConfig) -> None:
-    """Refuse what cannot work before anything is trained."""
-    from rl.policy.checkpoint_checks import check_spread
-    from rl.policy.presets import PRESETS
-    from rl.run.preflight import check_preset
-
-    if cfg.policy.path is None:
-        if cfg.data.source != "needles":
-            raise ValueError("policy.path is missing: give a dense checkpoint, or use data.source=needles")
-        check_preset(cfg.policy)
-        config = PRESETS[cfg.policy.preset](cfg.data.needles.vocab_size, **cfg.policy.overrides)
-    else:
-        from rl.policy.supported import DSA_ARCHITECTURES, dsa_config
-
-        directory = policy_directory("policy.path", cfg.policy.path)
-        kind = json.loads((directory / "config.json").read_text()).get("model_type")
-        if kind not in DSA_ARCHITECTURES:
-            raise ValueError(
-                f"policy.path={cfg.policy.path} is a {kind!r} model without DSA's indexer; give one with "
-                f"model_type {' or '.join(DSA_ARCHITECTURES)}"
-            )
-        config = dsa_config(directory)
-    check_spread(config.to_dict(), cfg.learner.expert_parallel)
-    for name, stage in (("warmup", cfg.warmup), ("sparse", cfg.sparse)):
-        if cfg.data.source == "text" and stage.length not in (None, cfg.data.length):
-            raise ValueError(
-                f"{name}.length={stage.length}: a text is cut once, to data.length={cfg.data.length}; leave it null"
-            )
-    topk = cfg.index_topk or config.index_topk
-    if cfg.data.length <= topk:
-        raise ValueError(
-            f"data.length={cfg.data.length} is not above index_topk={topk}: every token would be chosen and sparse "
-            "attention would equal dense; use longer sequences or a smaller index_topk"
-        )
-    if cfg.data.length > config.max_position_embeddings:
-        raise ValueError(
-            f"data.length={cfg.data.length} is above the policy's max_position_embeddings="
-            f"{config.max_position_embeddings}; use shorter sequences"
-        )
 
 
 def new_rundir(cfg: AdaptConfig) -> RunDir:
@@ -197,10 +158,10 @@ def adaptation_stage(
 
     warmup = title == WARMUP
     settings: AdaptStageConfig = cfg.warmup if warmup else cfg.sparse
-    length = settings.length or cfg.data.length
+    lengths = settings.length_of_steps(cfg.data.length)
     inputs = {
         "start": tree_hash(start),
-        "data": asdict(cfg.data),
+        "data": {name: value for name, value in asdict(cfg.data).items() if name != "split"},  # nothing trains on it
         "stage": asdict(settings),
         "index_topk": cfg.index_topk,
         "reset_indexer": cfg.reset_indexer,
@@ -218,9 +179,8 @@ def adaptation_stage(
             weight_decay=settings.weight_decay,
             indexer_kl_coef=cfg.indexer_kl_coef,
             indexer_only=warmup,
-            max_tokens_per_microbatch=cfg.learner.tokens_for(length),
+            max_tokens_per_microbatch=cfg.learner.tokens_for(max(lengths)),
         )
-        lengths = [length] * settings.steps
         # Every stage and seed starts elsewhere in the endless stream of training sequences.
         first = (1 + 2 * cfg.seed + (not warmup)) * 1_000_000
         report = reporter(stage, "warmup" if warmup else "sparse", rundir)

@@ -1,4 +1,4 @@
-"""Needle documents: exact length, one right answer per question, reproducible, held-out ones never trained on."""
+"""Needle documents: exact length, one right answer per question, reproducible, held-out splits never trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from rl.data.needle_task import NeedleTask
-from rl.data.needles import ASK, BOS, needle_document
+from rl.data.needles import ASK, BOS, SPLITS, Split, needle_document
 
 
 @st.composite
@@ -30,10 +30,10 @@ def cases(draw: st.DrawFn) -> tuple[NeedleTask, int, int]:
 
 
 @settings(max_examples=100)
-@given(cases(), st.sampled_from(["train", "held_out"]))
-def test_every_question_has_exactly_one_right_answer(case: tuple[NeedleTask, int, int], split: str) -> None:
+@given(cases(), st.sampled_from(SPLITS))
+def test_every_question_has_exactly_one_right_answer(case: tuple[NeedleTask, int, int], split: Split) -> None:
     task, index, length = case
-    document = needle_document(task, split, index, length)  # type: ignore[arg-type]
+    document = needle_document(task, split, index, length)
     words = [task.words()[t] for t in document.tokens]
     ask = words.index("<ask>")
     haystack, questions = words[:ask], words[ask + 1 :]
@@ -55,18 +55,21 @@ def test_every_question_has_exactly_one_right_answer(case: tuple[NeedleTask, int
 
 @settings(max_examples=40)
 @given(cases())
-def test_the_same_again_and_no_fact_set_in_both_splits(case: tuple[NeedleTask, int, int]) -> None:
+def test_the_same_again_and_no_fact_set_in_two_splits(case: tuple[NeedleTask, int, int]) -> None:
     task, index, length = case
     first_fact = 2 + task.keys + task.values
     last_fact = first_fact + task.keys * task.values
 
-    def fact_sets(split: str) -> set[tuple[int, ...]]:
-        documents = [needle_document(task, split, index + i, length).tokens for i in range(4)]  # type: ignore[arg-type]
+    def fact_sets(split: Split) -> set[tuple[int, ...]]:
+        documents = [needle_document(task, split, index + i, length).tokens for i in range(4)]
         return {tuple(sorted(t for t in tokens if first_fact <= t < last_fact)) for tokens in documents}
 
     again = needle_document(task, "train", index, length)
     assert np.array_equal(needle_document(task, "train", index, length).tokens, again.tokens)
-    assert not fact_sets("train") & fact_sets("held_out")
+    train, validation, test = (fact_sets(split) for split in SPLITS)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
 
 
 def test_facts_stand_at_every_depth() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from rl.policy.dsa import DSAPolicy
 from rl.policy.loading import build_policy
-from rl.policy.recall import hidden_and_recall, recalled
+from rl.policy.recall import FOUND, hidden_and_recall, recalled
 
 
 def tiny(mode: str, topk: int = 8) -> DSAPolicy:
@@ -35,6 +35,18 @@ def test_mass_by_hand() -> None:
             "random": 2 / 4,
         }
     )
+
+
+def test_the_needed_row_is_among_the_chosen_or_not() -> None:
+    rows = torch.tensor(
+        [[0.0], [math.log(2)], [0.0], [math.log(4)]]
+    )  # p = 1/8, 2/8, 1/8, 4/8 for every query at the end
+    query, scores = torch.ones(1, 1, 1), torch.tensor([[5.0, 0.0, 1.0, 2.0]])
+    for needed, indexer, oracle in ((0, 1.0, 0.0), (1, 0.0, 1.0), (2, 0.0, 0.0), (3, 1.0, 1.0)):
+        found = recalled(query, rows, scores, scale=1.0, k=2, needed=torch.tensor([needed]))
+        assert [found[key].item() for key in FOUND] == [indexer, oracle]
+    found = recalled(query, rows, scores, scale=1.0, k=2, needed=torch.tensor([-1]))
+    assert all(found[key].isnan().all() for key in FOUND)
 
 
 def test_rows_after_the_query_hold_no_mass() -> None:

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from moe_families import glm5
 from omegaconf import OmegaConf
 
-from configs.schema import AdaptConfig, AdaptDataConfig, register
+from configs.schema import AdaptConfig, AdaptDataConfig, AdaptStageConfig, register
 from rl.chat.tokenizer import train_tokenizer
 from rl.data.sequences import open_source
 from rl.learner.config import SFTConfig
@@ -37,7 +37,7 @@ MINI = (
     "policy.overrides.initializer_range=0.2",
     "index_topk=16",
     "dense={lengths: [32, 128], steps: [2, 2], tokens_per_step: 256, warmup_steps: 0}",
-    "warmup={steps: 12, warmup_steps: 0, tokens_per_step: 256, lr: 1e-2, schedule: constant}",
+    "warmup={steps: 12, lengths: [64, 128], warmup_steps: 0, tokens_per_step: 256, lr: 1e-2, schedule: constant}",
     "sparse={steps: 3, warmup_steps: 0, tokens_per_step: 256}",
 )
 
@@ -101,6 +101,8 @@ def test_the_result_holds_the_four_measurements(done: tuple[Path, dict[str, Any]
     for measured in result["states"].values():
         mass = measured["mass"]
         assert 0 <= measured["accuracy"] <= 1
+        assert np.mean(measured["by_sequence"]) == pytest.approx(measured["accuracy"])  # all have 8 questions
+        assert all(0 <= share <= 1 for share in measured["found"].values())
         assert 0 < mass["indexer"]["targets"] <= mass["oracle"]["targets"] <= 1
         assert len(mass["indexer"]["targets_by_layer"]) == 2
         assert mass["random"]["targets"] == pytest.approx(16 / 120, rel=0.1)  # k / (t + 1) at 112 <= t < 127
@@ -123,6 +125,9 @@ def test_finished_stages_are_reused_and_a_taken_name_is_numbered(
     assert capsys.readouterr().out.count("reused") == 3
     assert again["states"] == first["states"]
     assert (root / "runs/needle-2/policy/adapt.json").is_file()
+    other = adapt(adapt_config(root, "data.split=test"))  # the same training, other documents measured
+    assert capsys.readouterr().out.count("reused") == 3
+    assert other["states"] != first["states"]
 
 
 def test_a_policy_that_is_not_complete_does_not_appear(tmp_path: Path) -> None:
@@ -199,6 +204,9 @@ def test_index_topk_holds_in_every_layer_and_is_stored(tmp_path: Path) -> None:
         ("data.length=8192", "data.length=8192 is above the policy's max_position_embeddings=4096"),
         ("data.source=text", "policy.path is missing"),
         ("warmup.steps=0", "warmup.steps=0: must be at least 1"),
+        ("sparse.lengths=[32,64,96,128]", r"sparse\.lengths=\[32, 64, 96, 128\]: more than sparse\.steps=3"),
+        ("warmup.lengths=[16,128]", "warmup.lengths has 16: a needle document of facts=8 and questions=8 takes 26"),
+        ("dense.lengths=[32,8192]", "dense.lengths has 8192: .* max_position_embeddings=4096"),
         ("policy.path=no/such/place", "policy.path=no/such/place: no such directory"),
     ],
 )
@@ -208,10 +216,19 @@ def test_what_cannot_work_is_refused_before_training(override: str, said: str, t
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_lengths_of_a_stage_take_equal_parts_of_its_steps() -> None:
+    def of(steps: int, *lengths: int) -> list[int]:
+        return AdaptStageConfig(steps=steps, lengths=[*lengths]).length_of_steps(64)
+
+    assert of(3) == [64, 64, 64]
+    assert of(6, 16, 16, 64) == [16, 16, 16, 16, 64, 64]
+    assert of(5, 16, 64) == [16, 16, 16, 64, 64]
+
+
 def test_a_text_has_one_length(tmp_path: Path) -> None:
     sparse_policy().save(tmp_path / "dense")
-    overrides = (f"policy.path={tmp_path}/dense", "data.source=text", "warmup.length=64")
-    with pytest.raises(ValueError, match=r"warmup\.length=64: a text is cut once, to data\.length=128"):
+    overrides = (f"policy.path={tmp_path}/dense", "data.source=text", "warmup.lengths=[64,128]")
+    with pytest.raises(ValueError, match=r"warmup\.lengths=\[64, 128\]: a text is cut once, to data\.length=128"):
         adapt(adapt_config(tmp_path, *overrides))
 
 
@@ -253,15 +270,20 @@ def test_a_file_of_text_is_cut_into_pieces(suffix: str, tmp_path: Path) -> None:
     config = AdaptDataConfig(path=str(path), length=32, held_out=4)
     source = open_source(config, tmp_path, tmp_path / "cache")
     pieces = len(source.pieces)  # type: ignore[attr-defined]
-    epoch = [tuple(source.training(i, 32).tokens) for i in range(pieces - 4)]
-    next_epoch = [tuple(source.training(i, 32).tokens) for i in range(pieces - 4, 2 * (pieces - 4))]
+    others = pieces - 8
+    epoch = [tuple(source.training(i, 32).tokens) for i in range(others)]
+    next_epoch = [tuple(source.training(i, 32).tokens) for i in range(others, 2 * others)]
     assert sorted(epoch) == sorted(next_epoch)
     assert epoch != next_epoch
     stream = [t for piece in source.pieces for t in piece]  # type: ignore[attr-defined]
     whole = documents if suffix != ".txt" else ["\n".join(documents)]
     expected = [t for text in whole for t in (*tokenizer.encode(text), tokenizer.eos_id)]
     assert stream == expected[: len(stream)]
-    assert [tuple(s.tokens) for s in source.held_out] == [tuple(p) for p in source.pieces[-4:]]  # type: ignore[attr-defined]
+    last = [tuple(p) for p in source.pieces[-8:]]  # type: ignore[attr-defined]
+    assert [tuple(s.tokens) for s in source.held_out] == last[:4]
+    config.split = "test"
+    assert [tuple(s.tokens) for s in open_source(config, tmp_path, tmp_path / "cache").held_out] == last[4:]
+    assert not {*epoch} & {*last}
     assert source.held_out[0].loss_mask.tolist() == [False] + [True] * 31
 
 
