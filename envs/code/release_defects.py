@@ -29,7 +29,7 @@ from envs.code.repo_mutations import Function, functions
 from envs.code.repo_run import Run, Verdict
 from envs.syntax import parse
 
-TIERS = ("pair", "function", "removal")
+TIERS = ("pair", "function", "earlier", "removal")  # what candidates are made of
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
 MAX_F2P, MAX_P2P = 150, 60  # tests that decide over a task
 MAX_NEIGHBOURS = 16  # tests of the same files that do not enter the function
