@@ -137,14 +137,13 @@ def plugins(tree: Tree) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def mounts_of(site: Path, name: str, units: tuple[str, ...]) -> dict[str, Path]:
     """What tests import, without the package itself in any version."""
+    entries = [place for place in sorted(site.iterdir()) if place.name not in ("bin", "__pycache__")]
+    found = {place.name: place for place in entries if not is_of(place.name, name, units)}
+    return {"site": site} if len(found) == len(entries) else found
+
+
+def is_of(entry: str, name: str, units: Sequence[str]) -> bool:
+    """Whether a folder or file of site-packages belongs to a distribution, or is one of its packages and modules."""
     own = {re.sub(r"[-_.]+", "_", name).lower(), *(unit.removesuffix(".py").lower() for unit in units)}
-    found, all_of_it = {}, True
-    for place in sorted(site.iterdir()):
-        stem = place.name.removesuffix(".py").removesuffix(".dist-info").lower()
-        if place.name.endswith(".dist-info"):
-            stem = re.sub(r"[-_.]+", "_", stem.rpartition("-")[0])
-        if stem in own:
-            all_of_it = False
-        elif place.name not in ("bin", "__pycache__"):
-            found[place.name] = place
-    return {"site": site} if all_of_it else found
+    stem = re.sub(r"(-[\w.+!]+)?\.(dist-info|egg-info)$|\.py$", "", entry)
+    return stem.lower() in own or re.sub(r"[-_.]+", "_", stem).lower() in own
