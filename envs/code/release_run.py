@@ -29,7 +29,7 @@ WHOLE_S = 240.0  # wall seconds of a sandbox with many states
 # CPU time stops a run; wall time is for what sleeps, and ends before the deadlines of a rollout
 LIMITS = Limits(wall_s=28.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=4_000_000)
 # A whole suite, of a build alone
-SUITE = Limits(wall_s=600.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=60_000_000)
+SUITE = Limits(wall_s=240.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=60_000_000)
 SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=12, disk_mb=64, file_mb=16)
 
 # Plugins of the site by a word that a test file has where it needs them

@@ -138,6 +138,7 @@ class ReleasesTaskset(Taskset):
         self._made: dict[int, list[Task | str]] = {}  # the block that is under way
         self._shares: dict[str, float] = {}  # of packages, what the sandbox has once more
         self._begun: Counter[int] = Counter()
+        self._slow: set[Release] = set()  # for whose suite this process had no time once: it may be one that sleeps
         self.cutoff, self.until, self.sources = cutoff, until, Sources.at(sources)
 
     def environment(self, task: Task) -> ReleaseEnvironment:
@@ -200,6 +201,8 @@ class ReleasesTaskset(Taskset):
                 self._shares[tree.name] = copies.share(tree)
             if self._shares[tree.name] > MOST:
                 raise RejectedError("library_copy")
+            if newer in self._slow:
+                raise RejectedError("slow_machine")
             base = base_of(self.sources, newer)
             if base.reason:
                 raise RejectedError(base.reason)
@@ -207,6 +210,7 @@ class ReleasesTaskset(Taskset):
         except (RejectedError, BadTreeError) as error:
             return [error.reason if isinstance(error, RejectedError) else str(error)] * SLOTS
         except SlowMachineError:
+            self._slow.add(newer)
             return ["slow_machine"] * SLOTS
         at = [n for n, (_, defect) in enumerate(slots) if isinstance(defect, ReleaseDefect)]
         found: list[Task | str] = [defect if isinstance(defect, str) else "" for _, defect in slots]
