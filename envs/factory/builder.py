@@ -121,7 +121,7 @@ class _Part:
             if time.monotonic() - self.flushed > FLUSH_S or len(self.rows) >= FLUSH_ROWS:
                 self.flush()
                 if 0 < self.store.plan.build_s <= record.seconds:
-                    record.ran_out = f"the time is up (build_s={self.store.plan.build_s:g})"
+                    record.ran_out, record.timed = f"the time is up (build_s={self.store.plan.build_s:g})", True
             self.report(self.number, record)
         record.done = True
         self.flush()

@@ -224,6 +224,12 @@ def test_a_build_ends_by_the_clock_where_asked(
     assert "ran out: the time is up (build_s=1e-06)" in capsys.readouterr().out
     record = json.loads((out / "build.json").read_text())["records"][0]
     assert 1 == len(rows(out)["train"]) == record["kept"] < 150
+    assert run(out, "workers=0", "build_s=0.000001", "split=train", "certify=0") == 0  # no more time: as it was
+    assert json.loads((out / "build.json").read_text())["records"][0] == record
+    assert run(out, "workers=0", "split=train", "certify=0") == 0
+    assert run(tmp_path / "whole", "workers=0", "split=train", "certify=0") == 0
+    assert rows(out) == rows(tmp_path / "whole")
+    assert not (out / ".build").exists()
 
 
 def test_what_else_must_hold(tmp_path: Path) -> None:
