@@ -192,7 +192,8 @@ def _judged(base: ReleaseBase, defect: ReleaseDefect, tests: set[str], run: Run)
         return Examined("breaks_import" if run.unimportable else "nothing_told")
     if defect.tier == "function" and all(_DANGLING.search(verdict.got) for verdict in told.values()):
         return Examined("dangling")
-    able = sorted((test for test in fails if test in base.deciding), key=lambda t: (t in base.seen, t))
+    # those that enter little else first: they are told first, and what they ask is of this function
+    able = sorted((t for t in fails if t in base.deciding), key=lambda t: (t in base.seen, len(base.tests[t][1]), t))
     deciding = _affordable(base, able, MAX_F2P, MAX_SECONDS / 2)
     if not any(test in told for test in deciding):
         return Examined("no_deciding_test")
