@@ -99,7 +99,7 @@ def content(tree: Tree, defect: ReleaseDefect) -> str:
     return f"{tree.name} {name} {plain(copy.deepcopy(node))}"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
     """Each function that both releases have, and that differs by more than text, set back to what it was."""
     found: list[ReleaseDefect | str] = []

@@ -115,13 +115,15 @@ class _Part:
     def run(self) -> None:
         record = self.record
         self.report(self.number, record)
+        limit = self.store.plan.build_s
         while record.kept < self.part.wanted and not record.ran_out:
+            if 0 < limit <= record.seconds:
+                record.ran_out, record.timed = f"the time is up (build_s={limit:g})", True
+                break
             self._order()
             self._decide(self.waiting.popleft())
             if time.monotonic() - self.flushed > FLUSH_S or len(self.rows) >= FLUSH_ROWS:
                 self.flush()
-                if 0 < self.store.plan.build_s <= record.seconds:
-                    record.ran_out, record.timed = f"the time is up (build_s={self.store.plan.build_s:g})", True
             self.report(self.number, record)
         record.done = True
         self.flush()
