@@ -5,8 +5,8 @@
     python -m benchmarks.release_tasks data/releases --audit 20 --cheats   and the edits of ``EDITS``
 
 A block is the unit of a build: a pair with the functions it changed, functions as earlier releases had them, or
-removals of one package; blocks come in random order, so the mean over those that were visited estimates all. The
-extrapolation counts blocks, and is no build.
+removals of one package; packages come in random order, so the mean over blocks that were visited estimates all. The
+extrapolation counts blocks, and is no build. Audited are tasks drawn at random.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for task in random.Random(0).sample(tasks, min(options.issues, len(tasks))):
             print(f"{task.id} ({task.metadata['tier']})\n\n{task.prompt[1].content}\n")
     if options.audit:
-        print(json.dumps(audit(taskset, tasks[: options.audit], options.cheats), indent=1))
+        drawn = random.Random(0).sample(tasks, min(options.audit, len(tasks)))
+        print(json.dumps(audit(taskset, drawn, options.cheats), indent=1))
     else:
         (player,) = taskset._players.values()
         assert isinstance(player, ReleasesTaskset)

@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         tasks, heldout = _made(taskset, wanted["made"]), _made(WikiTaskset("heldout"), wanted["heldout"])
     _balance(tasks)
+    for shape, (number, pairs, supply) in sorted(supplies(tasks).items()):
+        _say(f"{shape}: {number} tasks, {pairs} pairs with the same key, so about {supply:,.0f} keys drawn as often")
     _duplicates([task.prompt[-1].content for task in tasks])
     _contamination(tasks, heldout)
     _played(taskset, tasks[: wanted["played"]], tasks[: wanted["cheats"]])
@@ -98,6 +100,18 @@ def _balance(tasks: Sequence[Task]) -> None:
     answers = Counter(task.answer for task in tasks)
     _say(f"answers: {len(answers)} different; the most frequent {answers.most_common(3)}")
     _say(f"levels: {dict(sorted(Counter(task.metadata['level'] for task in tasks).items()))}")
+
+
+def supplies(tasks: Sequence[Task]) -> dict[str, tuple[int, int, float]]:
+    """Shape -> (tasks, pairs of them with the same key, how many keys there are by that). Of n draws from N keys that
+    come equally often n (n - 1) / 2N pairs are the same; where some come more often there are more keys than this says.
+    Without such a pair N is at least what one would give."""
+    found = {}
+    for shape in {task.metadata["shape"] for task in tasks}:
+        keys = Counter(task.metadata["key"] for task in tasks if task.metadata["shape"] == shape)
+        number, pairs = keys.total(), sum(count * (count - 1) // 2 for count in keys.values())
+        found[shape] = (number, pairs, number * (number - 1) / 2 / max(pairs, 1))
+    return found
 
 
 def answer_type(task: Task) -> str:

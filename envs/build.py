@@ -7,7 +7,8 @@
     rl-train env=built env.path=data/search
 
 Every task is solved by its oracle before it is kept, no two have the same key, and what was rejected is counted by
-reason on the data set's card (``out/README.md``). The result depends on these words alone, not on ``workers``;
+reason on the data set's card (``out/README.md``). The result depends on these words alone, not on ``workers`` (nor
+on the machine, unless ``build_s`` ends it);
 a build that was stopped or killed goes on where it was when the same command is given again.
 """
 
@@ -53,6 +54,8 @@ WORDS = f"""words:
   keep_settings={{}}  its further keywords, as JSON
   verify_s=300    seconds that one task may take to be made or verified
   patience=2000   candidates in a row without a new task, after which the family has run out
+  build_s=0       seconds of building after which a split ends with what it has; 0: as long as it takes.
+                  With more seconds the same command goes on
   certify=20      tasks that the checks of envs-check look at, for the certificate beside the data; 0: none is made
   certificates={FOLDER}  where it is written when it cannot lie beside the data
 Every other word is a keyword of the taskset; of a mix: settings={{"search": {{...}}}}."""

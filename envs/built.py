@@ -161,7 +161,7 @@ def _open(path: Path, split: str) -> Any:
 
     folder = path / split
     if not (folder / "state.json").is_file():
-        there = sorted(p.parent.name for p in path.glob("*/state.json"))
+        there = sorted(p.parent.name for p in path.glob("[!.]*/state.json"))
         raise ValueError(f"split={split}: {path} has only {', '.join(there)}; build it with split=both")
     files = [entry["filename"] for entry in json.loads((folder / "state.json").read_text())["_data_files"]]
     tables = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(folder / name))).read_all() for name in files]

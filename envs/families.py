@@ -58,6 +58,12 @@ FAMILIES: dict[str, str] = {
     "exercise": "envs.exercises.ExerciseTaskset",
 }
 
+# Task sets that somebody may ask for and that are not loaded: why
+REFUSED: dict[str, str] = {
+    "tau2": "the package of tau2-bench is on no index, and its tasks need a user whom a language model plays "
+    "(docs/foreign_tasks.md)",
+}
+
 # DeepSeek-V3.2's four families, and the name of the hard tier of each
 HARD: dict[str, str] = {"search": "wiki", "code": "repo", "interpreter": "notebook", "agent": "worlds"}
 
@@ -70,6 +76,8 @@ def taskset_class(name: str) -> type[Taskset]:
     if "." not in path:
         path = (FAMILIES.get(name) or _plugins().get(name) or name).replace(":", ".")
     module_name, _, class_name = path.rpartition(".")
+    if not module_name and name in REFUSED:
+        raise ValueError(f"no taskset {name!r}: {REFUSED[name]}")
     if not module_name:
         raise ValueError(f"no taskset {name!r}: give one of {', '.join(known())}, or package.module.ClassName")
     try:

@@ -29,7 +29,7 @@ from envs.code.repo_mutations import Function, functions
 from envs.code.repo_run import Run, Verdict
 from envs.syntax import parse
 
-TIERS = ("pair", "function", "removal")
+TIERS = ("pair", "function", "earlier", "removal")  # what candidates are made of
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
 MAX_F2P, MAX_P2P = 150, 60  # tests that decide over a task
 MAX_NEIGHBOURS = 16  # tests of the same files that do not enter the function
@@ -99,7 +99,7 @@ def content(tree: Tree, defect: ReleaseDefect) -> str:
     return f"{tree.name} {name} {plain(copy.deepcopy(node))}"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
     """Each function that both releases have, and that differs by more than text, set back to what it was."""
     found: list[ReleaseDefect | str] = []
@@ -192,7 +192,8 @@ def _judged(base: ReleaseBase, defect: ReleaseDefect, tests: set[str], run: Run)
         return Examined("breaks_import" if run.unimportable else "nothing_told")
     if defect.tier == "function" and all(_DANGLING.search(verdict.got) for verdict in told.values()):
         return Examined("dangling")
-    able = sorted((test for test in fails if test in base.deciding), key=lambda t: (t in base.seen, t))
+    # those that enter little else first: they are told first, and what they ask is of this function
+    able = sorted((t for t in fails if t in base.deciding), key=lambda t: (t in base.seen, len(base.tests[t][1]), t))
     deciding = _affordable(base, able, MAX_F2P, MAX_SECONDS / 2)
     if not any(test in told for test in deciding):
         return Examined("no_deciding_test")

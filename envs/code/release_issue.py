@@ -127,8 +127,8 @@ def _uses(fails: Mapping[str, Verdict], tree: Tree) -> Iterator[str]:
 
 
 def _ranked(fails: Mapping[str, Verdict]) -> list[str]:
-    """Those that tell the most in the fewest words first."""
-    return sorted(fails, key=lambda t: (not fails[t].got, "\n" in fails[t].got[:200], len(fails[t].got), t))
+    """Those that tell the most in the fewest words first, and else in the order given."""
+    return sorted(fails, key=lambda t: (not fails[t].got, "\n" in fails[t].got[:200], len(fails[t].got)))
 
 
 def _failure(verdict: Verdict, tree: Tree) -> str:

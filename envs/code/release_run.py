@@ -29,7 +29,7 @@ WHOLE_S = 240.0  # wall seconds of a sandbox with many states
 # CPU time stops a run; wall time is for what sleeps, and ends before the deadlines of a rollout
 LIMITS = Limits(wall_s=28.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=4_000_000)
 # A whole suite, of a build alone
-SUITE = Limits(wall_s=600.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=60_000_000)
+SUITE = Limits(wall_s=240.0, cpu_s=25, memory_mb=1536, processes=12, disk_mb=64, file_mb=16, output_bytes=60_000_000)
 SCRIPT_LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mb=1024, processes=12, disk_mb=64, file_mb=16)
 
 # Plugins of the site by a word that a test file has where it needs them
@@ -137,14 +137,13 @@ def plugins(tree: Tree) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def mounts_of(site: Path, name: str, units: tuple[str, ...]) -> dict[str, Path]:
     """What tests import, without the package itself in any version."""
+    entries = [place for place in sorted(site.iterdir()) if place.name not in ("bin", "__pycache__")]
+    found = {place.name: place for place in entries if not is_of(place.name, name, units)}
+    return {"site": site} if len(found) == len(entries) else found
+
+
+def is_of(entry: str, name: str, units: Sequence[str]) -> bool:
+    """Whether a folder or file of site-packages belongs to a distribution, or is one of its packages and modules."""
     own = {re.sub(r"[-_.]+", "_", name).lower(), *(unit.removesuffix(".py").lower() for unit in units)}
-    found, all_of_it = {}, True
-    for place in sorted(site.iterdir()):
-        stem = place.name.removesuffix(".py").removesuffix(".dist-info").lower()
-        if place.name.endswith(".dist-info"):
-            stem = re.sub(r"[-_.]+", "_", stem.rpartition("-")[0])
-        if stem in own:
-            all_of_it = False
-        elif place.name not in ("bin", "__pycache__"):
-            found[place.name] = place
-    return {"site": site} if all_of_it else found
+    stem = re.sub(r"(-[\w.+!]+)?\.(dist-info|egg-info)$|\.py$", "", entry)
+    return stem.lower() in own or re.sub(r"[-_.]+", "_", stem).lower() in own

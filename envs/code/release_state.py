@@ -16,10 +16,10 @@ from typing import Any
 from envs.code.release_base import tree_of
 from envs.code.release_defects import laid_over, passages, real_changes
 from envs.code.release_index import FetchError, Release, Sources
-from envs.code.release_run import Trial, run_program, run_states, run_suite
+from envs.code.release_run import Trial, run_program, run_suite
 from envs.code.release_tests import definition_of, without
 from envs.code.release_tree import Tree, is_test, older_code
-from envs.code.release_verdict import Judged, beside, judge
+from envs.code.release_verdict import Judged, Question, beside, judge, question
 from envs.code.repo_run import Run
 from envs.sandbox import SandboxResult
 
@@ -76,19 +76,20 @@ class State:
         """A program of the policy's."""
         return run_program(self.sources, self._seen(edits), self.tree, code)
 
-    def judged(self, edits: Mapping[str, str], released: bool = False) -> Judged:
-        """The hidden tests on the edited code. ``released``: the code is as somebody released it, so that both runs may
-        share a sandbox; a policy's never do."""
-        over = {**self.over, **edits}
-
-        def together(overlays: Sequence[Mapping[str, str]], paths: Sequence[str], only: Collection[str]) -> list[Run]:
-            return run_states(self.sources, self.tree, [Trial(paths, {**over, **tests}, only) for tests in overlays])
+    def judged(self, edits: Mapping[str, str]) -> Judged:
+        """The hidden tests on the edited code, which a policy wrote: each run in a sandbox of its own."""
 
         def alone(state: Mapping[str, bytes], paths: Sequence[str], only: Collection[str]) -> Run:
             return run_suite(self.sources, state, self.tree, paths, only)
 
-        run = together if released else beside(alone, laid_over(self.tree.files, over))
+        run = beside(alone, laid_over(self.tree.files, {**self.over, **edits}))
         return judge(run, self.tree.texts, self.f2p, self.p2p, self.deciding, self.seen)
+
+    def released(self, edits: Mapping[str, str]) -> tuple[Question, list[Trial]]:
+        """What ``judged`` asks, as states for ``run_states``, where what was edited is code as somebody released it."""
+        asked = question(self.tree.texts, self.f2p, self.p2p, self.deciding, self.seen)
+        over = {**self.over, **edits}
+        return asked, [Trial(asked.paths, {**over, **tests}, asked.asked) for tests in asked.overlays]
 
     def repair(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """(path, passages) that lead to the newer release; of a file that is not there one passage, from ""."""

@@ -117,7 +117,7 @@ def is_test(path: str) -> bool:
     return bool({"tests", "test", "testing"} & set(parts[:-1])) or bool(_TEST_FILE.search(path))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)  # of a few packages all releases that are looked at
 def read_tree(release: Release, archive: Path) -> Tree:
     """Raises BadTreeError: ``unreadable``, ``too_big`` or ``no_code``."""
     raw: dict[str, bytes] = {}

@@ -32,31 +32,61 @@ class Judged:
     timed_out: bool
 
 
-def judge(
-    run: Runner,
-    texts: Mapping[str, str],
-    f2p: Sequence[str],
-    p2p: Sequence[str],
-    deciding: Collection[str],
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Hidden tests, and how the coins fell: ``both`` are the functions (path::qualified name) that are turned in the
+    first run, and in the second. ``asked``: the functions to run (path::Class::name), of the files ``paths``."""
+
+    texts: Mapping[str, str]
+    f2p: Sequence[str]
+    p2p: Sequence[str]
+    deciding: Collection[str]
+    both: tuple[Collection[str], Collection[str]]
+    overlays: tuple[Mapping[str, str], Mapping[str, str]]
+    asked: Collection[str]
+
+    @property
+    def paths(self) -> list[str]:
+        return paths_of(self.asked)
+
+    def judged(self, done: Sequence[Run]) -> Judged:
+        """What the two runs of ``overlays`` say."""
+        runs = list(zip(self.both, done, strict=True))
+        right = {
+            test: all(
+                _right(test, definition_of(self.texts, test) in chosen, run, test in self.deciding)
+                for chosen, run in runs
+            )
+            for test in (*self.f2p, *self.p2p)
+        }
+        share = [sum(right[test] for test in group) / len(group) if group else 1.0 for group in (self.f2p, self.p2p)]
+        return Judged(share[0], share[1], any(run.timed_out for _, run in runs))
+
+
+def question(
+    texts: Mapping[str, str], f2p: Sequence[str], p2p: Sequence[str], deciding: Collection[str],
     seen: Collection[str] = (),
-) -> Judged:
-    """Run hidden tests twice; ``texts`` holds the test files. ``seen``: of those that decide, tests that are turned
-    hard (``release_tests.turned``)."""
+) -> Question:  # fmt: skip
+    """Throw the coins. ``texts`` holds the test files; ``seen``: of the tests that decide, those that are turned hard
+    (``release_tests.turned``)."""
     tests = (*f2p, *p2p)
     asked = {function_of(test) for test in tests}
     candidates = sorted({str(definition_of(texts, test)) for test in tests if test in deciding})
     hard = {str(definition_of(texts, test)) for test in seen}
     coin = random.SystemRandom()  # nothing that runs inside can know how it fell
     first = {function for function in candidates if coin.random() < 0.5}
-    both = [first, set(candidates) - first]
-    done = run([turned_files(texts, asked, chosen, hard) for chosen in both], paths_of(asked), asked)
-    runs = list(zip(both, done, strict=True))
-    right = {
-        test: all(_right(test, definition_of(texts, test) in chosen, run, test in deciding) for chosen, run in runs)
-        for test in tests
-    }
-    share = [sum(right[test] for test in group) / len(group) if group else 1.0 for group in (f2p, p2p)]
-    return Judged(share[0], share[1], any(run.timed_out for _, run in runs))
+    both = (first, set(candidates) - first)
+    one, other = (turned_files(texts, asked, chosen, hard) for chosen in both)
+    return Question(texts, f2p, p2p, deciding, both, (one, other), asked)
+
+
+def judge(
+    run: Runner, texts: Mapping[str, str], f2p: Sequence[str], p2p: Sequence[str], deciding: Collection[str],
+    seen: Collection[str] = (),
+) -> Judged:  # fmt: skip
+    """Run hidden tests twice; see ``question``."""
+    asked = question(texts, f2p, p2p, deciding, seen)
+    return asked.judged(run(asked.overlays, asked.paths, asked.asked))
 
 
 def _right(test: str, turned_round: bool, run: Run, deciding: bool) -> bool:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,12 +46,12 @@ from envs.code.release_defects import (
 )
 from envs.code.release_index import Release, Sources, listed, pairs
 from envs.code.release_issue import issue, new_notes
+from envs.code.release_run import Trial, run_states
 from envs.code.release_state import state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
-from envs.code.release_verdict import Judged
+from envs.code.release_verdict import Question
 from envs.code.repair import RepairEnvironment
 from envs.code.repo_mutations import functions
-from envs.episode import play_episode
 from envs.taskset import MAX_ORACLE_TURNS, RejectedError, Split, Taskset
 from envs.types import Message, Task
 
@@ -64,6 +64,7 @@ SYSTEM = (
 # as a worker of envs-build is asked for at once.
 SLOTS = 32
 REMOVAL_BLOCKS, EARLIER_BLOCKS = 2, 2  # of one package
+_TOGETHER = 6  # packages whose blocks are mixed
 _TRIES = 3
 CUTOFF, UNTIL = "2026-06-01", "2026-11-01"
 
@@ -71,20 +72,27 @@ CUTOFF, UNTIL = "2026-06-01", "2026-11-01"
 class ReleaseEnvironment(RepairEnvironment):
     """One release with a defect in it."""
 
-    released = False  # whether all that was edited is as it was released: for ``verify`` alone
-
     def __init__(self, task: Task, sources: Sources, **config: Any) -> None:
         self.release = state_of(sources, task.metadata)
         super().__init__(task, self.release, **config)
 
-    def judged(self) -> Judged:
-        return self.release.judged(self._files.changed, self.released)
+    def repaired(self) -> dict[str, str]:
+        """The files as the oracle leaves them, through the tools."""
+        history = list(self.reset())
+        for _ in range(MAX_ORACLE_TURNS):
+            history.append(self.oracle(history))
+            result = self.step(history[-1])
+            history += result.messages
+            if result.terminated:
+                break
+        return dict(self._files.changed)
 
 
 class ReleasesTaskset(Taskset):
     """Candidates for ``envs-build``: ``task`` raises RejectedError for one that makes no task.
 
-    ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function, removal.
+    ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function (of a
+    pair), earlier (functions as any release before had them; of the tier function too) and removal.
     ``releases``: so many newest releases of each package, up to the date ``until``. ``cutoff``: the date that splits
     train from held out. ``sources``: the folder for what is fetched (default: in the cache); whoever plays the tasks
     needs it too. Candidates come in blocks of ``SLOTS``, the blocks in an order of the seed.
@@ -122,35 +130,46 @@ class ReleasesTaskset(Taskset):
         if not cutoff < until:
             raise ValueError(f"cutoff={cutoff}: must be before until={until}")
         kinds = [("pair", number) for number in range(releases - 1)] if {"pair", "function"} & set(tiers) else []
-        kinds += [("earlier", number) for number in range(EARLIER_BLOCKS)] if "function" in tiers else []
+        kinds += [("earlier", number) for number in range(EARLIER_BLOCKS)] if "earlier" in tiers else []
         kinds += [("removal", number) for number in range(REMOVAL_BLOCKS)] if "removal" in tiers else []
-        blocks = [(name, kind, number) for name in chosen for kind, number in kinds]
+        blocks = _order(chosen, kinds, random.Random(f"releases {seed}"))
         super().__init__(split, seed, min(size or len(blocks) * SLOTS, len(blocks) * SLOTS), **config)
-        random.Random(f"releases {seed}").shuffle(blocks)
         self.blocks, self.tiers, self.count = blocks, tuple(tiers), releases
         self._made: dict[int, list[Task | str]] = {}  # the block that is under way
         self._shares: dict[str, float] = {}  # of packages, what the sandbox has once more
         self._begun: Counter[int] = Counter()
+        self._slow: set[Release] = set()  # for whose suite this process had no time once: it may be one that sleeps
         self.cutoff, self.until, self.sources = cutoff, until, Sources.at(sources)
 
     def environment(self, task: Task) -> ReleaseEnvironment:
         return ReleaseEnvironment(task, self.sources, **self.config)
 
     def verify(self, task: Task) -> str | None:
-        """The oracle must score 1. (That the same tests break under another hash seed was seen when it was made.) Both
-        runs of the verdict share a sandbox: what the oracle wrote was released."""
-        environment = self.environment(task)
-        environment.released = True
-        _, scores = play_episode(task, environment, environment.oracle, max_turns=MAX_ORACLE_TURNS)
-        if self._files_differ(environment):
-            return "not_as_released"
-        return None if scores["outcome"] >= 1.0 else "oracle_failed"
+        """See ``verify_all``."""
+        return self.verify_all([task])[0]
 
-    @staticmethod
-    def _files_differ(environment: ReleaseEnvironment) -> bool:
-        """Whether the oracle left a file of the newer release that is not as it was."""
-        tree, changed = environment.release.tree, environment._files.changed
-        return any(tree.code.get(path) != text for path, text in changed.items())
+    def verify_all(self, tasks: Sequence[Task]) -> list[str | None]:
+        """The oracle must score 1. (That the same tests break under another hash seed was seen when they were made.)
+        All runs of the verdicts of a release share a sandbox: what the oracle wrote was released, which is looked at
+        first."""
+        found: list[str | None] = [None] * len(tasks)
+        asked: dict[Tree, list[tuple[int, Question, list[Trial]]]] = defaultdict(list)
+        for number, task in enumerate(tasks):
+            environment = self.environment(task)
+            edits, tree = environment.repaired(), environment.release.tree
+            if any(tree.code.get(path) != text for path, text in edits.items()):
+                found[number] = "not_as_released"
+            elif not edits:
+                found[number] = "oracle_failed"
+            else:
+                asked[tree].append((number, *environment.release.released(edits)))
+        for tree, group in asked.items():
+            runs = iter(run_states(self.sources, tree, [trial for _, _, trials in group for trial in trials]))
+            for number, question, trials in group:
+                judged = question.judged([next(runs) for _ in trials])
+                if (judged.f2p, judged.p2p) != (1.0, 1.0):
+                    found[number] = "oracle_failed"
+        return found
 
     def task(self, index: int) -> Task:
         if not 0 <= index < len(self.blocks) * SLOTS:
@@ -182,6 +201,8 @@ class ReleasesTaskset(Taskset):
                 self._shares[tree.name] = copies.share(tree)
             if self._shares[tree.name] > MOST:
                 raise RejectedError("library_copy")
+            if newer in self._slow:
+                raise RejectedError("slow_machine")
             base = base_of(self.sources, newer)
             if base.reason:
                 raise RejectedError(base.reason)
@@ -189,6 +210,7 @@ class ReleasesTaskset(Taskset):
         except (RejectedError, BadTreeError) as error:
             return [error.reason if isinstance(error, RejectedError) else str(error)] * SLOTS
         except SlowMachineError:
+            self._slow.add(newer)
             return ["slow_machine"] * SLOTS
         at = [n for n, (_, defect) in enumerate(slots) if isinstance(defect, ReleaseDefect)]
         found: list[Task | str] = [defect if isinstance(defect, str) else "" for _, defect in slots]
@@ -307,6 +329,19 @@ class ReleasesTaskset(Taskset):
             },
             seed=self.seed,
         )
+
+
+def _order(
+    packages: Sequence[str], kinds: Sequence[tuple[str, int]], draw: random.Random
+) -> list[tuple[str, str, int]]:
+    """All blocks of a few packages drawn at random, in random order, and then of the next: what is known of a release
+    is used while it is in memory, and two processes rarely wait for the same one."""
+    drawn = draw.sample(packages, len(packages))
+    found: list[tuple[str, str, int]] = []
+    for first in range(0, len(drawn), _TOGETHER):
+        blocks = [(name, *kind) for name in drawn[first : first + _TOGETHER] for kind in kinds]
+        found += draw.sample(blocks, len(blocks))
+    return found
 
 
 def _documented(tree: Tree, name: str) -> bool:

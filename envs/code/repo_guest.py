@@ -183,8 +183,9 @@ def run_pytest(job: Mapping[str, Any], watch: Watch, report: Callable[[list[obje
 
 
 class States:
-    """Many states of the files, one after the other, each in a process of its own: forked when pytest and what the
-    first one took from the standard library are imported, so that a state costs what its own code and tests cost.
+    """Many states of the files, one after the other, each in a process of its own: forked when pytest is imported, and
+    what the first one took from the standard library and from what lies beside the package (``/mnt``), so that a state
+    costs what its own code and tests cost.
 
     ``job["states"]`` holds of each ``over`` ({path: text, or None for a file that is not there}) and what it has of a
     job's own; ``["state", number]`` goes out before its lines, ``["left", number, how]`` after them. For a build, which
@@ -225,9 +226,18 @@ class States:
             over = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU)
             self.report(["left", number, "late" if late or over else "ended"])
             for name in names.decode().split():
-                with contextlib.suppress(Exception):
-                    importlib.import_module(name)
+                self.take(name)
             self.restore()
+
+    def take(self, name: str) -> None:
+        """Import a module for the states to come, unless that imports code that they change."""
+        before = set(sys.modules)
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+        fresh = sys.modules.keys() - before
+        if any(str(getattr(sys.modules[one], "__file__", None)).startswith(f"{self.job['top']}/") for one in fresh):
+            for one in fresh:
+                del sys.modules[one]
 
     def child(self, state: Mapping[str, Any], names: int | None) -> None:
         try:
@@ -238,7 +248,7 @@ class States:
             self.report(["end", round(time.process_time(), 3)])
             if names is not None:
                 places = [(name, str(getattr(module, "__file__", None))) for name, module in sys.modules.items()]
-                found = [name for name, place in places if place.startswith("/python/")]
+                found = [name for name, place in places if place.startswith(("/python/", "/mnt/"))]
                 os.write(names, " ".join(found)[:60_000].rpartition(" ")[0].encode())
         finally:
             os._exit(0)

@@ -82,9 +82,13 @@ class Maker:
 
     def judge(self, part: int, rows: Sequence[Row]) -> list[Refusal | None]:
         taskset = self.taskset(part)
+        together = self._guarded(lambda: taskset.verify_all([task_of(row) for row in rows]), len(rows))
         verdicts: list[Refusal | None] = []
-        for row in rows:
-            verdict = self._guarded(partial(self._verdict, task_of(row), taskset))
+        for number, row in enumerate(rows):
+            verify = taskset.verify
+            if together is not None and not isinstance(together, Refusal):  # else one of them spoilt it for all
+                verify = partial(lambda reason, task: reason, together[number])
+            verdict = self._guarded(partial(self._verdict, row, taskset, verify))
             verdicts.append(Refusal(verdict) if isinstance(verdict, str) else verdict)
         return verdicts
 
@@ -92,15 +96,16 @@ class Maker:
     def _make(taskset: Taskset, index: int, source: int) -> Row:
         return row_of(taskset.task(index), source)
 
-    def _verdict(self, task: Task, taskset: Taskset) -> str | None:
-        reason = taskset.verify(task)
+    def _verdict(self, row: Row, taskset: Taskset, verify: Callable[[Task], str | None]) -> str | None:
+        task = task_of(row)
+        reason = verify(task)
         return self._keep(task, taskset) if reason is None and self._keep is not None else reason
 
-    def _guarded(self, function: Callable[[], T]) -> T | Refusal:
+    def _guarded(self, function: Callable[[], T], tasks: int = 1) -> T | Refusal:
         """The result, or what became of it. An infrastructure failure is retried."""
         for attempt in range(TRIES):
             try:
-                with _deadline(self.plan.verify_s):
+                with _deadline(tasks * self.plan.verify_s):
                     return function()
             except _Late:
                 return Refusal(TOO_SLOW, f"longer than verify_s={self.plan.verify_s:g} seconds")

@@ -2,7 +2,8 @@
 
 Part by part, candidate 0, 1, 2, …: one whose key was kept before is a duplicate; one that ``verify`` (and
 ``keep``) accepts is kept; every other is counted under its reason. Decisions are made in that order and from
-nothing but the candidates, so the number of workers and interruptions change how long it takes, and no task.
+nothing but the candidates, so the number of workers and interruptions change how long it takes, and no task
+(``build_s`` alone ends a part by the clock).
 A candidate that is known to be a duplicate is not verified; for one that turns out to be one later the work is lost.
 """
 
@@ -114,7 +115,11 @@ class _Part:
     def run(self) -> None:
         record = self.record
         self.report(self.number, record)
+        limit = self.store.plan.build_s
         while record.kept < self.part.wanted and not record.ran_out:
+            if 0 < limit <= record.seconds:
+                record.ran_out, record.timed = f"the time is up (build_s={limit:g})", True
+                break
             self._order()
             self._decide(self.waiting.popleft())
             if time.monotonic() - self.flushed > FLUSH_S or len(self.rows) >= FLUSH_ROWS:

@@ -53,6 +53,7 @@ class Plan:
     keep_settings: dict[str, Any] = field(default_factory=dict)  # its further keywords
     verify_s: float = 300.0  # seconds that making or verifying one task may take
     patience: int = 2000  # candidates in a row without a task that is kept, after which a part has run out
+    build_s: float = 0.0  # seconds of building after which a part ends with what it has; 0: none
 
     def to_json(self) -> dict[str, Any]:
         raw = asdict(self)
@@ -75,7 +76,9 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
     tier, split = rest.pop("tier", "hard"), rest.pop("split", "both")
     n, heldout, share = rest.pop("n", None), rest.pop("heldout", None), float(rest.pop("share", 1.0))
     shared = {
-        name: rest.pop(name) for name in ("seed", "keep", "keep_settings", "verify_s", "patience") if name in rest
+        name: rest.pop(name)
+        for name in ("seed", "keep", "keep_settings", "verify_s", "patience", "build_s")
+        if name in rest
     }
     if (family is None) == (mix is None):
         raise ValueError("give either family=NAME or mix=NAME")
@@ -108,6 +111,8 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
     if len({cls.family for cls in classes}) < len(classes):
         raise ValueError(f"mix={mix}: two of its tasksets have the same Taskset.family: build them apart")
     plan = Plan(tuple(sources), tuple(parts), **shared)
+    if plan.build_s < 0:
+        raise ValueError(f"build_s={plan.build_s:g}: must be at least 0 seconds (0: as long as it takes)")
     if plan.keep:
         keep_function(plan)
     return plan

@@ -6,8 +6,9 @@
     out/build.json              plan, counts and versions of what was built
     out/README.md               the card
 
-Shards and state are replaced atomically, the state last: a build that was killed goes on from the last state,
-and shards that it does not know of are written again.
+Shards and state are replaced atomically, the state last: a build that was killed goes on from the last state, and
+shards that it does not know of are written again. ``.build`` goes when the data set is there, but for parts that ended
+by the clock and may go on.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Record:
     seconds: float = 0.0
     done: bool = False
     ran_out: str = ""  # why there are fewer than wanted
+    timed: bool = False  # it ended by the clock (``Plan.build_s``), and can go on
 
 
 class Store:
@@ -67,15 +69,22 @@ class Store:
             raw = json.loads(state.read_text(encoding="utf-8"))
             self._same_plan(raw)
             self.records = [Record(**record) for record in raw["records"]]
+            self._more_time()
         elif self.out.exists() and any(path != self.work for path in self.out.iterdir()):
             raise BuildError(f"out={self.out}: holds something that envs-build did not write; choose another folder")
+
+    def _more_time(self) -> None:
+        """Parts that ended by the clock go on when they are given more of it."""
+        for record in self.records:
+            if record.timed and not 0 < self.plan.build_s <= record.seconds:
+                record.done, record.timed, record.ran_out, self.finished = False, False, "", False
 
     def _same_plan(self, raw: Mapping[str, Any]) -> None:
         if raw.get("format") != FORMAT:
             raise BuildError(f"out={self.out}: has format {raw.get('format')}, this version writes {FORMAT}")
         mine = json.loads(json.dumps(self.plan.to_json()))
         for name, theirs in raw["plan"].items():
-            if mine[name] != theirs:
+            if mine[name] != theirs and name != "build_s":
                 raise BuildError(
                     f"out={self.out}: holds a build with other {name}: {theirs}, now {mine[name]}; "
                     "choose another folder, or remove this one"
@@ -141,7 +150,8 @@ class Store:
         records = [asdict(record) for record in self.records]
         about = {"format": FORMAT, "plan": self.plan.to_json(), "records": records, **extra}
         write_atomic(self.out / BUILD, json.dumps(about, indent=1, ensure_ascii=False))
-        shutil.rmtree(self.work)
+        if not any(record.timed for record in self.records):
+            shutil.rmtree(self.work)
         self.finished = True
 
     def _shard(self, part: int, number: int) -> Path:

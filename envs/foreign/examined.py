@@ -84,6 +84,16 @@ def check_numbers(*bounds: tuple[str, float, float, float]) -> None:
             raise ValueError(f"{name}={value}: must be from {low} to {high}")
 
 
+def check_folder(name: str, path: str | Path, what: str) -> Path:
+    """The folder, absolute. Raises ValueError that names the setting where it is not given (``what`` it should be) or
+    not there."""
+    if not str(path):
+        raise ValueError(f"{name} is missing: give the folder of {what}, env.{name}=FOLDER")
+    if not Path(path).is_dir():
+        raise ValueError(f"{name}={path}: there is no such folder")
+    return Path(path).absolute()
+
+
 def check_packages(names: Collection[str]) -> None:
     """Raise ValueError for a distribution that is not installed here."""
     if isinstance(names, str):

@@ -66,11 +66,16 @@ class ForeignTaskset(Taskset):
                 f"{'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}"
             )
         if told:
-            _say(f"{self.source}: {len(told)} of {len(mine)} are refused: {'; '.join(told[:_NAMED])}{more}")
+            self.say(f"{len(told)} of {len(mine)} are refused: {'; '.join(told[:_NAMED])}{more}")
         self.chosen = tuple(chosen[:size])
         self.size = len(self.chosen)
         shuffles = self.split == "train"
         self._order = EpochOrder(f"{self.family}/{self.split}/{self.seed}", self.size) if shuffles else None
+
+    def say(self, text: str) -> None:
+        """In the log, once: a set is opened for every split, and again."""
+        with _lock:
+            _once(f"{self.source}: {text}")
 
     def index_at(self, turn: int) -> int:
         return turn % len(self) if self._order is None else self._order.index(turn)
@@ -89,9 +94,3 @@ def _log(text: str) -> None:
 @cache
 def _once(text: str) -> None:
     _log(text)
-
-
-def _say(text: str) -> None:
-    """Once: a set is opened for every split, and again."""
-    with _lock:
-        _once(text)

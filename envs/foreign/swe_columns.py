@@ -15,6 +15,7 @@ All other columns (``hints_text``, ``environment_setup_commit``, ``image_name``,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from typing import Any
 
 from envs.row_source import BadRowError
 
+_COMMIT = 7  # digits of a commit that every data set gives
 _WITH_COMMIT = re.compile(r"(?:.*/)?(?P<owner>[^/]+?)__(?P<name>[^/]+)\.(?P<commit>[0-9a-f]{7,40})")
 
 
@@ -63,6 +65,12 @@ def swe_row(row: Mapping[str, Any]) -> SweRow:
         tuple(test for test in _tests(row, "PASS_TO_PASS") if test not in f2p),
         str(row.get("version") or ""),
     )
+
+
+def copy_key(row: SweRow) -> str:
+    """The same for rows that ask for the same change under other names: repository, commit and changed lines."""
+    lines = "\n".join(line.rstrip() for line in row.patch.splitlines() if line.startswith(("+", "-")))
+    return hashlib.sha256(f"{row.repo} {row.commit[:_COMMIT]}".lower().encode() + lines.encode()).hexdigest()
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

@@ -27,10 +27,10 @@ from typing import Any, Literal
 
 from envs.code.release_run import LIMITS
 from envs.code.repair import RepairEnvironment
-from envs.foreign.examined import Verdicts, check_numbers, check_packages
+from envs.foreign.examined import Verdicts, check_folder, check_numbers, check_packages
 from envs.foreign.foreign_taskset import ForeignTaskset
 from envs.foreign.git_folder import find_repository
-from envs.foreign.swe_columns import SweRow, swe_row
+from envs.foreign.swe_columns import SweRow, copy_key, swe_row
 from envs.foreign.swe_examination import examine_remembered
 from envs.foreign.swe_state import Setup, SweState
 from envs.foreign.swe_tests import PYTEST, check_command
@@ -91,10 +91,10 @@ class SweRowsTaskset(ForeignTaskset):
         super().__init__(split, seed, size, run_s=run_s, **config)
         check_numbers(("run_s", run_s, 1, 1800), ("disk_mb", disk_mb, 16, 8192), ("workers", workers, 1, 64))
         check_packages(packages)
-        self.repos = _folder("repos", repos)
+        self.repos = check_folder("repos", repos, "git repositories")
         self.setup = Setup(
-            None if site is None else _folder("site", site), tuple(packages), test_command, patch_is == "bug",
-            float(run_s), int(disk_mb),
+            None if site is None else check_folder("site", site, "packages"), tuple(packages), test_command,
+            patch_is == "bug", float(run_s), int(disk_mb),
         )  # fmt: skip
         check_command(test_command)
         if patch_is not in PATCHES:
@@ -137,20 +137,24 @@ class SweRowsTaskset(ForeignTaskset):
         return {self.rows.name: {"sha256": self.rows.digest, "rows": len(self.rows)}}
 
     def _scan(self) -> tuple[list[str], list[str], dict[int, str]]:
-        """Names and keys of the rows, and what is wrong with those that cannot be read."""
-        names, wrong = [], {}
+        """Names of the rows and what decides over their split (copies of a row are on one side), and what is wrong with
+        those that cannot be read."""
+        names, keys, wrong = [], [], {}
         for number, (place, row) in enumerate(self.rows.scan()):
             try:
                 if isinstance(row, BadRowError):
                     raise row
-                names.append(swe_row(row).name)
+                read = swe_row(row)
+                names.append(read.name)
+                keys.append(copy_key(read))
             except BadRowError as error:
                 told = row.get("instance_id") if isinstance(row, dict) else None
                 names.append(told if isinstance(told, str) and told else place)
+                keys.append(names[-1])
                 wrong[number] = str(error)
         if not names:
             raise ValueError(f"{self.source} is empty: it has no row")
-        return names, names, wrong
+        return names, keys, wrong
 
     def _examine(self, number: int) -> str | None:
         if number in self._wrong:
@@ -167,11 +171,3 @@ class SweRowsTaskset(ForeignTaskset):
 @lru_cache(maxsize=8)
 def _state(row: SweRow, folder: Path, setup: Setup, found: Verdicts) -> SweState:
     return SweState(row, folder, setup, found)
-
-
-def _folder(name: str, path: str | Path) -> Path:
-    if not str(path):
-        raise ValueError(f"{name} is missing: give the folder of git repositories, env.{name}=repos")
-    if not Path(path).is_dir():
-        raise ValueError(f"{name}={path}: there is no such folder")
-    return Path(path).absolute()

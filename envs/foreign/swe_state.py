@@ -10,14 +10,13 @@ what configures pytest and what is no text cannot be edited, unless the gold pat
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from envs.code.release_defects import laid_over, passages
-from envs.code.release_run import LIMITS, SCRIPT_LIMITS, mounts_of
+from envs.code.release_run import LIMITS, SCRIPT_LIMITS, is_of, mounts_of
 from envs.code.release_tests import function_of
 from envs.code.release_tree import CONFIGURATION, is_test, layout
 from envs.code.release_verdict import Judged, beside, judge
@@ -170,13 +169,8 @@ class SweState:
         """What is mounted: of neither folder of packages the repository's own, in any version."""
         name = self.row.repo.rpartition("/")[2]
         base, units = layout(dict(self.start))
-        mounts: dict[str, Path] = {}
-        own = {re.sub(r"[-_.]+", "_", name).lower(), *(unit.removesuffix(".py").lower() for unit in units)}
-        for host, inside in package_mounts(("pytest", *self.setup.packages)):
-            top = inside.rpartition("/")[2]
-            stem = re.sub(r"[-_.]+", "_", re.sub(r"(-[\w.+!]+)?\.(dist-info|egg-info|py)$", "", top)).lower()
-            if stem not in own:
-                mounts[top] = Path(host)
+        hosts = [Path(host) for host, _ in package_mounts(("pytest", *self.setup.packages))]
+        mounts = {host.name: host for host in hosts if not is_of(host.name, name, units)}
         if (site := self.setup.site_of(self.row)) is not None:
             mounts |= mounts_of(site, name, units)
         return Place(mounts, base)

@@ -45,9 +45,16 @@ class TerminalFolder:
     level: int
 
 
-def task_folders(path: Path) -> list[Path]:
-    """The folders of tasks at or directly below ``path``."""
-    return [f for f in (path, *sorted(path.iterdir())) if (f / "task.yaml").is_file() or (f / "task.toml").is_file()]
+def task_folders(path: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of tasks at or directly below ``path``; and those below it that are none, where it is none itself."""
+    if _is_task(path):
+        return [path], []
+    below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    return [f for f in below if _is_task(f)], [f for f in below if not _is_task(f)]
+
+
+def _is_task(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("task.yaml", "task.toml"))
 
 
 def read_folder(folder: Path) -> TerminalFolder:

@@ -34,6 +34,7 @@ from envs.foreign.examined import (
     StoppedError,
     Verdicts,
     can_turn,
+    check_folder,
     check_numbers,
     check_packages,
     remembered,
@@ -120,17 +121,16 @@ class TerminalTaskset(ForeignTaskset):
         **config: Any,
     ) -> None:
         super().__init__(split, seed, size, run_s=run_s, **config)
-        if not str(path):
-            raise ValueError("path is missing: give the folder of a task, or of several, env.path=tasks")
-        if not Path(path).is_dir():
-            raise ValueError(f"path={path}: there is no such folder")
+        place = check_folder("path", path, "a task, or of several")
         check_numbers(("run_s", run_s, 1, 1800), ("disk_mb", disk_mb, 4, 1024), ("workers", workers, 1, 64))
         check_packages(packages)
         self.workers, self.source = int(workers), str(path)
         self.setup = TerminalSetup(tuple(packages), float(run_s), int(disk_mb))
-        self.folders = [folder.absolute() for folder in task_folders(Path(path))]
+        self.folders, others = task_folders(place)
         if not self.folders:
             raise ValueError(f"path={path}: no task.yaml (terminal-bench) or task.toml (Harbor) in it or its folders")
+        if others:
+            self.say(f"folders without task.yaml or task.toml, left out: {len(others)}, the first {others[0].name}")
         self._found: dict[int, tuple[TerminalFolder, Verdicts]] = {}
         self._digest = _digest(self.folders)
         names = [folder.name for folder in self.folders]
@@ -177,7 +177,8 @@ class TerminalTaskset(ForeignTaskset):
 
 
 def examine(machine: Machine) -> Verdicts:
-    """Run the tests at the start and after the solution, and turned round. Raises RefusedError with the cause."""
+    """Run the tests at the start, after the solution, once more under another hash seed in the verdict's layout, and
+    turned round. Raises RefusedError with the cause."""
     tests, texts = machine.task.tests, machine.texts
     before = _ended(machine.run(machine.start, tests, None), machine)
     done = machine.command(machine.start, machine.task.solution)
@@ -195,14 +196,19 @@ def examine(machine: Machine) -> Verdicts:
     f2p = tuple(name for name in after.verdicts if not before.passed(name))
     if not f2p:
         raise RefusedError(f"all of {len(after.verdicts)} tests pass before anything was done")
-    places = can_turn(texts, list(after.verdicts))
-    other = encoded(turned_files(texts, list(after.verdicts), set(places.values())))
+    names = list(after.verdicts)
+    laid_out = encoded(turned_files(texts, names, set()))  # the layout that the verdict gives to test files
+    again = _ended(machine.run(done.state, {**tests, **laid_out}, None, hash_seed=7), machine)
+    if bad := [name for name in names if not again.passed(name)]:
+        raise RefusedError(f"after its solution {bad[0]} passes only sometimes (of {len(names)} tests {len(bad)} do)")
+    places = can_turn(texts, names)
+    other = encoded(turned_files(texts, names, set(places.values())))
     turned = _ended(machine.run(done.state, {**tests, **other}, None), machine)
     failed = {test for test, verdict in turned.verdicts.items() if not verdict.passed and not verdict.late}
     deciding = frozenset(failed & places.keys())
     if not deciding & set(f2p):
         raise RefusedError("none of its tests fails where what it asserts is turned round")
-    return Verdicts(f2p, tuple(name for name in after.verdicts if name not in f2p), deciding)
+    return Verdicts(f2p, tuple(name for name in names if name not in f2p), deciding)
 
 
 def _examined(folder: TerminalFolder, setup: TerminalSetup) -> Verdicts:

@@ -44,7 +44,7 @@ _ENDS = re.compile(
     r"forming|allowing|using|having|ending|creating|marking|known|based|located|named|called|due|about|around|just|"
     r"followed|where|near|along|both|one|the (?:first|second|third|last|latter|former|most|largest|oldest|only|year)|"
     r"\w+ing|\w+ed|a|an)\b|,? (?:while|whereas|although|though|because|so that)\b|, (?:and )?(?:became|won|wrote|"
-    r"led|made|took|began|held)\b)"
+    r"led|made|took|began|held)\b| and (?:starring|featuring|serving|including|becoming|winning)\b)"
 )
 # What a reader could not resolve or judge.
 _POINTS = re.compile(

@@ -27,6 +27,12 @@ _MIN_TERMS = 3  # words that tell something
 _ENOUGH = 6  # when there is no name and no number among them
 _MAX_WORDS = 26
 _RIVALS = 6
+# a second verb that belongs to the subject, not to a "who" before it
+_SAYS_MORE = re.compile(
+    r"^(?!.*\b(?:who|that|which)\b).* and (?:was|is|had|has|served|became|led|wrote|won|held|founded|played|helped|"
+    r"ruled|made|took|began|died|lived|worked|established|created|introduced|developed|commanded|comprises|contains|"
+    r"covers|includes|borders|lies|runs|serves)\b(?! by)"
+)
 _IS_A = re.compile(r"^(?:is|was) (?:an?|the) (?P<noun>.+)$")
 
 
@@ -49,9 +55,10 @@ def who_or_that(number: int) -> str:
 
 
 def noun_of(clause: Clause) -> str | None:
-    """ "largest city of Yorkshire" of "is the largest city of Yorkshire"; None for what is no such phrase."""
+    """ "largest city of Yorkshire" of "is the largest city of Yorkshire"; None for what is no such phrase, or says
+    more: "was the leader of the party and served as …"."""
     match = _IS_A.match(clause.text)
-    return match["noun"] if match else None
+    return match["noun"] if match and _SAYS_MORE.search(match["noun"]) is None else None
 
 
 @cache

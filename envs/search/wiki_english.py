@@ -47,7 +47,7 @@ ASKS: dict[str, tuple[str, ...]] = {
     "reign_end": ("Until which year was {np} in power?", "In which year did {np} leave power?"),
     "began": ("In which year did {np} begin?", "What is the first year of {np}?"),
     "ended": ("In which year did {np} end?", "What is the last year of {np}?"),
-    "work_year": ("Which year is {np} from?", "What is the year of {np}?"),
+    "work_year": ("Which year is {np} from?", "In which year did {np} appear?"),
     "independence": ("In which year did {np} become independent?",),
     "fought_on": ("What is the date of {np}?", "On which day did {np} take place?"),
     "population": ("How many people live in {np}?", "What is the population of {np}?"),
@@ -76,6 +76,14 @@ IN_YEAR: dict[str, str] = {
     "began": "began",
     "work_year": "came out",
 }
+_MADE_NOT_PUBLISHED = (
+    ["painting"],
+    ["sculpture"],
+    ["fresco"],
+    ["triptych"],
+    ["mural"],
+    ["portrait"],
+)  # do not "come out"
 _YEAR_WHEN: dict[str, str] = {
     "born": "in the year in which {np} was born",
     "died": "in the year in which {np} died",
@@ -186,17 +194,20 @@ def first_of(relation: str, nps: Sequence[str], last: bool) -> str:
     return f"Of {', '.join(nps[:-1])} and {nps[-1]}, {_FIRST_OF[relation][last]}"
 
 
-def introduce(np: str, rng: random.Random, first: bool = True) -> str:
-    """A sentence of its own for a phrase that would be too long inside of the next."""
-    return rng.choice(_INTRODUCED if first else _NEXT).format(np=np)
+def introduce(np: str, rng: random.Random, before: str = "") -> str:
+    """A sentence of its own for a phrase that would be too long inside of the next. ``before``: the sentence before it,
+    which begins in another way."""
+    later = [words for words in _NEXT if not before.startswith(words.partition("{")[0])]
+    return rng.choice(later if before else _INTRODUCED).format(np=np)
 
 
 def _in_year(edge: Edge, np: str) -> str:
     assert edge.since is not None
     assert edge.event is not None
+    happened = "was made" if (edge.kind or "").split()[-1:] in _MADE_NOT_PUBLISHED else IN_YEAR[edge.event]
     if edge.event == edge.since.relation:
-        return f"{IN_YEAR[edge.event]} in the same year as {np}"
-    return f"{IN_YEAR[edge.event]} {_YEAR_WHEN[edge.since.relation].format(np=np)}"
+        return f"{happened} in the same year as {np}"
+    return f"{happened} {_YEAR_WHEN[edge.since.relation].format(np=np)}"
 
 
 def _before(edge: Edge) -> str:

@@ -95,6 +95,7 @@ _DESCRIPTION_MAKER = re.compile(r"\b(?:by|directed by|written by) ")
 
 
 _DIGIT = re.compile(r"\d")
+_OF_WORKS = ("Arts", "Society and social sciences")  # topics; a battle has a year too, but is not from it
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def dated(article: Article) -> Iterator[Fact]:
         "died": phrase.died,
         "reign_start" if phrase.person else "began": phrase.years and phrase.years[0],
         "reign_end" if phrase.person else "ended": phrase.years and phrase.years[1],
-        "work_year": phrase.work_year,
+        "work_year": phrase.work_year if article.topic in _OF_WORKS else None,
     }
     for relation, year in years.items():
         if year and value_in(relation, article.lines[0]) == str(year):

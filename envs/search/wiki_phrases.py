@@ -53,6 +53,7 @@ _NO_PERSONS = word_set(
     "founder co-founder pioneer director leader first early late nuclear theoretical experimental stoic holy royal "
     "field"
 )
+_VAGUE = word_set("founder co-founder leader pioneer member head chief")
 _COUNTS = word_set(
     "several various many any all some each every two three four five six seven either both other another"
 )
@@ -172,6 +173,8 @@ def _kind(text: str, person: bool) -> str | None:
     if head.endswith("est") and head not in ("forest", "rainforest", "priest", "contest", "harvest", "guest", "nest"):
         return None  # "the smallest of the four main islands"
     participle = head.endswith("ed") and head not in ("breed", "seed", "weed", "bed")
+    if person and len(words) == 1 and head in _VAGUE:
+        return None  # of what?
     if head in _NOT_A_KIND or not head[0].isalpha() or head.endswith("ly") or participle:
         return None
     if head in _NEEDS_OF:

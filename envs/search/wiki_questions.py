@@ -45,6 +45,7 @@ from envs.search.wiki_walks import Branch, choose, fits, reach
 Shape = Literal["chain", "between", "compare"]
 _OTHERS = 60  # articles looked at for the other ends
 _WIDEST = 22  # words of a phrase beside which another stands
+_ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 _LONG = 12  # words after which a phrase gets a sentence of its own
 # How a chain may end: asked for the article itself (by what it says, or by a year), for what it names, or for a fact.
 # What may be the fact at its end, or in which year it happened; what is rare in the corpus is soon used up.
@@ -267,19 +268,36 @@ def _noun_phrase(branch: Branch, rng: random.Random) -> str:
 def _write(branch: Branch, rng: random.Random) -> str:
     """One sentence where that can be followed; else what was said so far gets a sentence of its own."""
     sentences: list[str] = []
+    kinds: list[str] = []  # what the sentences introduced, as the next one speaks of it
     np, here = f"the {branch.clue.text}", branch.clue.article
     nested = 0
     for edge in branch.path:
         # whether something follows the phrase
         inside = edge.relation != SAID_OF and (edge.since is None or edge.since.relation != edge.event)
-        if nested >= 1 or (inside and len(np.split()) > _LONG) or len(np.split()) > _WIDEST:
-            sentences.append(introduce(np, rng, first=not sentences))
+        twice = nested == 0 and edge is not branch.path[-1] and edge.target is not None and _alike(here, edge.target)
+        if nested >= 1 or twice or (inside and len(np.split()) > _LONG) or len(np.split()) > _WIDEST:
+            sentences.append(introduce(np, rng, sentences[-1] if sentences else ""))
             np, nested = _reference(here, " ".join(sentences)), 0
+            kinds.append(np)
+            if kinds.count(np) > 1 and np.startswith("that "):  # "that country" could be the first one
+                np = f"the {_ORDINALS[kinds.count(np)]} {np.removeprefix('that ')}"
         if edge is branch.path[-1]:
             break
         assert edge.target is not None
         np, here, nested = hop(edge, np, rng), edge.target, nested + 1
     return " ".join([*sentences, ask(branch.path[-1], np, rng)])
+
+
+def _alike(one: int, other: int) -> bool:
+    """Whether both would be called the same: "the country on the border of the country" is hard to follow."""
+    a, b = phrase_of(one), phrase_of(other)
+    return (
+        a is not None
+        and b is not None
+        and a.kind is not None
+        and b.kind is not None
+        and (short_kind(a.kind) == short_kind(b.kind))
+    )
 
 
 def _reference(number: int, said: str) -> str:

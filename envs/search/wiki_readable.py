@@ -31,6 +31,7 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         "sentence in lower case",
         re.compile(r"(?:^|[?!] |\. (?<![A-Z]\. )(?<!St\. )(?<!Dr\. )(?<!Mr\. )(?<!Jr\. )(?<!no\. )(?<!c\. ))[a-z]"),
     ),
+    ("turned about", re.compile(r"\bof wh(?:om|ich) the [^.?]*? (?:was|is) (?:an?|the) \w+(?: \w+)?[.?,]")),
     ("who of a thing", re.compile(r"\b(?:city|country|river|novel|film|mountain|island|sea|lake|genus|species) who\b")),
     ("relative without verb", re.compile(r"\b(?:who|that|which) (?:and|or|of|,)")),
 )

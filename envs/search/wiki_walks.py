@@ -13,6 +13,7 @@ from envs.search.wiki_clues import Clue, can_find, clues
 from envs.search.wiki_corpus import corpus
 from envs.search.wiki_links import link_graph
 from envs.search.wiki_paths import SAID_OF, SAME_YEAR, YEAR_OF, Edge, leading_to, onward, same_year, surface
+from envs.search.wiki_phrases import phrase_of
 
 _TRIES = 8  # ways tried for one article
 _SOURCES = 30  # articles that name one, looked at for a step to it
@@ -43,7 +44,7 @@ def reach(
     ``told``: what must not be said of it. ``by_year``: whether one step may go by a year.
     """
     if depth <= 1:
-        options = [clue for clue in clues(number, breadth) if told is None or not _gives_away(clue.text, told)]
+        options = [clue for clue in clues(number, breadth) if told is None or _suits(clue.text, told)]
         return Branch(rng.choice(options), ()) if options else None
     years = _some(same_year(number), rng) if by_year else ()
     steps = [
@@ -74,6 +75,14 @@ def _onto(number: int, rng: random.Random) -> list[Edge]:
     sources = list(link_graph().incoming.get(number, ()))
     some = rng.sample(sources, min(_SOURCES, len(sources)))
     return [edge for source in some for edge in onward(source) if edge.target == number]
+
+
+def _suits(text: str, told: Edge) -> bool:
+    """Whether a description may stand beside what is told of the article: not the same, and of the same thing. What
+    began and ended is the principality, not the region that it lay in."""
+    phrase = phrase_of(told.source)
+    other = told.relation in ("began", "ended") and (phrase is None or not says(text, phrase.head))
+    return not other and not _gives_away(text, told)
 
 
 def _gives_away(text: str, edge: Edge) -> bool:

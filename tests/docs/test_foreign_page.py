@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from docs_commands import END, FOREIGN, START, of_way
 from foreign_functions import make_package
-from foreign_repositories import GOOD, UNITTEST, Repository, calc, good_row, write_rows
+from foreign_repositories import GOOD, UNITTEST, Repository, calc, good_row, in_split, write_rows
 from foreign_terminals import harbor, named
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -28,13 +28,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What the page takes for granted; of each kind one task a split."""
     folder = tmp_path_factory.mktemp("reader")
     repo = calc(folder / "repos" / "acme__calc")
-    write_rows(folder / "rows.jsonl", [good_row(repo, named("a")), good_row(repo, named("b", "heldout"))])
+    write_rows(
+        folder / "rows.jsonl", [in_split(good_row(repo, "acme__a-1")), in_split(good_row(repo, "acme__b-1"), "heldout")]
+    )
     files = {"calc/__init__.py": "", "calc/stats.py": GOOD, "tests/__init__.py": "", "tests/test_mean.py": UNITTEST}
     smith = Repository(folder / "smith" / "calc", files)
     bug = smith.diff({"calc/stats.py": GOOD.replace("len(values)", "len(values) + 1")})
     labels = ["test_mean (tests.test_mean.MeanTests)"]
     row = good_row(smith, named("smith"), patch=bug, test_patch="", FAIL_TO_PASS=labels, PASS_TO_PASS=[])
-    write_rows(folder / "smith.jsonl", [row])
+    write_rows(folder / "smith.jsonl", [in_split(row)])
     harbor(folder / "tasks", "a")
     harbor(folder / "tasks", "b", "heldout")
     make_package(folder / "bfcl")

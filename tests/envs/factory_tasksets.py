@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from envs.environment import Environment, tool
 from envs.taskset import Split, Taskset
@@ -53,6 +53,20 @@ class Sums(Taskset):
         if total % 11 == 0:
             raise RuntimeError(f"eleven divides {total}")
         return "seven" if total % 7 == 0 else super().verify(task)
+
+
+class Together(Sums):
+    """Judges several at once; one that raises spoils it for all that were asked for with it."""
+
+    orders: ClassVar[list[int]] = []
+
+    def verify_all(self, tasks: Sequence[Task]) -> list[str | None]:
+        self.orders.append(len(tasks))
+        return [super(Together, self).verify(task) for task in tasks]
+
+    def verify(self, task: Task) -> str | None:
+        self.orders.append(1)
+        return super().verify(task)
 
 
 class OtherSums(Sums):

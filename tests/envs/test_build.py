@@ -14,11 +14,12 @@ from typing import Any
 
 import psutil
 import pytest
-from factory_tasksets import Sums
+from factory_tasksets import Sums, Together
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import build
+from envs.factory import builder
 from envs.factory.build_worker import Maker
 from envs.factory.builder import build as build_plan
 from envs.factory.plan import MIXES, Plan, plan_of
@@ -202,6 +203,35 @@ def test_slow_tasks_and_failures_of_the_machine(tmp_path: Path) -> None:
     assert {v.reason if v else None for v in maker.judge(0, made)} <= {None, "seven", "error:RuntimeError"}
 
 
+def test_a_family_that_judges_several_at_once_builds_the_same(tmp_path: Path) -> None:
+    Together.orders.clear()
+    kept = {}
+    for name in ("Sums", "Together"):
+        words = [f"family=factory_tasksets.{name}", "n=40", f"out={tmp_path / name}", "workers=0", "certify=0"]
+        assert build.main(words) == 0
+        kept[name] = [(row["key"], row["answer"]) for row in rows(tmp_path / name)["train"]]
+    assert kept["Sums"] == kept["Together"]
+    assert max(Together.orders) > 1
+    assert 1 in Together.orders  # where eleven raised, one by one
+
+
+def test_a_build_ends_by_the_clock_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(builder, "FLUSH_S", 0.0)
+    out = tmp_path / "short"
+    assert run(out, "workers=0", "build_s=0.000001", "split=train", "certify=0") == 0
+    assert "ran out: the time is up (build_s=1e-06)" in capsys.readouterr().out
+    record = json.loads((out / "build.json").read_text())["records"][0]
+    assert 1 == len(rows(out)["train"]) == record["kept"] < 150
+    assert run(out, "workers=0", "build_s=0.000001", "split=train", "certify=0") == 0  # no more time: as it was
+    assert json.loads((out / "build.json").read_text())["records"][0] == record
+    assert run(out, "workers=0", "split=train", "certify=0") == 0
+    assert run(tmp_path / "whole", "workers=0", "split=train", "certify=0") == 0
+    assert rows(out) == rows(tmp_path / "whole")
+    assert not (out / ".build").exists()
+
+
 def test_what_else_must_hold(tmp_path: Path) -> None:
     out = tmp_path / "odd"
     keep = ["keep=factory_tasksets.only_odd", 'keep_settings={"least": 9}', "split=train", "workers=0"]
@@ -228,6 +258,7 @@ def test_what_else_must_hold(tmp_path: Path) -> None:
         (["mix=v32", "tier=easy", "two_hop=1"], "two_hop: mix=v32 knows no such word"),
         (["family=search", "n=5", "tier=easy", "keep=nothing.here"], "keep=nothing.here"),
         (["family=search", "n=5", "workers=-1"], "workers=-1"),
+        (["family=search", "n=5", "build_s=-1"], "build_s=-1: must be at least 0"),
     ],
 )
 def test_errors_say_what_is_wrong(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

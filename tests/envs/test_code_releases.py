@@ -297,7 +297,7 @@ def test_wrong_settings_say_what_is_right():
     for settings, message in (
         ({"packages": ["left-pad"]}, "'left-pad' is not in release_packages.txt"),
         ({"packages": []}, "packages is empty"),
-        ({"tiers": ["mutation"]}, "use some of pair, function, removal"),
+        ({"tiers": ["mutation"]}, "use some of pair, function, earlier, removal"),
         ({"releases": 1}, "from 2 to 50"),
         ({"cutoff": "2027-01-01"}, "must be before until"),
     ):
@@ -394,7 +394,7 @@ def test_removals_keep_signature_and_documentation(folder):
 
 def test_a_build_counts_rejects_by_cause_and_what_it_made_is_played(tmp_path, folder):
     words = {"family": "releases", "n": 9, "split": "train", "packages": ["vine"], "sources": str(folder)}
-    plan = plan_of({**words, "releases": 2, "tiers": ["function"]})
+    plan = plan_of({**words, "releases": 2, "tiers": ["function", "earlier"]})
     store = build(plan, tmp_path / "set", workers=0, command="envs-build family=releases")
     (record,) = store.records
     assert record.kept == 3

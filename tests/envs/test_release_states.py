@@ -61,6 +61,26 @@ def test_states_do_not_see_each_other(folder):
     assert runs[5].verdicts["tests/test_a.py::test"].covered == ("src/vine/__init__.py::f",)
 
 
+def test_what_lies_beside_is_shared_unless_it_imports_the_package(tmp_path, folder):
+    """Two modules of the site: of one the second state has the object of the first, of the other its own."""
+    (site,) = folder.glob("site-*")
+    beside = tmp_path / site.name
+    beside.mkdir()
+    for entry in site.iterdir():
+        (beside / entry.name).symlink_to(entry.resolve())
+    (beside / "shared.py").write_text("import os\nBORN = os.getpid()\n")
+    (beside / "knows.py").write_text("import os, vine\nBORN = os.getpid()\nVALUE = vine.f()\n")
+    text = "import os, shared, knows, vine\n"
+    text += "def test_shared(): assert shared.BORN == os.getppid()\n"
+    text += "def test_knows(): assert knows.BORN == os.getpid() and knows.VALUE == vine.f() == 2\n"
+    add(tmp_path, "vine", {"1.0.0": ("2025-01-01", {**CODE, "tests/test_b.py": text})})
+    sources, tree = newest(tmp_path)
+    other = {"src/vine/__init__.py": "def f():\n    return 2\n"}
+    first, second = run_states(sources, tree, [Trial(tree.tests), Trial(tree.tests, other)])
+    assert not any(map(first.passed, first.verdicts))
+    assert [second.verdicts[f"tests/test_b.py::{name}"].got for name in ("test_shared", "test_knows")] == ["", ""]
+
+
 def test_a_suite_that_had_no_time_is_told_from_one_that_is_long(monkeypatch, folder):
     late = Run({"a": Verdict(True, seconds=0.1 * SUITE.cpu_s)}, timed_out=True)
     monkeypatch.setattr(release_base, "slow", lambda: 3.0)

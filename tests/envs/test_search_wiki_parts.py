@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.search.wiki_answers import accepted_forms, canonical, is_right
-from envs.search.wiki_clauses import clauses_of
-from envs.search.wiki_clues import clues
+from envs.search.wiki_clauses import Clause, clauses_of
+from envs.search.wiki_clues import clues, noun_of
 from envs.search.wiki_corpus import CorpusMissing, corpus, split_sentences
-from envs.search.wiki_english import ask, first_of, hop, maker_verb
+from envs.search.wiki_english import ask, first_of, hop, introduce, maker_verb
 from envs.search.wiki_facts import MONTHS, facts_of, value_in
 from envs.search.wiki_index import wiki_index
 from envs.search.wiki_kinds import could_be
 from envs.search.wiki_links import link_graph
-from envs.search.wiki_paths import happened_in, leading_to, onward, same_year
+from envs.search.wiki_paths import asks, happened_in, leading_to, onward, same_year
 from envs.search.wiki_phrases import phrase_of, short_kind
-from envs.search.wiki_questions import _reference
+from envs.search.wiki_questions import _reference, _write
 from envs.search.wiki_turns import before_name
-from envs.search.wiki_walks import says
+from envs.search.wiki_walks import Branch, _suits, says
 
 
 def number(title: str) -> int:
@@ -182,6 +183,37 @@ def test_a_person_is_referred_to_as_introduced() -> None:
     assert _reference(kant, f"{first} Next, consider the person who wrote that book.") == "that person"
     assert _reference(kant, "Next, consider the person who wrote that book.") == "that philosopher"
     assert _reference(kant, first) == "that philosopher"
+
+
+def test_what_could_be_another_is_told_apart() -> None:
+    """Country by country, each in a sentence of its own; the dates of a principality, not of its region; no battle "is
+    from" a year; nobody is just "the founder"."""
+    north = next(edge for edge in onward(number("Colombia")) if edge.relation == "borders_northwest")
+    west = next(edge for edge in onward(number("Panama")) if edge.relation == "borders_west")
+    start = next(clue for clue in clues(number("Colombia"), 1))
+    text = _write(Branch(start, (north, west)), Random(0))
+    assert text.count(". ") == 2, text
+    assert "the country on the northwestern border of that country." in text
+    assert "the second country" in text
+    assert "work_year" in facts("Anna Karenina")
+    assert "work_year" not in facts("Cuban Missile Crisis")
+    timur = phrase_of(number("Timur"))
+    assert timur is not None
+    assert timur.kind != "founder"
+    told = next(edge for edge in asks(number("Wallachia")) if edge.relation == "ended")
+    assert not _suits("geographical region of modern-day Romania", told)
+    served = Clause(0, 0, "was the leader of the English Reformation and served as Archbishop of Canterbury", ())
+    assert noun_of(served) is None
+    assert noun_of(replace(served, text="was the leader who came and served the king")) is not None
+
+
+@given(st.integers(0, 10_000))
+def test_two_sentences_in_a_row_begin_in_other_words(seed: int) -> None:
+    rng = Random(seed)
+    first = introduce("the sea", rng)
+    second = introduce("the lake", rng, first)
+    third = introduce("the river", rng, second)
+    assert second.partition(" the ")[0] != third.partition(" the ")[0]
 
 
 def test_clues_fit_one_article() -> None:

@@ -60,6 +60,7 @@ def test_rests_of_markup_are_seen(question: str, rest: str) -> None:
         ("Which river flows past the old town ?", "space before a mark"),
         ("Which river flows past  the old town?", "double space"),
         ("Which city who lies on the river is very old?", "who of a thing"),
+        ("Take the king of whom the queen of the long river was the wife.", "turned about"),
         ("Which river?", "length"),
         (f"Which river {'flows and ' * 60}ends?", "length"),
         (

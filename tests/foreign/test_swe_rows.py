@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign_repositories import GOOD, HIDDEN, UNITTEST, Repository, calc, good_row, write_rows
+from foreign_repositories import GOOD, HIDDEN, UNITTEST, Repository, calc, good_row, in_split, write_rows
 
 from envs.certificate.identity import command_of, settings_of
 from envs.check import main as check
@@ -16,7 +16,7 @@ from envs.environment import Environment
 from envs.episode import demonstrator, play_episode
 from envs.foreign.examined import RefusedError
 from envs.foreign.git_folder import files_at, find_repository, patched
-from envs.foreign.swe_columns import swe_row
+from envs.foreign.swe_columns import copy_key, swe_row
 from envs.foreign.swe_rows import SweRowsTaskset
 from envs.foreign.swe_tests import Labels
 from envs.row_source import BadRowError
@@ -51,10 +51,10 @@ def mixed(world: tuple[Path, Repository]) -> SweRowsTaskset:
         good_row(repo, named("nowhere"), repo="acme/other"),
         good_row(repo, named("commit"), base_commit="0" * 40),
         good_row(repo, named("apply"), patch=repo.diff({"calc/stats.py": GOOD}).replace("sum(", "fsum(")),
-        good_row(repo, named("column"), problem_statement=None),
-        good_row(repo, named("none"), FAIL_TO_PASS="[]"),
         good_row(repo, named("absent"), PASS_TO_PASS=["tests/test_stats.py::test_absent"]),
     ]
+    rows = [in_split(row) for row in rows]
+    rows += [good_row(repo, named("column"), problem_statement=None), good_row(repo, named("none"), FAIL_TO_PASS="[]")]
     return SweRowsTaskset(path=write_rows(folder / "mixed.jsonl", rows), repos=folder / "repos", workers=2)
 
 
@@ -129,6 +129,21 @@ def told(environment: Environment, name: str, **arguments: Any) -> str:
     return environment.step(Message("assistant", tool_calls=(ToolCall(name, arguments),))).messages[0].content
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_copies_of_a_row_are_on_one_side(world: tuple[Path, Repository], split: str) -> None:
+    folder, repo = world
+    first = in_split(good_row(repo, "acme__a-1"), split)
+    later = first["patch"].replace("index ", "index 0").replace("@@\n", "@@ def mean(values):\n")
+    copies = [first, {**first, "instance_id": "b-2", "repo": "Acme/calc", "base_commit": repo.commit[:9]}]
+    copies += [{**first, "instance_id": f"c-{n}", "patch": later, "problem_statement": f"Issue {n}."} for n in range(9)]
+    assert len({copy_key(swe_row(row)) for row in copies}) == 1
+    assert copy_key(swe_row({**first, "patch": first["patch"] + "+x\n"})) != copy_key(swe_row(first))
+    path = write_rows(folder / f"copies-{split}.jsonl", copies)
+    other = "train" if split == "heldout" else "heldout"
+    with pytest.raises(ValueError, match=f"split={other}: .* has no task in it"):
+        SweRowsTaskset(other, path=path, repos=folder / "repos")
+
+
 def test_smith_rows_and_unittest_labels(world: tuple[Path, Repository]) -> None:
     folder, _ = world
     files = {"calc/__init__.py": "", "calc/stats.py": GOOD, "tests/__init__.py": "", "tests/test_mean.py": UNITTEST}
@@ -141,7 +156,7 @@ def test_smith_rows_and_unittest_labels(world: tuple[Path, Repository]) -> None:
         "FAIL_TO_PASS": ["test_mean (tests.test_mean.MeanTests)"],
         "image_name": "not.looked.at",
     }
-    path = write_rows(folder / "smith.jsonl", [row])
+    path = write_rows(folder / "smith.jsonl", [in_split(row)])
     settings: dict[str, Any] = {"path": path, "repos": folder / "smith", "patch_is": "bug"}
     taskset = SweRowsTaskset(test_command="python -m unittest -v {labels}", **settings)
     task = taskset.task(0)
@@ -228,6 +243,7 @@ def test_the_checks_certify_it_and_name_what_is_refused(
     folder, repo = world
     names = [named("a"), named("b"), named("c", "heldout"), named("nowhere")]
     rows = [good_row(repo, name, repo="acme/other" if "nowhere" in name else "acme/calc") for name in names]
+    rows = [in_split(row, "heldout" if "__c-" in row["instance_id"] else "train") for row in rows]
     path = write_rows(folder / "rows.jsonl", rows)
     assert check(["swe_rows", f"path={path}", f"repos={folder / 'repos'}", "step_s=60"]) == 0
     assert f"{named('nowhere')}: repo acme/other: no git repository" in capsys.readouterr().out

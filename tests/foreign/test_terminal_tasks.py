@@ -191,3 +191,22 @@ def test_compose_files_of_one_plain_container_are_read(tmp_path: Path) -> None:
 def test_wrong_settings_are_said(tmp_path: Path, settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         TerminalTaskset(**{"path": tmp_path, **settings})  # type: ignore[arg-type]
+
+
+def test_folders_that_are_no_task_are_said_once_and_a_test_that_moves_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SPECIALE_CACHE", str(tmp_path / "cache"))
+    tasks = tmp_path / "tasks"
+    harbor(tasks, "good")
+    noted = 'def test_layout():  # a note\n    assert Path(__file__).read_text().count("a note") == 2\n'
+    harbor(tasks, "moves", **{"tests/test_outputs.py": f"{TESTS}\n\n{noted}"})
+    for name in ("notes", "zoo", ".git"):
+        (tasks / name).mkdir()
+    (tasks / "README.md").write_text("")
+    for _ in range(2):
+        taskset = TerminalTaskset(path=tasks)
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert told == [f"{tasks}: folders without task.yaml or task.toml, left out: 2, the first notes"]
+    assert [taskset.task(n).metadata["key"] for n in range(len(taskset))] == [named("good")]
+    assert "test_layout passes only sometimes" in taskset.refused[named("moves")]

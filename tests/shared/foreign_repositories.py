@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from envs.foreign.swe_columns import copy_key, swe_row
+from envs.taskset import split_of
+
 BAD = "def mean(values):\n    return sum(values) / len(values) + 1\n\n\ndef top(values):\n    return max(values)\n"
 GOOD = BAD.replace(" + 1", "")
 TESTS = "from calc.stats import top\n\n\ndef test_top():\n    assert top([1, 3, 2]) == 3\n"
@@ -74,6 +77,13 @@ def good_row(repository: Repository, name: str = "acme__calc-1", **changed: Any)
         "version": "1.0",
         **changed,
     }
+
+
+def in_split(row: dict[str, Any], split: str = "train") -> dict[str, Any]:
+    """The row with a patch that adds a note beside, so that it falls into a split."""
+    note = "diff --git a/note.txt b/note.txt\nnew file mode 100644\n--- /dev/null\n+++ b/note.txt\n@@ -0,0 +1 @@\n+{}\n"
+    rows = ({**row, "patch": row["patch"] + note.format(number)} for number in range(99))
+    return next(one for one in rows if split_of(copy_key(swe_row(one))) == split)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -18,7 +18,7 @@ A template's three functions are a task:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,14 @@ MAX_LEVEL = 4
 _JSON_TYPES = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
 _COLUMN_TYPES = {"text": "string", "integer": "integer", "number": "number"}
 Domain = str | type
+
+
+def check_choice(levels: Sequence[int], environments: int) -> None:
+    """What a taskset of environments is asked for. Raises ValueError that names the setting."""
+    if not levels or not all(level in range(1, MAX_LEVEL + 1) for level in levels):
+        raise ValueError(f"levels is {list(levels)}, must be some of 1 to {MAX_LEVEL}")
+    if environments < 10:
+        raise ValueError(f"environments is {environments}, must be at least 10: both splits need some")
 
 
 class Unsuitable(Exception):

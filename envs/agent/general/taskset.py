@@ -17,7 +17,7 @@ from typing import Any
 
 from envs.agent.general.case import RECIPE, ProgramCase, category_named, propose
 from envs.agent.general.categories import CATEGORIES
-from envs.agent.general.category import MAX_LEVEL, Unsuitable
+from envs.agent.general.category import Unsuitable, check_choice
 from envs.agent.general.checks import reject_reason
 from envs.agent.general.environment import GeneralEnvironment, case_of
 from envs.taskset import MAX_ORACLE_TURNS, Split, Taskset, file_input, split_of
@@ -47,10 +47,7 @@ class GeneralTaskset(Taskset):
         self.categories = tuple(categories) or tuple(CATEGORIES)
         for name in self.categories:
             category_named(name)
-        if not levels or not all(level in range(1, MAX_LEVEL + 1) for level in levels):
-            raise ValueError(f"levels is {list(levels)}, must be some of 1 to {MAX_LEVEL}")
-        if environments < 10:
-            raise ValueError(f"environments is {environments}, must be at least 10: both splits need some")
+        check_choice(levels, environments)
         self.levels, self.environments = tuple(levels), environments
 
     def task(self, index: int) -> Task:

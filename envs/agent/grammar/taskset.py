@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envs.agent.general.case import Case
+from envs.agent.general.category import check_choice
 from envs.agent.general.environment import GeneralEnvironment
 from envs.agent.grammar.brief import Unsuitable, as_json
 from envs.agent.grammar.domains import DOMAINS
@@ -30,7 +31,6 @@ from envs.agent.grammar.wording import request, system
 from envs.taskset import MAX_ORACLE_TURNS, Split, Taskset, split_of
 from envs.types import Message, Task
 
-MAX_LEVEL = 4
 ROUNDS = 3  # of raising the difficulty of one plot
 PLOTS = 6  # tried in one environment
 _ENVIRONMENTS = 40  # tried for one task
@@ -68,15 +68,12 @@ class WorldsTaskset(Taskset):
                 raise ValueError(f"{name} is {value!r}, must be a list")
         if unknown := [name for name in categories if name not in DOMAINS]:
             raise ValueError(f"categories has {unknown[0]!r}; there are {', '.join(DOMAINS)}")
-        if not levels or not all(level in range(1, MAX_LEVEL + 1) for level in levels):
-            raise ValueError(f"levels is {list(levels)}, must be some of 1 to {MAX_LEVEL}")
+        check_choice(levels, environments)
         if heldout_by not in ("environment", "category"):
             raise ValueError(f"heldout_by is {heldout_by!r}, must be environment or category")
         known = ("pick", "book", "move", "plan", "audit", "tally")
         if unknown := [goal for goal in goals if goal not in known]:
             raise ValueError(f"goals has {unknown[0]!r}, must be some of {', '.join(known)}")
-        if environments < 10:
-            raise ValueError(f"environments is {environments}, must be at least 10: both splits need some")
         self.categories, self.levels, self.goals = tuple(categories), tuple(levels), tuple(goals)
         self.environments, self.heldout_by = environments, heldout_by
         if not any(self._fits(number) for number in range(environments)):
