@@ -1,4 +1,4 @@
-"""Regimes in which training collapses, and the one part of the recipe that cures each: the same runs with and without.
+"""Regimes in which training collapses, and the one part that is to cure each: the same runs with and without.
 
     python -m benchmarks.collapse                                  all regimes, seeds 1 2 3, into runs/collapse
     python -m benchmarks.collapse --regimes shifted --seeds 1      some of them; finished runs are kept
@@ -65,7 +65,11 @@ REGIMES: dict[str, Regime] = {
         ("objective.old_policy=learner",), "old log-probs that the learner computes itself before its first update"),
     "indexer": Regime(
         "noise on the indexer's queries in the engine, so that it reads other rows than the learner would", (),
-        "topk_flips=4", ("replay.indexer=off",), ("replay.indexer=force",), "keep-indexer"),
+        "topk_flips=1.5", ("replay.indexer=off",), ("replay.indexer=force",), "keep-indexer"),
+    "updates": Regime(
+        "six optimiser steps a batch at lr 8e-4, nothing stale and nothing else wrong",
+        ("deterministic=false", "learner.lr=8.0e-4"), None, ("learner.minibatches=6",), ("learner.minibatches=1",),
+        "one optimiser step a batch"),
     "stale": Regime(
         "rollouts of up to six versions ago at lr 8e-4, nothing else wrong",
         ("deterministic=false", "learner.lr=8.0e-4"), None, ("max_staleness=6",), ("max_staleness=0",),
@@ -156,10 +160,8 @@ def table(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
     """A row for every regime and arm of ``HEAD``: means over seeds."""
     rows = []
     for (regime, arm), played in runs.items():
-        means = [
-            fmean(fmean(window(run.scores)) for run in played)
-            for window in (lambda s: s[:OVER], best_window, lambda s: s[-LAST:])
-        ]
+        windows = [(run.scores[:OVER], best_window(run.scores), run.scores[-LAST:]) for run in played]
+        means = [fmean(fmean(each) for each in column) for column in zip(*windows, strict=True)]
         shown = REGIMES[regime].part if arm == WITH else REGIMES[regime].without
         rows.append(
             (
@@ -239,7 +241,7 @@ def chart(title: str, means: Sequence[Series], single: Sequence[Series], offset:
 def text(runs: dict[tuple[str, str], list[Played]], missing: Iterable[str]) -> str:
     """The section of docs/results.md."""
     names = list(dict.fromkeys(name for name, _ in runs))
-    told = "".join(wrapped(f"**{n}**: {REGIMES[n].what}. The part: {REGIMES[n].cure}.", "- ") for n in names)
+    told = "".join(wrapped(f"**{n}**: {REGIMES[n].what}. The part tried: {REGIMES[n].cure}.", "- ") for n in names)
     parts = [
         told,
         markdown(HEAD, table(runs)),
@@ -292,9 +294,12 @@ def main() -> None:
         raise SystemExit("no run finished; see the logs next to the runs")
     section = text(runs, missing)
     (args.out / "collapse.md").write_text(section, encoding="utf-8")
-    found = {run_name(*key, run.outcome.seed): {"scores": run.scores, "alarms": run.alarms, "after": run.outcome.after}
-             for key, played in runs.items() for run in played}  # fmt: skip
-    (args.out / "collapse.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    records = {
+        run_name(*key, run.outcome.seed): {"scores": run.scores, "alarms": run.alarms, "after": run.outcome.after}
+        for key, played in runs.items()
+        for run in played
+    }
+    (args.out / "collapse.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     plot(runs, args.out / "collapse.svg")
     print(section)
     if args.write:
