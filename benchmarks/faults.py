@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_list import FAULTS
-from benchmarks.runs import markdown, train
+from benchmarks.runs import markdown, put_between, train
 from rl.doctor.catalogue import DETECTORS
 from rl.doctor.watch import Watch
 from rl.tracking.findings import examine_run
@@ -213,15 +213,6 @@ def wrapped(text: str, bullet: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(section: str, page: Path) -> None:
-    """Put ``section`` between the marks in ``page``."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{section}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
@@ -270,7 +261,7 @@ def main() -> None:
     (args.out / "faults.md").write_text(section, encoding="utf-8")
     print(section)
     if args.write:
-        write(section, ROOT / "docs" / "results.md")
+        put_between(ROOT / "docs" / "results.md", BEGIN, END, section)
 
 
 if __name__ == "__main__":

@@ -64,3 +64,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table for docs/results.md."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def put_between(page: Path, begin: str, end: str, section: str) -> None:
+    """Replace what is between the lines ``begin`` and ``end`` of ``page``. Raises ValueError when it has none."""
+    before, first, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"{page} has no lines {begin} and {end}")
+    page.write_text(f"{before}{begin}\n\n{section}\n{end}{after}", encoding="utf-8")
