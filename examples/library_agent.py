@@ -1,6 +1,6 @@
 """Agents of two libraries from PyPI, trained as they are, at the order desk of your_agent.py: pydantic-ai, smolagents.
 
-    pip install 'pydantic-ai-slim[openai]==2.68.0' smolagents==1.26.0     # both are in the dev extra
+    pip install -e '.[agents]'                                # both libraries
     python examples/library_agent.py                          # minutes on two cores; --seed 0, --steps 20
     python examples/library_agent.py --library smolagents
 

@@ -1,0 +1,78 @@
+"""The example with agents of two libraries: each does its errands as it is, and a policy learns behind it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rollout_doubles import Script, answer, call, play
+
+from envs.driving import DrivingEnvironment, Endpoint
+from envs.types import Episode
+from rl.tracking.rundir import RunDir
+from rl.types import Trajectory
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PACKAGES = {"pydantic-ai": "pydantic_ai", "smolagents": "smolagents"}
+AGENTS = {"pydantic-ai": "pydantic_agent", "smolagents": "smol_agent"}
+END = {"pydantic-ai": answer("done"), "smolagents": call("final_answer", answer="done")}
+pytestmark = pytest.mark.bridges
+
+
+def episode(library: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> Trajectory:
+    """The example's agent with a policy that plays by ``script``; it is to ship order 417."""
+    pytest.importorskip(PACKAGES[library])
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    agent = getattr(importlib.import_module("library_agent"), AGENTS[library])
+
+    class Errand(DrivingEnvironment):
+        def drive(self, endpoint: Endpoint) -> Any:
+            row = {"prompt": "Ship order 417.", "tool": "ship_order", "order_id": 417}
+            self.reward = agent(endpoint.base_url, endpoint.api_key, row)
+            return self.late(self.reward) if inspect.isawaitable(self.reward) else None
+
+        async def late(self, running: Any) -> None:
+            self.reward = await running
+
+        def score(self, episode: Episode) -> dict[str, float]:
+            return {"outcome": self.reward}
+
+    return play([], Errand, generate=script, max_context=10_000, max_tokens=200, episode_s=60.0, max_turns=9)
+
+
+@pytest.mark.parametrize("library", AGENTS)
+def test_the_reward_is_whether_just_the_right_thing_was_done(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = episode(library, Script([call("ship_order", order_id=417), END[library]]), monkeypatch)
+    assert good.failure_kind is None, good.failure_detail
+    assert good.reward_parts["score/outcome"] == 1.0
+    # smolagents writes what the policy called as a text: the second request is another dialogue.
+    assert len(good.segments) == 1 + good.counts.get("history_rewritten", 0)
+    assert good.counts == ({"history_rewritten": 1} if library == "smolagents" else {})
+    twice = [call("ship_order", order_id=417), call("refund_order", order_id=417), END[library]]
+    assert episode(library, Script(twice), monkeypatch).reward_parts["score/outcome"] == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.run
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("library", AGENTS)
+def test_it_trains(library: str, tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGES[library])
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "library_agent.py"), "--library", library, "--steps", "2"], cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=840,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"held-out reward \S+ before, \S+ after; policy in runs/demo-0/policy", done.stdout)
+    assert re.search(r"256 held-out episodes: \d+ answers, \d+ segments, \d+ rewritten histories", done.stdout)
+    rows = RunDir.existing(tmp_path / "runs" / "demo-0").read_metrics("grpo")
+    assert len(rows) == 2
+    assert all(row["failure/total"] == 0 for row in rows)
