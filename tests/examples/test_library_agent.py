@@ -1,9 +1,8 @@
-"""The example with agents of two libraries: each does its errands as it is, and a policy learns behind it."""
+"""The example with an agent of a library: it does its errands as it is, and a policy learns behind it."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import re
 import subprocess
@@ -20,23 +19,19 @@ from rl.tracking.rundir import RunDir
 from rl.types import Trajectory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PACKAGES = {"pydantic-ai": "pydantic_ai", "smolagents": "smolagents"}
-AGENTS = {"pydantic-ai": "pydantic_agent", "smolagents": "smol_agent"}
-END = {"pydantic-ai": answer("done"), "smolagents": call("final_answer", answer="done")}
 pytestmark = pytest.mark.bridges
 
 
-def episode(library: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> Trajectory:
+def episode(script: Script, monkeypatch: pytest.MonkeyPatch) -> Trajectory:
     """The example's agent with a policy that plays by ``script``; it is to ship order 417."""
-    pytest.importorskip(PACKAGES[library])
+    pytest.importorskip("pydantic_ai")
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    agent = getattr(importlib.import_module("library_agent"), AGENTS[library])
+    agent = importlib.import_module("library_agent").agent
 
     class Errand(DrivingEnvironment):
         def drive(self, endpoint: Endpoint) -> Any:
             row = {"prompt": "Ship order 417.", "tool": "ship_order", "order_id": 417}
-            self.reward = agent(endpoint.base_url, endpoint.api_key, row)
-            return self.late(self.reward) if inspect.isawaitable(self.reward) else None
+            return self.late(agent(endpoint.base_url, endpoint.api_key, row))
 
         async def late(self, running: Any) -> None:
             self.reward = await running
@@ -47,26 +42,33 @@ def episode(library: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> Tr
     return play([], Errand, generate=script, max_context=10_000, max_tokens=200, episode_s=60.0, max_turns=9)
 
 
-@pytest.mark.parametrize("library", AGENTS)
-def test_the_reward_is_whether_just_the_right_thing_was_done(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = episode(library, Script([call("ship_order", order_id=417), END[library]]), monkeypatch)
+def test_the_reward_is_whether_just_the_right_thing_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = episode(Script([call("ship_order", order_id=417), answer("done")]), monkeypatch)
     assert good.failure_kind is None, good.failure_detail
     assert good.reward_parts["score/outcome"] == 1.0
-    # smolagents writes what the policy called as a text: the second request is another dialogue.
-    assert len(good.segments) == 1 + good.counts.get("history_rewritten", 0)
-    assert good.counts == ({"history_rewritten": 1} if library == "smolagents" else {})
-    twice = [call("ship_order", order_id=417), call("refund_order", order_id=417), END[library]]
-    assert episode(library, Script(twice), monkeypatch).reward_parts["score/outcome"] == 0.0
+    assert len(good.segments) == 1
+    assert good.counts == {}
+    twice = [call("ship_order", order_id=417), call("refund_order", order_id=417), answer("done")]
+    assert episode(Script(twice), monkeypatch).reward_parts["score/outcome"] == 0.0
+
+
+def test_the_policy_sees_what_it_sees_of_a_plain_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = episode(Script([answer("done")]), monkeypatch).messages[0]
+    plain = importlib.import_module("your_agent")
+    shown = [
+        {"name": name, "description": f"{deed} an order.", "parameters": plain.ORDER}
+        for name, deed in plain.DEEDS.items()
+    ]
+    assert (said["content"], said["tools"]) == ("Do it with the tools.", shown)
 
 
 @pytest.mark.slow
 @pytest.mark.run
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("library", AGENTS)
-def test_it_trains(library: str, tmp_path: Path) -> None:
-    pytest.importorskip(PACKAGES[library])
+def test_it_trains(tmp_path: Path) -> None:
+    pytest.importorskip("pydantic_ai")
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "library_agent.py"), "--library", library, "--steps", "2"], cwd=tmp_path,
+        [sys.executable, str(EXAMPLES / "library_agent.py"), "--steps", "2"], cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, timeout=840,
     )  # fmt: skip
