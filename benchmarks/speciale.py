@@ -2,11 +2,18 @@
 
     python -m benchmarks.speciale                    seeds 0 1 2, into runs/speciale
     python -m benchmarks.speciale --seeds 0 --steps 10
+    python -m benchmarks.speciale --seeds 0 --variants budget speciale paid taught --jobs 2
 
 Both variants are `rl-train experiment=speciale`, with the same seed, cold start, tasks and number of rollouts; the
 penalised one pays for thinking beyond a budget (`--variants` has others). Held-out accuracy and thinking tokens come by
 level. Because a gain could come from a limit instead of from thinking, the share of truncated answers is
-shown next to it. Prints a table and writes `speciale.md`, `speciale.json` and `speciale.svg` next to the runs.
+shown next to it.
+
+`paid` and `taught` start from the Speciale policy of their seed and get the budget's reward, for half as many steps.
+`taught` stays near that policy by its reverse KL at every token that it samples itself (objective.distill): a long
+thinker that teaches itself to think briefly.
+
+Prints a table and writes `speciale.md`, `speciale.json` and `speciale.svg` next to the runs.
 """
 
 from __future__ import annotations
@@ -46,6 +53,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "budget": penalty(policy="budget", count="thinking", weight=2.0, max_tokens=60),
     "speciale": (),
 }
+# Of the long thinker (`{teacher}`). The weight of the KL was chosen before any run: a token at which the two part by d
+# nats costs 0.1 d, an outcome is worth 1 to 2 (its advantage), so that stopping early can pay while all else stays.
+_FROM_SPECIALE = ("policy.path={teacher}", "coldstart.enabled=false", "steps=30", *VARIANTS["budget"])
+STUDENTS: dict[str, tuple[str, ...]] = {
+    "paid": _FROM_SPECIALE,
+    "taught": (
+        *_FROM_SPECIALE,
+        "objective.distill.teachers={{default: {teacher}}}",
+        "objective.distill.weight=0.1",
+        "objective.distill.reward_weight=1.0",
+    ),
+}
+ALL = (*VARIANTS, *STUDENTS)
 DEFAULT = ("budget", "speciale")
 
 
@@ -89,25 +109,26 @@ def read(out: Path, seeds: Sequence[int]) -> list[Figures]:
     """Of all finished runs; the cold start is what the runs of a seed began with."""
     found: list[Figures] = []
     for seed in seeds:
-        for variant in VARIANTS:
+        for variant in ALL:
             path = out / f"{variant}-{seed}"
             if not finished(path):
                 continue
             run = RunDir(path)
-            if not any(f.variant == COLD and f.seed == seed for f in found):
+            if variant in VARIANTS and not any(f.variant == COLD and f.seed == seed for f in found):
                 found += figures(COLD, seed, run.read_trajectories("eval_before"))
             found += figures(variant, seed, run.read_trajectories("eval_after"))
     return found
 
 
-HEAD = ("level", "variant", "accuracy", "thinking tokens, mean", "p90", "cut off", "stop reasons", "seeds")
+HEAD = ("level", "variant", "accuracy", "thinking tokens, mean", "p90", "accuracy per 100 tokens", "cut off",
+        "stop reasons", "seeds")  # fmt: skip
 
 
 def table(found: Sequence[Figures]) -> list[tuple[str, ...]]:
     """One row per level and variant: means over seeds ± their standard deviation."""
     rows = []
     for level in sorted({f.level for f in found}):
-        for variant in (COLD, *VARIANTS):
+        for variant in (COLD, *ALL):
             mine = [f for f in found if f.level == level and f.variant == variant]
             if not mine:
                 continue
@@ -121,6 +142,7 @@ def table(found: Sequence[Figures]) -> list[tuple[str, ...]]:
                     _spread([f.accuracy for f in mine], ".3f"),
                     _spread([f.thinking_mean for f in mine], ".1f"),
                     _spread([f.thinking_p90 for f in mine], ".0f"),
+                    _spread([100 * f.accuracy / f.thinking_mean for f in mine], ".2f"),
                     format(fmean(f.cut_off for f in mine), ".1%"),
                     ", ".join(f"{name} {n}" for name, n in stops.most_common()),
                     str(len(mine)),
@@ -136,7 +158,7 @@ def _spread(values: Sequence[float], form: str) -> str:
 def save_plot(found: Sequence[Figures], out: Path, seeds: Sequence[int]) -> None:
     """Accuracy against thinking tokens, a line per variant from easiest to hardest level; tokens in training."""
     points = []
-    for color, variant in enumerate((COLD, *VARIANTS)):
+    for color, variant in enumerate((COLD, *ALL)):
         line = []
         for level in sorted({f.level for f in found}):
             mine = [f for f in found if f.level == level and f.variant == variant]
@@ -146,8 +168,7 @@ def save_plot(found: Sequence[Figures], out: Path, seeds: Sequence[int]) -> None
     curves = {}
     for metric in ("length/sampled_mean", "score/outcome"):
         curves[metric] = [
-            Series(variant, smooth(curve(out, variant, seeds, metric), 5), color=1 + i)
-            for i, variant in enumerate(VARIANTS)
+            Series(variant, smooth(curve(out, variant, seeds, metric), 5), color=1 + i) for i, variant in enumerate(ALL)
         ]
     save_charts(
         out / "speciale.svg",
@@ -171,22 +192,34 @@ def curve(out: Path, variant: str, seeds: Sequence[int], metric: str) -> list[tu
     return [(float(step), fmean(values)) for step, values in sorted(steps.items())]
 
 
+def orders(
+    variants: Mapping[str, tuple[str, ...]], args: argparse.Namespace, extra: Sequence[str]
+) -> list[tuple[str, list[str]]]:
+    """(name, overrides) of the runs that ``args`` asks for among ``variants``."""
+    found = []
+    for seed in args.seeds:
+        teacher = args.out / f"speciale-{seed}" / "policy"
+        for variant in [name for name in args.variants if name in variants]:
+            own = [override.format(teacher=teacher) for override in variants[variant]]
+            found.append((f"{variant}-{seed}", ["experiment=speciale", f"seed={seed}", *own, *extra]))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/speciale"))
-    parser.add_argument("--variants", nargs="+", default=DEFAULT, choices=VARIANTS, help="what is run")
+    parser.add_argument("--variants", nargs="+", default=DEFAULT, choices=ALL, help="what is run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="GRPO steps of every run (default: the experiment's)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("overrides", nargs="*", help="further overrides for every run")
     args = parser.parse_args()
     extra = [*args.overrides, *([f"steps={args.steps}"] if args.steps else [])]
-    orders = [
-        (f"{variant}-{seed}", ["experiment=speciale", f"seed={seed}", *VARIANTS[variant], *extra])
-        for seed in args.seeds
-        for variant in args.variants
-    ]
-    train_all(orders, args.out, args.jobs)
+    for seed in args.seeds if {*args.variants} & {*STUDENTS} and "speciale" not in args.variants else ():
+        if not finished(args.out / f"speciale-{seed}"):
+            parser.error(f"--variants: the students of seed {seed} start from speciale, which is not in {args.out}")
+    for variants in (VARIANTS, STUDENTS):  # the students' teachers first
+        train_all(orders(variants, args, extra), args.out, args.jobs)
     found = read(args.out, args.seeds)
     if not found:
         sys.exit("no run finished; see the logs next to the runs")

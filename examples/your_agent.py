@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 from openai import OpenAI
@@ -49,11 +50,8 @@ def make_rows(seed: int) -> list[dict[str, Any]]:
     return [{"prompt": f"{DEEDS[tool]} order {n}.", "tool": tool, "order_id": n} for tool, n in chosen]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args()
+def train(agent: Callable[[str, str, dict[str, Any]], Any], options: argparse.Namespace) -> rl.Run:
+    """GRPO on errands; held-out errands before and after."""
     run = rl.train(
         data=make_rows(options.seed),
         agent=agent,
@@ -64,7 +62,15 @@ def main() -> None:
     )
     before, after = (run.summary[name]["overall"] for name in ("eval_before", "eval_after"))
     print(f"held-out reward {before:.2f} before, {after:.2f} after; policy in {run.policy_path}")
+    return run
+
+
+def settings() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    train(agent, settings().parse_args())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rl.tracking.rundir import RunDir
 
 Evaluate = Callable[[Sequence[Trajectory], int], dict[str, Any]]
+EVALUATED = "episodes of agents outside"  # nobody has held them out
 EVALUATION = "eval_after"  # where reports, rl-view and rl-compare look
 _SIGNAL_S = 0.2  # how long a signal may go unseen
 _SUMMARY_S = 10.0  # the summary on disk is that old at most, while episodes end
@@ -42,7 +43,7 @@ class Book:
 
     def __init__(self, rundir: RunDir, cfg: GatewayConfig, policy: str, reward: str, evaluate: Evaluate) -> None:
         self._rundir, self._cfg, self._evaluate = rundir, cfg, evaluate
-        self._head = {"reward": reward, "policy": policy}
+        self._head = {"reward": reward, "policy": policy, "evaluated": EVALUATED}
         self._all: list[Trajectory] = []
         self._began, self._written = time.monotonic(), -_SUMMARY_S
 

@@ -70,7 +70,8 @@ def before_after_chart(summary: Mapping[str, Any], offset: tuple[int, int] = (0,
     if not before and not after:
         return None
     k = (after or before or {}).get("k")
-    return bar_chart(f"Held-out outcome, avg@{k}", _bars(before), _bars(after), offset=offset)
+    what = "Outcome" if "evaluated" in summary else "Held-out outcome"
+    return bar_chart(f"{what}, avg@{k}", _bars(before), _bars(after), offset=offset)
 
 
 def _by_family(

@@ -36,12 +36,12 @@ from rl.tracking.rundir import RunDir, write_atomic
 from rl.tracking.samples import Pair, Sample, before_and_after, sample_trajectories
 from rl.tracking.summary import (
     COMPUTE_COLUMNS,
-    EVALUATION_COLUMNS,
     PIPELINE_COLUMNS,
     clock,
     compute_rows,
     compute_shares,
-    evaluation_rows,
+    evaluation_name,
+    evaluation_table,
     pipeline_rows,
 )
 from rl.tracking.svg import STYLE, SVG_STYLE, written_value
@@ -64,6 +64,7 @@ class Page:
     state: str
     reward: list[str]
     cards: list[tuple[str, str]]  # (figure, what it is)
+    evaluation_title: str
     evaluation: Table
     baseline: str | None
     estimates: list[TextTable]
@@ -128,12 +129,14 @@ def gather(run_dir: RunDir) -> Page:
     points = (summary.get("sweep") or {}).get("thinking") or []
     specialists = (summary.get("pipeline") or {}).get("specialists") or {}
     verdict = judge(run_dir, rows)
+    title, columns, evaluated = evaluation_table(summary)
     return Page(
         name=run_dir.name,
         state=_state(summary, len(rows)),
         reward=str(summary.get("reward", "")).splitlines(),
         cards=_cards(summary),
-        evaluation=Table(EVALUATION_COLUMNS, evaluation_rows(summary)),
+        evaluation_title=title,
+        evaluation=Table(columns, evaluated),
         baseline=summary.get("baseline"),
         estimates=_estimates(summary),
         certificates=Table(CERTIFICATE_COLUMNS, certificate_rows(summary)),
@@ -174,6 +177,9 @@ def _state(summary: Mapping[str, Any], steps: int) -> str:
 def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     before, after = summary.get("eval_before") or {}, summary.get("eval_after") or {}
     cards: list[tuple[str, str]] = []
+    if "evaluated" in summary and after:
+        cards.append((f"{after['overall']:.3f}", "mean outcome"))
+        after = {}
     if before:
         cards.append((f"{before['overall']:.3f}", "held-out before"))
     if after:
@@ -199,7 +205,7 @@ def _estimates(summary: Mapping[str, Any]) -> list[TextTable]:
         columns, rows = estimate_table(summary.get(name))
         if rows:
             note = f"{summary[name]['confidence']:.0%} intervals over tasks (Wilson)."
-            tables.append(TextTable(f"{name.replace('_', ' ')}: estimates", columns, rows, note))
+            tables.append(TextTable(f"{evaluation_name(summary, name)}: estimates", columns, rows, note))
     return tables
 
 

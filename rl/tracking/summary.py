@@ -25,7 +25,8 @@ summary.json::
      "counts": {event: n}, "failures": {kind: n},
      "pushed": address of the uploaded policy, or "push_failed": why there is none   (push_to_hub)
      "counts": {event: n}, "failures": {kind: n}, "skipped": [task, kind and reason],
-     "sweep": {"thinking": [...]}, "policy", "baseline"}              of rl-eval only (rl.tracking.sweep)
+     "sweep": {"thinking": [...]}, "policy", "baseline",              of rl-eval only (rl.tracking.sweep)
+     "evaluated": what "eval_after" is an evaluation of, where that is not held-out tasks (rl-gateway)}
 
 ``rl-eval runs=[…]`` writes a summary of several policies next to their own (rl.tracking.policies).
 """
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 
 EVALUATION_COLUMNS = ("family", "before", "after", "change", "tasks × k", "tokens before", "tokens after")
+HELD_OUT = "held-out evaluation"
 
 
 def evaluation_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -69,6 +71,21 @@ def evaluation_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for name in sorted({*old, *new})
     ]
     return [*rows, ("overall", *_row(before, after, "overall", change.get("overall")))]
+
+
+def evaluation_table(summary: Mapping[str, Any]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """(title, columns, rows) of the evaluations. What was evaluated once, and is not held out, has no before."""
+    rows = evaluation_rows(summary)
+    if (title := summary.get("evaluated")) is None:
+        return HELD_OUT, EVALUATION_COLUMNS, rows
+    shown = {"family": "family", "after": "outcome", "tasks × k": "tasks × k", "tokens after": "tokens"}
+    kept = [EVALUATION_COLUMNS.index(name) for name in shown]
+    return title, tuple(shown.values()), [tuple(row[i] for i in kept) for row in rows]
+
+
+def evaluation_name(summary: Mapping[str, Any], which: str) -> str:
+    """``eval_before`` or ``eval_after``, as a heading."""
+    return str(summary.get("evaluated") or which.replace("_", " "))
 
 
 PIPELINE_COLUMNS = ("family", "cold start", "specialist", "distilled", "final", "distilled − specialist",
@@ -144,11 +161,11 @@ def compute_shares(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def summary_table(summary: Mapping[str, Any], report: str | None = None) -> Lines:
     """What a run prints at its end: before and after per family, then tokens, speed and time."""
-    parts: list[Table] = [rich_table("held-out evaluation", EVALUATION_COLUMNS, evaluation_rows(summary))]
+    parts: list[Table] = [rich_table(*evaluation_table(summary))]
     for name in ("eval_before", "eval_after"):
         columns, rows = estimate_table(summary.get(name))
         if rows:
-            title = f"{name.replace('_', ' ')}: {summary[name]['confidence']:.0%} intervals"
+            title = f"{evaluation_name(summary, name)}: {summary[name]['confidence']:.0%} intervals"
             parts.append(rich_table(title, columns, rows, last_bold=False))
     columns, rows = sweep_table((summary.get("sweep") or {}).get("thinking") or [])
     if rows:

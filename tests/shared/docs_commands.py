@@ -44,6 +44,7 @@ RULES = (
     Rule(r"python -m benchmarks\.", OUT, "minutes to hours; docs/results.md has what they gave"),
     Rule(r"^\S*python examples/own_model", END, "tests/examples/test_own_model.py"),
     Rule(r"^\S*python examples/your_agent", END, "tests/examples/test_your_agent.py"),
+    Rule(r"^\S*python examples/library_agent", END, "tests/examples/test_library_agent.py"),
     Rule(r"^\S*python examples/grpo_loop", END, "tests/examples/test_grpo_loop.py"),
     Rule(r"^git clone", OUT, "fetches a repository; tests/foreign makes them on the spot"),
     Rule(r"^envs-check (swe_rows|terminal_tasks|bfcl)", END, FOREIGN),

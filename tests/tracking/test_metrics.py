@@ -14,7 +14,7 @@ from envs.types import StopReason
 from rl.tracking.episodes import event_counts
 from rl.tracking.evaluation import eval_summary
 from rl.tracking.metrics import METRICS, entry, flatten, metrics_markdown, rollout_metrics, undocumented
-from rl.tracking.summary import clock, evaluation_rows, summary_table
+from rl.tracking.summary import clock, evaluation_rows, evaluation_table, summary_table
 from rl.types import Group
 
 
@@ -134,6 +134,17 @@ def test_final_table(make) -> None:
         assert piece in text
     # before any evaluation there is still a table
     Console(file=io.StringIO()).print(summary_table({}))
+
+
+def test_what_is_not_held_out_does_not_say_so(make) -> None:
+    found = {"eval_after": eval_summary([make(outcome=1.0)]), "evaluated": "episodes of agents outside"}
+    title, columns, rows = evaluation_table(found)
+    assert (title, columns) == ("episodes of agents outside", ("family", "outcome", "tasks × k", "tokens"))
+    assert [row[0] for row in rows] == ["search", "overall"]
+    assert rows[0][2] == "1 × 1"
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(summary_table(found))
+    assert not {"held-out", "before", "change"} & set(console.export_text().split())
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (75, "1m15s"), (3700, "1h01m")])
