@@ -139,8 +139,8 @@ def _reached(scores: np.ndarray, k: int) -> np.ndarray:
         _best_of_tiles(best, scores)
         scores = best
     last = scores.shape[1] - k
-    found: np.ndarray = np.partition(scores, last, axis=1)[:, last]
-    return found
+    # In one layout whatever its length: for another the loops would be compiled anew, in the middle of a step.
+    return np.ascontiguousarray(np.partition(scores, last, axis=1)[:, last])
 
 
 @compiled()
