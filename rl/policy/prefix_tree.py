@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rl.policy.replay import Record, Replay
 
-WIDE = 1024  # bytes of a row above which rows are compared by their digest
+WIDE = 64  # bytes of a row above which rows are compared by their digest
 
 
 class Stretch(NamedTuple):

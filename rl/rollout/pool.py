@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from envs.taskset import Taskset
+from rl.policy.handover import PARTS, GroupRefs
 from rl.policy.packed_weights import pack
 from rl.rollout.config import STORE, RolloutConfig
 from rl.rollout.engine_thread import EngineDied
@@ -88,6 +89,7 @@ class _Order:
     slot: Slot
     actor: Any
     since: float
+    refs: GroupRefs
 
 
 class RolloutPool:
@@ -409,8 +411,8 @@ class RolloutPool:
 
     def _order(self, spec: GroupSpec, slot: Slot) -> None:
         slot.episodes += spec.size
-        ref = slot.actor.run_group.remote(spec)
-        self._orders[ref] = _Order(spec, slot, slot.actor, time.monotonic())
+        refs = GroupRefs.of(slot.actor.hand_over.options(num_returns=PARTS + spec.size).remote(spec))
+        self._orders[refs.books] = _Order(spec, slot, slot.actor, time.monotonic(), refs)
 
     def _not_ordered(self) -> list[GroupSpec]:
         return [*self._held, *(spec for slot in self.slots for spec in list(slot.suspects)[1:])]
@@ -421,6 +423,7 @@ class RolloutPool:
             return
         try:
             group = self._ray.get(ref)
+            group.refs = order.refs
         except Exception as error:
             if not self.is_loss(error):
                 raise

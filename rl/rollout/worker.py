@@ -24,6 +24,7 @@ import numpy as np
 
 from envs.taskset import Taskset
 from envs.types import Message, Task
+from rl.policy.handover import divided
 from rl.policy.packed_weights import Packed, unpack
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_thread import EngineThread
@@ -33,6 +34,7 @@ from rl.rollout.gateway import Gateway
 from rl.rollout.rollout import Scored, rollout
 from rl.rollout.selection import fewest_steps
 from rl.rollout.weights import probe_mismatch
+from rl.tracking.handed import handed_bytes
 from rl.types import Group, ReplayRecord, Trajectory
 
 if TYPE_CHECKING:
@@ -165,6 +167,12 @@ class RolloutWorker:
     async def ready(self) -> dict[str, float]:
         """Return when the engine is up and holds its weights. Raises EngineDied when it cannot start."""
         return asdict(await self._engine.call(lambda engine: engine.stats()))
+
+    async def hand_over(self, spec: GroupSpec) -> tuple[Any, ...]:
+        """``run_group`` in parts, for the learner to fetch what it needs (``rl.policy.handover``)."""
+        group = await self.run_group(spec)
+        group.handed = handed_bytes(group.trajectories)
+        return divided(group)
 
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""

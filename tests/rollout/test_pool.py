@@ -24,6 +24,7 @@ from rewards.compose import default_composer
 from rl.chat.tokenizer import ChatTokenizer
 from rl.chat.v32 import V32Renderer
 from rl.policy.api import Policy
+from rl.policy.handover import opened, whole
 from rl.policy.loading import build_policy
 from rl.policy.lora import LoraPolicy
 from rl.policy.packed_weights import pack, unpack
@@ -118,9 +119,13 @@ def test_groups_come_back_complete(pool: RolloutPool) -> None:
             assert t.failure_kind is None
             assert t.stop_reason in (StopReason.MAX_TOKENS, StopReason.ANSWERED, StopReason.MAX_TURNS)
             (segment,) = t.segments
+            assert segment.replay is None, "records stay in Ray's store"
             assert 1 <= t.sampled_tokens <= 48
             assert (segment.logprobs[segment.loss_mask] < 0).all()
             assert set(segment.versions[segment.loss_mask]) == {0}
+        (there,) = opened([group.refs], 60.0)
+        for t in whole(there).trajectories:
+            (segment,) = t.segments
             assert segment.replay is not None
             assert segment.replay.valid[:-1].all()
     stats = pool.stats()
