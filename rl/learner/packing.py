@@ -454,4 +454,5 @@ def _pack_choices(
         np.full((length, *shape), unused, dtype) if rows is None else rows[:length]
         for rows, length in zip(found, lengths, strict=True)
     ]
-    return np.concatenate(choices)
+    packed: np.ndarray = np.concatenate(choices)
+    return packed

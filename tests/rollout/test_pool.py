@@ -151,7 +151,7 @@ def test_sync_is_proved_by_the_probe(pool: RolloutPool, policy: Policy) -> None:
     (group,) = pool.collect(1, 200)
     assert {int(v) for t in group.trajectories for s in t.segments for v in s.versions[s.loss_mask]} == {1}
     # Sampling log-probs are the learner's at the same version, the recorded experts replayed.
-    segment = group.trajectories[0].segments[0]
+    segment = whole(opened([group.refs], 60.0)[0]).trajectories[0].segments[0]
     expected = learner_logprobs(policy, segment.tokens.tolist(), segment.replay)
     mask = segment.loss_mask[1:]
     assert np.abs(expected - segment.logprobs[1:])[mask].max() < 1e-4
@@ -230,7 +230,7 @@ def test_an_adapter_is_added_to_its_base_by_a_new_worker_too(pool: RolloutPool, 
     pool.submit(spec(60, version=8))
     (group,) = pool.collect(1, 200)
     assert pool.pids() != [pid]
-    segment = group.trajectories[0].segments[0]
+    segment = whole(opened([group.refs], 60.0)[0]).trajectories[0].segments[0]
     expected = learner_logprobs(adapted, segment.tokens.tolist(), segment.replay)
     assert np.abs(expected - segment.logprobs[1:])[segment.loss_mask[1:]].max() < 1e-4
 
