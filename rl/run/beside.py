@@ -19,8 +19,7 @@ class Beside:
         import ray
 
         self._ray = ray
-        self._here: Any = None  # Ray's remote functions, by what they call
-        self._made: dict[Callable[..., Any], Any] = {}
+        self._made: dict[Callable[..., Any], Any] = {}  # Ray's remote functions, by what they call
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Begin ``function(*args)``; what ``get`` takes."""
@@ -29,7 +28,8 @@ class Beside:
 
             node = self._ray.get_runtime_context().get_node_id()
             here = NodeAffinitySchedulingStrategy(node, soft=False)
-            self._made[function] = self._ray.remote(num_cpus=0, max_retries=1, scheduling_strategy=here)(function)
+            remote: Any = self._ray.remote(num_cpus=0, max_retries=1, scheduling_strategy=here)
+            self._made[function] = remote(function)
         return self._made[function].remote(*args)
 
     def ready(self, ref: Any) -> bool:

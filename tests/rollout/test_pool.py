@@ -190,7 +190,7 @@ def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy:
     assert pool.counts["groups_resubmitted"] >= 1
     assert pool.pids() != [pid]
     assert psutil.wait_procs(below, timeout=30)[1] == []  # nobody has told them
-    after = groups[-1].trajectories[0].segments[0]
+    after = whole(opened([groups[-1].refs], 60.0)[0]).trajectories[0].segments[0]
     assert set(after.versions[after.loss_mask]) == {3}
     expected = learner_logprobs(policy, after.tokens.tolist(), after.replay)
     assert np.abs(expected - after.logprobs[1:])[after.loss_mask[1:]].max() < 1e-4
