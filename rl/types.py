@@ -5,7 +5,7 @@ Shapes: T tokens of one segment, L MoE layers, K experts per token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,26 @@ class ReplayRecord:
             None if self.indexer is None else self.indexer[:count],
             None if self.support is None else self.support[:count],
         )
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What planning has to know of a ``ReplayRecord`` (``rl.policy.record_outline``): its ``valid`` bool [T] and the
+    names of what was ``recorded`` (experts, indexer, support); ``rows`` uint8 [T, W], equal where token and choices
+    are; ``supports`` uint64 [T], equal where the support is, None where none was recorded."""
+
+    valid: npt.NDArray[np.bool_]
+    recorded: frozenset[str]
+    rows: npt.NDArray[np.uint8]
+    supports: npt.NDArray[np.uint64] | None
+
+
+@dataclass(frozen=True)
+class KeptRecord:
+    """A ``ReplayRecord`` that is elsewhere, and ``fetch``ed when it is needed."""
+
+    outline: Outline
+    fetch: Callable[[], ReplayRecord]
 
 
 @dataclass(frozen=True)
@@ -104,12 +124,14 @@ class Segment(TokenStream):
 
     ``loss_mask`` is True where the policy sampled the token; ``logprobs`` float32 [T], natural log under the
     SAMPLING distribution, 0 where the mask is False; ``versions`` int32 [T], policy version that sampled the
-    token, -1 elsewhere.
+    token, -1 elsewhere. ``replay``: what was recorded of choices; None where nothing was, or where it is ``kept``
+    elsewhere.
     """
 
     logprobs: np.ndarray
     versions: np.ndarray
     replay: ReplayRecord | None = None
+    kept: KeptRecord | None = None
 
     def exact(self, version: int) -> npt.NDArray[np.bool_]:
         """bool [T]: sampled tokens that, with everything sampled before them in the segment, came from ``version``.
@@ -190,7 +212,11 @@ class Trajectory:
 
 @dataclass
 class Group:
-    """The ``group_size`` trajectories of one task, admitted at policy version ``version``."""
+    """The ``group_size`` trajectories of one task, admitted at policy version ``version``.
+
+    ``handed``: bytes of its arrays by part, as the worker had them. ``refs``: where the learner gets it from, when
+    replay records are not here (``rl.policy.handover.GroupRefs``).
+    """
 
     id: int
     task_index: int
@@ -198,6 +224,8 @@ class Group:
     family: str
     version: int
     trajectories: list[Trajectory] = field(default_factory=list)
+    handed: dict[str, int] = field(default_factory=dict)
+    refs: Any = field(default=None, repr=False, compare=False)
 
     def outcomes(self) -> list[float]:
         """Raw outcome scores of its valid trajectories, in order."""

@@ -111,9 +111,9 @@ class LearnerHandle:
         step: ray.ObjectRef[dict[str, float]]
         running = None if overlap is None else overlap.running
         if overlap is None:
-            step = self._group.call("step", self._group.put(list(groups)))
+            step = self._group.call("step", self._handed(groups))
         else:
-            step = self._group.call("finish", self._group.put(overlap.waiting), [group.id for group in groups])
+            step = self._group.call("finish", self._handed(overlap.waiting), [group.id for group in groups])
         pool.receive_until(step, self._deadline_s)
         if running is not None:  # nobody has looked yet at how the last part has ended
             self._get("the learner's work on a batch", running, left_s=5.0)
@@ -135,8 +135,12 @@ class LearnerHandle:
         return report.metrics
 
     def _accumulate(self, groups: list[Group]) -> ray.ObjectRef[None]:
-        running: ray.ObjectRef[None] = self._group.call("accumulate", self._group.put(groups))
+        running: ray.ObjectRef[None] = self._group.call("accumulate", self._handed(groups))
         return running
+
+    def _handed(self, groups: Sequence[Group]) -> Any:
+        """What the ranks are given: where the groups are, where these are not here as a whole."""
+        return self._group.put([group.refs or group for group in groups])
 
     def _stored(self, method: str) -> ray.ObjectRef[Packed]:
         """Weights that the learner puts into the object store, where workers read them: not through this process."""

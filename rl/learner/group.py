@@ -23,7 +23,8 @@ TRANSPORT = ("gloo", "NCCL", "ncclUniqueId", "TCPStore")  # in what a rank says 
 
 
 class LearnerLost(RuntimeError):
-    """A process of the learner is gone: with it the weights since the last checkpoint."""
+    """A process of the learner is gone, or rollouts that it was to train on: with it the weights since the last
+    checkpoint."""
 
 
 class LearnerGroup:
@@ -110,6 +111,9 @@ class LearnerGroup:
             if dead.actor_init_failed:
                 raise RuntimeError(f"the learner could not start: {str(dead).strip().splitlines()[-1]}") from dead
             raise LearnerLost(f"the learner's process is gone; the run waited for {what}") from dead
+        if lost := next((e for e in found if isinstance(e, self._ray.exceptions.ObjectLostError)), None):
+            # Ranks may have stopped in the middle of a pass: they begin anew, and so do the groups (rl.run.finished).
+            raise LearnerLost(f"rollouts went with the machine they were on; the run waited for {what}") from lost
         if own := next((e for e in found if not any(word in str(e) for word in TRANSPORT)), None):
             raise own
 

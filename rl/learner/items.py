@@ -40,7 +40,7 @@ def items_of(
             items.extend(
                 PackItem(
                     s.tokens, s.loss_mask, w, advantage, s.logprobs, s.exact(version), s.replay, kl_coef,
-                    taught, f"trajectory {trajectory.id} segment {i}",
+                    taught, f"trajectory {trajectory.id} segment {i}", s.kept,
                 )
                 for i, s in enumerate(trajectory.segments)
             )  # fmt: skip

@@ -28,7 +28,7 @@ from rl.learner.kl_reference import Reference
 from rl.learner.moments import Moments
 from rl.learner.open_batch import Minibatch, OpenBatch, keep_bad_batch
 from rl.learner.optim import Optimizer, schedule
-from rl.learner.packing import MicroBatch, pack
+from rl.learner.packing import MicroBatch, Planned, plan
 from rl.learner.precision import coarser
 from rl.learner.ranks import Ranks
 from rl.learner.replay_audit import ReplayBooks, replay_of, require_records
@@ -265,22 +265,20 @@ class Learner:
         order = self.rng.permutation(len(groups))
         return [[groups[i] for i in part] for part in np.array_split(order, count)]
 
-    def _pack(self, groups: Sequence[Group], minibatch: Minibatch, batch: OpenBatch) -> list[MicroBatch]:
-        """Micro-batches of ``groups``, which join ``minibatch``; checks what the sampler recorded."""
+    def _pack(self, groups: Sequence[Group], minibatch: Minibatch, batch: OpenBatch) -> list[Planned]:
+        """The micro-batches of ``groups``, which join ``minibatch``; checks what the sampler recorded."""
         items = items_of(groups, self.objective, self.version, self._skips_zero(), minibatch.size, batch.advantages)
         for item in items:
             logprobs = None if item.logprobs is None else item.logprobs[item.loss_mask]
             check_sampler_logprobs(logprobs, item.name)
         require_records(items, self.replay, self.policy)
-        share, microbatches = self.config.share_prefixes and self.compute.policy.shares_prefixes, []
+        share, planned = self.config.share_prefixes and self.compute.policy.shares_prefixes, []
         for part, shares in self.teachers.parts(items, share):
-            microbatches += pack(part, self.config.max_tokens_per_microbatch, self.device, shares, self.deal)
+            planned += plan(part, self.config.max_tokens_per_microbatch, self.device, shares, self.deal)
         if self.first:
             batch.books.expect(items)
-        for microbatch in microbatches:
-            batch.books.pack(microbatch)
         minibatch.groups += groups
-        return microbatches
+        return planned
 
     def _skips_zero(self) -> bool:
         # With a KL term or a learning indexer a zero advantage still has a gradient.
@@ -308,29 +306,28 @@ class Learner:
         return self.replay.sampling_mask == "auto"
 
     @torch.no_grad()
-    def _note_old_logprobs(self, minibatches: Sequence[Sequence[MicroBatch]]) -> None:
+    def _note_old_logprobs(self, minibatches: Sequence[Sequence[Planned]]) -> None:
         for batches in minibatches:
-            for batch in batches:
-                batch.old_logprobs_N = self._scores(batch)[0].logprobs_N
+            for planned in batches:
+                planned.old_logprobs_N = self._scores(planned.collate())[0].logprobs_N
         reshard(self.compute.policy)
 
-    def _backward(self, microbatches: Sequence[MicroBatch], minibatch: Minibatch, batch: OpenBatch) -> None:
-        """Forward and backward; gradients and losses are added up, and divided in ``_update``."""
-        real: list[MicroBatch] = []
+    def _backward(self, planned: Sequence[Planned], minibatch: Minibatch, batch: OpenBatch) -> None:
+        """Forward and backward, one micro-batch in memory at a time; gradients and losses are added up, and divided in
+        ``_update``."""
+        counts = torch.zeros(4, dtype=torch.float64)  # micro-batches, inputs, distinct and taught tokens
         losses = torch.zeros(4, device=self.device)  # all, policy, teacher, indexer
-        for microbatch in microbatches:
+        for one in planned:
+            microbatch = one.collate()
+            batch.books.pack(microbatch)
             reference_N = self._reference_logprobs(microbatch)  # first: nothing comes between forward and backward
             with self.teachers.beside(microbatch, self._masks, self.config.head_rows) as teacher:
                 losses += self._backward_one(microbatch, reference_N, teacher, minibatch, batch)
             if microbatch.counts:
-                real.append(microbatch)
-        sums = [
-            float(len(real)),
-            float(sum(len(b.tokens_T) for b in real)),
-            float(sum(b.distinct for b in real)),
-            float(sum(b.distinct for b in real if b.taught is not None)),
-            *losses.tolist(),
-        ]
+                distinct = microbatch.distinct
+                taught = distinct if microbatch.taught is not None else 0
+                counts += torch.tensor([1, len(microbatch.tokens_T), distinct, taught])
+        sums = [*counts.tolist(), *losses.tolist()]
         minibatch.add(sums if self.ranks is None else self.ranks.sum(sums))
 
     def _backward_one(

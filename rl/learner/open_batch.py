@@ -25,6 +25,7 @@ from rl.learner.gradient_seal import GradientSeal
 from rl.learner.replay_audit import ReplayBooks
 from rl.objective.advantage import BatchSize
 from rl.objective.diagnostics import Diagnostics
+from rl.policy.handover import whole
 from rl.types import Group
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def keep_bad_batch(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"version_{version:06d}_minibatch_{minibatch}.pkl"
     with path.open("wb") as file:
-        pickle.dump({"version": version, "metrics": dict(outcome), "groups": list(groups)}, file)
+        pickle.dump({"version": version, "metrics": dict(outcome), "groups": [whole(group) for group in groups]}, file)
     log.warning(
         "skipped an optimiser step: loss %s, gradient norm %s; its batch is in %s",
         outcome["loss/total"],

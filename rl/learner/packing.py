@@ -5,6 +5,9 @@
 Nothing is padded, lost or duplicated. A segment's row t of logits predicts token t + 1, so a segment is cut
 after the token that predicts its last target: whatever comes after it cannot change the loss.
 
+What goes together is planned from lengths and outlines (``rl.policy.record_outline``); a micro-batch is made of the
+records when its turn comes (``Planned.collate``), and recorded choices keep the width they were recorded in.
+
 For a policy that computes common beginnings once, segments that have one become a prefix tree, and it is the tree's
 nodes that are at most ``max_tokens_per_microbatch``. Targets, ratios, weights and supports stay those of each segment.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Protocol
@@ -25,8 +28,9 @@ import torch
 from rl.objective.loss import LossInputs
 from rl.objective.teaching import Lesson
 from rl.policy.context_parallel import RowShare, RowSplit
-from rl.policy.prefix_tree import PrefixTree, by_prefix, row_bytes
-from rl.types import ReplayRecord, TokenStream
+from rl.policy.prefix_tree import PrefixTree, by_prefix
+from rl.policy.record_outline import outline_of
+from rl.types import KeptRecord, Outline, ReplayRecord, TokenStream
 
 WORTH = 16  # tokens in common below which two segments need not stand side by side
 
@@ -39,6 +43,7 @@ class PackItem(TokenStream):
     one target token; ``advantage`` the one of its trajectory, ``kl_coef`` the strength of its KL term.
     ``logprobs`` are the sampler's; ``exact`` bool [T], where the learner has to agree with them (``Segment.exact``).
     ``taught``: the task family, where it has a teacher; only items of one such family are packed together.
+    ``replay``: the recorded choices, or None and ``kept`` where they are elsewhere.
     """
 
     weight: float = 1.0
@@ -49,12 +54,13 @@ class PackItem(TokenStream):
     kl_coef: float = 0.0
     taught: str | None = None
     name: str = "segment"
+    kept: KeptRecord | None = None
 
     def __post_init__(self) -> None:
         length = len(self.tokens)
         columns = {"loss_mask": self.loss_mask, "logprobs": self.logprobs, "exact": self.exact}
-        if self.replay is not None:
-            columns["replay"] = self.replay.valid
+        if (valid := self.valid) is not None:
+            columns["replay"] = valid
         for field, value in columns.items():
             if value is not None and len(value) != length:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {length} tokens")
@@ -70,14 +76,40 @@ class PackItem(TokenStream):
         targets = self.targets
         return int(targets[-1]) if len(targets) else 0
 
+    @property
+    def valid(self) -> np.ndarray | None:
+        """bool [T]: rows that the record speaks of; None without one."""
+        if self.kept is not None:
+            return self.kept.outline.valid
+        return None if self.replay is None else self.replay.valid
+
+    @property
+    def recorded(self) -> int:
+        """Input rows that the record speaks of."""
+        return 0 if self.valid is None else int(self.valid[: self.inputs].sum())
+
+    def records(self, name: str) -> bool:
+        """Whether there are records of ``name``: experts, indexer or support."""
+        if self.kept is not None:
+            return name in self.kept.outline.recorded
+        return self.replay is not None and getattr(self.replay, name) is not None
+
+    def outline(self) -> Outline:
+        """What planning with common beginnings looks at."""
+        return outline_of(self.tokens, self.replay) if self.kept is None else self.kept.outline
+
+    def record(self) -> ReplayRecord | None:
+        """The record itself, from wherever it is."""
+        return self.replay if self.kept is None else self.kept.fetch()
+
 
 @dataclass
 class MicroBatch:
     """One packed forward pass. T tokens, N targets, S segments.
 
     ``predict_N`` long: the flat row whose hidden state predicts ``targets_N``. ``segment_N`` long in 0..S-1.
-    ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices, None when no segment carries any; with a
-    ``share`` those of this rank's rows [R].
+    ``experts_TLK``, ``indexer_TLk`` / ``replay_valid_T``: recorded choices in the integers of their records, None when
+    no segment carries any; with a ``share`` those of this rank's rows [R].
     ``support_N``: kept token ids per target, None where nothing was cut. ``old_logprobs_N``: the learner's own, before
     the first update on this batch (only with objective.old_policy=learner). ``tree``: which tokens segments share.
     ``padding``: another rank's too, run once more here, for nothing, so that all ranks make as many passes.
@@ -120,6 +152,12 @@ class MicroBatch:
             return 0
         valid = self.replay_valid_T.long()
         return int(valid.sum() if self.share is None else (valid * self.share.split.count_R).sum())
+
+    @property
+    def choice_bytes(self) -> int:
+        """What the recorded choices take here."""
+        columns = (self.experts_TLK, self.indexer_TLk, self.replay_valid_T)
+        return sum(column.numel() * column.element_size() for column in columns if column is not None)
 
     @property
     def segments(self) -> int:
@@ -179,6 +217,25 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     return bins
 
 
+@dataclass
+class Planned:
+    """A micro-batch that is made when it is needed, as often as it is. ``shared``, ``split``: as of ``collate``;
+    ``padding``, ``old_logprobs_N``: as of ``MicroBatch``."""
+
+    items: list[PackItem]
+    shared: list[int]
+    device: torch.device | str
+    split: Splitting | None = None
+    padding: bool = False
+    old_logprobs_N: torch.Tensor | None = None
+
+    def collate(self) -> MicroBatch:
+        """Fetches the records of its items. Raises ValueError where they do not fit together."""
+        made = collate(self.items, self.device, self.shared, self.split)
+        made.padding, made.old_logprobs_N = self.padding, self.old_logprobs_N
+        return made
+
+
 def pack(
     items: Sequence[PackItem],
     max_tokens_per_microbatch: int,
@@ -186,6 +243,17 @@ def pack(
     share: bool = False,
     deal: Dealing | None = None,
 ) -> list[MicroBatch]:
+    """All micro-batches of ``plan`` at once."""
+    return [planned.collate() for planned in plan(items, max_tokens_per_microbatch, device, share, deal)]
+
+
+def plan(
+    items: Sequence[PackItem],
+    max_tokens_per_microbatch: int,
+    device: torch.device | str = "cpu",
+    share: bool = False,
+    deal: Dealing | None = None,
+) -> list[Planned]:
     """Micro-batches of ``items``; items without targets are left out, for they have no loss.
 
     ``share``: as prefix trees, of at most so many nodes and different targets, for a policy that ``shares_prefixes``.
@@ -201,12 +269,15 @@ def pack(
             f"a segment of {longest} tokens does not fit max_tokens_per_microbatch={max_tokens_per_microbatch}{of}; "
             "raise it, or let ranks share micro-batches (learner.context_parallel)"
         )
-    planned = partial(_tree_bins, live, *by_prefix(_rows(live))) if share else partial(_bins, live)
+    bins: Callable[[int], list[Bin]] = partial(_bins, live)
+    if share:
+        outlines = [item.outline() for item in live]
+        bins = partial(_tree_bins, live, outlines, *by_prefix(_rows(live, outlines)))
     if deal is None:
-        return [b.collate(live, device) for b in planned(max_tokens_per_microbatch)]
-    mine = deal.mine(planned, max_tokens_per_microbatch * sharers)
+        return [Planned([live[i] for i in b.members], b.shared, device) for b in bins(max_tokens_per_microbatch)]
+    mine = deal.mine(bins, max_tokens_per_microbatch * sharers)
     split = deal.split if sharers > 1 else None
-    return [replace(b.collate(live, device, split), padding=no) for b, no in mine]
+    return [Planned([live[i] for i in b.members], b.shared, device, split, no) for b, no in mine]
 
 
 @dataclass(frozen=True)
@@ -216,11 +287,6 @@ class Bin:
     members: list[int]
     shared: list[int]
     rows: list[tuple[int, int]]  # of every item, those that are computed: [begin, end)
-
-    def collate(
-        self, items: Sequence[PackItem], device: torch.device | str, split: Splitting | None = None
-    ) -> MicroBatch:
-        return collate([items[i] for i in self.members], device, self.shared, split)
 
 
 Splitting = Callable[[PrefixTree], RowSplit]
@@ -243,7 +309,9 @@ def _bins(items: Sequence[PackItem], capacity: int) -> list[Bin]:
     return [Bin(members, [0] * len(members), [(0, lengths[i]) for i in members]) for members in found]
 
 
-def _tree_bins(items: Sequence[PackItem], order: Sequence[int], common: Sequence[int], capacity: int) -> list[Bin]:
+def _tree_bins(
+    items: Sequence[PackItem], outlines: Sequence[Outline], order: Sequence[int], common: Sequence[int], capacity: int
+) -> list[Bin]:
     """``order``: in the order of their rows items are neighbours where they share some (``by_prefix``). It is cut where
     they share next to nothing, and where a tree is full; what is left in one piece is what bins are filled with."""
     runs: list[list[int]] = []  # places in the order
@@ -252,7 +320,7 @@ def _tree_bins(items: Sequence[PackItem], order: Sequence[int], common: Sequence
     for place, i in enumerate(order):
         length, learned = items[i].inputs, items[i].targets
         nodes += length - common[place]
-        targets += len(learned) - _scored_before(items[i], items[order[place - 1]], common[place])
+        targets += len(learned) - _scored_before(items, outlines, i, order[place - 1], common[place])
         if common[place] < WORTH or max(nodes, targets) > capacity:
             nodes, targets = length, len(learned)
             runs.append([])
@@ -268,30 +336,24 @@ def _tree_bins(items: Sequence[PackItem], order: Sequence[int], common: Sequence
     return found
 
 
-def _scored_before(item: PackItem, before: PackItem, common: int) -> int:
-    """Targets of ``item`` that ``before`` has too, on the same support, among ``common`` rows."""
-    at = np.flatnonzero(item.loss_mask[:common] & before.loss_mask[:common])
-    kept = [None if i.replay is None else i.replay.support for i in (item, before)]
-    if kept[0] is None or kept[1] is None:
-        return len(at) if kept[0] is kept[1] else 0
-    return sum(_support_key(kept[0][t]) == _support_key(kept[1][t]) for t in at)
+def _scored_before(items: Sequence[PackItem], outlines: Sequence[Outline], i: int, before: int, common: int) -> int:
+    """Targets of item ``i`` that item ``before`` has too, on the same support, among ``common`` rows."""
+    at = np.flatnonzero(items[i].loss_mask[:common] & items[before].loss_mask[:common])
+    one, other = outlines[i].supports, outlines[before].supports
+    if one is None or other is None:
+        return len(at) if one is other else 0
+    return int((one[at] == other[at]).sum())
 
 
 def _support_key(kept: np.ndarray | None) -> bytes:
     return b"" if kept is None else np.asarray(kept, np.int64).tobytes()
 
 
-def _rows(items: Sequence[PackItem]) -> list[np.ndarray]:
-    """What is computed at each input row of the items: token and recorded choices, as bytes of one width."""
-    lengths = [item.inputs for item in items]
-    starts = np.cumsum(lengths)[:-1]
-    packed = [np.concatenate([i.tokens[:n].astype(np.int64) for i, n in zip(items, lengths, strict=True)])]
-    for name, unused in (("experts", 0), ("indexer", -1)):
-        if (choices := _pack_choices(items, lengths, name, unused)) is not None:
-            packed.append(choices)
-    packed.append(_valid(items, lengths))
-    columns = [np.split(column, starts) for column in packed]
-    return [row_bytes(rows) for rows in zip(*columns, strict=True)]
+def _rows(items: Sequence[PackItem], outlines: Sequence[Outline]) -> list[np.ndarray]:
+    """What is computed at each input row of the items, as bytes of one width (``Outline.rows``)."""
+    rows = [outline.rows[: item.inputs] for item, outline in zip(items, outlines, strict=True)]
+    width = max(row.shape[1] for row in rows)  # those without a record are narrower, and equal to none with one
+    return [row if row.shape[1] == width else np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]
 
 
 def collate(
@@ -310,7 +372,7 @@ def collate(
     targets = [item.targets for item in items]
     counts = [len(t) for t in targets]
 
-    def device_tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    def device_tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
 
     def per_target(field: str, fill: float) -> np.ndarray:
@@ -320,13 +382,14 @@ def collate(
             rows.append(np.full(len(at), fill) if value is None else np.asarray(value)[at])
         return np.concatenate(rows)
 
-    kept = [None if item.replay is None else item.replay.support for item in items]
+    records = [item.record() for item in items]
+    kept = [None if record is None else record.support for record in records]
     support: list[np.ndarray | None] | None = None
     if any(rows is not None for rows in kept):
         support = []
         for rows, at in zip(kept, targets, strict=True):
             support.extend([None] * len(at) if rows is None else [rows[t] for t in at])
-    experts, indexer = _pack_choices(items, lengths, "experts", 0), _pack_choices(items, lengths, "indexer", -1)
+    experts, indexer = _pack_choices(records, lengths, "experts", 0), _pack_choices(records, lengths, "indexer", -1)
     valid: np.ndarray | None = None
     if experts is not None or indexer is not None:
         valid = _valid(items, lengths)
@@ -358,8 +421,8 @@ def collate(
         sampler_logprobs_N=device_tensor(per_target("logprobs", 0.0), torch.float32),
         exact_N=device_tensor(per_target("exact", 0), torch.bool),
         kl_coefs_N=device_tensor(np.repeat([i.kl_coef for i in items], counts), torch.float32),
-        experts_TLK=None if experts is None else device_tensor(experts, torch.long),
-        indexer_TLk=None if indexer is None else device_tensor(indexer, torch.long),
+        experts_TLK=None if experts is None else device_tensor(experts),
+        indexer_TLk=None if indexer is None else device_tensor(indexer),
         replay_valid_T=None if valid is None else device_tensor(valid, torch.bool),
         support_N=support,
         scored_P=device_tensor(scored, torch.long),
@@ -373,20 +436,23 @@ def collate(
 def _valid(items: Sequence[PackItem], lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
     """bool [T]: rows that a record speaks of."""
     rows_of = zip(items, lengths, strict=True)
-    return np.concatenate([np.zeros(n, bool) if i.replay is None else i.replay.valid[:n] for i, n in rows_of])
+    return np.concatenate([np.zeros(n, bool) if i.valid is None else i.valid[:n] for i, n in rows_of])
 
 
-def _pack_choices(items: Sequence[PackItem], lengths: Sequence[int], name: str, unused: int) -> np.ndarray | None:
-    """Recorded choices [T, layers, n] of all items; ``unused`` in rows of segments without a record."""
-    records = [None if item.replay is None else getattr(item.replay, name) for item in items]
-    shapes = {rows.shape[1:] for rows in records if rows is not None}
+def _pack_choices(
+    records: Sequence[ReplayRecord | None], lengths: Sequence[int], name: str, unused: int
+) -> np.ndarray | None:
+    """Recorded choices [T, layers, n] of all records, in their own integers; ``unused`` in rows without a record."""
+    found = [None if record is None else getattr(record, name) for record in records]
+    shapes = {rows.shape[1:] for rows in found if rows is not None}
     if not shapes:
         return None
     if len(shapes) > 1:
         raise ValueError(f"replay records of different [layers, {name}] shapes in one batch: {sorted(shapes)}")
-    shape = shapes.pop()
-    choices: list[npt.NDArray[np.int64]] = [
-        np.full((length, *shape), unused, np.int64) if rows is None else rows[:length].astype(np.int64)
-        for rows, length in zip(records, lengths, strict=True)
+    shape, dtype = shapes.pop(), np.result_type(*{rows.dtype for rows in found if rows is not None})
+    choices: list[np.ndarray] = [
+        np.full((length, *shape), unused, dtype) if rows is None else rows[:length]
+        for rows, length in zip(found, lengths, strict=True)
     ]
-    return np.concatenate(choices)
+    packed: np.ndarray = np.concatenate(choices)
+    return packed

@@ -19,6 +19,7 @@ import numpy as np
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.rank_process import Meeting, RankProcess
 from rl.objective.config import ObjectiveConfig
+from rl.policy.handover import GroupRefs, opened
 from rl.policy.packed_weights import Packed, pack, packed_bytes
 from rl.types import Group, ProbeScores, ReplayRecord
 
@@ -66,18 +67,18 @@ class LearnerProcess(RankProcess):
             raise RuntimeError(f"rank {self._rank} of the learner has not met the others yet")
         return self._learner
 
-    def step(self, groups: Sequence[Group]) -> dict[str, float]:
+    def step(self, groups: Sequence[Group | GroupRefs]) -> dict[str, float]:
         """``Learner.step``."""
-        return self.learner.step(groups)
+        return self.learner.step(opened(groups, self._timeout_s))
 
-    def accumulate(self, groups: Sequence[Group]) -> None:
+    def accumulate(self, groups: Sequence[Group | GroupRefs]) -> None:
         """``Learner.accumulate``."""
-        self.learner.accumulate(groups)
+        self.learner.accumulate(opened(groups, self._timeout_s))
 
-    def finish(self, rest: Sequence[Group], ids: Sequence[int]) -> dict[str, float]:
+    def finish(self, rest: Sequence[Group | GroupRefs], ids: Sequence[int]) -> dict[str, float]:
         """``Learner.finish``, once the ``rest`` of the groups ``ids`` is accumulated too."""
         if rest:
-            self.learner.accumulate(rest)
+            self.accumulate(rest)
         return self.learner.finish(ids)
 
     def weights(self) -> tuple[Packed, int]:

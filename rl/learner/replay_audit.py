@@ -40,8 +40,7 @@ def require_records(items: Sequence[PackItem], config: ReplayConfig, policy: Pol
     for name in (n for n, on in wanted.items() if on):
         field = "routing" if name == "experts" else "indexer"
         for item in items:
-            record = None if item.replay is None else getattr(item.replay, name)
-            known = 0 if record is None or item.replay is None else int(item.replay.valid[: item.inputs].sum())
+            known = item.recorded if item.records(name) else 0
             if known != item.inputs:
                 raise ReplayError(
                     f"{item.name}: {name} were recorded for {known} of {item.inputs} input tokens; "
@@ -61,19 +60,20 @@ class ReplayBooks:
 
     def __init__(self) -> None:
         self.expected = self.packed = self.used = 0
+        self.choice_bytes = self.tokens = 0  # of micro-batches with recorded choices
         self.expert_overlaps: list[torch.Tensor] = []
         self.indexer_overlaps: list[torch.Tensor] = []
 
     def expect(self, items: Sequence[PackItem]) -> None:
         """Note the rows that ``items`` bring along for their input tokens."""
-        self.expected += sum(
-            int(item.replay.valid[: item.inputs].sum()) for item in items if item.replay is not None and item.inputs
-        )
+        self.expected += sum(item.recorded for item in items)
 
     def pack(self, batch: MicroBatch) -> None:
         """Note the rows that arrived in ``batch``."""
         if not batch.padding:
             self.packed += batch.recorded
+            self.choice_bytes += batch.choice_bytes
+            self.tokens += len(batch.tokens_T) if batch.counts else 0
 
     def use(self, batch: MicroBatch, replay: Replay | None) -> None:
         """Note what one forward pass of ``batch`` took; ``Replay.finish`` has checked its layers."""
@@ -87,6 +87,8 @@ class ReplayBooks:
         self.expected += other.expected
         self.packed += other.packed
         self.used += other.used
+        self.choice_bytes += other.choice_bytes
+        self.tokens += other.tokens
         self.expert_overlaps += other.expert_overlaps
         self.indexer_overlaps += other.indexer_overlaps
 
@@ -103,6 +105,7 @@ class ReplayBooks:
         out: dict[str, float] = {}
         if self.used:
             out["replay/rows"] = float(self.used)
+            out["bytes/packed"] = self.choice_bytes / self.tokens
         if (routing := mean_of(self.expert_overlaps)) is not None:
             out["replay/routing_overlap"] = routing
         if self.indexer_overlaps and len(overlap := torch.cat(self.indexer_overlaps)):

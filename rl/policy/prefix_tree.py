@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -23,8 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rl.policy.replay import Record, Replay
-
-WIDE = 1024  # bytes of a row above which rows are compared by their digest
 
 
 class Stretch(NamedTuple):
@@ -131,12 +128,3 @@ def _common(one: np.ndarray, other: np.ndarray) -> int:
     most = min(len(one), len(other))
     differs = (one[:most] != other[:most]).any(1)
     return int(differs.argmax()) if differs.any() else most
-
-
-def row_bytes(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """uint8 [n, W]: what makes rows the same, from arrays [n, ...]; of wide rows a digest."""
-    flat = [np.ascontiguousarray(column.reshape(len(column), -1)).view(np.uint8) for column in columns]
-    if sum(column.shape[1] for column in flat) <= WIDE:
-        return np.concatenate(flat, axis=1)
-    digests = [blake2b(b"".join(column[i].tobytes() for column in flat), digest_size=16) for i in range(len(flat[0]))]
-    return np.frombuffer(b"".join(d.digest() for d in digests), np.uint8).reshape(-1, 16)

@@ -23,8 +23,9 @@ class ReplayError(RuntimeError):
 class Replay:
     """Recorded choices of one packed forward pass; pass a fresh one to each pass.
 
-    ``experts`` int64 [T, L_moe, K]; ``valid`` bool [T]; ``indexer`` int64 [T, L, k] of the L indexers, positions
-    inside the row's own sequence, -1 where unused. Rows where ``valid`` is False choose live.
+    ``experts`` [T, L_moe, K]; ``valid`` bool [T]; ``indexer`` [T, L, k] of the L indexers, positions inside the row's
+    own sequence, -1 where unused: integers of any width, as they were recorded; each layer widens its own column when
+    it uses it. Rows where ``valid`` is False choose live.
     ``force_experts`` / ``force_indexer``: False only compares the live choice with the recorded one.
     ``counts`` int64 [T]: how often a row counts in the results; None: once (``rl.policy.prefix_tree``).
 
@@ -130,7 +131,7 @@ class Record:
 
 @dataclass
 class ExpertTap:
-    """One MoE layer's share of a Replay: ``recorded`` int64 [T, K] where ``valid`` bool [T]; ``counts`` as there."""
+    """One MoE layer's share of a Replay: ``recorded`` [T, K] where ``valid`` bool [T]; ``counts`` as there."""
 
     recorded: torch.Tensor
     valid: torch.Tensor
@@ -154,7 +155,7 @@ class ExpertTap:
 class IndexerTap:
     """One layer's share of Replay and Record, handed to the attention context when there is any.
 
-    ``forced`` int64 [T, k] (-1 = unused) where ``valid`` bool [T]; ``record`` collects. ``force`` False only
+    ``forced`` [T, k] (-1 = unused) where ``valid`` bool [T]; ``record`` collects. ``force`` False only
     compares; ``overlaps`` then takes, per block of queries, |live and recorded| / |recorded| of those that see more
     than k rows.
     """

@@ -143,11 +143,12 @@ def mask_to_indices(mask: Tensor, k: int) -> Tensor:
 
 
 def indices_to_mask(indices: Tensor, rows: int) -> Tensor:
-    """bool [..., Q, rows] from int64 [..., Q, k]; -1 entries are ignored.
+    """bool [..., Q, rows] from [..., Q, k] of any signed integers; -1 entries are ignored.
 
     Raises IndexError when an index is not below ``rows``.
     """
     mask = torch.zeros((*indices.shape[:-1], rows + 1), dtype=torch.bool, device=indices.device)
+    indices = indices.long()
     slot = torch.where(indices < 0, rows, indices)
     return mask.scatter_(-1, slot, True)[..., :rows]
 

@@ -147,6 +147,8 @@ def grpo(
         raise
     finally:
         pool.on_finished = None
+        with suppress(Exception):  # what was put last may still be on its way to disk
+            finished.flush()
         log.close()
     at.taskset, at.waiting = taskset.state_dict(), list(pending.values())
     finished.clear()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.rollout.engine_thread import EngineDied
 from rl.rollout.orders import GroupSpec
-from rl.rollout.player import Player
+from rl.rollout.player import Player, in_parts
 from rl.types import Group
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class EnvWorker(Player):
 
         me = str(ray.get_runtime_context().get_actor_id())
         return await self.play(spec, partial(_ask, engine, me))
+
+    async def hand_over(self, spec: GroupSpec, engine: Any) -> tuple[Any, ...]:
+        """``run_group`` in parts."""
+        return in_parts(await self.run_group(spec, engine))
 
     async def stats(self) -> dict[str, float]:
         """What it is busy with."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rl.policy.handover import PARTS, GroupRefs
 from rl.rollout.losses import WORKER_LOST, Losses, skipped_group
 
 if TYPE_CHECKING:
@@ -28,12 +29,18 @@ class _Order:
     slot: Slot
     actor: Any
     since: float
+    parts: GroupRefs
     player: Slot | None = None
     player_actor: Any = None
 
     @property
     def slots(self) -> list[Slot]:
         return [self.slot] if self.player is None else [self.slot, self.player]
+
+
+def _handed_over(actor: Any, spec: GroupSpec, *engine: Any) -> GroupRefs:
+    """References to the parts of a group that ``actor`` begins to play."""
+    return GroupRefs.of(actor.hand_over.options(num_returns=PARTS + spec.size).remote(spec, *engine))
 
 
 class OrderBook:
@@ -80,14 +87,13 @@ class OrderBook:
             player = at if at is not None and not at.has_engine else self._freest(crew.players)
         now = time.monotonic()
         if player is None:
-            order = _Order(spec, slot, slot.actor, now)
-            ref = slot.actor.run_group.remote(spec)
+            order = _Order(spec, slot, slot.actor, now, _handed_over(slot.actor, spec))
         else:
-            order = _Order(spec, slot, slot.actor, now, player, player.actor)
-            ref = player.actor.run_group.remote(spec, slot.actor)
+            parts = _handed_over(player.actor, spec, slot.actor)
+            order = _Order(spec, slot, slot.actor, now, parts, player, player.actor)
         for one in order.slots:
             one.episodes += spec.size
-        self._orders[ref] = order
+        self._orders[order.parts.books] = order
 
     def _freest(self, slots: Sequence[Slot]) -> Slot:
         return min(slots, key=lambda slot: (bool(slot.suspects), self.crew.is_starting(slot), slot.episodes))
@@ -99,6 +105,7 @@ class OrderBook:
             return
         try:
             group = self._ray.get(ref)
+            group.refs = order.parts
         except Exception as error:
             if not self.crew.is_loss(error):
                 raise

@@ -20,12 +20,14 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from envs.types import Message
+from rl.policy.handover import divided
 from rl.rollout.config import RolloutConfig
 from rl.rollout.env_runner import EnvRunner
 from rl.rollout.gateway import Gateway
 from rl.rollout.orders import GroupSpec, WorkerSetup
 from rl.rollout.rollout import Scored, rollout
 from rl.rollout.selection import fewest_steps
+from rl.tracking.handed import handed_bytes
 from rl.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -62,6 +64,12 @@ class Asked:
 
 
 Sample = Callable[["GenerateRequest"], Awaitable["Generation"]]  # gives the request its id; raises EngineDied
+
+
+def in_parts(group: Group) -> tuple[Any, ...]:
+    """``group`` for the learner to fetch what it needs of it (``rl.policy.handover``)."""
+    group.handed = handed_bytes(group.trajectories)
+    return divided(group)
 
 
 class Player:

@@ -21,7 +21,7 @@ from rl.policy.packed_weights import Packed, unpack
 from rl.rollout.engine_thread import EngineThread
 from rl.rollout.engines import open_engine
 from rl.rollout.orders import GroupSpec
-from rl.rollout.player import Player
+from rl.rollout.player import Player, in_parts
 from rl.rollout.weights import probe_mismatch
 from rl.types import Group, ReplayRecord
 
@@ -83,6 +83,10 @@ class RolloutWorker(Player):
     async def run_group(self, spec: GroupSpec) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
         return await self.play(spec, self._sample)
+
+    async def hand_over(self, spec: GroupSpec) -> tuple[Any, ...]:
+        """``run_group`` in parts."""
+        return in_parts(await self.run_group(spec))
 
     async def generate(self, asks: str, request: GenerateRequest) -> Generation:
         """Sample ``request`` for an episode that the environment worker ``asks`` plays. Raises EngineDied. Where the

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.types import StopReason
+from rl.policy.handover import GroupRefs, opened, whole
+from rl.run.beside import FETCH_S, Beside
 from rl.tracking.rundir import RunDir, RunDirError, explained, step_name, write_atomic
 from rl.types import Group, ReplayRecord, Segment, Trajectory, Usage
 
@@ -79,11 +81,12 @@ def save_batch(
         partial.mkdir(parents=True)
         try:
             save_policy(partial / "policy")
-            arrays, described = flatten(groups)
-            with (partial / "tokens.npz").open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
+            given = [group.refs or group for group in groups]
+            if any(group.refs is not None for group in groups):  # the driver does not hold their records
+                beside = Beside()
+                described = beside.get(beside.call(write_arrays, partial / "tokens.npz", given))
+            else:
+                described = write_arrays(partial / "tokens.npz", given)
             head = {
                 "format": FORMAT,
                 "step": step,
@@ -130,6 +133,16 @@ def load_batch(run: RunDir, step: int | None = None) -> StoredBatch:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunDirError(f"{directory} is damaged ({error}); remove it and take another step") from error
     return StoredBatch(step, head["version"], head["sampling"], groups, directory / "policy")
+
+
+def write_arrays(path: Path, groups: Sequence[Group | GroupRefs]) -> list[dict[str, Any]]:
+    """Write the arrays of ``groups`` to ``path``; gives the rest of them, as JSON values."""
+    arrays, described = flatten([whole(group) for group in opened(groups, FETCH_S)])
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    return described
 
 
 def flatten(groups: Sequence[Group]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -191,7 +204,7 @@ def unflatten(arrays: Mapping[str, np.ndarray], described: Sequence[Mapping[str,
 
 
 def _group_json(group: Group) -> dict[str, Any]:
-    return {f.name: getattr(group, f.name) for f in fields(Group)} | {
+    return {f.name: getattr(group, f.name) for f in fields(Group) if f.name not in ("handed", "refs")} | {
         "trajectories": [
             {f.name: getattr(t, f.name) for f in fields(Trajectory)}
             | {

@@ -9,8 +9,9 @@ same tasks under the same numbers, so the number says which group it is, and eac
 groups that were in flight, whose file is damaged (named), that are older than ``max_staleness`` allows when their turn
 comes, and all of them when ``origin`` differs: their rewards or the meaning of their versions may have changed.
 
-A file is renamed into place and not fsynced: no kill of a process loses it. A crash of the machine may lose or damage
-the newest ones, which the hash finds.
+What the driver does not hold of a group (``rl.policy.handover``) it does not hold for this either: a process beside it
+writes the file, and the driver goes on. A file is renamed into place and not fsynced: no kill of a process loses it. A
+crash of the machine may lose or damage the newest ones, which the hash finds.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import zipfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from rl.policy.handover import GroupRefs, PartsLost, opened, whole
 from rl.run.batches import flatten, unflatten
+from rl.run.beside import FETCH_S, Beside
 from rl.tracking.rundir import explained
 from rl.types import Group
 
@@ -45,10 +49,17 @@ class FinishedGroups:
         limit_bytes: of all files; the oldest groups give way, and would be sampled again.
         keep_checkpoints: how many checkpoints stay on disk.
         say: told, in a sentence, what cannot be used.
+        beside: writes groups whose records the driver does not hold.
     """
 
     def __init__(
-        self, folder: Path, origin: str, limit_bytes: int, keep_checkpoints: int, say: Callable[[str], None] = print
+        self,
+        folder: Path,
+        origin: str,
+        limit_bytes: int,
+        keep_checkpoints: int,
+        say: Callable[[str], None] = print,
+        beside: Beside | None = None,
     ) -> None:
         self.folder, self.origin = folder, origin
         self._limit, self._say = limit_bytes, say
@@ -60,34 +71,54 @@ class FinishedGroups:
         self._bytes = {number: path.stat().st_size for number, path in stored(folder).items()}
         self._of_before = set(self._bytes)  # what an earlier driver has left: only that can come back
         self.reused = 0  # groups that came from disk, in this process
+        self._beside = beside
+        self._writing: dict[int, Any] = {}  # groups that are being written beside the driver
 
     def begin(self, first: int) -> None:
         """The stage goes on with group ``first`` as the oldest that is not trained."""
         self._firsts.append(first)
 
     def put(self, group: Group) -> None:
-        """Keep ``group``. Raises RunDirError when it cannot be written."""
-        content = encoded(group, self.origin)
-        if len(content) > self._limit:
+        """Keep ``group``. Raises RunDirError when it, or one before it, cannot be written."""
+        self._settle()
+        if group.refs is None:
+            self._written(group.id, write(self._path(group.id), group, self.origin, self._limit))
+            return
+        self._beside = self._beside or Beside()
+        path = self._path(group.id)
+        self._writing[group.id] = self._beside.call(write, path, group.refs, self.origin, self._limit)
+        self._of_before.discard(group.id)
+
+    def flush(self) -> None:
+        """Return when all that was put is on disk. Raises as ``put``."""
+        self._settle(wait=True)
+
+    def _settle(self, wait: bool = False) -> None:
+        """Note what has been written beside the driver since."""
+        for number, ref in list(self._writing.items()):
+            assert self._beside is not None
+            if not (wait or self._beside.ready(ref)):
+                continue
+            del self._writing[number]
+            try:
+                self._written(number, self._beside.get(ref))
+            except PartsLost as error:
+                self._say(f"group {number} is not kept for a resume: {error}")
+
+    def _written(self, number: int, size: int) -> None:
+        """Group ``number`` is in its file, or was too large for it: then ``size`` is above the limit."""
+        if size > self._limit:
             self._say(
-                f"group {group.id} is not kept for a resume: it has {len(content) / 2**20:,.1f} MiB, and "
+                f"group {number} is not kept for a resume: it has {size / 2**20:,.1f} MiB, and "
                 f"keep_finished_mb={self._limit / 2**20:g}"
             )
             return
+        self._bytes[number] = size
+        self._of_before.discard(number)
         for oldest in sorted(self._bytes):
-            if sum(self._bytes.values()) + len(content) <= self._limit:
+            if sum(self._bytes.values()) <= self._limit:
                 break
             self._drop(oldest)
-        path = self._path(group.id)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with explained(path):
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        self._bytes[group.id] = len(content)
-        self._of_before.discard(group.id)
 
     def take(self, number: int, task_index: int, version: int, max_staleness: int) -> Group | None:
         """Group ``number`` as an earlier driver left it, or None where its task has to be run.
@@ -118,11 +149,13 @@ class FinishedGroups:
     def checkpoint(self, first: int) -> None:
         """A checkpoint is on disk in which all groups before ``first`` are trained."""
         self._firsts.append(first)
+        self.flush()
         for number in [n for n in self._bytes if n < self._firsts[0]]:
             self._drop(number)
 
     def clear(self) -> None:
         """The stage is over and its last checkpoint written."""
+        self.flush()
         for number in list(self._bytes):
             self._drop(number)
 
@@ -138,6 +171,22 @@ class FinishedGroups:
 def stored(folder: Path) -> dict[int, Path]:
     """Files of finished groups in ``folder`` by number."""
     return {int(found[1]): path for path in folder.glob("group_*") if (found := _NAME.fullmatch(path.name))}
+
+
+def write(path: Path, group: Group | GroupRefs, origin: str, limit: int) -> int:
+    """Write ``group`` to ``path``; the size of its file, which is not written above ``limit``. Raises RunDirError."""
+    (found,) = opened([group], FETCH_S)
+    content = encoded(whole(found), origin)
+    if len(content) > limit:
+        return len(content)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explained(path):
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return len(content)
 
 
 def encoded(group: Group, origin: str) -> bytes:

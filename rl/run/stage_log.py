@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rl.doctor.records import Settings, StepRecord
 from rl.doctor.watch import Watch
+from rl.policy.handover import PartsLost
 from rl.rollout.losses import SKIPPED
 from rl.run.batches import save_batch
 from rl.tracking.episodes import event_counts
@@ -125,9 +127,10 @@ class StageLog:
         """Keep the batch of ``step`` with the weights before its update, if ``tracking.save_batch_every`` says so."""
         tracking = self._cfg.tracking
         if tracking.saves_batch(step, last):
-            save_batch(
-                self._files, step, step - 1, groups, self._cfg.rollout, learner.save_policy, tracking.keep_batches
-            )
+            with suppress(PartsLost):  # the learner, which is next to want them, says so
+                save_batch(
+                    self._files, step, step - 1, groups, self._cfg.rollout, learner.save_policy, tracking.keep_batches
+                )
 
     def step(self, step: int, groups: list[Group], learned: Mapping[str, float], probe: Mapping[str, float]) -> None:
         """Enter step ``step``: its groups, the learner's and taskset's metrics, what the probe has found.

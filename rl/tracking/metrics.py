@@ -174,6 +174,10 @@ METRICS: dict[str, str] = {
     "rollout/reused_groups": "Finished groups that a resumed run took from disk and did not sample again, so far.",
     # what workers hand over to the learner (rl.tracking.handed)
     "bytes/total": "Bytes per token of what the workers hand over: all arrays of the segments, without their messages.",
+    "bytes/driver": "Bytes per token that go into the driver and out of it: tokens, mask, log-probs and versions, for "
+    "its books. Replay records go from the store of the worker's machine to the ranks that train on them; of groups "
+    "that a resume reads from disk all goes in and out. (Ray keeps what is below 100 KB in the driver's memory.)",
+    "bytes/packed": "Bytes per token of the recorded choices in micro-batches: as wide as they were recorded.",
     "bytes/{part}": "Of them, one part's: tokens, loss_mask, logprobs, versions, valid, experts (uint8 up to 256 of "
     "them), indexer (int16 up to a window of 32,767 tokens), support.",
     # time
@@ -297,7 +301,7 @@ def rollout_metrics(groups: Sequence[Group], version: int | None = None) -> dict
     out["tokens/sampled"] = sum(t.sampled_tokens for t in every)
     out["tokens/total"] = sum(t.total_tokens for t in every)
     out |= usage_metrics(tally(every))
-    out |= handed_metrics(every)
+    out |= handed_metrics(groups)
     if version is not None:
         out |= _staleness(every, version)
     if not valid:

@@ -17,7 +17,8 @@ from rl.policy.attention_context import PackedContext
 from rl.policy.dsa import DSAPolicy
 from rl.policy.loading import build_policy
 from rl.policy.model import DSAForCausalLM
-from rl.policy.prefix_tree import PrefixTree, by_prefix, row_bytes
+from rl.policy.prefix_tree import PrefixTree, by_prefix
+from rl.policy.record_outline import row_bytes
 from rl.policy.replay import Record, ReplayError
 from tests.learner.conftest import tiny_config
 

@@ -24,6 +24,7 @@ from rewards.compose import default_composer
 from rl.chat.tokenizer import ChatTokenizer
 from rl.chat.v32 import V32Renderer
 from rl.policy.api import Policy
+from rl.policy.handover import opened, whole
 from rl.policy.loading import build_policy
 from rl.policy.lora import LoraPolicy
 from rl.policy.packed_weights import pack, unpack
@@ -119,9 +120,13 @@ def test_groups_come_back_complete(pool: RolloutPool) -> None:
             assert t.failure_kind is None
             assert t.stop_reason in (StopReason.MAX_TOKENS, StopReason.ANSWERED, StopReason.MAX_TURNS)
             (segment,) = t.segments
+            assert segment.replay is None, "records stay in Ray's store"
             assert 1 <= t.sampled_tokens <= 48
             assert (segment.logprobs[segment.loss_mask] < 0).all()
             assert set(segment.versions[segment.loss_mask]) == {0}
+        (there,) = opened([group.refs], 60.0)
+        for t in whole(there).trajectories:
+            (segment,) = t.segments
             assert segment.replay is not None
             assert segment.replay.valid[:-1].all()
     stats = pool.stats()
@@ -147,7 +152,7 @@ def test_sync_is_proved_by_the_probe(pool: RolloutPool, policy: Policy) -> None:
     (group,) = pool.collect(1, 200)
     assert {int(v) for t in group.trajectories for s in t.segments for v in s.versions[s.loss_mask]} == {1}
     # Sampling log-probs are the learner's at the same version, the recorded experts replayed.
-    segment = group.trajectories[0].segments[0]
+    segment = whole(opened([group.refs], 60.0)[0]).trajectories[0].segments[0]
     expected = learner_logprobs(policy, segment.tokens.tolist(), segment.replay)
     mask = segment.loss_mask[1:]
     assert np.abs(expected - segment.logprobs[1:])[mask].max() < 1e-4
@@ -186,7 +191,7 @@ def test_sigkill_loses_no_group_and_keeps_the_weights(pool: RolloutPool, policy:
     assert pool.counts["groups_resubmitted"] >= 1
     assert pool.pids() != [pid]
     assert psutil.wait_procs(below, timeout=30)[1] == []  # nobody has told them
-    after = groups[-1].trajectories[0].segments[0]
+    after = whole(opened([groups[-1].refs], 60.0)[0]).trajectories[0].segments[0]
     assert set(after.versions[after.loss_mask]) == {3}
     expected = learner_logprobs(policy, after.tokens.tolist(), after.replay)
     assert np.abs(expected - after.logprobs[1:])[after.loss_mask[1:]].max() < 1e-4
@@ -226,7 +231,7 @@ def test_an_adapter_is_added_to_its_base_by_a_new_worker_too(pool: RolloutPool, 
     pool.submit(spec(60, version=8))
     (group,) = pool.collect(1, 200)
     assert pool.pids() != [pid]
-    segment = group.trajectories[0].segments[0]
+    segment = whole(opened([group.refs], 60.0)[0]).trajectories[0].segments[0]
     expected = learner_logprobs(adapted, segment.tokens.tolist(), segment.replay)
     assert np.abs(expected - segment.logprobs[1:])[segment.loss_mask[1:]].max() < 1e-4
 

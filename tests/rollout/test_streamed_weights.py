@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rewards.compose import default_composer
 from rl.policy.api import Policy
+from rl.policy.handover import opened, whole
 from rl.policy.loading import build_policy
 from rl.policy.lora import LoraPolicy
 from rl.policy.meeting import open_meeting
@@ -113,7 +114,7 @@ def assert_samples(pool: RolloutPool, policy: Any, version: int, first: int) -> 
     for number in range(first, first + 2 * len(pool.crew.slots)):
         pool.submit(spec(number, version=version))
     for group in pool.collect(2 * len(pool.crew.slots), 200):
-        for trajectory in group.trajectories:
+        for trajectory in whole(opened([group.refs], 60.0)[0]).trajectories:
             assert_trajectory(policy, trajectory, version)
 
 
@@ -260,6 +261,6 @@ def test_without_another_engine_the_learner_sends_again(policy: Policy, tmp_path
         report = alone.sync(teacher, 2, probe_tokens(), partial(learner_scores, teacher.policy))
         assert report.mismatch is not None
         (group,) = alone.collect(1, 200)
-        assert_trajectory(teacher.policy, group.trajectories[0], 2)
+        assert_trajectory(teacher.policy, whole(opened([group.refs], 60.0)[0]).trajectories[0], 2)
     finally:
         alone.close()

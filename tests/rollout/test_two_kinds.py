@@ -16,11 +16,15 @@ from rl.rollout.orders import GroupSpec
 
 
 class Calls:
-    """An actor whose ``run_group`` gives (its name, the group, the engine)."""
+    """An actor whose ``hand_over`` gives (its name, the group, the engine)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.run_group = SimpleNamespace(remote=lambda spec, engine: (name, spec.id, engine.name))
+        self.hand_over = SimpleNamespace(options=self._returning)
+
+    def _returning(self, num_returns: int) -> SimpleNamespace:
+        more = [None] * (num_returns - 1)
+        return SimpleNamespace(remote=lambda spec, engine: [(self.name, spec.id, engine.name), *more])
 
 
 class Played(OrderBook):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from rl.policy.api import Policy
-from rl.policy.prefix_tree import PrefixTree, by_prefix, row_bytes
+from rl.policy.prefix_tree import PrefixTree, by_prefix
+from rl.policy.record_outline import row_bytes
 from rl.policy.replay import Record, Replay
 
 
