@@ -158,7 +158,7 @@ ALARM_HEAD = ("regime", "arm", "seed", "first alarm", "its step", "outcome fell 
 
 def table(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
     """A row for every regime and arm of ``HEAD``: means over seeds."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (regime, arm), played in runs.items():
         windows = [(run.scores[:OVER], best_window(run.scores), run.scores[-LAST:]) for run in played]
         means = [fmean(fmean(each) for each in column) for column in zip(*windows, strict=True)]
@@ -188,7 +188,7 @@ def interval(found: Difference) -> str:
 
 def gains(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
     """What the part is worth: rows of ``GAIN_HEAD``, for the seeds that both arms have."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for regime in dict.fromkeys(name for name, _ in runs):
         sides = [{run.outcome.seed: run.after for run in runs.get((regime, arm), [])} for arm in ARMS]
         if seeds := sorted(sides[0].keys() & sides[1].keys()):
@@ -199,7 +199,7 @@ def gains(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
 
 def alarm_table(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
     """Rows of ``ALARM_HEAD``, one a run."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (regime, arm), played in runs.items():
         for run in played:
             first = [name for name, step in run.alarms.items() if step == run.warning and name != "collapse"]
@@ -227,7 +227,10 @@ def plot(runs: dict[tuple[str, str], list[Played]], path: Path) -> None:
             lines = [[(float(i), s) for i, s in enumerate(run.scores, 1)] for run in played]
             single += [Series(f"{arm}, seed {r.outcome.seed}", p, color) for r, p in zip(played, lines, strict=True)]
             if lines:
-                every = [(x, fmean(line[i][1] for line in lines)) for i, (x, _) in enumerate(min(lines, key=len))]
+                every = [
+                    (x, fmean(line[i][1] for line in lines))
+                    for i, (x, _) in enumerate(min(lines, key=lambda line: len(line)))
+                ]
                 means.append(Series(f"{arm} the part", smooth(every, OVER), color, bold=True))
         title = f"{regime}: training outcome (mean, and each seed)"
         charts.append(partial(chart, title, means, single))
