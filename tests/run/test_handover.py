@@ -176,12 +176,13 @@ def test_bytes_that_pass_through_the_driver(handed: list[Group]) -> None:
 def test_lost_parts_are_said(handed: list[Group], tmp_path: Path) -> None:
     """As when the machine they were on is gone: the group is not kept, by name; a learner that wants it begins anew."""
     import ray
-    from ray._private.internal_api import free
 
     from rl.learner.group import LearnerGroup, LearnerLost
 
-    lost = ray.put(1)
-    free([lost])
+    def never() -> None:
+        raise ray.exceptions.ObjectLostError("0" * 56, None, "")
+
+    lost = ray.remote(num_cpus=0, max_retries=0)(never).remote()  # to get it raises what a lost machine's part raises
     gone = replace(handed[0], refs=replace(handed[0].refs, records=(lost,) * 4))
     said: list[str] = []
     finished = FinishedGroups(tmp_path / "finished", "same", 2**30, 2, said.append)
