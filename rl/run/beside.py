@@ -28,8 +28,8 @@ class Beside:
 
             node = self._ray.get_runtime_context().get_node_id()
             here = NodeAffinitySchedulingStrategy(node, soft=False)
-            remote: Any = self._ray.remote(num_cpus=0, max_retries=1, scheduling_strategy=here)
-            self._made[function] = remote(function)
+            options: dict[str, Any] = {"num_cpus": 0, "max_retries": 1, "scheduling_strategy": here}
+            self._made[function] = self._ray.remote(**options)(function)
         return self._made[function].remote(*args)
 
     def ready(self, ref: Any) -> bool:
