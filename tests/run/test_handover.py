@@ -13,10 +13,9 @@ from recorded_segments import recorded, recording_policy
 from test_batches import same
 
 from rl.learner.config import LearnerConfig, ReplayConfig
-from rl.learner.group import LearnerGroup, LearnerLost
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
-from rl.policy.handover import PARTS, GroupRefs, PartsLost, StoredRecord, divided, opened, whole
+from rl.policy.handover import PARTS, GroupRefs, StoredRecord, divided, opened, whole
 from rl.policy.loading import build_policy
 from rl.policy.record_outline import outline_of
 from rl.run.batches import load_batch, save_batch
@@ -174,21 +173,8 @@ def test_bytes_that_pass_through_the_driver(handed: list[Group]) -> None:
     assert there_and_back["bytes/driver"] == 2 * there_and_back["bytes/total"]
 
 
-class Gone(Beside):
-    """A process beside the driver that finds the records gone."""
-
-    def call(self, function: Any, *args: Any) -> Any:
-        return args
-
-    def ready(self, ref: Any) -> bool:
-        return True
-
-    def get(self, ref: Any) -> Any:
-        raise PartsLost("its rollouts went with the machine they were on")
-
-
 def test_lost_parts_are_said(handed: list[Group], tmp_path: Path) -> None:
-    """The group is not kept, by name; a learner that wanted it begins anew, and does not end the run."""
+    """As when the machine they were on is gone: the group is not kept, by name; a learner that wants it begins anew."""
     import ray
 
     from rl.learner.group import LearnerGroup, LearnerLost
@@ -199,10 +185,17 @@ def test_lost_parts_are_said(handed: list[Group], tmp_path: Path) -> None:
     lost = ray.remote(num_cpus=0, max_retries=0)(never).remote()  # to get it raises what a lost machine's part raises
     gone = replace(handed[0], refs=replace(handed[0].refs, records=(lost,) * 4))
     said: list[str] = []
-    finished = FinishedGroups(tmp_path / "finished", "same", 2**30, 2, said.append, Gone())
-    finished.put(handed[0])
+    finished = FinishedGroups(tmp_path / "finished", "same", 2**30, 2, said.append)
+    finished.put(gone)
     finished.flush()
     assert said == ["group 0 is not kept for a resume: its rollouts went with the machine they were on"]
-    learner = LearnerGroup(lambda rank, **options: None, 1, 0.0)
+
+    class Rank:
+        def step(self, groups: list[GroupRefs]) -> None:
+            for one in opened(groups, 60.0):
+                whole(one)
+
+    learner = LearnerGroup(lambda rank, **options: ray.remote(num_cpus=0)(Rank).remote(), 1, 0.0)
     with pytest.raises(LearnerLost, match="rollouts went with the machine"):
-        learner._raise_cause("its step", ray.exceptions.ObjectLostError("ab", None, ""), [])
+        learner.get("its step", learner.call("step", [gone.refs]), 60.0)
+    learner.kill()
