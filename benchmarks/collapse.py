@@ -149,11 +149,10 @@ def change(first: Sequence[dict[str, float]], second: Sequence[dict[str, float]]
 
 
 HEAD = (
-    "regime", "arm", "collapsed", "training outcome: start → best → end", "held out: before → after",
-    "after, by seed", "change [95 %]",
+    "regime", "arm", "collapsed", "training: start → best → end", "held out", "by seed",
 )  # fmt: skip
 GAIN_HEAD = ("regime", "held out, with − without [95 %]", "tasks", "seeds")
-ALARM_HEAD = ("regime", "arm", "seed", "first alarm", "its step", "outcome fell at step", "all alarms (first step)")
+ALARM_HEAD = ("regime", "arm", "seed", "first alarm", "its step", "outcome fell at step", "later alarms (first step)")
 
 
 def table(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
@@ -171,7 +170,6 @@ def table(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ...]]:
                 " → ".join(f"{mean:.2f}" for mean in means),
                 f"{fmean(r.outcome.before for r in played):.3f} → {fmean(r.outcome.after for r in played):.3f}",
                 ", ".join(f"{run.outcome.after:.2f}" for run in played),
-                interval(change([run.before for run in played], [run.after for run in played])),
             )
         )
     return rows
@@ -203,7 +201,8 @@ def alarm_table(runs: dict[tuple[str, str], list[Played]]) -> list[tuple[str, ..
     for (regime, arm), played in runs.items():
         for run in played:
             first = [name for name, step in run.alarms.items() if step == run.warning and name != "collapse"]
-            later = ", ".join(f"{name} {step}" for name, step in sorted(run.alarms.items(), key=lambda item: item[1]))
+            others = [(step, name) for name, step in run.alarms.items() if name not in first]
+            later = ", ".join(f"{name} {step}" for step, name in sorted(others))
             down = fell(run.scores)
             rows.append(
                 (regime, arm, str(run.outcome.seed), ", ".join(first) or "none", dash(run.warning), dash(down),

@@ -773,7 +773,8 @@ def _open(schema: type) -> DictConfig:
     """The schema with its free-form mappings open: ``env.top_k=5`` needs no ``+`` before it."""
     config: DictConfig = OmegaConf.structured(schema)
     paths = ("env", "reward", "judge.client", "policy.overrides", "objective.kl_coef", "objective.distill.teachers",
-             "objective.distill.weight", "cost.prices", "price_as")  # fmt: skip
+             "objective.distill.weight", "cost.prices", "price_as", "ray.worker_resources",
+             "ray.env_resources")  # fmt: skip
     for path in paths:
         if (mapping := OmegaConf.select(config, path)) is not None:
             OmegaConf.set_struct(mapping, False)

@@ -315,7 +315,7 @@ class Learner:
     def _backward(self, planned: Sequence[Planned], minibatch: Minibatch, batch: OpenBatch) -> None:
         """Forward and backward, one micro-batch in memory at a time; gradients and losses are added up, and divided in
         ``_update``."""
-        counts = torch.zeros(4, dtype=torch.float64)  # micro-batches, inputs, distinct and taught tokens
+        counts = torch.zeros(4, dtype=torch.float64, device="cpu")  # micro-batches, inputs, distinct and taught tokens
         losses = torch.zeros(4, device=self.device)  # all, policy, teacher, indexer
         for one in planned:
             microbatch = one.collate()
@@ -326,7 +326,7 @@ class Learner:
             if microbatch.counts:
                 distinct = microbatch.distinct
                 taught = distinct if microbatch.taught is not None else 0
-                counts += torch.tensor([1, len(microbatch.tokens_T), distinct, taught])
+                counts += torch.tensor([1, len(microbatch.tokens_T), distinct, taught], device=counts.device)
         sums = [*counts.tolist(), *losses.tolist()]
         minibatch.add(sums if self.ranks is None else self.ranks.sum(sums))
 

@@ -176,7 +176,7 @@ METRICS: dict[str, str] = {
     "bytes/total": "Bytes per token of what the workers hand over: all arrays of the segments, without their messages.",
     "bytes/driver": "Bytes per token that go into the driver and out of it: tokens, mask, log-probs and versions, for "
     "its books. Replay records go from the store of the worker's machine to the ranks that train on them; of groups "
-    "that a resume reads from disk all goes in and out. (Ray keeps what is below 100 KB in the driver's memory.)",
+    "that a resume reads from disk all goes in and out. Ray keeps what is below 100 KB in the driver's memory.",
     "bytes/packed": "Bytes per token of the recorded choices in micro-batches: as wide as they were recorded.",
     "bytes/{part}": "Of them, one part's: tokens, loss_mask, logprobs, versions, valid, experts (uint8 up to 256 of "
     "them), indexer (int16 up to a window of 32,767 tokens), support.",

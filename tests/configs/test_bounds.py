@@ -130,8 +130,9 @@ def test_a_value_outside_is_refused_by_its_path(config: str) -> None:
         values = [outside(mark), *([float("nan")] if get_args(plain(hint))[0] is float else [])]
         for value in values:
             listed = get_origin(hint) is list or list in map(get_origin, get_args(hint))
-            said = refusal(cfg, path, [value] if listed else value)
-            assert said.startswith(f"{path}{'[0]' if listed else ''}="), said
+            mapped = get_origin(hint) is dict
+            said = refusal(cfg, path, [value] if listed else {"one": value} if mapped else value)
+            assert said.startswith(f"{path}{'[0]' if listed else '.one' if mapped else ''}="), said
             assert "\n" not in said
             assert "must be a finite number" in said or wanted(mark) in said
             tried += 1

@@ -91,7 +91,7 @@ def is_time(name: str) -> bool:
 
 
 # What a part of a run has spent: the resumed one trains on groups that the stopped one had finished.
-SPENT = {"compute/rollout_flops", "compute/rl_share", "rollout/reused_groups"}
+SPENT = {"compute/rollout_flops", "compute/rl_share", "rollout/reused_groups", "bytes/driver"}
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def learner(policy: Policy, folder: Path, objective: ObjectiveConfig | None = No
 
 def packed(trainer: Learner, groups: list[Group]) -> list[MicroBatch]:
     batch = trainer.begin()
-    return trainer._pack(groups, batch.minibatches[0], batch)
+    return [one.collate() for one in trainer._pack(groups, batch.minibatches[0], batch)]
 
 
 def tensors(named: dict) -> dict[str, torch.Tensor]:

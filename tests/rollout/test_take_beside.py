@@ -10,6 +10,7 @@ import pytest
 from rollout_doubles import AddTaskset
 
 from rl.learner.overlap import Overlap
+from rl.policy.handover import GroupRefs
 from rl.rollout.crew import Slot
 from rl.rollout.losses import Losses
 from rl.rollout.order_book import OrderBook, _Order
@@ -53,7 +54,7 @@ class Scripted(RolloutPool):
         self._finished = deque()
         self.book: Any = Book(self.crew, Losses(1, 1.0), self._finish)
         self.book._ray = self._ray
-        self.book._orders = {str(spec.id): _Order(spec, slot, None, 0.0) for spec in specs}
+        self.book._orders = {str(spec.id): _Order(spec, slot, None, 0.0, GroupRefs(None, None, ())) for spec in specs}
 
 
 def overlap(sent: list[list[int]], ends: list[str]) -> Overlap:

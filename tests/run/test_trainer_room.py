@@ -7,7 +7,7 @@ import pytest
 from configs.schema import AdaptConfig, AdaptDataConfig, PolicyConfig, RayConfig
 from rl.learner.config import MeansConfig
 from rl.recipes.policy_stages import ranks_of
-from rl.recipes.sparse_adaptation import check
+from rl.recipes.sparse_checks import check
 from rl.run.preflight import check_preset, check_trainer_room
 
 

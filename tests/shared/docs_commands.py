@@ -64,7 +64,7 @@ RULES = (
     Rule(r"^rl-(eval|chat) run=demo-0$|^rl-doctor run=demo-0|^rl-compare|^rl-export path=runs/demo-0", END, JOBS),
     Rule(r"^rl-export path=IN", OUT, "a model that the reader brings; test_checkpoint_export.py makes one"),
     Rule(r"^rl-train --|^envs-(check|play|init|build)|^cat |^python -m configs\.reference", END, HERE),
-    Rule(r"^rl-train plan=true$|plan=true .*(policy=hf|rollout\.weights)", END, HERE),
+    Rule(r"^rl-train plan=true$|plan=true .*(policy=hf|rollout\.weights|rollout\.env_workers)", END, HERE),
     Rule(r"^(sbatch|kubectl|docker) ", OUT, "needs Slurm, Kubernetes or Docker; tests/docs/test_cluster_files.py"),
     Rule(r"^make train ARGS|^rl-(train|eval|chat|gateway|view|judge|pretrain|coldstart|adapt)\b", START, HERE),
 )  # fmt: skip
