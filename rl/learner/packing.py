@@ -155,9 +155,12 @@ class MicroBatch:
 
     @property
     def choice_bytes(self) -> int:
-        """What the recorded choices take here."""
+        """What the recorded choices take here; of a micro-batch that ranks share, those of this rank's own rows."""
         columns = (self.experts_TLK, self.indexer_TLk, self.replay_valid_T)
-        return sum(column.numel() * column.element_size() for column in columns if column is not None)
+        size = sum(column.numel() * column.element_size() for column in columns if column is not None)
+        if self.share is None or self.replay_valid_T is None:
+            return size
+        return size // len(self.replay_valid_T) * int(self.share.split.count_R.sum())
 
     @property
     def segments(self) -> int:
