@@ -26,7 +26,8 @@ from rl.learner.actor import probe_tokens
 from rl.learner.config import LearnerConfig
 from rl.learner.forward import packed_scores
 from rl.learner.learner import Learner
-from rl.learner.packing import PackItem, pack
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import pack
 from rl.learner.replay_audit import replay_of
 from rl.objective.advantage import group_advantages, token_weights
 from rl.objective.config import ObjectiveConfig

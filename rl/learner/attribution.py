@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from rl.learner.forward import device_of, is_indexer, packed_scores
-from rl.learner.packing import MicroBatch, PackItem, best_fit_decreasing, collate
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import MicroBatch, best_fit_decreasing, collate
 from rl.objective.diagnostics import percentile
 from rl.policy.api import Policy
 from rl.policy.replay import Replay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rl.learner.packing import PackItem
+from rl.learner.pack_item import PackItem
 from rl.objective.advantage import BatchSize, group_advantages, group_token_weights
 from rl.objective.config import ObjectiveConfig
 from rl.types import Group, Trajectory

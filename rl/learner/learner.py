@@ -313,9 +313,8 @@ class Learner:
         reshard(self.compute.policy)
 
     def _backward(self, planned: Sequence[Planned], minibatch: Minibatch, batch: OpenBatch) -> None:
-        """Forward and backward, one micro-batch in memory at a time; gradients and losses are added up, and divided in
-        ``_update``."""
-        counts = torch.zeros(4, dtype=torch.float64, device="cpu")  # micro-batches, inputs, distinct and taught tokens
+        """Forward and backward of one micro-batch after another; gradients and losses are summed for ``_update``."""
+        counts = np.zeros(4)  # micro-batches, inputs, distinct and taught tokens
         losses = torch.zeros(4, device=self.device)  # all, policy, teacher, indexer
         for one in planned:
             microbatch = one.collate()
@@ -325,8 +324,7 @@ class Learner:
                 losses += self._backward_one(microbatch, reference_N, teacher, minibatch, batch)
             if microbatch.counts:
                 distinct = microbatch.distinct
-                taught = distinct if microbatch.taught is not None else 0
-                counts += torch.tensor([1, len(microbatch.tokens_T), distinct, taught], device=counts.device)
+                counts += (1, len(microbatch.tokens_T), distinct, distinct * (microbatch.taught is not None))
         sums = [*counts.tolist(), *losses.tolist()]
         minibatch.add(sums if self.ranks is None else self.ranks.sum(sums))
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from rl.learner.config import ReplayConfig
-from rl.learner.packing import MicroBatch, PackItem
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import MicroBatch
 from rl.policy.api import Policy
 from rl.policy.replay import Replay, ReplayError
 

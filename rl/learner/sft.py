@@ -18,7 +18,8 @@ import torch
 from rl.learner.config import MeansConfig, SFTConfig
 from rl.learner.forward import device_of, is_indexer, packed_scores
 from rl.learner.optim import Optimizer, schedule
-from rl.learner.packing import MicroBatch, PackItem, pack
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import MicroBatch, pack
 from rl.learner.ranks import Ranks
 from rl.learner.sharded import taken_up
 from rl.policy.api import Policy

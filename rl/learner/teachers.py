@@ -15,7 +15,8 @@ import torch
 
 from rl.learner.forward import Teacher, packed_scores, packed_states
 from rl.learner.kl_reference import Reference
-from rl.learner.packing import MicroBatch, PackItem
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import MicroBatch
 from rl.learner.precision import ComputeWeights
 from rl.learner.sharded import ShardedWeights
 from rl.objective.config import ObjectiveConfig

@@ -20,9 +20,6 @@ def set_environment(config: EngineConfig) -> None:
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the second runner needs Triton kernels that CPUs lack
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM warns about tuning that does not apply here
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Idle OpenMP threads must sleep, not spin: with a learner on the same cores spinning made two threads
-    # over 20 times slower. Read when torch is first imported, so launchers set it for actors too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def engine_arguments(model_dir: str | Path, config: EngineConfig, block_size: int | None) -> dict[str, Any]:

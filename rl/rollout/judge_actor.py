@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +44,6 @@ class JudgeActor:
     def __init__(
         self, config: JudgeConfig, model_dir: str, open_renderer: Callable[[], Any], python_path: Sequence[str] = ()
     ) -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning starves whoever shares the cores
         sys.path += [path for path in python_path if path not in sys.path]
         self.config, self._model_dir = config, model_dir
         self._renderer = open_renderer()

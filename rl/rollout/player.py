@@ -82,9 +82,6 @@ class Player:
     """
 
     def __init__(self, index: int, python_path: Sequence[str], setup: bytes) -> None:
-        # Before torch is loaded: its threads would otherwise spin at every barrier, and when the cores are shared
-        # (with the learner, the environments) two of them made 100 tokens/s instead of 2,300.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         sys.path += [path for path in python_path if path not in sys.path]
         self.index, self.setup = index, _unpickled(setup)
         self.config = self.setup.config

@@ -36,8 +36,7 @@ class Beside:
         return bool(self._ray.wait([ref], timeout=0)[0])
 
     def get(self, ref: Any) -> Any:
-        """Its result. Raises what it has raised; PartsLost, and StallError after
-        twice ``FETCH_S``."""
+        """Its result. Raises what it has raised; PartsLost; StallError after twice ``FETCH_S``."""
         try:
             return self._ray.get(ref, timeout=2 * FETCH_S)
         except self._ray.exceptions.GetTimeoutError:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.learner.packing import PackItem, best_fit_decreasing, collate, pack
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import best_fit_decreasing, collate, pack
 from rl.types import ReplayRecord
 
 

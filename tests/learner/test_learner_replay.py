@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from envs.types import StopReason
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
-from rl.learner.packing import PackItem, pack
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import pack
 from rl.learner.replay_audit import ReplayBooks, replay_of
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy

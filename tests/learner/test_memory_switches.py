@@ -133,7 +133,8 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
 def test_less_is_kept(tmp_path: Path) -> None:
     """Recomputation keeps the inputs of layers; the head in pieces never keeps [targets, vocabulary]."""
     from rl.learner.forward import packed_scores
-    from rl.learner.packing import PackItem, pack
+    from rl.learner.pack_item import PackItem
+    from rl.learner.packing import pack
 
     policy = load_policy(llama(tmp_path / "llama", torch.float32))
     tokens = np.arange(600, dtype=np.int32) % 64

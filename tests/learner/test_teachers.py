@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rl.learner.config import LearnerConfig, LoraConfig, ReplayConfig
 from rl.learner.items import items_of
 from rl.learner.learner import Learner
-from rl.learner.packing import PackItem
+from rl.learner.pack_item import PackItem
 from rl.objective.advantage import BatchSize
 from rl.objective.config import ObjectiveConfig, TeachingConfig
 from rl.objective.teaching import reverse_kl

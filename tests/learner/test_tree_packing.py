@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.learner.packing import WORTH, MicroBatch, PackItem, pack
+from rl.learner.pack_item import PackItem
+from rl.learner.packing import WORTH, MicroBatch, pack
 from rl.types import ReplayRecord
 
 
