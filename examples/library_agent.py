@@ -1,7 +1,7 @@
 """An agent of a library from PyPI, trained as it is: the order desk of your_agent.py as a pydantic-ai agent.
 
     pip install -e '.[agents]'               # pydantic-ai 2.68
-    python examples/library_agent.py         # minutes on two cores; --seed 0, --steps 20
+    python examples/library_agent.py         # about ten minutes on two busy cores; --seed 0, --steps 20
 
 The loop, the messages and what the policy is told about its mistakes are the library's.
 """

@@ -56,7 +56,9 @@ def test_a_run_goes_on_without_the_machine_of_its_environments(tmp_path: Path) -
     assert json.loads((files.path / "summary.json").read_text())["steps"] == 4
     rows = files.read_metrics("grpo")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert (rows[-1]["rollout/restarted_env_workers"], rows[-1]["rollout/restarted_workers"]) == (1, 0)
+    # Ray may put the new one onto the lost machine's place once more before it takes the machine for dead.
+    assert 1 <= rows[-1]["rollout/restarted_env_workers"] <= 2
+    assert rows[-1]["rollout/restarted_workers"] == 0
     ids = [row["id"] for step in range(1, 5) for row in files.read_trajectories(f"step_{step:06d}")]
     assert len(ids) == len(set(ids)) == 4 * 4 * 2
     assert max(row["mismatch/mean"] for row in rows) < 1e-3
