@@ -38,14 +38,22 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
     from envs.mixture import families_of
     from rl.recipes.main_job import main_job
     from rl.recipes.stages import check_resume
+    from rl.run.ahead import begun
     from rl.run.assemble import open_composer, open_tasksets
     from rl.run.certified import standings
     from rl.run.deadlines import check_deadlines
     from rl.run.driver_lock import driving
     from rl.run.ending import allow, asked
-    from rl.run.errors import stopped
+    from rl.run.errors import stopped, stopped_without_folder
     from rl.run.places import find_places
-    from rl.run.preflight import about_dtypes, about_renderer, check_environments, check_start, configuration
+    from rl.run.preflight import (
+        about_dtypes,
+        about_renderer,
+        check_environments,
+        check_model,
+        check_start,
+        configuration,
+    )
     from rl.run.ray_watch import telling
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
@@ -57,28 +65,36 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
                 cfg = stored_config(cfg)
             tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
             reward = open_composer(cfg.reward).describe()
-            renderer = check_start(cfg, families_of(tasksets["train"]))
-            check_environments(
-                tasksets["train"], renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy
-            )
+            check_start(cfg, families_of(tasksets["train"]))
             check_deadlines(cfg.rollout, tasksets["train"])
             said = [] if cfg.ray.address is not None else find_places(cfg.ray.object_store_mb)
             certificates, more = standings(tasksets["train"], cfg.certificate, cfg.certificates)
-            said += more + settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
+        allow(cfg.stop_s)
+        ray = held.enter_context(ExitStack())
+        try:
+            placing = ray.enter_context(begun(cfg))
+        except Exception as error:
+            raise stopped_without_folder(error) from error
+        with configuration():  # still before it; what has begun loads its libraries meanwhile
+            renderer = check_model(cfg)
+            check_environments(
+                tasksets["train"], renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy
+            )
+            said += more + settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
+            if rundir is not None:
                 damaged = check_resume(rundir, tasksets, cfg.learner.lora)
                 said += [f"warning: {found}; the run goes on from the one before" for found in damaged]
         for sentence in said:
             print(sentence)
-        allow(cfg.stop_s)
         if rundir is None:
             rundir = new_run(cfg, folder)
             held.enter_context(driving(rundir.path))
         held.enter_context(telling(partial(stopped, rundir, resumed=resumed)))
         try:
-            return main_job(cfg, rundir, tasksets, {"reward": reward, "certificates": certificates})
+            return main_job(cfg, rundir, tasksets, {"reward": reward, "certificates": certificates}, placing, ray)
         except KeyboardInterrupt:
             if (signum := asked()) is not None:
                 print(f"ended by {signal.Signals(signum).name}; go on with resume={rundir.name}", file=sys.stderr)

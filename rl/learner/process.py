@@ -19,6 +19,7 @@ import numpy as np
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.rank_process import Meeting, RankProcess
 from rl.objective.config import ObjectiveConfig
+from rl.policy.collector import without_collector
 from rl.policy.handover import GroupRefs, opened
 from rl.policy.packed_weights import Packed, pack, packed_bytes
 from rl.types import Group, ProbeScores, ReplayRecord
@@ -56,7 +57,9 @@ class LearnerProcess(RankProcess):
         super().__init__(config, rank, timeout_s)
 
     def build(self, ranks: Ranks | None) -> None:
-        from rl.learner.learner import Learner
+        with without_collector():
+            import rl.policy.loading  # noqa: F401
+            from rl.learner.learner import Learner
 
         policy, config, objective, run_dir, replay = self._given
         self._learner = Learner(self.policy(policy), config, objective, run_dir, replay=replay, ranks=ranks)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
     from envs.taskset import Taskset
+    from rl.rollout.placing import Placing
     from rl.rollout.pool import RolloutPool
     from rl.run.job import Job
     from rl.run.stage_cache import StageResult
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 BEFORE, GRPO, AFTER, REPORT = "evaluation before", "GRPO", "evaluation after", "report"
 
 
-def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], about: dict[str, Any]) -> dict[str, Any]:
+def main_job(
+    cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], about: dict[str, Any], placing: Placing,
+    ray: ExitStack,
+) -> dict[str, Any]:  # fmt: skip
     """All stages of ``cfg`` in ``rundir``; returns the summary that is also in its summary.json.
 
     ``about``: what its summary begins with: ``reward`` (what it consists of, ``RewardComposer.describe``) and
-    ``certificates`` of the families (``rl.run.certified``).
+    ``certificates`` of the families (``rl.run.certified``). ``placing``: of its rollout workers (``rl.run.ahead``).
+    ``ray`` ends the Ray that they are in: it is closed before the report.
     """
     from rich.console import Console
 
@@ -40,10 +45,9 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
     from rl.recipes.cold_start import FIGURES
     from rl.recipes.policy_stages import BASE, COLD, base_stage, coldstart_stage
     from rl.recipes.stages import WORKERS, opening
-    from rl.run.assemble import cluster, members_of, open_judge, open_pool
+    from rl.run.assemble import members_of, open_judge, open_pool
     from rl.run.job import Job, figures_of
     from rl.run.ledger import open_ledger
-    from rl.run.preflight import cpus_beside_learner
     from rl.tracking.progress import Progress
     from rl.tracking.summary import summary_table
     from rl.tracking.usage import UsageBook
@@ -65,14 +69,13 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
         ExitStack() as ends,
         Progress(stages, console=console, plain_every_s=cfg.tracking.plain_every_s) as progress,
     ):
-        cpus = cpus_beside_learner(cfg.rollout, cfg.judge, cfg.ray) + cfg.learner.ranks
-        with cluster(cfg.ray, cpus, cfg.deterministic):
+        with ray:
             base = base_stage(cfg, rundir, progress)
             ledger = open_ledger(cfg.budget, base.path, summary.get("compute", {}).get("stages"))
             usage = UsageBook(summary.get("usage", {}).get("stages"))
             # The engines start beside the cold start, from the base policy; they get the weights by the first sync.
             records = cfg.replay.indexer != "off"
-            engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records)
+            engine_start = partial(open_pool, cfg, base.path, tasksets, record_indexer=records, placing=placing)
             with (
                 open_judge(cfg, base.path) as judge,
                 opening(lambda given_up: engine_start(given_up=given_up)) as pool,

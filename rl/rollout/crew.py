@@ -107,7 +107,7 @@ class Crew:
         """Return when all are up. Raises StallError after ``config.start_s``, WorkerLost when one cannot start."""
         self._find_places()
         for slots, what in ((self.players, "begin"), (self.slots, "start its engine")):
-            self.ask_all(what, lambda slot: slot.actor.ready.remote(), self.config.start_s, slots, replace=False)
+            self.ask_all(what, lambda slot: slot.starting, self.config.start_s, slots, replace=False)
         for slot in (*self.slots, *self.players):
             slot.starting = None
 
@@ -285,6 +285,10 @@ class Crew:
                 self.replace(slot, actor, error)
 
     def _slot(self, index: int) -> Slot:
+        actor = self._placing.begun(index)
+        if actor is not None:
+            up = actor.begin.remote(self._python_path, self._setup)
+            return Slot(index, actor, starting=up, node=actor.node.remote())
         actor = self._spawn(index)
         up = actor.ready.remote()
         streamed = self.streams is not None and self.streams.sender is not None

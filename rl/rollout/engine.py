@@ -10,7 +10,6 @@ hits included).
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,8 @@ from rl.rollout.engine_api import (
     rank_meeting,
     replay_of,
 )
-from rl.rollout.engine_arguments import check_model_dir, engine_arguments, set_environment
+from rl.rollout.engine_arguments import check_model_dir, engine_arguments
+from rl.rollout.vllm_loading import load_vllm
 from rl.types import ReplayRecord
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class Engine:
     ) -> None:
         started = time.perf_counter()
         check_model_dir(model_dir)
-        set_environment(config)
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
+        load_vllm(config)
         import torch
 
         torch.set_num_threads(config.threads)

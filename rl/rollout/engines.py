@@ -8,6 +8,15 @@ from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import RolloutEngine
 
 
+def load_engine(config: RolloutConfig) -> None:
+    """Load the libraries of ``open_engine``, which takes longer than what it does then. Raises ImportError."""
+    if config.engine == "served":  # in processes of its own
+        return
+    from rl.rollout.vllm_loading import load_vllm
+
+    load_vllm(config)
+
+
 def open_engine(model_dir: str | Path, config: RolloutConfig, *, record_indexer: bool = False) -> RolloutEngine:
     """The engine of a rollout worker, up, with the weights of ``model_dir``. vLLM and torch are loaded here.
 

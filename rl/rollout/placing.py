@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 CALLS = 10_000  # of an actor that run at the same time
@@ -43,6 +44,7 @@ class Placing:
         self._said = {"rollout.workers": (engines, engine), "rollout.env_workers": (players, player)}
         self._engines = placement_group([engine.bundle] * engines, strategy="PACK")
         self._players = placement_group([player.bundle] * players, strategy="SPREAD") if players else None
+        self._ahead: dict[int, Any] = {}
 
     def wait(self, seconds: float) -> bool:
         """Whether all have their places; waits for it, about so long."""
@@ -62,6 +64,22 @@ class Placing:
         """A new actor of the class ``kind`` in the place ``index`` of the rollout workers; gets ``index`` too."""
         return self._actor(kind, self._engine, self._engines, index, args)
 
+    def begin(self, kind: type, **named: Any) -> None:
+        """Start an actor of the class ``kind`` for every rollout worker, before there is a pool that they are for."""
+        count, reserved = self._said["rollout.workers"]
+        self._ahead = {i: self._actor(kind, reserved, self._engines, i, (), named) for i in range(count)}
+
+    def begun(self, index: int) -> Any | None:
+        """The actor that ``begin`` has started in the place ``index``, once."""
+        return self._ahead.pop(index, None)
+
+    def end_begun(self) -> None:
+        """End what ``begin`` has started and nobody has taken."""
+        import ray
+
+        while self._ahead:
+            ray.kill(self._ahead.popitem()[1], no_restart=True)
+
     def player(self, kind: type, index: int, *args: Any) -> Any:
         """The same of the environment workers."""
         return self._actor(kind, self._player, self._players, index, args)
@@ -74,7 +92,10 @@ class Placing:
             if group is not None:
                 remove_placement_group(group)
 
-    def _actor(self, kind: type, reserved: Reserved, group: Any, index: int, args: tuple[Any, ...]) -> Any:
+    def _actor(
+        self, kind: type, reserved: Reserved, group: Any, index: int, args: tuple[Any, ...],
+        named: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:  # fmt: skip
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -85,4 +106,4 @@ class Placing:
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         }
         made: Any = ray.remote(kind).options(max_restarts=0, max_concurrency=CALLS, **options)
-        return made.remote(index, *args)
+        return made.remote(index, *args, **named)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -78,19 +79,29 @@ class Player:
     Args:
         index: its place among those of its kind.
         python_path: the driver's ``sys.path``, so that an environment's module is found here as it is there.
-        setup: a pickled ``WorkerSetup``.
+        setup: a pickled ``WorkerSetup``; None: it is brought later.
     """
 
-    def __init__(self, index: int, python_path: Sequence[str], setup: bytes) -> None:
-        sys.path += [path for path in python_path if path not in sys.path]
-        self.index, self.setup = index, _unpickled(setup)
-        self.config = self.setup.config
+    setup: WorkerSetup
+    config: RolloutConfig
+
+    def __init__(self, index: int, python_path: Sequence[str] = (), setup: bytes | None = None) -> None:
+        self.index = index
+        self._closing = ExitStack()
         self._gateway: Gateway | None = None
-        self._slots = asyncio.Semaphore(self.config.episodes_at_once)
         self._doing: dict[str, tuple[str, float]] = {}  # trajectory id → what it waits for, since when
         self._episodes_done = 0
         self._failures = 0
         self._busy_s, self._busy_since = 0.0, 0.0  # in which an episode was played; since when one is
+        if setup is not None:
+            self._take(python_path, setup)
+
+    def _take(self, python_path: Sequence[str], setup: bytes) -> None:
+        sys.path += [path for path in python_path if path not in sys.path]
+        self.setup = _unpickled(setup)
+        self.config = self.setup.config
+        self._slots = asyncio.Semaphore(self.config.episodes_at_once)
+        self._closing.callback(self.setup.composer.close)
 
     async def play(self, spec: GroupSpec, sample: Sample) -> Group:
         """Play the rollouts of ``spec``. Environment failures are in the trajectories. Raises EngineDied."""
@@ -130,9 +141,7 @@ class Player:
 
     async def close(self) -> None:
         """Release the reward's processes and the endpoint before the actor is killed."""
-        self.setup.composer.close()
-        if self._gateway is not None:
-            self._gateway.close()
+        self._closing.close()
 
     @cached_property
     def renderer(self) -> Any:
@@ -167,6 +176,7 @@ class Player:
     def _open_gateway(self) -> Gateway:
         if self._gateway is None:
             self._gateway = Gateway()
+            self._closing.callback(self._gateway.close)
         return self._gateway
 
     def _begins(self, name: str) -> None:

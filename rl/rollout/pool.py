@@ -26,7 +26,7 @@ from rl.rollout.crew import Crew
 from rl.rollout.losses import Losses
 from rl.rollout.order_book import OrderBook
 from rl.rollout.orders import GroupSpec, WorkerSetup, files_of
-from rl.rollout.placing import ONE_CPU, Placing, Reserved
+from rl.rollout.placing import ONE_CPU, Placing
 from rl.rollout.streams import Sender
 from rl.rollout.weights import PROBE_MAX, live_mismatch, probe_mismatch, worst_of
 from rl.rollout.worker import Reference
@@ -80,8 +80,8 @@ class RolloutPool:
         version: policy version of ``model_dir``.
         record_indexer: trajectories carry the DSA indexer's choices (replay.indexer=check or force).
         given_up: set by another thread when nobody will use the pool: it stops waiting for its engines.
-        engines, environments: what Ray reserves for each rollout worker (its engine's threads are ``config.threads``)
-            and for each environment worker.
+        placing: where the workers are, and what Ray reserves for each (an engine's threads are ``config.threads``);
+            None: wherever there is a CPU for each. The pool gives the places back.
     Raises:
         StallError: there was no room, or an engine was not up, within ``config.start_s``.
         WorkerLost: an engine could not start; says why.
@@ -100,8 +100,7 @@ class RolloutPool:
         *,
         version: int = 0,
         record_indexer: bool = False,
-        engines: Reserved = ONE_CPU,
-        environments: Reserved = ONE_CPU,
+        placing: Placing | None = None,
         given_up: Event | None = None,
     ) -> None:
         import ray
@@ -114,7 +113,8 @@ class RolloutPool:
         )
         self.base: str | None = None  # name of what adapters are added to
         self._finished: deque[Group] = deque()
-        placing = Placing(config.workers, engines, config.env_workers, environments)
+        if placing is None:
+            placing = Placing(config.workers, ONE_CPU, config.env_workers, ONE_CPU)
         losses = Losses(config.max_restarts, config.restarts_s)
         self.crew = Crew(config, ray.cloudpickle.dumps(setup), placing, losses, version, given_up or Event())
         self.book = OrderBook(self.crew, losses, self._finish)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl.policy.packed_weights import Packed, unpack
-from rl.rollout.engine_thread import EngineThread
-from rl.rollout.engines import open_engine
+from rl.rollout.config import RolloutConfig
+from rl.rollout.engine_thread import EngineDied, EngineThread
+from rl.rollout.engines import load_engine, open_engine
 from rl.rollout.orders import GroupSpec
 from rl.rollout.player import Player, in_parts
 from rl.rollout.weights import probe_mismatch
@@ -51,18 +53,20 @@ class RolloutWorker(Player):
         base: what ``weights`` are added to when they are an adapter.
         awaits: why the engine samples nothing until it has received weights; empty: it may begin.
         reference: checked once, right after ``weights`` were applied (a replacement worker in the middle of a run).
+        ahead: where there is no ``setup`` yet: it loads what an engine of this configuration needs, until ``begin``.
     """
 
     def __init__(
         self,
         index: int,
-        python_path: Sequence[str],
-        setup: bytes,
+        python_path: Sequence[str] = (),
+        setup: bytes | None = None,
         weights: Packed | None = None,
         version: int = 0,
         reference: Reference | None = None,
         base: Packed | None = None,
         awaits: str = "",
+        ahead: RolloutConfig | None = None,
     ) -> None:
         super().__init__(index, python_path, setup)
         self._initial: tuple[Packed | None, int, Reference | None] = (weights, version, reference)
@@ -73,6 +77,20 @@ class RolloutWorker(Player):
         self._thread: EngineThread | None = None
         self._serial = itertools.count()
         self._asking: defaultdict[str, set[asyncio.Future[Any]]] = defaultdict(set)  # by environment worker
+        self._loading: threading.Thread | None = None
+        if ahead is not None:
+            self._loading = threading.Thread(target=load_engine, args=(ahead,), name="loading", daemon=True)
+            self._loading.start()
+
+    async def begin(self, python_path: Sequence[str], setup: bytes) -> dict[str, float]:
+        """``ready``, of a worker that was started ahead of its ``setup``; before it nothing else is asked of it."""
+        if self._loading is not None:  # what the setup imports may be what is being loaded
+            await asyncio.to_thread(self._loading.join)
+        try:
+            self._take(python_path, setup)
+        except Exception as error:
+            raise EngineDied(f"its setup cannot be read: {type(error).__name__}: {error}") from error
+        return await self.ready()
 
     async def ready(self) -> dict[str, float]:
         """Return when the engine is up and holds its weights. Raises EngineDied when it cannot start, ValueError

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rl.chat.hf_template import HFTemplateRenderer
     from rl.chat.v32 import V32Renderer
     from rl.rollout.judge_actor import WorkerJudge
+    from rl.rollout.placing import Placing
     from rl.rollout.pool import RolloutPool
 
 TRAIN, HELDOUT = "train", "heldout"
@@ -155,6 +156,16 @@ def open_renderer(kind: str, directory: str, retention: str = "cycle") -> V32Ren
     return renderer_class(kind).load(directory, check_retention(retention))
 
 
+def places_of(cfg: Any) -> Placing:
+    """Places for the workers of ``cfg``, which has rollout and ray. Ray must be initialised."""
+    from rl.rollout.placing import Placing, Reserved
+
+    gpus, ray = cfg.ray.worker_gpus * cfg.rollout.tensor_parallel, cfg.ray
+    engine = Reserved(gpus=gpus, resources=ray.worker_resources)
+    player = Reserved(cpus=ray.env_cpus, resources=ray.env_resources)
+    return Placing(cfg.rollout.workers, engine, cfg.rollout.env_workers, player)
+
+
 def open_pool(
     cfg: Any,
     model_dir: Path,
@@ -162,12 +173,12 @@ def open_pool(
     *,
     record_indexer: bool = False,
     given_up: Event | None = None,
+    placing: Placing | None = None,
 ) -> RolloutPool:
-    """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has policy, rollout, reward and ray."""
-    from rl.rollout.placing import Reserved
+    """Rollout workers whose engines hold the policy of ``model_dir``. ``cfg`` has policy, rollout, reward and ray.
+    ``placing``: their places (``places_of``), where there are some already."""
     from rl.rollout.pool import RolloutPool
 
-    gpus, ray = cfg.ray.worker_gpus * cfg.rollout.tensor_parallel, cfg.ray
     return RolloutPool(
         cfg.rollout,
         model_dir,
@@ -175,8 +186,7 @@ def open_pool(
         tasksets,
         open_composer(cfg.reward),
         record_indexer=record_indexer,
-        engines=Reserved(gpus=gpus, resources=ray.worker_resources),
-        environments=Reserved(cpus=ray.env_cpus, resources=ray.env_resources),
+        placing=places_of(cfg) if placing is None else placing,
         given_up=given_up,
     )
 

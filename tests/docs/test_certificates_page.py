@@ -16,7 +16,7 @@ def test_the_page_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     begun: list[dict[str, Any]] = []
 
-    def begin(cfg: Any, rundir: Any, tasksets: Any, about: dict[str, Any]) -> dict[str, Any]:
+    def begin(cfg: Any, rundir: Any, tasksets: Any, about: dict[str, Any], *ray: Any) -> dict[str, Any]:
         begun.append(about["certificates"])
         return {}
 

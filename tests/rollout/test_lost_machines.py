@@ -24,7 +24,7 @@ from rewards.compose import default_composer
 from rl.rollout import crew as crew_module
 from rl.rollout.config import RolloutConfig
 from rl.rollout.orders import GroupSpec
-from rl.rollout.placing import Reserved
+from rl.rollout.placing import Placing, Reserved
 from rl.rollout.pool import RolloutPool
 
 crew_module.RolloutWorker = scripted_engine.ScriptedWorker
@@ -37,7 +37,7 @@ try:
                            max_restarts=4)
     pool = RolloutPool(
         config, sys.argv[1], rollout_doubles.renderer, {"train": AddTaskset()}, default_composer(),
-        engines=Reserved(resources={"gpu_machine": 1}), environments=Reserved(resources={"sandbox_machine": 1}),
+        placing=Placing(1, Reserved(resources={"gpu_machine": 1}), 1, Reserved(resources={"sandbox_machine": 1})),
     )
     pool.on_finished = lambda group: told.append(group.id)
     crew = pool.crew

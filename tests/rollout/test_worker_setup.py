@@ -7,13 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import pytest
 import rollout_doubles
 from rollout_doubles import AddTaskset
+from scripted_engine import ScriptedWorker
 
 from rewards.compose import default_composer
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import GenerateRequest, Generation
+from rl.rollout.engine_thread import EngineDied
 from rl.rollout.orders import WorkerSetup, files_of
 from rl.rollout.placing import Reserved
 from rl.rollout.worker import RolloutWorker
@@ -66,8 +69,6 @@ def test_what_a_dead_environment_worker_has_asked_for_is_given_up() -> None:
         raise AssertionError
 
     async def play() -> list[bool]:
-        import cloudpickle
-
         worker: Any = RolloutWorker(0, [], cloudpickle.dumps(setup_for(Path("nowhere"))))
         worker._thread = SimpleNamespace(generate=generate)
         request = GenerateRequest("", [1], 4)
@@ -83,3 +84,32 @@ def test_what_a_dead_environment_worker_has_asked_for_is_given_up() -> None:
     assert asyncio.run(play()) == [True, True, True]
     assert sorted(given_up[:2]) == ["0", "2"]
     assert given_up[2:] == ["1"]
+
+
+def test_one_that_was_started_ahead_begins_with_its_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[RolloutConfig] = []
+    monkeypatch.setattr("rl.rollout.worker.load_engine", loaded.append)
+    config, setup = RolloutConfig(threads=1), cloudpickle.dumps(setup_for(Path("nowhere")))
+
+    async def begun() -> tuple[dict[str, str], dict[str, float]]:
+        worker = ScriptedWorker(0, ahead=config)
+        doing = await worker.doing()
+        stats = await worker.begin([], setup)
+        await worker.close()
+        return doing, stats
+
+    doing, stats = asyncio.run(begun())
+    assert (doing, loaded) == ({}, [config])
+    assert stats["sampled_tokens"] == 0
+
+
+def test_a_setup_that_cannot_be_read_is_a_worker_that_cannot_start() -> None:
+    async def begin() -> None:
+        worker = ScriptedWorker(0)
+        try:
+            await worker.begin([], b"no pickle")
+        finally:
+            await worker.close()
+
+    with pytest.raises(EngineDied, match="its setup cannot be read: UnpicklingError"):
+        asyncio.run(begin())

@@ -144,7 +144,7 @@ def test_the_command_refuses_before_there_is_a_folder(tmp_path: Path, monkeypatc
     assert command("envs-check", ECHO, "certificates=kept", cwd=tmp_path).returncode == 0
     begun = SimpleNamespace(about=None)
 
-    def begin(cfg, rundir, tasksets, about):
+    def begin(cfg, rundir, tasksets, about, placing, ray):
         begun.about = about
         return {}
 

@@ -10,9 +10,10 @@ import pytest
 from in_process import command
 from train_runs import train_config
 
+from configs.schema import TrainConfig
 from rl.objective.config import ObjectiveConfig, TeachingConfig
 from rl.run.paths import resolve
-from rl.run.preflight import check_start
+from rl.run.preflight import check_model, check_start
 from rl.run.taught import other_tokens, with_directories
 
 BASE = resolve("pkg://rl.bases/tiny_dsa_base")
@@ -38,6 +39,11 @@ def test_a_run_or_a_directory(here: Path) -> None:
     assert given.distill.teachers["search"] == "one"
 
 
+def looked_at(cfg: TrainConfig) -> None:
+    check_start(cfg, ["search", "code", "interpreter", "agent"])
+    check_model(cfg)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -50,7 +56,7 @@ def test_a_run_or_a_directory(here: Path) -> None:
 def test_what_cannot_teach_is_one_line(here: Path, overrides: list[str], said: str) -> None:
     cfg = train_config(*(f"objective.distill.{override}" for override in overrides), f"base.source={BASE}")
     with pytest.raises(ValueError, match=said) as error:
-        check_start(cfg, ["search", "code", "interpreter", "agent"])
+        looked_at(cfg)
     assert "\n" not in str(error.value)
 
 

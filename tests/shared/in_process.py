@@ -1,4 +1,6 @@
-"""A console command of ours without a process of its own: the same ``main`` and the same words, without the start."""
+"""A console command of ours without a process of its own: the same ``main`` and the same words, without the start.
+
+`rl-train` starts no Ray ahead of its last checks here: of what is refused, Ray is no part."""
 
 from __future__ import annotations
 
@@ -41,6 +43,7 @@ def command(name: str, *overrides: str, cwd: Path) -> Ended:
         with (
             mock.patch.object(sys, "argv", [name, *overrides]),
             mock.patch.object(sys, "path", sys.path[:]),
+            mock.patch("rl.run.ahead.begun", return_value=contextlib.nullcontext()),
             contextlib.redirect_stdout(written),
             contextlib.redirect_stderr(written),
         ):
