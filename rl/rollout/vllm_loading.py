@@ -5,24 +5,27 @@ It takes longer than the engine's start. A worker does it ahead of its setup (``
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
 
 from rl.policy.collector import without_collector
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine_arguments import set_environment
 
-COMPILER = "torch._inductor.lowering"
+COMPILER = "torch._inductor"
 
 
 def load_vllm(config: EngineConfig) -> None:
     """Import what an ``Engine`` of this configuration runs, and our model into it."""
     set_environment(config)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
-    with without_collector():
-        with _without_compiler():
+    with without_collector(), compiling_at_first_call():
+        with without_compiler():
             import vllm  # noqa: F401
         from vllm.platforms import current_platform
         from vllm.plugins import load_general_plugins
@@ -34,9 +37,9 @@ def load_vllm(config: EngineConfig) -> None:
 
 
 @contextmanager
-def _without_compiler() -> Iterator[None]:
+def without_compiler() -> Iterator[None]:
     """``import vllm`` loads torch's compiler to teach it something about vLLM's operators, and goes on without where
-    that cannot be imported. Our engines compile nothing (``enforce_eager``)."""
+    that cannot be imported. Our engines compile no model (``enforce_eager``)."""
     if COMPILER in sys.modules:
         yield
         return
@@ -45,3 +48,33 @@ def _without_compiler() -> Iterator[None]:
         yield
     finally:
         del sys.modules[COMPILER]
+
+
+@contextmanager
+def compiling_at_first_call() -> Iterator[None]:
+    """A function that a module decorates with ``torch.compile`` is given to it when it is called: most of vLLM's never
+    are, and the decorator loads the compiler."""
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(model: Any = None, **how: Any) -> Any:
+        if model is None:
+            return functools.partial(compile_later, **how)
+        if not isinstance(model, FunctionType):
+            return compile_now(model, **how)
+        compiled: list[Callable[..., Any]] = []
+
+        @functools.wraps(model)
+        def called(*args: Any, **named: Any) -> Any:
+            if not compiled:
+                compiled.append(compile_now(model, **how))
+            return compiled[0](*args, **named)
+
+        return called
+
+    torch.compile = compile_later
+    try:
+        yield
+    finally:
+        torch.compile = compile_now

@@ -1,7 +1,7 @@
 """What of a run is begun before all is looked at: Ray, and the processes of its rollout workers, which load vLLM.
 
 Both take longer than the rest of the start, and need nothing but the configuration. While this process waits for Ray it
-loads torch, for the checks that follow.
+loads torch and transformers, for the checks that follow.
 """
 
 from __future__ import annotations
@@ -43,3 +43,6 @@ def begun(cfg: TrainConfig) -> Iterator[Placing]:
 def _load() -> None:
     with without_collector():
         import rl.policy.loading  # noqa: F401
+        from rl.policy.supported import config_class
+
+        config_class("deepseek_v32")  # whichever is asked for loads transformers

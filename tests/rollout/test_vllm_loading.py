@@ -1,22 +1,25 @@
-"""What ``import vllm`` is kept from loading. With vLLM itself: every test that starts an engine."""
+"""What vLLM is kept from loading with it. With vLLM itself: every test that starts an engine."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 from rl.rollout import vllm_loading
-from rl.rollout.vllm_loading import _without_compiler
+from rl.rollout.vllm_loading import compiling_at_first_call, without_compiler
 
 ABSENT = "torch._inductor.not_loaded_by_anything"
 
 
 def test_it_cannot_be_imported_in_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_loading, "COMPILER", ABSENT)
-    with _without_compiler(), pytest.raises(ImportError, match=ABSENT):
+    with without_compiler(), pytest.raises(ImportError, match=ABSENT):
         importlib.import_module(ABSENT)
     assert ABSENT not in sys.modules
 
@@ -25,6 +28,28 @@ def test_what_is_loaded_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_loading, "COMPILER", ABSENT)
     there = ModuleType(ABSENT)
     monkeypatch.setitem(sys.modules, ABSENT, there)
-    with _without_compiler():
+    with without_compiler():
         assert importlib.import_module(ABSENT) is there
     assert sys.modules[ABSENT] is there
+
+
+def test_functions_are_compiled_once_when_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, dict[str, Any]]] = []
+
+    def compile_now(model: Any, **how: Any) -> Callable[[int], int]:
+        given.append((model, how))
+        return lambda x: 10 * int(model(x))
+
+    def more(x: int) -> int:
+        return x + 1
+
+    monkeypatch.setattr(torch, "compile", compile_now)
+    with compiling_at_first_call():
+        later, decorated = torch.compile(more), torch.compile(dynamic=True)(more)
+        module = torch.compile(torch.nn.Identity())
+        assert [how for _, how in given] == [{}]  # a module at once
+        assert callable(module)
+    assert torch.compile is compile_now
+    given.clear()
+    assert (later.__name__, later(1), later(2), decorated(1)) == ("more", 20, 30, 20)
+    assert given == [(more, {}), (more, {"dynamic": True})]
