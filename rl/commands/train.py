@@ -77,7 +77,9 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
         try:
             placing = ray.enter_context(begun(cfg))
         except Exception as error:
-            raise stopped_without_folder(error) from error
+            made = folder if rundir is None else rundir
+            why = stopped_without_folder(error) if made is None else stopped(made, error, resumed=resumed)
+            raise why from error
         with configuration():  # still before it; what has begun loads its libraries meanwhile
             renderer = check_model(cfg)
             check_environments(
