@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FunctionType
 from typing import Any
 
@@ -54,8 +55,7 @@ def without_compiler() -> Iterator[None]:
 def compiling_at_first_call() -> Iterator[None]:
     """A function that a module decorates with ``torch.compile`` is given to it when it is called: most of vLLM's never
     are, and the decorator loads the compiler."""
-    import torch
-
+    torch: Any = import_module("torch")
     compile_now = torch.compile
 
     def compile_later(model: Any = None, **how: Any) -> Any:
