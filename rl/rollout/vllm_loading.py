@@ -28,11 +28,12 @@ def load_vllm(config: EngineConfig) -> None:
     with without_collector(), compiling_at_first_call():
         with without_compiler():
             import vllm  # noqa: F401
+        from vllm import plugins
         from vllm.platforms import current_platform
-        from vllm.plugins import load_general_plugins
         from vllm.v1.engine import llm_engine  # noqa: F401
 
-        load_general_plugins()  # as vLLM does before it looks for a model's class
+        load_plugins: Any = plugins.load_general_plugins
+        load_plugins()  # as vLLM does before it looks for a model's class
         if current_platform.is_cpu():  # what it finds by its name
             from vllm.v1.worker import cpu_worker  # noqa: F401
 

@@ -43,6 +43,6 @@ def begun(cfg: TrainConfig) -> Iterator[Placing]:
 def _load() -> None:
     with without_collector():
         import rl.policy.loading  # noqa: F401
-        from rl.policy.supported import config_class
+        from rl.policy.transformers_imports import config_class
 
         config_class("deepseek_v32")  # whichever is asked for loads transformers
