@@ -21,17 +21,23 @@ def function_schema(name: str, description: str | None, parameters: Mapping[str,
 def check_call(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """None when ``arguments`` fit the function schema, else what is wrong.
 
-    Unknown arguments are wrong unless the schema allows them explicitly: nobody means them.
+    Unknown arguments are wrong unless the schema allows them explicitly: nobody means them. What refers to a schema
+    elsewhere is not checked: nothing is fetched, and whoever runs the call has it.
     """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import SPECIFICATIONS  # of itself the library asks the network, and waits for it
 
     name, parameters = schema["name"], schema["parameters"]
     unknown = [key for key in arguments if key not in parameters["properties"]]
     if unknown and not parameters.get("additionalProperties") and "patternProperties" not in parameters:
         allowed = ", ".join(parameters["properties"]) or "none"
         return f'{name} has no argument "{unknown[0]}"; its arguments are: {allowed}.'
-    error = best_match(Draft202012Validator(parameters).iter_errors(dict(arguments)))
+    try:
+        error = best_match(Draft202012Validator(parameters, registry=SPECIFICATIONS).iter_errors(dict(arguments)))
+    except Unresolvable:
+        return None
     if error is None:
         return None
     where = f'argument "{".".join(str(p) for p in error.absolute_path)}": ' if error.absolute_path else ""

@@ -21,6 +21,7 @@ from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Sp
 from envs.bridges.openai_request import ChatOptions, read_request
 from envs.bridges.openai_responses import chat_body, events, response_of
 from envs.bridges.openai_server import ChatServer
+from envs.bridges.schemas import check_call, function_schema
 from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
@@ -232,6 +233,18 @@ def test_what_is_refused() -> None:
         server.close_session(key)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             post(url, key, {"messages": []})
+
+
+@pytest.mark.timeout(20)
+def test_what_a_schema_refers_to_is_not_fetched() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        elsewhere = {"$ref": f"http://127.0.0.1:{listening.getsockname()[1]}/schema"}
+        schema = function_schema("f", None, {"properties": {"a": elsewhere, "b": {"type": "string"}}})
+        assert check_call(schema, {"a": 1}) is None
+        assert "'c'" in (check_call(schema, {"b": "x", "c": 1}) or "").replace('"', "'")
+        with pytest.raises(TimeoutError):
+            listening.accept()
 
 
 def test_half_a_surrogate_pair_anywhere_in_a_request_is_a_question_mark() -> None:
