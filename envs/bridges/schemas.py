@@ -7,6 +7,7 @@ checked by the ``jsonschema`` library; what is wrong is said in words meant for 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,13 +22,13 @@ def function_schema(name: str, description: str | None, parameters: Mapping[str,
 def check_call(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """None when ``arguments`` fit the function schema, else what is wrong.
 
-    Unknown arguments are wrong unless the schema allows them explicitly: nobody means them. What refers to a schema
-    elsewhere is not checked: nothing is fetched, and whoever runs the call has it.
+    Unknown arguments are wrong unless the schema allows them explicitly: nobody means them. What Python cannot check
+    is left to whoever runs the call: a pattern in JavaScript's form, a reference elsewhere (nothing is fetched).
     """
     from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    from jsonschema.exceptions import UnknownType, best_match
+    from jsonschema_specifications import REGISTRY  # of itself the library asks the network, and waits for it
     from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import SPECIFICATIONS  # of itself the library asks the network, and waits for it
 
     name, parameters = schema["name"], schema["parameters"]
     unknown = [key for key in arguments if key not in parameters["properties"]]
@@ -35,8 +36,8 @@ def check_call(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str |
         allowed = ", ".join(parameters["properties"]) or "none"
         return f'{name} has no argument "{unknown[0]}"; its arguments are: {allowed}.'
     try:
-        error = best_match(Draft202012Validator(parameters, registry=SPECIFICATIONS).iter_errors(dict(arguments)))
-    except Unresolvable:
+        error = best_match(Draft202012Validator(parameters, registry=REGISTRY).iter_errors(dict(arguments)))
+    except (Unresolvable, UnknownType, re.error, RecursionError, ArithmeticError):
         return None
     if error is None:
         return None

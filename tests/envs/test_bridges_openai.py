@@ -22,6 +22,7 @@ from envs.bridges.openai_request import ChatOptions, read_request
 from envs.bridges.openai_responses import chat_body, events, response_of
 from envs.bridges.openai_server import ChatServer
 from envs.bridges.schemas import check_call, function_schema
+from envs.driving import mistakes
 from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
@@ -233,6 +234,18 @@ def test_what_is_refused() -> None:
         server.close_session(key)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             post(url, key, {"messages": []})
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"pattern": r"^\p{L}+$"}, {"$ref": "#/properties/a"}, {"type": "text"}, {"multipleOf": 0}, {"$ref": 5}, 1],
+)
+def test_a_schema_that_cannot_be_checked_counts_nothing(argument: Any) -> None:
+    """It is the program's: what is wrong with it must not end a run."""
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": argument}}}
+    for value in ("text", 3):
+        said = Message("assistant", tool_calls=(ToolCall("f", {"a": value}),))
+        assert mistakes((Message("system", tools=(tool,)),), said) == {}
 
 
 @pytest.mark.timeout(20)
