@@ -21,6 +21,7 @@ import math
 import re
 from array import array
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class DatasetEnvironment(Environment):
         """The reward's scores of ``answer``; None: there is none, which is worth 0."""
         if answer is None:
             return {"outcome": 0.0}
-        row = dict(self.task.metadata["row"]) | {"answer": self.task.answer}
+        row = deepcopy(self.task.metadata["row"]) | {"answer": self.task.answer}
         result = self.reward(answer, row)
         name = f"reward {getattr(self.reward, '__name__', repr(self.reward))}"
         return self._awaited(result, name) if inspect.isawaitable(result) else scores_of(result, name)

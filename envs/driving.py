@@ -59,7 +59,6 @@ def mistakes(dialogue: Sequence[Message], said: Message) -> Counter[str]:
     ``dialogue``. The program answers them, in words of its own. None are counted where it has shown none, or one that
     is no JSON schema."""
     from jsonschema.exceptions import SchemaError
-    from referencing.exceptions import Unresolvable
 
     counts: Counter[str] = Counter()
     schemas = {schema.get("name"): schema for message in dialogue for schema in message.tools}
@@ -70,7 +69,7 @@ def mistakes(dialogue: Sequence[Message], said: Message) -> Counter[str]:
         try:
             checkable = function_schema(call.name, None, schema.get("parameters") or {})
             counts["bad_arguments"] += check_call(checkable, call.arguments) is not None
-        except (SchemaError, Unresolvable, TypeError, AttributeError):
+        except (SchemaError, TypeError, AttributeError):
             continue
     return +counts
 

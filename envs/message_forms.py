@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+from envs.bridges.schemas import encodable
 from envs.types import Message, Role, ToolCall
 
 ROLES: tuple[str, ...] = get_args(Role)
@@ -67,12 +68,16 @@ def message_of(raw: Any, *, absent_nulls: bool = False) -> Message:
     if raw.get("function_call") is not None:
         raise ValueError("has a function_call, a form that OpenAI gave up; write it as tool_calls")
     reasoning = raw.get("reasoning_content")
+    reasoning = raw.get("reasoning") if reasoning is None else reasoning
+    for name, said in (("reasoning", reasoning), ("parse_error", raw.get("parse_error"))):
+        if not isinstance(said, str | None):
+            raise ValueError(f"has {name}={_shown(said)}, wanted a text")
     return Message(
         role,
         _text(raw.get("content")),
-        raw.get("reasoning") if reasoning is None else reasoning,
+        reasoning,
         tuple(_call(call, absent_nulls) for call in _list("tool_calls", raw.get("tool_calls"))),
-        tuple(_schema(schema) for schema in _list("tools", raw.get("tools"))),
+        tuple(schema_of(schema) for schema in _list("tools", raw.get("tools"))),
         raw.get("parse_error"),
         _format(raw.get("response_format"), absent_nulls),
         bool(raw.get("prefix")),
@@ -113,7 +118,7 @@ def _text(content: Any) -> str:
             parts.append(part)
             continue
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind != "text" or not isinstance(part["text"], str):
+        if kind != "text" or not isinstance(part.get("text"), str):
             raise ValueError(f"has a part of type {kind!r}; only text is supported")
         parts.append(part["text"])
     return "\n".join(parts)
@@ -126,7 +131,7 @@ def _call(raw: Any, absent_nulls: bool) -> ToolCall:
     name, arguments = call["name"], call.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
+            arguments = encodable(json.loads(arguments or "{}"))  # a text in a text can hide half a surrogate pair
         except (ValueError, RecursionError) as error:
             raise ValueError(f"has a call whose arguments of {name!r} are no JSON: {error}") from error
     elif absent_nulls:
@@ -138,11 +143,13 @@ def _call(raw: Any, absent_nulls: bool) -> ToolCall:
     return ToolCall(name, arguments)
 
 
-def _schema(raw: Any) -> dict[str, Any]:
-    """A function schema, taken out of OpenAI's wrapper."""
+def schema_of(raw: Any) -> dict[str, Any]:
+    """A function schema, taken out of OpenAI's wrapper. Raises ValueError, a sentence without subject."""
     schema = raw.get("function") or raw if isinstance(raw, Mapping) else raw
-    if not isinstance(schema, Mapping):
-        raise ValueError(f"has the tool {_shown(raw)}, wanted a function schema")
+    if not isinstance(schema, Mapping) or not isinstance(schema.get("name"), str) or not schema["name"]:
+        raise ValueError(f"has the tool {_shown(raw)}, wanted a function schema with a name")
+    if not isinstance(schema.get("parameters", {}), Mapping | None):
+        raise ValueError(f"has the tool {_shown(raw)}, whose parameters are no JSON schema")
     return dict(schema)
 
 

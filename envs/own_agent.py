@@ -24,6 +24,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Awaitable, Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class OwnAgentEnvironment(DrivingEnvironment, DatasetEnvironment):
 
     def drive(self, endpoint: Endpoint) -> Any:
         self._posted = endpoint.posted
-        row = dict(self.task.metadata["row"])
+        row = deepcopy(self.task.metadata["row"])  # an agent may append to a list in it, and others play the same task
         if self._agent is None:
             return self._program(endpoint, row)
         self._given = self._agent(endpoint.base_url, endpoint.api_key, row)

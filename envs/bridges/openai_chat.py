@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from envs.message_forms import messages_of
+from envs.message_forms import messages_of, schema_of
 from envs.types import Message
 
 
@@ -59,10 +59,13 @@ def from_openai(wire: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, 
     """Our messages; ``tools`` go on the first system message, or on one of their own before all others.
 
     Raises ValueError that names the message for what has no form here: pictures, unknown roles, arguments that are
-    no JSON object, results of calls that were not made.
+    no JSON object, results of calls that were not made, functions without a name.
     """
     messages = messages_of(wire)
-    schemas = tuple(dict(tool["function"]) for tool in tools if tool.get("type", "function") == "function")
+    try:
+        schemas = tuple(schema_of(tool) for tool in tools if tool.get("type", "function") == "function")
+    except ValueError as error:
+        raise ValueError(f"the request {error}") from error
     if not schemas:
         return messages
     for position, message in enumerate(messages):

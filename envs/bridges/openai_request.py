@@ -81,7 +81,8 @@ def _with_format(messages: tuple[Message, ...], given: Any) -> tuple[Message, ..
     kind = given.get("type") if isinstance(given, Mapping) else given
     if kind in (None, "text"):
         return messages
-    schema = given.get("json_schema", {}).get("schema") if isinstance(given, Mapping) else None
+    wrapped = given.get("json_schema") if isinstance(given, Mapping) else None
+    schema = wrapped.get("schema") if isinstance(wrapped, Mapping) else None
     if kind != "json_schema" or not isinstance(schema, Mapping):
         raise ValueError(f"response_format={given!r:.80}: must be text, or a json_schema with its schema")
     for position, message in enumerate(messages):

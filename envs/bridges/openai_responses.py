@@ -48,6 +48,8 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(tool, Mapping):
+        raise ValueError(f"tools: {tool!r:.80} is no function")
     if tool.get("type") != "function":
         raise ValueError(f"tools: {tool.get('type')!r} does not run here; give functions")
     kept = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
@@ -78,6 +80,8 @@ def _messages(items: Sequence[Any]) -> list[dict[str, Any]]:
                 messages.append({"role": item.get("role"), "content": _parts(item.get("content"))})
             case "reasoning":
                 parts = item.get("content") or item.get("summary") or ()
+                if not isinstance(parts, list | tuple) or not all(isinstance(part, Mapping) for part in parts):
+                    raise ValueError(f"input: item {number} has the reasoning {parts!r:.80}, wanted a list of texts")
                 text = "\n".join(str(part.get("text", "")) for part in parts)
                 begun("reasoning_content", "content", "tool_calls")["reasoning_content"] = text
             case "function_call":

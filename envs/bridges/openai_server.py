@@ -36,8 +36,10 @@ from envs.bridges import openai_responses
 from envs.bridges.openai_completion import chunks, completion_of
 from envs.bridges.openai_exchange import Answer, ChatRefusal, ChatRequest, Office
 from envs.bridges.openai_request import read_request
+from envs.bridges.schemas import encodable
 
 _MAX_BYTES = 2**26  # of one request
+_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # half a surrogate pair, or a whole one
 _SOCKET_S = 60.0  # a client that sends half a request does not hold its thread forever
 _PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/v1/reward")
 _NAMED_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/reward", "/v1/close")  # POST there opens an episode
@@ -245,7 +247,10 @@ def _handler(sessions: dict[str, _Session], office: tuple[str, Office] | None) -
                 self.close_connection = True
                 raise ChatRefusal(413, f"the request has {size} bytes, allowed are {_MAX_BYTES}")
             try:
-                body = json.loads(self.rfile.read(size)) if size else {}
+                raw = self.rfile.read(size)
+                body = json.loads(raw) if size else {}
+                if _ESCAPED.search(raw):
+                    body = encodable(body)
             except (ValueError, RecursionError) as error:
                 raise ChatRefusal(400, f"the request is no JSON: {error}") from error
             if not isinstance(body, dict):

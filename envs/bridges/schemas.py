@@ -7,6 +7,7 @@ checked by the ``jsonschema`` library; what is wrong is said in words meant for 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,17 +22,23 @@ def function_schema(name: str, description: str | None, parameters: Mapping[str,
 def check_call(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """None when ``arguments`` fit the function schema, else what is wrong.
 
-    Unknown arguments are wrong unless the schema allows them explicitly: nobody means them.
+    Unknown arguments are wrong unless the schema allows them explicitly: nobody means them. What Python cannot check
+    is left to whoever runs the call: a pattern in JavaScript's form, a reference elsewhere (nothing is fetched).
     """
     from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    from jsonschema.exceptions import UnknownType, best_match
+    from jsonschema_specifications import REGISTRY  # of itself the library asks the network, and waits for it
+    from referencing.exceptions import Unresolvable
 
     name, parameters = schema["name"], schema["parameters"]
     unknown = [key for key in arguments if key not in parameters["properties"]]
     if unknown and not parameters.get("additionalProperties") and "patternProperties" not in parameters:
         allowed = ", ".join(parameters["properties"]) or "none"
         return f'{name} has no argument "{unknown[0]}"; its arguments are: {allowed}.'
-    error = best_match(Draft202012Validator(parameters).iter_errors(dict(arguments)))
+    try:
+        error = best_match(Draft202012Validator(parameters, registry=REGISTRY).iter_errors(dict(arguments)))
+    except (Unresolvable, UnknownType, re.error, RecursionError, ArithmeticError):
+        return None
     if error is None:
         return None
     where = f'argument "{".".join(str(p) for p in error.absolute_path)}": ' if error.absolute_path else ""

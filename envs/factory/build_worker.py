@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from envs.factory.plan import Plan, keep_function
 from envs.factory.rows import Row, row_of, task_of
+from envs.factory.store import BuildError
 from envs.families import taskset_class
 from envs.taskset import RejectedError, Taskset
 from envs.types import InfrastructureError, Task
@@ -67,7 +68,10 @@ class Maker:
             wanted = self.plan.parts[part]
             source = self.plan.sources[wanted.source]
             cls = taskset_class(source.target)
-            self._tasksets[part] = cls(split=wanted.split, seed=self.plan.seed, **source.settings)
+            try:
+                self._tasksets[part] = cls(split=wanted.split, seed=self.plan.seed, **source.settings)
+            except (ValueError, TypeError) as error:  # of a word that is the taskset's own
+                raise BuildError(f"family={source.name}: {error}") from error
         return self._tasksets[part]
 
     def propose(self, part: int, first: int, count: int) -> list[Candidate]:

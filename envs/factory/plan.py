@@ -11,6 +11,7 @@ with any number of workers, interrupted or not.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -111,8 +112,9 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
     if len({cls.family for cls in classes}) < len(classes):
         raise ValueError(f"mix={mix}: two of its tasksets have the same Taskset.family: build them apart")
     plan = Plan(tuple(sources), tuple(parts), **shared)
-    if plan.build_s < 0:
-        raise ValueError(f"build_s={plan.build_s:g}: must be at least 0 seconds (0: as long as it takes)")
+    for name, value, note in (("verify_s", plan.verify_s, ""), ("build_s", plan.build_s, " (0: as long as it takes)")):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value}: must be a number of seconds, at least 0{note}")
     if plan.keep:
         keep_function(plan)
     return plan

@@ -14,7 +14,7 @@ import posixpath
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -109,7 +109,7 @@ def _take(word: str, rest: str, image: Image, variables: dict[str, str], context
     elif word == "ENV":
         image.environment |= _pairs(rest, known)
     elif word == "WORKDIR":
-        image.folder = _inside(posixpath.join(image.folder, _expanded(_unquoted(rest), known)))
+        image.folder = inside(posixpath.join(image.folder, _expanded(_unquoted(rest), known)))
         image.folders.append(image.folder)
     elif word in ("COPY", "ADD"):
         _copy(word, _expanded(rest, known), image, context)
@@ -117,13 +117,17 @@ def _take(word: str, rest: str, image: Image, variables: dict[str, str], context
         for part in re.split(r"\s*(?:&&|;)\s*", rest):
             _run(part, image, known)
     elif word in ("CMD", "ENTRYPOINT", "SHELL"):
-        words = json.loads(rest) if rest.startswith("[") else shlex.split(rest)
-        if not set(words) <= _SHELLS:
-            raise RefusedError("what a container starts by itself is not emulated")
+        check_start(json.loads(rest) if rest.startswith("[") else shlex.split(rest))
     elif word == "USER" and rest in ("root", "0"):
         return
     elif word not in _IGNORED:
         raise RefusedError("this instruction is not emulated")
+
+
+def check_start(words: Sequence[str]) -> None:
+    """Raises RefusedError for a command at the start of a container that is more than a shell that waits."""
+    if not {part for word in words for part in shlex.split(word)} <= _SHELLS:
+        raise RefusedError("what a container starts by itself is not emulated")
 
 
 def _copy(word: str, rest: str, image: Image, context: Path) -> None:
@@ -152,14 +156,14 @@ def _copy(word: str, rest: str, image: Image, context: Path) -> None:
                 for path in sorted(p for p in match.rglob("*") if p.is_file() and p.resolve().is_relative_to(top)):
                     if path.name != "Dockerfile" or match != top:
                         _put(image, posixpath.join(to, path.relative_to(match).as_posix()), path, modes)
-                image.folders.append(_inside(to))
+                image.folders.append(inside(to))
             else:
-                inside = as_folder or _inside(to) in image.folders
-                _put(image, posixpath.join(to, match.name) if inside else to, match, modes)
+                within = as_folder or inside(to) in image.folders
+                _put(image, posixpath.join(to, match.name) if within else to, match, modes)
 
 
 def _put(image: Image, to: str, path: Path, modes: list[int]) -> None:
-    image.files[_inside(to)] = path.read_bytes(), modes[0] if modes else path.stat().st_mode & 0o777 | 0o444
+    image.files[inside(to)] = path.read_bytes(), modes[0] if modes else path.stat().st_mode & 0o777 | 0o444
     if sum(len(content) for content, _ in image.files.values()) > _MAX_BYTES:
         raise RefusedError(f"more than {_MAX_BYTES >> 20} MB of files")
 
@@ -184,9 +188,9 @@ def _run(part: str, image: Image, known: Mapping[str, str]) -> None:
         case ["pip" | "pip3", "install", *rest] | ["python" | "python3", "-m", "pip", "install", *rest]:
             image.packages += [_installed(w) for w in rest if not w.startswith("-")]
         case ["mkdir", *paths] if plain:
-            image.folders += [_inside(posixpath.join(image.folder, p)) for p in paths if not p.startswith("-")]
+            image.folders += [inside(posixpath.join(image.folder, p)) for p in paths if not p.startswith("-")]
         case ["chmod", "+x" | "755" | "0755", *paths] if plain:
-            for path in (_inside(posixpath.join(image.folder, p)) for p in paths):
+            for path in (inside(posixpath.join(image.folder, p)) for p in paths):
                 if path not in image.files:
                     raise RefusedError(f"{path} was not copied")
                 image.files[path] = image.files[path][0], 0o755
@@ -218,7 +222,8 @@ def _installed(wanted: str) -> str:
     return requirement.name
 
 
-def _inside(path: str) -> str:
+def inside(path: str) -> str:
+    """The path without detours. Raises RefusedError where nothing can be written in the sandbox."""
     plain = posixpath.normpath(path)
     top = plain.strip("/").partition("/")[0]
     if top in _CLOSED and not plain.startswith("/tmp/"):

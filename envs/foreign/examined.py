@@ -2,8 +2,8 @@
 
     found = remembered("swe_rows", [row, setup], SweState, lambda: examine(row))     # Verdicts, or raises RefusedError
 
-The key is over what is given and the code that finds it. What a time limit stopped is not kept: another machine, or
-this one later, may be quicker.
+The key is over what is given and the code that finds it. What a time limit stopped is not kept (another machine, or
+this one later, may be quicker), nor what is to be fetched first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RefusedError(ValueError):
 
 
 class StoppedError(RefusedError):
-    """A run took too long."""
+    """Another time it may be otherwise: a run took too long, a commit has not been fetched. It is not kept."""
 
 
 @dataclass(frozen=True)

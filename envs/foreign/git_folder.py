@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from envs.foreign.examined import RefusedError
+from envs.foreign.examined import RefusedError, StoppedError
 
 _GIT_S = 120.0  # of one call
 _LINK, _MODULE = b"120000", b"160000"
@@ -44,12 +44,12 @@ def find_repository(repos: Path, repo: str) -> Path:
 
 @lru_cache(maxsize=4)
 def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
-    """Content by path. Raises RefusedError when the commit is not there."""
+    """Content by path. Raises RefusedError for what names no commit, StoppedError when the commit is not there."""
     if not _COMMIT.fullmatch(commit):
         raise RefusedError(f"base_commit: is {commit!r:.80}, wanted the hexadecimal name of a commit")
     listed = _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit)
     if listed.returncode:
-        raise RefusedError(f"base_commit {commit}: not in {folder.name} ({_said(listed)}); git fetch it there")
+        raise StoppedError(f"base_commit {commit}: not in {folder.name} ({_said(listed)}); git fetch it there")
     entries = []
     for line in listed.stdout.split(b"\0")[:-1]:
         about, _, name = line.partition(b"\t")
@@ -58,7 +58,7 @@ def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
             entries.append((os.fsdecode(name), digest, mode))
     read = _git(folder, "cat-file", "--batch", put=b"".join(digest + b"\n" for _, digest, _ in entries))
     if read.returncode:
-        raise RefusedError(f"base_commit {commit}: its files cannot be read ({_said(read)})")
+        raise StoppedError(f"base_commit {commit}: its files cannot be read ({_said(read)})")
     files: dict[str, bytes] = {}
     links: dict[str, bytes] = {}
     at = 0
@@ -66,7 +66,7 @@ def files_at(folder: Path, commit: str) -> Mapping[str, bytes]:
         end = read.stdout.index(b"\n", at)
         header = read.stdout[at:end].split(b" ")
         if len(header) != 3:
-            raise RefusedError(f"base_commit {commit}: {path} is not in {folder.name} ({digest.decode()} is missing)")
+            raise StoppedError(f"base_commit {commit}: {path} is not in {folder.name} ({digest.decode()} is missing)")
         size = int(header[2])
         content = read.stdout[end + 1 : end + 1 + size]
         at = end + size + 2
@@ -123,7 +123,7 @@ def _git(folder: Path, *words: str, put: bytes = b"") -> subprocess.CompletedPro
     except FileNotFoundError as error:
         raise ValueError("git is not installed: apt-get install git") from error
     except subprocess.TimeoutExpired as error:
-        raise RefusedError(f"git {words[0]} in {folder} did not end in {_GIT_S:g} s") from error
+        raise StoppedError(f"git {words[0]} in {folder} did not end in {_GIT_S:g} s") from error
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:

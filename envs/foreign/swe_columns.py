@@ -83,12 +83,12 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 def _tests(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
     value = row.get(column)
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         try:
             value = json.loads(value)
         except ValueError as error:
             raise BadRowError(f"column {column}: is a text that is no JSON list: {value[:60]!r}") from error
-    if value is None:
+    if value in (None, ""):  # an empty cell of a CSV file
         value = []
     if not isinstance(value, list) or not all(isinstance(test, str) and test for test in value):
         raise BadRowError(f"column {column}: wanted a list of the names of tests, or such a list as JSON text")

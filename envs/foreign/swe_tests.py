@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from envs.code.release_tests import definition
@@ -28,9 +28,12 @@ LABELS = "{labels}"
 _UNITTEST = re.compile(r"(\w+) \(([\w.]+)\)")
 _DOTTED = re.compile(r"\w+(?:\.\w+)+")
 _NAME = re.compile(r"\w+")
-# "test_a (tests.A.test_a) ... ok", with the first line of a docstring between them
+# "test_a (tests.A.test_a) ... ok", with the first line of a docstring between them, but no other result. Atomic: the
+# code under test prints these lines, and may print " ... " a million times.
 _RESULT = re.compile(
-    r"^(\w+) \(([\w.]+)\)(?:[^\n]*\n)?[^\n]*? \.\.\. [^\n]*?(ok|FAIL|ERROR|skipped|expected failure)\b", re.M
+    r"^(\w+) \(([\w.]+)\)(?:[^\n]*\n(?!\w+ \([\w.]+\)))??(?>[^\n]*? \.\.\. )[^\n]*?"
+    r"(ok|FAIL|ERROR|skipped|expected failure)\b",
+    re.M,
 )
 _FAILURE = re.compile(r"^(?:FAIL|ERROR): (\w+) \(([\w.]+)\)[^\n]*\n(.*?)(?=^={20,}|^-{20,}\nRan |\Z)", re.M | re.S)
 
@@ -112,18 +115,23 @@ def run_command(
     said = f"{result.stdout}\n{result.stderr}"
     told = {_joined(found[1], found[2]): tame(_last_line(found[3])) for found in _FAILURE.finditer(said)}
     verdicts: dict[str, Verdict] = {}
-    for found in _RESULT.finditer(said):
-        name = _joined(found[1], found[2])
+    for name, status in results(said):
         test = _id(name, dotted)
-        passed = found[3] in ("ok", "expected failure")
-        if test is None or found[3] == "skipped":
+        passed = status in ("ok", "expected failure")
+        if test is None or status == "skipped":
             continue
         if test in verdicts:  # of the code under test, which may print anything
             passed = False
-        verdicts[test] = Verdict(passed, got="" if passed else told.get(name, found[3]))
+        verdicts[test] = Verdict(passed, got="" if passed else told.get(name, status))
     ended = not result.timed_out and bool(re.search(r"(?m)^Ran \d+ tests? in ", said))
     broken = "" if ended or result.timed_out else f"{command}: {tame(_last_line(said)) or 'it ended'}"
     return Run(verdicts, timed_out=result.timed_out, ended=ended, broken=broken)
+
+
+def results(said: str) -> Iterator[tuple[str, str]]:
+    """(dotted name, ok or another word) of each test in the verbose output of unittest."""
+    for found in _RESULT.finditer(said):
+        yield _joined(found[1], found[2]), found[3]
 
 
 def _id(name: str, dotted: Mapping[str, str]) -> str | None:

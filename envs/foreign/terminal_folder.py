@@ -17,13 +17,14 @@ RefusedError says what of a folder the sandbox cannot give, and where it stands.
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.foreign.dockerfile import Image, read_dockerfile
+from envs.foreign.dockerfile import Image, check_start, inside, read_dockerfile
 from envs.foreign.examined import RefusedError
 
 _COMPOSE = {"build", "image", "container_name", "command", "environment", "volumes", "working_dir"}
@@ -79,12 +80,14 @@ def _terminal_bench(folder: Path) -> TerminalFolder:
         raise RefusedError("task.yaml has no instruction")
     if (parser := about.get("parser_name", "pytest")) != "pytest":
         raise RefusedError(f"task.yaml: parser_name is {parser}, wanted pytest")
-    environment = {}
+    image = read_dockerfile(folder / "Dockerfile")
     for name in ("docker-compose.yaml", "docker-compose.yml"):
         if (folder / name).is_file():
-            environment = _compose(name, yaml.safe_load((folder / name).read_text(encoding="utf-8")))
-    image = read_dockerfile(folder / "Dockerfile")
-    image.environment |= environment
+            try:
+                compose = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise RefusedError(f"{name} cannot be read: {' '.join(str(error).split())[:200]}") from error
+            _compose(name, compose, image)
     return _task(folder, instruction, image, "solution.sh", "run-tests.sh", about.get("difficulty"))
 
 
@@ -117,13 +120,14 @@ def _harbor(folder: Path) -> TerminalFolder:
         raise RefusedError("instruction.md is empty")
     image = read_dockerfile(folder / "environment" / "Dockerfile")
     image.environment |= {str(name): str(value) for name, value in wanted.get("env", {}).items()}
-    image.folder = wanted.get("workdir", image.folder)
+    if "workdir" in wanted:
+        _begin_in(wanted["workdir"], "task.toml: environment.workdir", image)
     difficulty = about.get("metadata", {}).get("difficulty")
     return _task(folder, instruction, image, "solution/solve.sh", "tests/test.sh", difficulty)
 
 
-def _compose(name: str, about: Any) -> dict[str, str]:
-    """What a compose file with one container adds: variables."""
+def _compose(name: str, about: Any, image: Image) -> None:
+    """Take on what a compose file with one container adds: variables, a folder."""
     services = about.get("services", {}) if isinstance(about, dict) else {}
     if len(services) != 1:
         raise RefusedError(f"{name}: {len(services)} services ({', '.join(services)}): one container is emulated")
@@ -133,9 +137,27 @@ def _compose(name: str, about: Any) -> dict[str, str]:
     for volume in settings.get("volumes", ()):
         if not str(volume).startswith("${T_BENCH_"):
             raise RefusedError(f"{name}: {service}.volumes: {volume} is not emulated")
+    command = settings.get("command") or ()
+    try:
+        check_start(shlex.split(command) if isinstance(command, str) else [str(word) for word in command])
+    except RefusedError as error:
+        raise RefusedError(f"{name}: {service}.command: {error} ({command!r:.100})") from error
+    if "working_dir" in settings:
+        _begin_in(settings["working_dir"], f"{name}: {service}.working_dir", image)
     given = settings.get("environment", {})
     pairs = given.items() if isinstance(given, dict) else (str(line).partition("=")[::2] for line in given)
-    return {str(key): str(value) for key, value in pairs if "$" not in str(value)}
+    image.environment |= {str(key): str(value) for key, value in pairs if "$" not in str(value)}
+
+
+def _begin_in(folder: object, place: str, image: Image) -> None:
+    """The folder that commands begin in, as ``place`` wants it; it is made, as Docker does."""
+    if not isinstance(folder, str) or not folder.startswith("/"):
+        raise RefusedError(f"{place}={folder!r:.80}: must be an absolute path")
+    try:
+        image.folder = inside(folder)
+    except RefusedError as error:
+        raise RefusedError(f"{place}: {error}") from error
+    image.folders.append(image.folder)
 
 
 def _task(

@@ -115,6 +115,10 @@ def _unreadable(overrides: Sequence[str]) -> str | None:
 
 
 def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
+    from envs.families import REFUSED
+
+    if group == "env" and name in REFUSED:
+        return f"{group}={name}: cannot be loaded: {REFUSED[name]}"
     folder = files("configs").joinpath(group)
     if not options and folder.is_dir():  # Hydra names none for one of a list
         options = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))

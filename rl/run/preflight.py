@@ -19,7 +19,7 @@ from rl.bounds import check
 from rl.run.errors import explain
 from rl.run.inputs import find_inputs
 from rl.run.paths import output_directory, policy_directory
-from rl.run.taught import check_teachers
+from rl.run.taught import check_teachers, check_untaught
 from rl.tracking.rundir import RunDirError
 
 if TYPE_CHECKING:
@@ -332,6 +332,8 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
     cfg.objective.check_families(families)
     if cfg.pipeline.teaches:  # refused here rather than when the specialists have been trained
         replace(cfg.objective.distill, teachers=dict.fromkeys(sorted(families), "a specialist"))
+    elif not cfg.objective.distill.teachers:
+        check_untaught(cfg.objective.distill)
     missing = [role for role in ROLES if role not in families]
     if cfg.self_verification.enabled and missing:
         raise ValueError(

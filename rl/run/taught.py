@@ -6,14 +6,14 @@ Log-probs of two policies are compared token id by token id, so both must mean t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.run.paths import policy_directory
 
 if TYPE_CHECKING:
-    from rl.objective.config import ObjectiveConfig
+    from rl.objective.config import ObjectiveConfig, TeachingConfig
 
 
 def with_directories(objective: ObjectiveConfig, runs_dir: str) -> ObjectiveConfig:
@@ -39,6 +39,17 @@ def teacher_directory(family: str, setting: str, runs_dir: str) -> Path:
     if (Path(setting) / ADAPTER).is_file():
         return Path(setting)
     return policy_directory(f"objective.distill.teachers.{family}", setting)
+
+
+def check_untaught(distill: TeachingConfig) -> None:
+    """Raise ValueError for settings of a distillation in which nobody teaches."""
+    plain = type(distill)()
+    for field in fields(plain):
+        if (value := getattr(distill, field.name)) != getattr(plain, field.name):
+            raise ValueError(
+                f"objective.distill.{field.name}={value}: nobody teaches; name a teacher, "
+                "objective.distill.teachers={default: <policy>}"
+            )
 
 
 def check_teachers(

@@ -39,6 +39,7 @@ class RunLine:
     after: float | None
     changed: float  # seconds since the epoch
     families: tuple[str, ...]
+    held_out: bool = True  # else ``after`` is of tasks that nobody has held out (rl-gateway), and there is no before
 
 
 class Kept:
@@ -103,6 +104,7 @@ class Runs:
             after=after,
             changed=changed,
             families=tuple(sorted(families)),
+            held_out="evaluated" not in summary,
         )
 
     def summary(self, run: RunDir) -> dict[str, Any]:
@@ -142,8 +144,9 @@ def _is_run(path: Path) -> bool:
 
 
 def _state(run: RunDir, summary: dict[str, Any], changed: float) -> str:
-    # rl-eval writes the policy's name and its report last; rl-train ends with eval_after.
-    if "eval_after" in summary or "policies" in summary:
+    # rl-eval writes the policies' names and its report last; rl-train ends with eval_after, which rl-gateway writes as
+    # episodes end: there the report is last.
+    if run.report.is_file() if "evaluated" in summary else "eval_after" in summary or "policies" in summary:
         return "finished"
     if time.time() - changed < ACTIVE_S:
         return "running"

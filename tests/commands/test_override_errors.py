@@ -48,6 +48,7 @@ WORDS = [(toolkit, word) for toolkit, words in TOOLKITS.items() for word in word
         ("steps=null", "steps=null: must be int, at least 1"),
         ("eval.ks=3", "eval.ks=3: must be list of (int, at least 1), or null"),
         ("coldstart=false", "coldstart=false: coldstart is a group; set its fields, such as coldstart.epochs=<value>"),
+        ("env=tau2", "env=tau2: cannot be loaded: the package of tau2-bench is on no index"),
         ("policy=nothing", "policy=nothing: no such choice; one of deepseek_v32, hf, tiny_dsa"),
         ("env=serch", "env=serch: no such choice; did you mean search? One of agent, bfcl, built,"),
         ("a=[1", "a=[1: cannot be read; write key=value, a list as key=[1,2], "),

@@ -21,6 +21,8 @@ from envs.bridges.openai_exchange import ChatRefusal, ChatReply, ChatRequest, Sp
 from envs.bridges.openai_request import ChatOptions, read_request
 from envs.bridges.openai_responses import chat_body, events, response_of
 from envs.bridges.openai_server import ChatServer
+from envs.bridges.schemas import check_call, function_schema
+from envs.driving import mistakes
 from envs.message_forms import message_of
 from envs.types import Message, ToolCall
 
@@ -86,6 +88,8 @@ def test_results_come_in_any_order(dialogue: tuple[Message, ...], rng: Any) -> N
     [
         ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0 has a part of type 'image_url'"),
         ([{"role": "robot", "content": ""}], "role 'robot'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "only text is supported"),
+        ([{"role": "assistant", "content": "", "reasoning_content": 5}], "message 0 has reasoning=5, wanted a text"),
         ([{"role": "tool", "tool_call_id": "x", "content": ""}], "call 'x' that was not made"),
         ([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{"}}]}], "no JSON"),
         (
@@ -232,6 +236,47 @@ def test_what_is_refused() -> None:
             post(url, key, {"messages": []})
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [{"pattern": r"^\p{L}+$"}, {"$ref": "#/properties/a"}, {"type": "text"}, {"multipleOf": 0}, {"$ref": 5}, 1],
+)
+def test_a_schema_that_cannot_be_checked_counts_nothing(argument: Any) -> None:
+    """It is the program's: what is wrong with it must not end a run."""
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": argument}}}
+    for value in ("text", 3):
+        said = Message("assistant", tool_calls=(ToolCall("f", {"a": value}),))
+        assert mistakes((Message("system", tools=(tool,)),), said) == {}
+
+
+@pytest.mark.timeout(20)
+def test_what_a_schema_refers_to_is_not_fetched() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        elsewhere = {"$ref": f"http://127.0.0.1:{listening.getsockname()[1]}/schema"}
+        schema = function_schema("f", None, {"properties": {"a": elsewhere, "b": {"type": "string"}}})
+        assert check_call(schema, {"a": 1}) is None
+        assert "'c'" in (check_call(schema, {"b": "x", "c": 1}) or "").replace('"', "'")
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+
+def test_half_a_surrogate_pair_anywhere_in_a_request_is_a_question_mark() -> None:
+    seen: list[ChatRequest] = []
+
+    def answer(request: ChatRequest) -> ChatReply:
+        seen.append(request)
+        return ChatReply(Message("assistant", "ok"))
+
+    call = {"id": "1", "function": {"name": "f", "arguments": json.dumps({"a": "\ud800", "b": "\U0001f600"})}}
+    tool = {"type": "function", "function": {"name": "f", "description": "\udfff"}}
+    said = [*HELLO, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "", "tool_call_id": "1"}]
+    with ChatServer() as server:
+        key = server.open_session(answer)
+        post(f"{server.base_url}/chat/completions", key, {"messages": said, "tools": [tool]})
+    assert seen[0].messages[0].tools[0]["description"] == "?"
+    assert seen[0].messages[2].tool_calls[0].arguments == {"a": "?", "b": "\U0001f600"}
+
+
 HELLO: list[Any] = [{"role": "user", "content": "Hi"}]
 
 
@@ -249,9 +294,13 @@ HELLO: list[Any] = [{"role": "user", "content": "Hi"}]
         ({"stop": 7}, "stop=7: must be texts"),
         ({"tools": "search"}, "tools='search': must be a list of functions"),
         ({"tools": [{"type": "web_search"}]}, "must be a list of functions"),
+        ({"tools": [{"function": {"name": 5}}]}, "the request has the tool .*, wanted a function schema with a name"),
+        ({"tools": [{"function": {}}]}, "wanted a function schema with a name"),
+        ({"tools": [{"function": {"name": "f", "parameters": "x"}}]}, "whose parameters are no JSON schema"),
         ({"stream_options": 5}, "stream_options=5: must be an object"),
         ({"response_format": {"type": "json_object"}}, "must be text, or a json_schema with its schema"),
         ({"response_format": "json"}, "response_format='json'"),
+        ({"response_format": {"type": "json_schema", "json_schema": 5}}, "or a json_schema with its schema"),
         ({"messages": {}}, "messages={}: must be a list"),
     ],
 )

@@ -191,6 +191,17 @@ def test_a_broken_family_stops_the_build(tmp_path: Path, capsys: pytest.CaptureF
     assert not (out / "build.json").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_word_that_the_taskset_refuses_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    words = ["family=releases", "n=5", 'tiers=["early"]', f"out={tmp_path / 'none'}", f"workers={workers}"]
+    assert build.main(words) == 1
+    assert capsys.readouterr().err == (
+        "envs-build: family=releases: tiers is ['early']; use some of pair, function, earlier, removal\n"
+    )
+
+
 def test_slow_tasks_and_failures_of_the_machine(tmp_path: Path) -> None:
     plan = plan_of({"family": "factory_tasksets.Hanging", "n": 4, "verify_s": 0.05})
     maker = Maker(plan)
@@ -258,7 +269,9 @@ def test_what_else_must_hold(tmp_path: Path) -> None:
         (["mix=v32", "tier=easy", "two_hop=1"], "two_hop: mix=v32 knows no such word"),
         (["family=search", "n=5", "tier=easy", "keep=nothing.here"], "keep=nothing.here"),
         (["family=search", "n=5", "workers=-1"], "workers=-1"),
-        (["family=search", "n=5", "build_s=-1"], "build_s=-1: must be at least 0"),
+        (["family=search", "n=5", "build_s=-1"], "build_s=-1: must be a number of seconds, at least 0 (0: as long"),
+        (["family=search", "n=5", "build_s=nan"], "build_s=nan: must be a number of seconds"),
+        (["family=search", "n=5", "verify_s=long"], "verify_s=long: must be a number of seconds"),
     ],
 )
 def test_errors_say_what_is_wrong(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

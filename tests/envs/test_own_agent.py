@@ -73,6 +73,26 @@ def test_the_agent_gets_endpoint_and_row_and_its_number_is_the_reward(rows: Path
     assert scores(rows, late) == {"outcome": 0.5, "steps": 3.0}
 
 
+def test_what_an_agent_and_a_reward_do_to_their_row_is_not_seen_by_others(tmp_path: Path) -> None:
+    row = {"answer": "1", "messages": [{"role": "user", "content": "Hi"}]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Say {n}.", **row}) + "\n" for n in range(20)))
+
+    def agent(base_url: str, api_key: str, row: dict[str, Any]) -> None:
+        row["messages"].append({"role": "assistant", "content": "Hello"})
+
+    def reward(answer: str, row: dict[str, Any]) -> float:
+        row["messages"].clear()
+        return 1.0
+
+    taskset = OwnAgentTaskset(path=path, agent=agent, reward=reward)
+    task = taskset.task(0)
+    environment = taskset.environment(task)
+    environment.drive(Endpoint("http://127.0.0.1:1/e/k/v1", "k"))
+    environment.score(Episode(task, (*task.prompt, Message("assistant", "1")), StopReason.ANSWERED, 1))
+    assert [m["content"] for m in task.metadata["row"]["messages"]] == ["Hi"]
+
+
 def test_a_reward_that_was_posted(rows: Path) -> None:
     assert scores(rows, nobody, posted=[{"reward": 0.1}, {"reward": 0.75}]) == {"outcome": 0.75}
     assert scores(rows, nobody, posted=[{"outcome": 1, "speed": 2}]) == {"outcome": 1.0, "speed": 2.0}

@@ -17,8 +17,10 @@ from envs.episode import demonstrator, play_episode
 from envs.foreign.examined import RefusedError
 from envs.foreign.git_folder import files_at, find_repository, patched
 from envs.foreign.swe_columns import copy_key, swe_row
+from envs.foreign.swe_examination import examine_remembered
 from envs.foreign.swe_rows import SweRowsTaskset
-from envs.foreign.swe_tests import Labels
+from envs.foreign.swe_state import Setup
+from envs.foreign.swe_tests import Labels, results
 from envs.row_source import BadRowError
 from envs.taskset import split_of
 from envs.types import Message, ToolCall
@@ -191,6 +193,7 @@ def test_columns() -> None:
     row = {"instance_id": "a", "repo": "o/n", "base_commit": "abcdef1", "problem_statement": "p", "patch": "d"}
     read = swe_row(row | {"FAIL_TO_PASS": '["t", "t", "u"]', "PASS_TO_PASS": ["u", "v"]})
     assert (read.f2p, read.p2p, read.test_patch) == (("t", "u"), ("v",), "")
+    assert swe_row(row | {"FAIL_TO_PASS": '["t"]', "PASS_TO_PASS": ""}).p2p == ()  # an empty cell of a CSV file
     for wrong, said in (
         ({"base_commit": None}, "column base_commit: is missing, and repo='o/n' does not end in a commit"),
         ({"FAIL_TO_PASS": "t"}, "column FAIL_TO_PASS: is a text that is no JSON list"),
@@ -216,6 +219,30 @@ def test_labels() -> None:
     for label in ("test_x", "Does what it should", "test_a (nowhere.A)"):
         with pytest.raises(RefusedError):
             labels.ids(label)
+
+
+def test_results_of_unittest_are_each_its_own() -> None:
+    said = (
+        "test_a (x.A.test_a) ... ok\ntest_b (x.A.test_b)\nWhat b does. ... FAIL\ntest_c (x.A) ... skipped 'no'\n"
+        "test_d (x.A.test_d)\ntest_e (x.A.test_e) ... expected failure\n\nRan 5 tests in 0.1s\n"
+    )
+    assert list(results(said)) == [
+        ("x.A.test_a", "ok"), ("x.A.test_b", "FAIL"), ("x.A.test_c", "skipped"), ("x.A.test_e", "expected failure"),
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(20)
+def test_what_the_code_under_test_prints_is_read_in_linear_time() -> None:
+    assert list(results(f"x (y){' ... ' * 100_000}\nz (y) ... ok\n")) == [("y.z", "ok")]
+
+
+def test_that_a_commit_is_not_there_yet_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECIALE_CACHE", str(tmp_path / "cache"))
+    repo = calc(tmp_path / "repos" / "calc")
+    for wrong, kept in ({"base_commit": "1" * 40}, 0), ({"patch": "no patch"}, 1):
+        with pytest.raises(RefusedError):
+            examine_remembered(swe_row({**good_row(repo), **wrong}), repo.folder, Setup(), False)
+        assert len(list((tmp_path / "cache").rglob("*.json"))) == kept
 
 
 def test_patches_and_files_of_a_commit(world: tuple[Path, Repository]) -> None:

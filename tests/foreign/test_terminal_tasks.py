@@ -153,6 +153,8 @@ def test_an_image_has_its_files_folders_and_variables(tmp_path: Path) -> None:
         ({"instruction.md": ""}, "there is no instruction.md"),
         ({"instruction.md": " \n"}, "instruction.md is empty"),
         ({"task.toml": "environment = 3\n"}, "it is not in the form that it should have"),
+        ({"task.toml": f"{TOML}workdir = 5\n"}, "task.toml: environment.workdir=5: must be an absolute path"),
+        ({"task.toml": f'{TOML}workdir = "/usr/x"\n'}, "environment.workdir: /usr/x cannot be written in the sandbox"),
         ({"environment/Dockerfile": "FROM ubuntu\nCMD [\n"}, "it is not in the form that it should have"),
     ],
 )
@@ -163,16 +165,19 @@ def test_a_folder_that_cannot_be_run_says_why(tmp_path: Path, changed: dict[str,
 
 
 def test_compose_files_of_one_plain_container_are_read(tmp_path: Path) -> None:
-    plain = "services:\n  client:\n    build: {dockerfile: Dockerfile}\n    command: [sleep, infinity]\n"
+    plain = "services:\n  client:\n    build: {dockerfile: Dockerfile}\n    working_dir: /work/here\n"
     plain += "    environment:\n      - TEST_DIR=${T_BENCH_TEST_DIR}\n      - KEY=1\n"
     plain += "    volumes:\n      - ${T_BENCH_TASK_LOGS_PATH}:${T_BENCH_CONTAINER_LOGS_PATH}\n"
-    image = read_folder(terminal_bench(tmp_path, "one", plain)).image
+    image = read_folder(terminal_bench(tmp_path, "one", f"{plain}    command: [sh, -c, sleep infinity]\n")).image
+    assert image.folder == image.folders[-1] == "/work/here"
     assert image.environment["KEY"] == "1"
     assert "TEST_DIR" not in image.environment
     for stem, extra, said in (
         ("two", "  db:\n    image: postgres\n", "2 services (client, db)"),
         ("gpu", "    deploy: {resources: {}}\n", "client.deploy is not emulated"),
         ("vol", "    ports: ['80:80']\n", "client.ports is not emulated"),
+        ("start", "    command: python server.py\n", "client.command: what a container starts by itself"),
+        ("yaml", "    [\n", "docker-compose.yaml cannot be read"),
     ):
         with pytest.raises(RefusedError) as caught:
             read_folder(terminal_bench(tmp_path, stem, plain + extra))

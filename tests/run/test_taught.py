@@ -50,6 +50,8 @@ def looked_at(cfg: TrainConfig) -> None:
         (["teachers.default=nowhere"], r"objective\.distill\.teachers\.default=nowhere: no such directory"),
         (["teachers.default=other"], r"teachers\.default=other: its tokenizer has '.*' as \d+, not as \d+; its tokens"),
         (["teachers.seach=one", "reward_weight=1"], r"teachers\.seach=one: no task family of that name; .* search"),
+        (["weight.search=0.5"], r"objective\.distill\.weight=\{.*\}: nobody teaches; name a teacher"),
+        (["reward_weight=1"], r"objective\.distill\.reward_weight=1\.0: nobody teaches"),
         (["teachers.search=one"], r"reward_weight=0: the family agent has no teacher, so it would learn nothing"),
     ],
 )

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made_runs import make_run, metrics
+from made_runs import client_of, make_run, metrics
 
 from rl.tracking.rundir import RunDir
 from rl.view.run_list import ACTIVE_S, NotThere, Runs, trajectory_files, trajectory_path
@@ -37,6 +37,18 @@ def test_a_run_that_goes_on_then_one_that_was_killed(tmp_path: Path) -> None:
     assert runs.line(run).state == "stopped"
     run.report.write_text("<html>")  # written last, for example by rl-adapt, which has no eval_after
     assert runs.line(run).state == "finished"
+
+
+def test_what_a_gateway_serves_is_not_held_out_and_goes_on_until_its_report(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "g", finished=False)
+    run.write_summary({"evaluated": "episodes of agents outside", "eval_after": {"overall": 0.5}})
+    line = Runs(tmp_path).line(run)
+    assert (line.state, line.held_out, line.after) == ("running", False, 0.5)
+    shown = client_of(tmp_path).get("/run/g").text
+    assert "mean outcome" in shown
+    assert "held-out before" not in shown
+    run.report.write_text("<html>")
+    assert Runs(tmp_path).line(run).state == "finished"
 
 
 def test_the_last_changed_comes_first_and_other_folders_are_no_runs(tmp_path: Path) -> None:
