@@ -65,10 +65,14 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
                 cfg = stored_config(cfg)
             tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
             reward = open_composer(cfg.reward).describe()
-            check_start(cfg, families_of(tasksets["train"]))
+            directory, renderer = check_start(cfg, families_of(tasksets["train"]))
+            check_environments(
+                tasksets["train"], renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy
+            )
             check_deadlines(cfg.rollout, tasksets["train"])
             said = [] if cfg.ray.address is not None else find_places(cfg.ray.object_store_mb)
             certificates, more = standings(tasksets["train"], cfg.certificate, cfg.certificates)
+            said += more + settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
@@ -81,11 +85,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             why = stopped_without_folder(error) if made is None else stopped(made, error, resumed=resumed)
             raise why from error
         with configuration():  # still before it; what has begun loads its libraries meanwhile
-            renderer = check_model(cfg)
-            check_environments(
-                tasksets["train"], renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy
-            )
-            said += more + settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
+            check_model(cfg, directory)
             if rundir is not None:
                 damaged = check_resume(rundir, tasksets, cfg.learner.lora)
                 said += [f"warning: {found}; the run goes on from the one before" for found in damaged]

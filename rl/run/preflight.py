@@ -128,34 +128,30 @@ def check_environments(
             raise ValueError(f"env, family {family}: {error}") from error
 
 
-def start_place(policy: PolicyConfig, source: str, *, config_only: bool = False) -> tuple[str, str, Path] | None:
-    """The field that says where the policy lies that a run starts from (``policy.path``, else ``base.source``), its
-    setting and the directory; None: pre-trained now. ``config_only``: as for ``policy_directory``.
+def start_directory(policy: PolicyConfig, source: str, *, config_only: bool = False) -> Path | None:
+    """Where the policy lies that a run starts from: ``policy.path``, else ``base.source``; None: pre-trained now.
+    ``config_only``: as for ``policy_directory``.
 
-    Raises ValueError when there is none, and for a preset that only a directory can give.
+    Raises ValueError when there is none, for a model that cannot be trained, and for a preset that only a directory can
+    give.
     """
     if policy.path is not None:
-        field, setting = "policy.path", policy.path
-    elif source == "scratch":
+        return _trainable("policy.path", policy.path, config_only)
+    if source == "scratch":
+        check_preset(policy)
         return None
-    elif policy.preset != "tiny_dsa":
+    if policy.preset != "tiny_dsa":
         raise ValueError(f"policy.path is missing: policy.preset={policy.preset} needs policy.path=<directory>")
-    else:
-        field, setting = "base.source", source
-    return field, setting, policy_directory(field, setting, config_only=config_only)
+    return _trainable("base.source", source, config_only)
 
 
-def start_directory(policy: PolicyConfig, source: str, *, config_only: bool = False) -> Path | None:
-    """The directory of ``start_place``. Raises ValueError as it does, for a preset that cannot be built from nothing,
-    and when config.json is of a model that cannot be trained: that is said first, whatever else is missing there."""
+def _trainable(field: str, setting: str, config_only: bool) -> Path:
+    """The directory that ``field`` is set to. Raises ValueError when its config.json is of a model that cannot be
+    trained: that is said first, whatever else is missing there."""
     from rl.policy.checkpoint_checks import read_config
     from rl.policy.supported import unsupported
 
-    place = start_place(policy, source, config_only=config_only)
-    if place is None:
-        check_preset(policy)
-        return None
-    field, setting, directory = place
+    directory = policy_directory(field, setting, config_only=config_only)
     try:
         why = unsupported(read_config(directory))
     except ValueError as error:
@@ -312,17 +308,21 @@ def _check_room(learner: MeansConfig, ray: RayConfig, engines: str | None, other
         )
 
 
-def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
-    """Raise ValueError when `rl-train` could not begin with these settings, whatever its policy is (``check_model``).
-    ``families``: those of its tasks."""
+def check_start(cfg: TrainConfig, families: Collection[str]) -> tuple[Path | None, Renderer | None]:
+    """Raise ValueError when `rl-train` could not begin with these settings, whatever the weights are (``check_model``).
+    ``families``: those of its tasks. Returns where the policy is that it starts from, and the renderer; None for both
+    where they are made by the run."""
+    from rl.run.engine_refusals import check_engine
     from rl.run.hub import check_push
 
     if cfg.push_to_hub is not None:
         check_push(cfg.push_to_hub)
     output_directory("runs_dir", cfg.runs_dir)
     output_directory("cache_dir", cfg.cache_dir)
-    start_place(cfg.policy, cfg.base.source)
+    directory = start_directory(cfg.policy, cfg.base.source)
+    renderer = None if directory is None else start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
+    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay, cfg.base.index_precision)
     check_room(cfg)
     if cfg.pipeline.enabled and cfg.objective.distill.teachers:
         raise ValueError(
@@ -339,23 +339,17 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> None:
         raise ValueError(
             f"self_verification.enabled with an env without the families {', '.join(missing)}: choose env=proof"
         )
+    return directory, renderer
 
 
-def check_model(cfg: TrainConfig) -> Renderer | None:
-    """Raise ValueError when the policy that `rl-train` would start from, or a teacher of it, is not whole or not what
-    the settings ask for: every file of weights is looked into. Returns the renderer; None where the tokenizer is made
-    by the run. Loads torch and transformers."""
-    from rl.run.engine_refusals import check_engine
+def check_model(cfg: TrainConfig, directory: Path | None) -> None:
+    """Raise ValueError when the policy in ``directory``, or a teacher of it, is not whole or not what the settings ask
+    for: every file of weights is looked into. Loads torch and transformers."""
     from rl.run.ledger import open_ledger
 
-    renderer = None
-    directory = start_directory(cfg.policy, cfg.base.source)
     if directory is not None:
-        renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
         check_policy(directory, cfg.learner.lora, cfg.learner.expert_parallel, cfg.learner.context_parallel)
         if cfg.budget.rl_share is not None:
             open_ledger(cfg.budget, directory, None)
-    check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay, cfg.base.index_precision)
     of_teacher = partial(check_policy, context_parallel=cfg.learner.context_parallel)
     check_teachers(cfg.objective, cfg.runs_dir, directory, of_teacher)
-    return renderer

@@ -40,8 +40,8 @@ def test_a_run_or_a_directory(here: Path) -> None:
 
 
 def looked_at(cfg: TrainConfig) -> None:
-    check_start(cfg, ["search", "code", "interpreter", "agent"])
-    check_model(cfg)
+    directory, _ = check_start(cfg, ["search", "code", "interpreter", "agent"])
+    check_model(cfg, directory)
 
 
 @pytest.mark.parametrize(
