@@ -3,7 +3,8 @@
     words w_0 … w_{n-1}: the tensor's bytes, eight at a time (the last one filled up with zeros), in rows of COLUMNS
     sum over columns a_j * (sum_i w_ij) + sum over rows b_i * (sum_j w_ij) + c * (number of bytes)     mod 2^64
 
-with odd weights a, b that no two places share. Sums of one kind alone would not see two rows that have changed places
+with weights a (odd), b (even) and c (odd) that have nothing to do with each other: a word counts with a_j + b_i, which
+is odd, so that no single change of it is lost. Sums of one kind alone would not see two rows that have changed places
 (experts in another order), sums of the other kind not two columns; a transposed matrix changes both. It finds faults,
 not forgeries: who can choose the bits can choose them with an equal sum.
 """
@@ -11,14 +12,18 @@ not forgeries: who can choose the bits can choose them with an equal sum.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor
 
 COLUMNS = 1024
-ROWS_AT_ONCE = 128  # on a CPU: a megabyte, which the second sum finds in the cache
-_STEP, _FIRST = 0x1E3779B97F4A7C15, 0x2545F4914F6CDD1D  # odd; a weight is _FIRST + place * 2 * _STEP
+ROW = 8 * COLUMNS  # bytes
+ROWS_AT_ONCE = 64  # on a CPU: half a megabyte, which the second sum finds in the cache
+_STEP, _FIRST = 0x1E3779B97F4A7C15, 0x2545F4914F6CDD1D  # odd
 _MASK = 2**64 - 1
+# SplitMix64 (Steele, Lea, Flood 2014): numbers that look random, by their place
+_GAMMA, _MIX = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
 def bytes_of(tensor: Tensor) -> Tensor:
@@ -26,31 +31,96 @@ def bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-@torch.no_grad()
+class Running:
+    """``checksum`` of a tensor whose bytes come in parts, each when it is at hand: in the cache, it costs a quarter of
+    a copy.
+
+    Args:
+        size: bytes of the whole tensor.
+        device: where they are.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._size, self._added = size, 0
+        self._columns = torch.zeros(COLUMNS, dtype=torch.int64, device=device)
+        self._sums = torch.empty(-(-size // ROW), dtype=torch.int64, device=device)  # of each row
+        self._begun: Tensor | None = None  # uint8 [ROW]: a row of which a part is there
+
+    @torch.no_grad()
+    def add(self, data: Tensor) -> None:
+        """The next bytes, uint8 [any]."""
+        if missing := -self._added % ROW:
+            missing = min(missing, data.numel())
+            self._begin(data[:missing])
+            data = data[missing:]
+        whole = data.numel() // ROW
+        self._rows(data[: whole * ROW])
+        if whole * ROW < data.numel():
+            self._begin(data[whole * ROW :])
+
+    def value(self) -> int:
+        """0 … 2^64 - 1, once all bytes are there."""
+        assert self._added == self._size, (self._added, self._size)
+        if self._begun is not None:
+            self._row(self._begun)
+        device = self._columns.device
+        total = (self._columns * _column_weights(device)).sum()
+        total += (self._sums * (_random(COLUMNS, len(self._sums), device) & -2)).sum()
+        return (int(total) + self._size * _FIRST) & _MASK
+
+    def _rows(self, data: Tensor) -> None:
+        if not data.numel():
+            return
+        if data.storage_offset() % 8 or data.data_ptr() % 8:
+            data = data.clone()
+        rows = data.view(torch.int64).view(-1, COLUMNS)
+        at, step = self._added // ROW, ROWS_AT_ONCE if data.device.type == "cpu" else len(rows)
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            self._columns += part.sum(0)
+            torch.sum(part, 1, out=self._sums[at + first : at + first + len(part)])
+        self._added += data.numel()
+
+    def _begin(self, data: Tensor) -> None:
+        """``data``: of one row."""
+        at = self._added % ROW
+        if self._begun is None:
+            self._begun = torch.zeros(ROW, dtype=torch.uint8, device=data.device)
+        self._begun[at : at + data.numel()] = data
+        self._added += data.numel()
+        if not self._added % ROW:
+            self._row(self._begun)
+            self._begun = None
+
+    def _row(self, row: Tensor) -> None:
+        words = row.view(torch.int64)
+        self._columns += words
+        self._sums[(self._added - 1) // ROW] = words.sum()
+
+
+class Sums:
+    """Checksums of tensors of which a part has gone by, by their place in a plan."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, Running] = {}
+
+    def of(self, entry: int, size: int, device: torch.device) -> Running:
+        """That of tensor ``entry``, which is begun where it is not there yet."""
+        if entry not in self._running:
+            self._running[entry] = Running(size, device)
+        return self._running[entry]
+
+    def end(self, entry: int) -> int:
+        """The checksum of tensor ``entry``, all of which has gone by."""
+        return self._running.pop(entry).value()
+
+
 def checksum(tensor: Tensor) -> int:
     """Of the bits of ``tensor``, row by row; 0 … 2^64 - 1."""
     data = bytes_of(tensor)
-    if data.storage_offset() % 8 or data.data_ptr() % 8:
-        data = data.clone()
-    whole = data.numel() // (8 * COLUMNS)
-    rows = data[: whole * 8 * COLUMNS].view(torch.int64).view(whole, COLUMNS)
-    rest = data[whole * 8 * COLUMNS :]
-    columns = torch.zeros(COLUMNS, dtype=torch.int64, device=data.device)
-    sums = torch.empty(whole + bool(rest.numel()), dtype=torch.int64, device=data.device)
-    for first in range(0, whole, ROWS_AT_ONCE if data.device.type == "cpu" else max(whole, 1)):
-        part = rows[first : first + (ROWS_AT_ONCE if data.device.type == "cpu" else whole)]
-        columns += part.sum(0)
-        torch.sum(part, 1, out=sums[first : first + len(part)])
-    if rest.numel():
-        last = torch.zeros(8 * COLUMNS, dtype=torch.uint8, device=data.device)
-        last[: rest.numel()] = rest
-        words = last.view(torch.int64)
-        columns += words
-        sums[-1] = words.sum()
-    total = (columns * _weights(COLUMNS, 0, data.device)).sum() + (
-        sums * _weights(len(sums), COLUMNS, data.device)
-    ).sum()
-    return (int(total) + data.numel() * _FIRST) & _MASK
+    running = Running(data.numel(), data.device)
+    running.add(data)
+    return running.value()
 
 
 def digest(checksums: Iterable[int]) -> str:
@@ -59,6 +129,18 @@ def digest(checksums: Iterable[int]) -> str:
     return f"{total & _MASK:016x}"
 
 
-def _weights(count: int, first: int, device: torch.device) -> Tensor:
-    places = torch.arange(first, first + count, dtype=torch.int64, device=device)
-    return places * (2 * _STEP) + _FIRST  # wraps, as all sums here do
+@cache
+def _column_weights(device: torch.device) -> Tensor:
+    return _random(0, COLUMNS, device) | 1
+
+
+def _random(first: int, count: int, device: torch.device) -> Tensor:
+    """int64 [count]: SplitMix64's numbers ``first`` …, which wrap as all sums here do."""
+    found = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device) * _signed(_GAMMA)
+    for shift, factor in _MIX:
+        found = (found ^ (found >> shift & 2 ** (64 - shift) - 1)) * _signed(factor)
+    return found
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

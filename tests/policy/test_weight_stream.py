@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rl.policy import weight_stream
-from rl.policy.checksum import checksum, digest
+from rl.policy.checksum import ROW, Running, checksum, digest
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
 from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
@@ -119,6 +120,41 @@ def test_two_ranks_receive_what_is_sent_again_and_again(meeting: Rendezvous, ove
         assert sent.nbytes == sum(value.nbytes for name, value in named.items() if name != "head")
         for taker in takers:
             assert all(torch.equal(taker.named[name], value) for name, value in named.items() if name != "head")
+
+
+def test_both_ends_work_at_once(meeting: Rendezvous, over: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second bucket is being written while the first one is taken, and the third one is not yet."""
+    right, written, before = Link.write, list[int](), list[set[int]]()
+    second = threading.Event()
+
+    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor) -> None:
+        right(link, slot, entry, piece, data)
+        written.append(piece.entry)
+        if piece.entry == 1:
+            second.set()
+
+    class Slow(Keep):
+        def take(self, given: list[tuple[Entry, Tensor]]) -> None:
+            assert second.wait(5.0), "the sender waits for what has not ended"
+            before.append(set(written))
+            super().take(given)
+
+    monkeypatch.setattr(Link, "write", write)
+    named = {name: torch.randn(BUCKET // 4) for name in "abc"}  # a bucket each
+    taker, ends = Slow(), (Links(), Links())
+    taker.named = {name: torch.zeros_like(value) for name, value in named.items()}
+    here = beside(lambda: receive(ends[1], meeting, taker))
+    assert send(ends[0], meeting, named) == here()
+    assert before[0] == {0, 1}
+    assert all(torch.equal(taker.named[name], value) for name, value in named.items())
+
+
+def test_nothing_to_send(meeting: Rendezvous, over: str) -> None:
+    taker, ends = Keep(), (Links(), Links())
+    taker.named = {}
+    here = beside(lambda: receive(ends[1], meeting, taker))
+    assert send(ends[0], meeting, {}) == here()
+    assert not taker.begun
 
 
 FAULTS: dict[str, Callable[[Tensor, Piece, Tensor, Entry], None]] = {
@@ -248,14 +284,53 @@ def test_buckets_hold_every_byte_once(sizes: list[int], bucket: int) -> None:
     assert ended == list(range(len(sizes)))
 
 
+def splitmix(place: int) -> int:
+    """SplitMix64 from 0, as its authors wrote it down."""
+    z = (place + 1) * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
 def test_checksums_by_hand() -> None:
     first, step = 0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15
-    one = torch.tensor([5], dtype=torch.int64)  # column 0 of the only row, whose weight is the 1,024th
-    assert checksum(one) == (5 * first + 5 * (first + 2 * 1024 * step) + 8 * first) % 2**64
+    assert splitmix(0) == 0xE220A8397B1DCDAF  # the generator's published first number
+    column, row = splitmix(0) | 1, splitmix(1024) & ~1
+    one = torch.tensor([5], dtype=torch.int64)
+    assert checksum(one) == (5 * column + 5 * row + 8 * first) % 2**64
     assert checksum(torch.tensor([5, 0, 0, 0, 0, 0, 0, 0], dtype=torch.uint8)) == checksum(one)
+    two = torch.zeros(1024 + 2, dtype=torch.int64)
+    two[1025] = -3  # column 1 of row 1
+    assert checksum(two) == (-3 * (splitmix(1) | 1) - 3 * (splitmix(1025) & ~1) + 8 * 1026 * first) % 2**64
     assert checksum(torch.empty(0)) == 0
     assert digest([3, 4]) == f"{(3 * (first + 2 * step) + 4 * (first + 4 * step)) % 2**64:016x}"
     assert digest([4, 3]) != digest([3, 4])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2 * 1024 + 99), st.integers(0, 63), st.integers(0, 2 * 1024 + 99))
+def test_checksums_see_every_bit_and_every_exchange(word: int, bit: int, other: int) -> None:
+    value = torch.randint(-(2**62), 2**62, (2 * 1024 + 100,), generator=torch.Generator().manual_seed(7))
+    same, flipped, exchanged = checksum(value), value.clone(), value.clone()
+    flipped[word] ^= -(2**63) if bit == 63 else 2**bit
+    exchanged[[word, other]] = value[[other, word]]
+    assert checksum(flipped) != same
+    assert (checksum(exchanged) == same) == (word == other)
+    if word % 1024:  # one row down and one column to the left
+        exchanged = value.clone()
+        below = (word + 1023) % len(value)
+        exchanged[[word, below]] = value[[below, word]]
+        assert checksum(exchanged) != same
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 5 * ROW), st.lists(st.integers(0, 3 * ROW), max_size=6))
+def test_checksums_of_what_comes_in_parts(size: int, cuts: list[int]) -> None:
+    data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
+    running, places = Running(size, data.device), sorted(min(cut, size) for cut in cuts)
+    for first, last in pairwise([0, *places, size]):
+        running.add(data[first:last])
+    assert running.value() == checksum(data)
 
 
 @settings(max_examples=40, deadline=None)
