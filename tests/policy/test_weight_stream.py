@@ -21,7 +21,8 @@ from rl.policy import weight_stream
 from rl.policy.checksum import ROW, Running, checksum, digest
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
-from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
+from rl.policy.weight_plan import Entry, Piece, Plan
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Link, Links
 
 HOST = "127.0.0.1"

@@ -23,7 +23,8 @@ from rl.policy.loading import load_policy
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Rendezvous, StreamWrong
 from rl.policy.replay import Record, Replay
-from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
+from rl.policy.weight_plan import Entry, Piece, Plan
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Link, Links
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import GenerateRequest, Generation, rank_meeting

@@ -29,7 +29,8 @@ from rl.policy.loading import build_policy
 from rl.policy.lora import LoraPolicy
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous
-from rl.policy.weight_plan import Entry, Piece, WeightSource
+from rl.policy.weight_plan import Entry, Piece
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Link, Links
 from rl.rollout.pool import RolloutPool
 from rl.rollout.streams import Streams
