@@ -69,6 +69,8 @@ class WeightFiles:
         self.nbytes = sum(value.nbytes for value in kinds.values())
         self._left = set(kinds)
         self._meta = {name: (value.dtype, value.shape) for name, value in kinds.items()}
+        for old in directory.glob("model*.safetensors" + PART):  # of one that was killed
+            old.unlink()
         try:
             for file, names in zip(self._files, shards, strict=True):
                 self._begin(directory / (file + PART), {name: kinds[name] for name in names})

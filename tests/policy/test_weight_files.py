@@ -63,6 +63,7 @@ def test_the_files_are_those_of_transformers(tmp_path: Path, family: str) -> Non
 def test_several_files_and_what_was_there_before(tmp_path: Path) -> None:
     named = {f"t{n}": torch.full((100,), float(n)) for n in range(7)}  # 400 bytes each
     given = WeightSource(named).given
+    (tmp_path / "model-00001-of-00009.safetensors.part").touch()  # of one that was killed
     for shard_bytes, files in ((1_000, 4), (100, 7), (10_000, 1), (1_200, 3)):
         write_weights(tmp_path, given(), as_it_is, (), shard_bytes)
         found = sorted(tmp_path.glob("*.safetensors"))
