@@ -11,17 +11,21 @@ not forgeries: who can choose the bits can choose them with an equal sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 COLUMNS = 1024
 ROW = 8 * COLUMNS  # bytes
-ROWS_AT_ONCE = 64  # on a CPU: half a megabyte, which the second sum finds in the cache
+ROWS_AT_ONCE = 64  # on a CPU: half a megabyte, which the sums find in the cache
+WORTH = 64 * 2**20  # bytes of a stream from which on its loop is compiled
 _STEP, _FIRST = 0x1E3779B97F4A7C15, 0x2545F4914F6CDD1D  # odd
 _MASK = 2**64 - 1
+Loop = Callable[[Any, Any, Any, Any, Any], None]
 # SplitMix64 (Steele, Lea, Flood 2014): numbers that look random, by their place
 _GAMMA, _MIX = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
@@ -32,31 +36,42 @@ def bytes_of(tensor: Tensor) -> Tensor:
 
 
 class Running:
-    """``checksum`` of a tensor whose bytes come in parts, each when it is at hand: in the cache, it costs a quarter of
-    a copy.
+    """``checksum`` of a tensor whose bytes are copied part by part, each taken while it is in the cache.
 
     Args:
         size: bytes of the whole tensor.
-        device: where they are.
+        device: where the bytes are that it is taken of.
+        loop: ``rl.policy.checksum_loop.copy_rows``, which passes once where torch's operators pass three times.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._size, self._added = size, 0
+    def __init__(self, size: int, device: torch.device, loop: Loop | None = None) -> None:
+        self._size, self._added, self._loop = size, 0, loop
         self._columns = torch.zeros(COLUMNS, dtype=torch.int64, device=device)
         self._sums = torch.empty(-(-size // ROW), dtype=torch.int64, device=device)  # of each row
         self._begun: Tensor | None = None  # uint8 [ROW]: a row of which a part is there
 
-    @torch.no_grad()
+    def sent(self, source: Tensor, target: Tensor) -> None:
+        """Copy the next bytes, uint8 [any]; what counts is what there is in ``source``."""
+        self._copy(source, target, source)
+
+    def received(self, source: Tensor, target: Tensor) -> None:
+        """Copy the next bytes, uint8 [any]; what counts is what there is in ``target`` then."""
+        self._copy(source, target, target)
+
     def add(self, data: Tensor) -> None:
-        """The next bytes, uint8 [any]."""
-        if missing := -self._added % ROW:
-            missing = min(missing, data.numel())
-            self._begin(data[:missing])
-            data = data[missing:]
-        whole = data.numel() // ROW
-        self._rows(data[: whole * ROW])
-        if whole * ROW < data.numel():
-            self._begin(data[whole * ROW :])
+        """The next bytes, uint8 [any], which are not copied."""
+        self._copy(data, data, data)
+
+    def _copy(self, source: Tensor, target: Tensor, of: Tensor) -> None:
+        size = source.numel()
+        head = min(-self._added % ROW, size)  # the rest of a row that has begun
+        last = size - (size - head) % ROW
+        if head:
+            self._part(source[:head], target[:head], of[:head])
+        if head < last:
+            self._rows(source[head:last], target[head:last], of[head:last])
+        if last < size:
+            self._part(source[last:], target[last:], of[last:])
 
     def value(self) -> int:
         """0 … 2^64 - 1, once all bytes are there."""
@@ -65,29 +80,36 @@ class Running:
             self._row(self._begun)
         device = self._columns.device
         total = (self._columns * _column_weights(device)).sum()
-        total += (self._sums * (_random(COLUMNS, len(self._sums), device) & -2)).sum()
+        total += (self._sums * _row_weights(len(self._sums), device)).sum()
         return (int(total) + self._size * _FIRST) & _MASK
 
-    def _rows(self, data: Tensor) -> None:
-        if not data.numel():
+    def _rows(self, source: Tensor, target: Tensor, of: Tensor) -> None:
+        count = source.numel() // ROW
+        sums = self._sums[self._added // ROW :][:count]
+        self._added += count * ROW
+        if self._loop is not None and source.device == target.device and not _odd(source) and not _odd(target):
+            words = [data.view(torch.int64).numpy() for data in (source, target, of)]
+            self._loop(*words, self._columns.numpy(), sums.numpy())
             return
-        if data.storage_offset() % 8 or data.data_ptr() % 8:
-            data = data.clone()
-        rows = data.view(torch.int64).view(-1, COLUMNS)
-        at, step = self._added // ROW, ROWS_AT_ONCE if data.device.type == "cpu" else len(rows)
-        for first in range(0, len(rows), step):
-            part = rows[first : first + step]
-            self._columns += part.sum(0)
-            torch.sum(part, 1, out=self._sums[at + first : at + first + len(part)])
-        self._added += data.numel()
+        step = ROWS_AT_ONCE if of.device.type == "cpu" else count
+        for first in range(0, count, step):
+            part = slice(first * ROW, (first + step) * ROW)
+            if source is not target:
+                target[part].copy_(source[part])
+            data = of[part].clone() if _odd(of) else of[part]
+            rows = data.view(torch.int64).view(-1, COLUMNS)
+            self._columns += rows.sum(0)
+            torch.sum(rows, 1, out=sums[first : first + step])
 
-    def _begin(self, data: Tensor) -> None:
-        """``data``: of one row."""
+    def _part(self, source: Tensor, target: Tensor, of: Tensor) -> None:
+        """Of one row."""
+        if source is not target:
+            target.copy_(source)
         at = self._added % ROW
         if self._begun is None:
-            self._begun = torch.zeros(ROW, dtype=torch.uint8, device=data.device)
-        self._begun[at : at + data.numel()] = data
-        self._added += data.numel()
+            self._begun = torch.zeros(ROW, dtype=torch.uint8, device=of.device)
+        self._begun[at : at + of.numel()] = of
+        self._added += of.numel()
         if not self._added % ROW:
             self._row(self._begun)
             self._begun = None
@@ -99,15 +121,16 @@ class Running:
 
 
 class Sums:
-    """Checksums of tensors of which a part has gone by, by their place in a plan."""
+    """Checksums of tensors of which a part has gone by, by their place in a plan. ``nbytes``: of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int) -> None:
         self._running: dict[int, Running] = {}
+        self._loop = _compiled() if nbytes >= WORTH else None
 
     def of(self, entry: int, size: int, device: torch.device) -> Running:
         """That of tensor ``entry``, which is begun where it is not there yet."""
         if entry not in self._running:
-            self._running[entry] = Running(size, device)
+            self._running[entry] = Running(size, device, self._loop if device.type == "cpu" else None)
         return self._running[entry]
 
     def end(self, entry: int) -> int:
@@ -129,9 +152,34 @@ def digest(checksums: Iterable[int]) -> str:
     return f"{total & _MASK:016x}"
 
 
+def _odd(data: Tensor) -> bool:
+    """Whether words of eight bytes do not lie where a processor wants them."""
+    return bool(data.storage_offset() % 8 or data.data_ptr() % 8)
+
+
+@cache
+def _compiled() -> Loop | None:
+    """None where numba is not installed, and torch's operators have to do."""
+    if find_spec("numba") is None:
+        return None
+    from rl.policy.checksum_loop import copy_rows
+
+    return copy_rows
+
+
 @cache
 def _column_weights(device: torch.device) -> Tensor:
     return _random(0, COLUMNS, device) | 1
+
+
+_rows_known: dict[torch.device, Tensor] = {}  # weights of rows, as many as the largest tensor needed
+
+
+def _row_weights(count: int, device: torch.device) -> Tensor:
+    known = _rows_known.get(device)
+    if known is None or len(known) < count:
+        known = _rows_known[device] = _random(COLUMNS, 2 * count, device) & -2
+    return known[:count]
 
 
 def _random(first: int, count: int, device: torch.device) -> Tensor:

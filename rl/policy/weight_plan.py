@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes: every tensor begins at a multiple of it in its bucket
-CHUNK = 2**19  # bytes that are copied and, from the cache, added to their checksum
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,6 @@ class Piece:
     size: int
     at: int
     ends: bool
-
-    def chunks(self, device: torch.device) -> Iterator[Piece]:
-        """The same in parts that stay in a processor's cache, cut at multiples of ``CHUNK`` of the tensor; of what is
-        on another ``device``, in one."""
-        first, last = self.first, self.first + self.size
-        while True:
-            end = min(last, (first // CHUNK + 1) * CHUNK) if device.type == "cpu" else last
-            yield Piece(self.entry, first, end - first, self.at + first - self.first, self.ends and end == last)
-            if end == last:
-                return
-            first = end
 
 
 @dataclass(frozen=True)

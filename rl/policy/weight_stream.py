@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d  # torch.distributed does not export all of it
 
-from rl.policy.checksum import Sums, bytes_of, digest
+from rl.policy.checksum import Running, Sums, bytes_of, digest
 from rl.policy.meeting import enter_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamWrong
 from rl.policy.stream_ranks import WELL, WRONG, Said, gloo_group, nccl_group, told
@@ -95,7 +95,7 @@ class Link:
             self._store.delete_key(f"plan {self._sent}")
             self._sent += 1
             all_sums, on_way = list[int](), deque[list[Any]]()
-            held, running = _Held(tensors), Sums()
+            held, running = _Held(tensors), Sums(plan.nbytes)
             for number, bucket in enumerate(plan.buckets()):
                 said.wait()  # the slot is free again
                 if len(on_way) == SLOTS:
@@ -120,16 +120,15 @@ class Link:
         for piece in bucket:
             entry, data = plan.entries[piece.entry], held.bytes_of(piece.entry)
             own = running.of(piece.entry, data.numel(), data.device)
-            for part in piece.chunks(data.device):
-                self.write(slot, entry, part, data)
-                own.add(data[part.first : part.first + part.size])
+            self.write(slot, entry, piece, data, own)
             if piece.ends:
                 ended.append(running.end(piece.entry))
         return ended
 
-    def write(self, slot: Tensor, entry: Entry, piece: Piece, data: Tensor) -> None:
-        """Copy ``piece`` of the tensor ``entry``, whose bytes are ``data``, into the bucket ``slot``."""
-        slot[piece.at : piece.at + piece.size].copy_(data[piece.first : piece.first + piece.size])
+    def write(self, slot: Tensor, entry: Entry, piece: Piece, data: Tensor, own: Running) -> None:
+        """Copy ``piece`` of the tensor ``entry``, whose bytes are ``data``, into the bucket ``slot``, and add it to its
+        checksum."""
+        own.sent(data[piece.first : piece.first + piece.size], slot[piece.at : piece.at + piece.size])
 
     def receive(self, taker: Taker, version: int) -> Receipt:
         """What the sender sends next, into ``taker``.
@@ -155,7 +154,7 @@ class Link:
         with told("be received", unless=lambda: error):
             said.put(WELL if error is None else WRONG)
             said.wait()
-            parts, running = dict[int, Tensor](), Sums()
+            parts, running = dict[int, Tensor](), Sums(plan.nbytes)
             coming = deque[tuple[Tensor, list[Piece], Tensor, list[Any]]]()
             buckets = enumerate(plan.buckets())
 
@@ -210,11 +209,11 @@ class Link:
                 value = parts[piece.entry]
             place = bytes_in_place(value)
             own = running.of(piece.entry, place.numel(), place.device)
-            for part in piece.chunks(place.device):
-                there = place[part.first : part.first + part.size]
-                if target is not None or piece.entry in parts:
-                    there.copy_(slot[part.at : part.at + part.size])
-                own.add(there)
+            here, there = slot[piece.at : piece.at + piece.size], place[piece.first : piece.first + piece.size]
+            if target is not None or piece.entry in parts:
+                own.received(here, there)
+            else:
+                own.add(here)
             if not piece.ends:
                 continue
             parts.pop(piece.entry, None)

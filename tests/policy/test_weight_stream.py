@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rl.policy import weight_stream
-from rl.policy.checksum import ROW, Running, checksum, digest
+from rl.policy.checksum import ROW, Running, Sums, checksum, digest
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
 from rl.policy.weight_plan import Entry, Piece, Plan
@@ -128,8 +128,8 @@ def test_both_ends_work_at_once(meeting: Rendezvous, over: str, monkeypatch: pyt
     right, written, before = Link.write, list[int](), list[set[int]]()
     second = threading.Event()
 
-    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor) -> None:
-        right(link, slot, entry, piece, data)
+    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor, own: Running) -> None:
+        right(link, slot, entry, piece, data, own)
         written.append(piece.entry)
         if piece.entry == 1:
             second.set()
@@ -181,10 +181,11 @@ def test_a_tensor_that_is_not_what_was_sent_is_named(
 ) -> None:
     right = Link.write
 
-    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor) -> None:
+    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor, own: Running) -> None:
         if entry.name != "square":
-            right(link, slot, entry, piece, data)
+            right(link, slot, entry, piece, data, own)
             return
+        own.add(data[piece.first : piece.first + piece.size])
         FAULTS[fault](slot[piece.at : piece.at + piece.size], piece, data, entry)
 
     monkeypatch.setattr(Link, "write", write)
@@ -324,14 +325,55 @@ def test_checksums_see_every_bit_and_every_exchange(word: int, bit: int, other: 
         assert checksum(exchanged) != same
 
 
+LOOPS = ["torch", "compiled"]
+
+
+def loop_of(name: str) -> Any:
+    """What adds up: torch's operators, or the loop that numba compiles where it is installed."""
+    if name == "torch":
+        return None
+    pytest.importorskip("numba")
+    from rl.policy.checksum_loop import copy_rows
+
+    return copy_rows
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 5 * ROW), st.lists(st.integers(0, 3 * ROW), max_size=6))
-def test_checksums_of_what_comes_in_parts(size: int, cuts: list[int]) -> None:
-    data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
-    running, places = Running(size, data.device), sorted(min(cut, size) for cut in cuts)
+@given(st.integers(0, 70 * ROW), st.lists(st.integers(0, 70 * ROW), max_size=6), st.sampled_from([0, 1, 3, 8]))
+def test_checksums_of_what_is_copied_in_parts(loop: str, size: int, cuts: list[int], shift: int) -> None:
+    """By either way, wherever the bytes lie, they are the checksum of the whole; and the bytes are copied."""
+    data = torch.randint(0, 256, (size + shift,), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
+    data, places = data[shift:], sorted(min(cut, size) for cut in cuts)
+    sent, received, added = (Running(size, data.device, loop_of(loop)) for _ in range(3))
+    slot, place = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     for first, last in pairwise([0, *places, size]):
-        running.add(data[first:last])
-    assert running.value() == checksum(data)
+        sent.sent(data[first:last], slot[first:last])
+        received.received(slot[first:last], place[first:last])
+        added.add(data[first:last])
+    assert sent.value() == received.value() == added.value() == checksum(data)
+    assert torch.equal(place, data)
+    assert torch.equal(slot, data)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_counts_is_what_was_given_and_what_is_there(loop: str) -> None:
+    """A target that does not keep what it is given: the sender's checksum is that of its tensor, the receiver's not."""
+    data = torch.randint(0, 256, (4 * ROW,), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    one_row = torch.zeros(ROW, dtype=torch.uint8).expand(4, ROW)  # all rows are the same memory
+    sent, received = (Running(4 * ROW, data.device, loop_of(loop)) for _ in range(2))
+    for n in range(4):
+        sent.sent(data[n * ROW : (n + 1) * ROW], one_row[n])
+    for n in range(4):
+        received.received(one_row[n], torch.empty(ROW, dtype=torch.uint8))
+    assert sent.value() == checksum(data)
+    assert received.value() == checksum(data[3 * ROW :].repeat(4)) != sent.value()
+
+
+def test_a_large_stream_takes_the_compiled_loop() -> None:
+    pytest.importorskip("numba")
+    assert Sums(10)._loop is None
+    assert Sums(2**30)._loop is loop_of("compiled")
 
 
 @settings(max_examples=40, deadline=None)
