@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 64  # on a CPU: half a megabyte, which the sums find in the cache
 WORTH = 64 * 2**20  # bytes of a stream from which on its loop is compiled
 _STEP, _FIRST = 0x1E3779B97F4A7C15, 0x2545F4914F6CDD1D  # odd
 _MASK = 2**64 - 1
-Loop = Callable[[Any, Any, Any, Any, Any], None]
+Loop = Callable[[Any, Any, Any, Any, Any], int]
 # SplitMix64 (Steele, Lea, Flood 2014): numbers that look random, by their place
 _GAMMA, _MIX = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
@@ -47,7 +47,8 @@ class Running:
     def __init__(self, size: int, device: torch.device, loop: Loop | None = None) -> None:
         self._size, self._added, self._loop = size, 0, loop
         self._columns = torch.zeros(COLUMNS, dtype=torch.int64, device=device)
-        self._sums = torch.empty(-(-size // ROW), dtype=torch.int64, device=device)  # of each row
+        self._weights = _row_weights(-(-size // ROW), device)
+        self._total = 0  # of the rows' sums, each with its weight
         self._begun: Tensor | None = None  # uint8 [ROW]: a row of which a part is there
 
     def sent(self, source: Tensor, target: Tensor) -> None:
@@ -78,18 +79,17 @@ class Running:
         assert self._added == self._size, (self._added, self._size)
         if self._begun is not None:
             self._row(self._begun)
-        device = self._columns.device
-        total = (self._columns * _column_weights(device)).sum()
-        total += (self._sums * _row_weights(len(self._sums), device)).sum()
-        return (int(total) + self._size * _FIRST) & _MASK
+        columns = (self._columns * _column_weights(self._columns.device)).sum()
+        return (int(columns) + self._total + self._size * _FIRST) & _MASK
 
     def _rows(self, source: Tensor, target: Tensor, of: Tensor) -> None:
         count = source.numel() // ROW
-        sums = self._sums[self._added // ROW :][:count]
+        at = self._added // ROW
+        weights = self._weights[at : at + count]
         self._added += count * ROW
         if self._loop is not None and source.device == target.device and not _odd(source) and not _odd(target):
             words = [data.view(torch.int64).numpy() for data in (source, target, of)]
-            self._loop(*words, self._columns.numpy(), sums.numpy())
+            self._total += int(self._loop(*words, self._columns.numpy(), weights.numpy()))
             return
         step = ROWS_AT_ONCE if of.device.type == "cpu" else count
         for first in range(0, count, step):
@@ -99,7 +99,7 @@ class Running:
             data = of[part].clone() if _odd(of) else of[part]
             rows = data.view(torch.int64).view(-1, COLUMNS)
             self._columns += rows.sum(0)
-            torch.sum(rows, 1, out=sums[first : first + step])
+            self._total += int((rows.sum(1) * weights[first : first + step]).sum())
 
     def _part(self, source: Tensor, target: Tensor, of: Tensor) -> None:
         """Of one row."""
@@ -117,7 +117,7 @@ class Running:
     def _row(self, row: Tensor) -> None:
         words = row.view(torch.int64)
         self._columns += words
-        self._sums[(self._added - 1) // ROW] = words.sum()
+        self._total += int(words.sum() * self._weights[(self._added - 1) // ROW])
 
 
 class Sums:

@@ -8,11 +8,13 @@ from rl.policy.compiled import compiled
 
 
 @compiled()
-def copy_rows(source: Any, target: Any, of: Any, columns: Any, sums: Any) -> None:
+def copy_rows(source: Any, target: Any, of: Any, columns: Any, weights: Any) -> Any:
     """Copy ``source`` int64 [R * C] to ``target``, row by row; then, from the cache, the row of ``of``, which is one of
-    the two, is added up: over rows to ``columns`` [C]; over columns it is ``sums`` [R]."""
+    the two, is added up: over rows to ``columns`` [C]; over columns to what is returned, times its one of ``weights``
+    [R]."""
     width = len(columns)
-    for r in range(len(sums)):
+    weighted = columns[0] - columns[0]
+    for r in range(len(weights)):
         first = r * width
         for j in range(first, first + width):
             target[j] = source[j]
@@ -21,4 +23,5 @@ def copy_rows(source: Any, target: Any, of: Any, columns: Any, sums: Any) -> Non
             word = of[first + j]
             columns[j] += word
             total += word
-        sums[r] = total
+        weighted += total * weights[r]
+    return weighted
