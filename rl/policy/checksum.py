@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 64  # on a CPU: half a megabyte, which the sums find in the cache
 WORTH = 64 * 2**20  # bytes of a stream from which on its loop is compiled
 _STEP, _FIRST = 0x1E3779B97F4A7C15, 0x2545F4914F6CDD1D  # odd
 _MASK = 2**64 - 1
-Loop = Callable[[Any, Any, Any, Any, Any], int]
+Loop = Callable[[Any, Any, Any, bool, Any, Any], int]
 # SplitMix64 (Steele, Lea, Flood 2014): numbers that look random, by their place
 _GAMMA, _MIX = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
@@ -61,18 +61,15 @@ class Running:
 
     def add(self, data: Tensor) -> None:
         """The next bytes, uint8 [any], which are not copied."""
-        self._copy(data, data, data)
+        self._copy(data, None, data)
 
-    def _copy(self, source: Tensor, target: Tensor, of: Tensor) -> None:
+    def _copy(self, source: Tensor, target: Tensor | None, of: Tensor) -> None:
         size = source.numel()
         head = min(-self._added % ROW, size)  # the rest of a row that has begun
         last = size - (size - head) % ROW
-        if head:
-            self._part(source[:head], target[:head], of[:head])
-        if head < last:
-            self._rows(source[head:last], target[head:last], of[head:last])
-        if last < size:
-            self._part(source[last:], target[last:], of[last:])
+        for first, end, add in ((0, head, self._part), (head, last, self._rows), (last, size, self._part)):
+            if first < end:
+                add(source[first:end], None if target is None else target[first:end], of[first:end])
 
     def value(self) -> int:
         """0 … 2^64 - 1, once all bytes are there."""
@@ -82,28 +79,29 @@ class Running:
         columns = (self._columns * _column_weights(self._columns.device)).sum()
         return (int(columns) + self._total + self._size * _FIRST) & _MASK
 
-    def _rows(self, source: Tensor, target: Tensor, of: Tensor) -> None:
+    def _rows(self, source: Tensor, target: Tensor | None, of: Tensor) -> None:
         count = source.numel() // ROW
         at = self._added // ROW
         weights = self._weights[at : at + count]
         self._added += count * ROW
-        if self._loop is not None and source.device == target.device and not _odd(source) and not _odd(target):
-            words = [data.view(torch.int64).numpy() for data in (source, target, of)]
-            self._total += int(self._loop(*words, self._columns.numpy(), weights.numpy()))
+        all_of_them = (source, of if target is None else target, of)
+        if self._loop is not None and not any(data.is_cuda or _odd(data) for data in all_of_them):
+            words = [data.view(torch.int64).numpy() for data in all_of_them]
+            self._total += int(self._loop(*words, target is not None, self._columns.numpy(), weights.numpy()))
             return
         step = ROWS_AT_ONCE if of.device.type == "cpu" else count
         for first in range(0, count, step):
             part = slice(first * ROW, (first + step) * ROW)
-            if source is not target:
+            if target is not None:
                 target[part].copy_(source[part])
             data = of[part].clone() if _odd(of) else of[part]
             rows = data.view(torch.int64).view(-1, COLUMNS)
             self._columns += rows.sum(0)
             self._total += int((rows.sum(1) * weights[first : first + step]).sum())
 
-    def _part(self, source: Tensor, target: Tensor, of: Tensor) -> None:
+    def _part(self, source: Tensor, target: Tensor | None, of: Tensor) -> None:
         """Of one row."""
-        if source is not target:
+        if target is not None:
             target.copy_(source)
         at = self._added % ROW
         if self._begun is None:
