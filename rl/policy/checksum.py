@@ -86,8 +86,9 @@ class Running:
         self._added += count * ROW
         all_of_them = (source, of if target is None else target, of)
         if self._loop is not None and not any(data.is_cuda or _odd(data) for data in all_of_them):
-            words = [data.view(torch.int64).numpy() for data in all_of_them]
-            self._total += int(self._loop(*words, target is not None, self._columns.numpy(), weights.numpy()))
+            from_, to, own = (data.view(torch.int64).numpy() for data in all_of_them)
+            columns, copies = self._columns.numpy(), target is not None
+            self._total += int(self._loop(from_, to, own, copies, columns, weights.numpy()))
             return
         step = ROWS_AT_ONCE if of.device.type == "cpu" else count
         for first in range(0, count, step):
