@@ -3,12 +3,15 @@
     python -m benchmarks.checkpoint_memory
 
 A random DSA/MoE policy is written as FP8 blocks in several files, the released layout; each row is a process of its
-own, and what torch and transformers take when they are imported is not counted.
+own, and what torch and transformers take when they are imported is not counted. The last rows: the policy as users get
+it, in bfloat16, from two ranks that hold half of its float32 weights each, over gloo on the loopback; of the first
+rank, above what it held before. "Gathered first" is what earlier versions did.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
@@ -24,7 +27,9 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 COMMAND = (sys.executable, "-m", "benchmarks.checkpoint_memory")
 MAKE = "make"
-ROWS = ("read FP8 as float32", "write FP8 as bfloat16", "write float32 as FP8")
+STREAMED, GATHERED = "two ranks write bfloat16", "two ranks, gathered first"
+ROWS = ("read FP8 as float32", "write FP8 as bfloat16", "write float32 as FP8", STREAMED, GATHERED)
+HOST, DEADLINE_S = "127.0.0.1", 300.0
 
 
 def make(folder: Path) -> None:
@@ -47,6 +52,8 @@ def measure(row: str, folder: Path) -> int:
     from rl.policy.loading import build_policy, load_policy
 
     build_policy({"preset": "tiny_dsa", "vocab_size": 64})
+    if row in (STREAMED, GATHERED):
+        return from_ranks(row, folder)
     before = _peak()
     if row == ROWS[0]:
         load_policy(folder / "fp8")
@@ -55,6 +62,47 @@ def measure(row: str, folder: Path) -> int:
         for _ in export(folder / source, folder / f"out-{form}", form, SHARD):
             pass
     return _peak() - before
+
+
+def from_ranks(row: str, folder: Path) -> int:
+    """The same of the first of two ranks; the other one is a process of its own."""
+    from rl.policy.meeting import open_meeting
+
+    meeting = open_meeting(HOST, 2, DEADLINE_S)
+    other = [*COMMAND, "--row", row, "--folder", str(folder), "--port", str(meeting.port)]
+    with subprocess.Popen(other, stdout=subprocess.DEVNULL) as second:
+        try:
+            return rank(row, folder, 0, meeting.port)
+        finally:
+            second.wait(DEADLINE_S)
+
+
+def rank(row: str, folder: Path, number: int, port: int) -> int:
+    """Half of the weights, then the policy into a folder; peak bytes above what was held before that."""
+    import torch
+    import torch.distributed as dist
+
+    from benchmarks.weight_sync import status
+    from rl.learner.ranks import Place, Ranks
+    from rl.learner.sharded import ShardedWeights
+    from rl.policy.dtypes import cast_copy
+    from rl.policy.loading import load_policy
+    from rl.policy.meeting import enter_meeting
+
+    ranks = Ranks(Place(number, 2, 2, 1, 1), enter_meeting(HOST, port, 2, DEADLINE_S), HOST, DEADLINE_S)
+    policy = load_policy(folder / "plain", empty=number > 0)
+    sharded = ShardedWeights(policy, "bfloat16", ranks, torch.device("cpu"))
+    del policy
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel's highest mark begins anew
+    before = status("VmRSS")
+    if row == STREAMED:
+        sharded.save(folder / "from-ranks")
+    elif (whole := sharded.whole()) is not None:
+        cast_copy(whole, torch.bfloat16).save(folder / "gathered")
+    peak = status("VmHWM") - before
+    dist.destroy_process_group()
+    return int(peak * 1e6)
 
 
 def _peak() -> int:
@@ -70,9 +118,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of reading and writing checkpoints.")
     parser.add_argument("--row", help="measure this one in --folder and print the bytes")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--port", type=int, help="where the first of two ranks waits for this one")
     args = parser.parse_args()
     if args.row == MAKE:
         make(args.folder)
+        return 0
+    if args.port is not None:
+        rank(args.row, args.folder, 1, args.port)
         return 0
     if args.row is not None:
         print(json.dumps(measure(args.row, args.folder)))

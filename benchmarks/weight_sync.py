@@ -101,7 +101,7 @@ class Learner(Process):
         return int(self.store.port)
 
     def send(self, way: str, meeting: Any) -> Any:
-        from rl.policy.weight_plan import WeightSource
+        from rl.policy.weight_source import WeightSource
 
         source = WeightSource(self.named)
         with self.link(way, meeting, 0) as link:

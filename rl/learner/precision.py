@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rl.policy.api import Policy
 from rl.policy.dtypes import DTYPES, cast_copy, stays_float32
 from rl.policy.lora import LoraPolicy
-from rl.policy.weight_plan import WeightSource
+from rl.policy.weight_source import WeightSource
 
 # Largest log-prob difference of an engine that computes right, in units of ``noise`` (rms effect of rounding to
 # bfloat16) times the dtype's unit roundoff over bfloat16's. Measured (docs/models.md): up to 4.9 in bfloat16; in
@@ -96,9 +96,9 @@ class ComputeWeights:
         """The masters."""
         return self.masters
 
-    def save(self, directory: str | Path) -> None:
-        """The policy in the hub's layout and in ``dtype``."""
-        self.policy.save(directory)
+    def save(self, directory: str | Path, masters: bool = False) -> None:
+        """The policy in the hub's layout and in ``dtype``; ``masters``: in float32."""
+        (self.masters if masters else self.policy).save(directory)
 
 
 def coarser(one: str, other: str) -> str:

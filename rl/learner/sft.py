@@ -166,9 +166,7 @@ class SFTTrainer:
 
     def save(self, directory: str | Path) -> None:
         """The weights that learn, in float32 and the hub's layout; written by the first rank."""
-        whole = self.compute.whole()
-        if whole is not None:
-            whole.save(directory)
+        self.compute.save(directory, masters=True)
 
     def figures(self) -> dict[str, Any]:
         """What was trained: ``parameters``, ``steps`` applied and ``skipped_steps``, ``trained_tokens``, ``flops`` (6 N

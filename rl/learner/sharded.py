@@ -22,9 +22,9 @@ from rl.policy.context_parallel import check_rows
 from rl.policy.dtypes import DTYPES, cast_copy
 from rl.policy.expert_parallel import expert_modules
 from rl.policy.flops import CostModel
-from rl.policy.lora import LoraPolicy
+from rl.policy.lora import LoraPolicy, merged
 from rl.policy.sharding import Meshes, empty_copy, filled, gather, sharded_copy, sharded_from_first
-from rl.policy.weight_plan import WeightSource
+from rl.policy.weight_source import WeightSource
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,10 @@ class ShardedWeights:
 
     def weights(self) -> dict[str, Tensor]:
         """On the first rank everything an engine needs, in ``dtype`` and on the host; empty on the others."""
-        dtypes = _dtypes(self._like.weights())
-        if not isinstance(self.policy, LoraPolicy):
-            return gather(self.policy.weights(), self.first, dtypes)
-        state = gather({n: p for n, p in self.policy.named_parameters() if ".lora_" in n}, self.first)
-        adapter = filled(self._empty, state).weights() if self.first else {}
-        return {name: value.to(dtypes[name]) for name, value in adapter.items()}
+        if isinstance(self.policy, LoraPolicy):
+            adapter = self._adapter(self.policy, self._like)
+            return adapter if self.first else {}
+        return gather(self.policy.weights(), self.first, _dtypes(self._like.weights()))
 
     def source(self) -> WeightSource:
         """``weights`` for a stream, in ``dtype``: each tensor is gathered when its turn comes, and every rank iterates.
@@ -111,11 +109,27 @@ class ShardedWeights:
         state = gather(sharded.module.state_dict(), self.first)
         return filled(empty, state) if self.first else None
 
-    def save(self, directory: str | Path) -> None:
-        """Written by the first rank, in ``dtype``."""
-        whole = self.whole()
-        if whole is not None:
-            (whole if self.dtype == torch.float32 else cast_copy(whole, self.dtype)).save(directory)
+    def save(self, directory: str | Path, masters: bool = False) -> None:
+        """The policy in the hub's layout and in ``dtype`` (``masters``: in float32), written by the first rank, which
+        holds one tensor at a time."""
+        like = self._empty if masters else self._like
+        if isinstance(self.policy, LoraPolicy) and isinstance(like, LoraPolicy):
+            base = WeightSource(self.policy.base_weights(), _dtypes(like.base_weights()))
+            given = merged(base, self._adapter(self.policy, like))
+        else:
+            given = WeightSource(self.policy.weights(), _dtypes(like.weights())).given()
+        try:
+            if self.first:
+                like.save(directory, given)
+        finally:
+            for _ in given.tensors:  # ranks gather together, whatever has become of the files
+                pass
+
+    def _adapter(self, policy: LoraPolicy, like: Policy) -> dict[str, Tensor]:
+        """The adapter of ``policy`` as one process has it in the dtypes of ``like``; on every rank, and on the host."""
+        dtypes = _dtypes(dict(like.named_parameters()))
+        state = gather({n: p for n, p in policy.named_parameters() if ".lora_" in n}, dtypes=dtypes)
+        return filled(like, state).weights()
 
 
 def taken_up(

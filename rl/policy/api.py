@@ -16,6 +16,7 @@ from rl.policy.context_parallel import RowSplit
 from rl.policy.ops.operators import Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
+from rl.policy.weight_plan import Given
 
 CuSeqlens = Sequence[int] | Tensor | PrefixTree | RowSplit
 
@@ -101,4 +102,10 @@ class Policy(Protocol):
         """Aux-loss-free balancing; ``counts`` [L_moe, E]. For pre-training and cold start only."""
         ...
 
-    def save(self, directory: str | Path) -> None: ...
+    def save(self, directory: str | Path, given: Given | None = None) -> None:
+        """Write what this policy's checkpoint consists of into ``directory`` (created), in the hub's layout.
+
+        ``given``: the weights, by the names of ``weights``, where this policy holds none itself; each is written and
+        dropped (``rl.policy.weight_files``). Raises OSError.
+        """
+        ...

@@ -7,13 +7,12 @@ s = max |W| / 448 and rounded to float8_e4m3fn, and s is stored as ``<name>_scal
 ``quantization_config``. Embedding, output head, norms, biases, routers and the indexer's head weights stay bfloat16, as
 in the releases. What is read may be any of these forms (``rl.policy.checkpoint_files``).
 
-Memory is one file's worth: tensors are read, changed and written ``shard_bytes`` at a time.
+Memory is one tensor's worth: each is read, changed and written (``rl.policy.weight_files``).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rl.policy.checkpoint_files import BLOCK, INDEX, SCALE, SINGLE, CheckpointError, CheckpointFiles, readable
+from rl.policy.checkpoint_files import BLOCK, INDEX, SCALE, CheckpointError, CheckpointFiles
+from rl.policy.weight_files import SHARD_BYTES, WeightFiles
 
 FORMS = ("float32", "bfloat16", "float8")
 FP8_MAX = 448.0  # the largest finite float8_e4m3fn
@@ -48,9 +48,10 @@ def is_quantised(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def export(
-    source: str | Path, target: str | Path, form: str, shard_bytes: int = 5 * 2**30
+    source: str | Path, target: str | Path, form: str, shard_bytes: int = SHARD_BYTES
 ) -> Iterator[tuple[int, int]]:
-    """Write the checkpoint of ``source`` into the empty directory ``target``; yields (bytes written, bytes in all).
+    """Write the checkpoint of ``source`` into the empty directory ``target``, in files of ``shard_bytes``; yields
+    (bytes written, bytes in all) after about as many.
 
     Raises CheckpointError: FP8 without scales, stacked experts (which engines do not read from FP8 files), not enough
     room; ValueError for an unknown ``form``.
@@ -68,27 +69,27 @@ def export(
     fp8: set[str] = set()
     if form == "float8":  # what a checkpoint stores in FP8 already, that and no more
         fp8 = files.fp8 or {name for name, shape in files.shapes.items() if is_quantised(name, shape)}
-    total = sum(_bytes(name, shape, form, name in fp8) for name, shape in files.shapes.items())
+    kinds = dict(part for name in files.names for part in _converted(name, files.empty(name), form, name in fp8))
+    total = sum(value.nbytes for value in kinds.values())
     target.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target).free
     if free < total:
         raise CheckpointError(f"{target} has room for {free / 2**30:.1f} GiB; the checkpoint needs {total / 2**30:.1f}")
     _write_beside(source, target, form)
-    shards: list[list[str]] = []
-    shard: dict[str, Tensor] = {}
-    held = done = 0
-    for name in files.names:
-        for part, value in _converted(name, files.tensor(name), form, name in fp8):
-            size = value.numel() * value.element_size()
-            if shard and held + size > shard_bytes:
-                shards.append(_write_shard(target, len(shards), shard))
-                shard, held = {}, 0
+    written = WeightFiles(target, kinds, shard_bytes)
+    done = said = 0
+    try:
+        for name in files.names:
+            for part, value in _converted(name, files.tensor(name), form, name in fp8):
+                written.write(part, value)
+                done += value.nbytes
+            if total > done >= said + shard_bytes:
                 yield done, total
-            shard[part] = value
-            held, done = held + size, done + size
-    shards.append(_write_shard(target, len(shards), shard))
-    _name_shards(target, shards, done)
-    readable(target)
+                said = done
+        written.end()
+    except BaseException:
+        written.drop()
+        raise
     yield done, total
 
 
@@ -107,13 +108,6 @@ def _stays_float32(name: str) -> bool:
     return name.endswith("e_score_correction_bias") or ".weights_proj." in name
 
 
-def _bytes(name: str, shape: tuple[int, ...], form: str, fp8: bool) -> int:
-    count = math.prod(shape)
-    if fp8:
-        return count + 4 * math.ceil(shape[0] / BLOCK[0]) * math.ceil(shape[1] / BLOCK[1])
-    return count * (4 if form == "float32" or _stays_float32(name) else 2)
-
-
 def _write_beside(source: Path, target: Path, form: str) -> None:
     """config.json for the new form, and everything small that belongs to a model."""
     for file in sorted(found for pattern in _BESIDE for found in source.glob(pattern)):
@@ -128,24 +122,3 @@ def _write_beside(source: Path, target: Path, form: str) -> None:
             "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": list(BLOCK),
         }  # fmt: skip
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_shard(target: Path, number: int, tensors: dict[str, Tensor]) -> list[str]:
-    from safetensors.torch import save_file
-
-    save_file({n: v.contiguous() for n, v in tensors.items()}, target / f"part-{number}", metadata={"format": "pt"})
-    return list(tensors)
-
-
-def _name_shards(target: Path, shards: list[list[str]], total: int) -> None:
-    """The hub's file names, and the index when there are several."""
-    if len(shards) == 1:
-        (target / "part-0").rename(target / SINGLE)
-        return
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (target / f"part-{number}").rename(target / file)
-        places |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

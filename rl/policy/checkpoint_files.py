@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,13 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SCALE = "_scale_inv"
 BLOCK = (128, 128)
 OPEN_FILES = 4  # what was read of an open file stays in this process's memory
+# Dtypes and safetensors' names of them, in the order in which it lays tensors down.
+KINDS = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3", torch.int16: "I16", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int32: "I32", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64",
+}  # fmt: skip
+_DTYPES = {name: dtype for dtype, name in KINDS.items()}
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FP8_NAMES = ("F8_E4M3", "F8_E5M2")
 _FLOAT_NAMES = ("F64", "F32", "F16", "BF16", *_FP8_NAMES)
@@ -97,6 +103,14 @@ class CheckpointFiles:
                 "fetch the whole checkpoint, or convert it again"
             )
         return dequantise(value, self._open(self._file_of[scale_name]).get_tensor(scale_name), self.block)
+
+    def empty(self, name: str) -> Tensor:
+        """``tensor`` on the meta device, by its header. Raises CheckpointError for a dtype that is not known."""
+        stored = self._slice(name).get_dtype()
+        if stored not in _DTYPES:
+            raise CheckpointError(f"{name} in {self._file_of[name].name} is stored as {stored}, which is not known")
+        dtype = torch.float32 if stored in _FP8_NAMES else _DTYPES[stored]
+        return torch.empty(self.shapes[name], dtype=dtype, device="meta")
 
     def check_scales(self) -> None:
         """Raise CheckpointError for an FP8 tensor without its scales, or with scales of another shape."""
@@ -172,12 +186,6 @@ class CheckpointFiles:
 
     def _slice(self, name: str) -> Any:
         return self._open(self._file_of[name]).get_slice(name)
-
-
-def readable(directory: Path) -> None:
-    """Give the weights in ``directory`` the mode of its config.json: safetensors writes files for their owner alone."""
-    for file in directory.glob("*.safetensors"):
-        shutil.copymode(directory / "config.json", file)
 
 
 def check_one_reading(directory: Path) -> None:

@@ -17,6 +17,8 @@ from rl.policy.model import DSAForCausalLM
 from rl.policy.ops.operators import TORCH, Operators
 from rl.policy.prefix_tree import PrefixTree
 from rl.policy.replay import Record, Replay
+from rl.policy.weight_plan import Given
+from rl.policy.weight_source import WeightSource
 
 
 class DSAPolicy:
@@ -111,5 +113,5 @@ class DSAPolicy:
                     indexer.apply(self.module._init_weights)
                     indexer.k_norm.reset_parameters()
 
-    def save(self, directory: str | Path) -> None:
-        save_dsa(self.module, directory)
+    def save(self, directory: str | Path, given: Given | None = None) -> None:
+        save_dsa(self.module, directory, given or WeightSource(self.weights()).given())

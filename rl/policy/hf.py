@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens
 from rl.policy.attention_context import AttentionMode, cu_bounds
-from rl.policy.checkpoint_files import CheckpointError, check_one_reading, readable
+from rl.policy.checkpoint_files import CheckpointError, check_one_reading
 from rl.policy.context_parallel import RowSplit
 from rl.policy.hf_moe import GATES, PackedRouting, Routing
 from rl.policy.meta import on_meta
@@ -30,6 +31,9 @@ from rl.policy.replay import Record, Replay
 from rl.policy.sharding import splits
 from rl.policy.supported import unsupported
 from rl.policy.tree_attention import TreeAttention, again, attending, can_share
+from rl.policy.weight_files import write_weights
+from rl.policy.weight_plan import Given
+from rl.policy.weight_source import WeightSource
 
 CALL = 64  # tokens that cost about as much as one more pass over all weights and their gradients does
 
@@ -228,9 +232,22 @@ class HFPolicy:
             raise ValueError(f"{type(self.module).__name__} is dense: set router_bias_gamma=0")
         self.routing.update_bias(counts, gamma)
 
-    def save(self, directory: str | Path) -> None:
-        self.module.save_pretrained(str(directory))  # type: ignore[operator]
-        readable(Path(directory))
+    def save(self, directory: str | Path, given: Given | None = None) -> None:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        given = given or WeightSource(self.weights()).given()
+        path, module = Path(directory), cast(Any, self.module)
+        path.mkdir(parents=True, exist_ok=True)
+        config = module.config
+        config.dtype = next(entry.dtype for entry in given.entries if "float" in entry.dtype)
+        config.architectures = [type(module).__name__]
+        config.save_pretrained(path)
+        if module.can_generate():
+            module.generation_config.save_pretrained(path)
+        left_out = {*(module._keys_to_ignore_on_save or ())}
+        if config.tie_word_embeddings:
+            left_out |= {*(module._tied_weights_keys or ())}
+        write_weights(path, given, partial(revert_weight_conversion, module), left_out)
 
 
 def _hidden(module: Any, **inputs: Any) -> Tensor:

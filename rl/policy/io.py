@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles, readable
+from rl.policy.checkpoint_files import CheckpointError, CheckpointFiles
 from rl.policy.meta import on_meta
 from rl.policy.supported import DSA_ARCHITECTURES, INDEX_PRECISION, INDEX_PRECISIONS, dsa_config
+from rl.policy.weight_files import write_weights
+from rl.policy.weight_plan import Given
 
 if TYPE_CHECKING:
     from rl.policy.model import DSAForCausalLM
@@ -70,24 +72,18 @@ def stack_experts(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Te
         yield f"{stem}.down_proj", torch.stack([parts["down_proj", e] for e in range(count)])
 
 
-def save_dsa(model: DSAForCausalLM, directory: str | Path) -> None:
-    """Write config.json and model.safetensors into ``directory`` (created)."""
-    from safetensors.torch import save_file
-
+def save_dsa(model: DSAForCausalLM, directory: str | Path, given: Given) -> None:
+    """Write config.json and the weights ``given``, by the model's names, into ``directory`` (created)."""
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [DSA_ARCHITECTURES[model.config.model_type]]
     if model.config.model_type == "glm_moe_dsa":  # what transformers does by itself, vLLM's own model only when told
         model.config.indexer_rope_interleave = True
         model.config.index_topk_pattern = "".join(kind[0].upper() for kind in model.config.indexer_types)
-    model.config.dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    model.config.dtype = next(entry.dtype for entry in given.entries if "lm_head.weight" in entry.names)
     model.config.save_pretrained(path)
-    state = model.state_dict()
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight")
-    tensors = {k: v.detach().to("cpu").clone().contiguous() for k, v in unstack_experts(state).items()}
-    save_file(tensors, str(path / "model.safetensors"), metadata={"format": "pt"})
-    readable(path)
+    left_out = {"lm_head.weight"} if model.config.tie_word_embeddings else set[str]()
+    write_weights(path, given, unstack_experts, left_out)
 
 
 def index_precision(directory: str | Path) -> str:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from rl.policy.api import CuSeqlens, Policy
-from rl.policy.dtypes import cast_copy
+from rl.policy.dtypes import cast_copy, stays_float32
 from rl.policy.ops.operators import Operators
 from rl.policy.replay import Record, Replay
 from rl.policy.sharding import put
+from rl.policy.weight_plan import Given
+from rl.policy.weight_source import WeightSource
 
 A, B = ".lora_A", ".lora_B"  # behind a weight's name: its factors on their way to an engine
 FILE = "adapter_model.safetensors"  # peft's name
@@ -175,10 +177,15 @@ class LoraPolicy:
         plain.lora.merge_and_unload()
         return plain.inner  # type: ignore[no-any-return]
 
-    def save(self, directory: str | Path) -> None:
-        """The merged policy, in the dtype of this one: loads wherever the base does."""
-        dtype = next(value.dtype for name, value in self.named_parameters() if ".lora_" in name)
-        cast_copy(self.merged(), dtype).save(directory)
+    def save(self, directory: str | Path, given: Given | None = None) -> None:
+        """The merged policy, in the dtype of this one: loads wherever the base does. ``given``: merged weights."""
+        if given is None:
+            base = self.base_weights()
+            dtype = next(value.dtype for name, value in self.named_parameters() if ".lora_" in name)
+            cast = {_plain(n) for n, _ in self.named_parameters() if not stays_float32(self.module, _plain(n))}
+            dtypes = {name: dtype if name in cast else value.dtype for name, value in base.items()}
+            given = merged(WeightSource(base, dtypes), self.weights())
+        self.inner.save(directory, given)
 
     def save_adapter(self, directory: str | Path) -> None:
         """The adapter alone, as peft writes it: adapter_config.json and adapter_model.safetensors."""
@@ -230,6 +237,17 @@ def merge(base: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str
             raise ValueError(f"an adapter for {weight}, which the base policy does not have")
         out[weight] = torch.add(base[weight].float(), factors[weight + B].float() @ right.float())
     return out
+
+
+def merged(base: WeightSource, factors: Mapping[str, Tensor]) -> Given:
+    """The same tensor by tensor, each in the dtype that ``base`` gives it."""
+
+    def tensors() -> Iterator[Tensor]:
+        for entry, value in zip(base.entries, base, strict=True):
+            near = {name: factors[name] for name in (entry.name + A, entry.name + B) if name in factors}
+            yield merge({entry.name: value}, near)[entry.name].to(value.dtype)
+
+    return Given(base.entries, tensors())
 
 
 def holds_adapter(named: Mapping[str, Any]) -> bool:

@@ -1,11 +1,13 @@
 """Weights from one process to several, bucket by bucket: nobody holds a whole copy of them on the way.
 
     sender (rank 0):  write bucket k, say its checksums, go on with k + 1 while the others read
-    receiver:         read bucket k, take its tensors, compare checksums, say whether all is well
+    receiver:         read bucket k while k + 1 is on its way, compare checksums, say whether all is well
 
 The bytes go through memory that all of them map where they are on one machine, else over gloo (TCP), or NCCL between
 GPUs. The sender's checksums are of the tensors that it was given, the receivers' of what has arrived: a tensor that was
-left out, is an older one, came in part or the wrong way round is named. Two buckets are on their way at a time.
+left out, is an older one, came in part or the wrong way round is named. Both are taken while the bytes are copied, as
+long as they are in the cache. Two buckets are on their way at a time, and all ranks ask for what they do together in
+one order: bucket 0, bucket 1, what they say of 0, bucket 2, what they say of 1, …
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +28,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d  # torch.distributed does not export all of it
 
-from rl.policy.checksum import bytes_of, checksum, digest
+from rl.policy.checksum import Running, Sums, bytes_of, digest
 from rl.policy.meeting import enter_meeting
-from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
+from rl.policy.rendezvous import Receipt, Rendezvous, StreamWrong
+from rl.policy.stream_ranks import WELL, WRONG, Said, gloo_group, nccl_group, told
 from rl.policy.weight_plan import Entry, Piece, Plan
 
 SLOTS = 2  # buckets that are on their way
-WELL, WRONG = 0, 1  # what a rank says of a bucket
 
 
 class Taker(Protocol):
@@ -69,9 +71,9 @@ class Link:
         with told("be sent, for the ranks did not meet,"):
             store = enter_meeting(meeting.host, meeting.port, meeting.size, meeting.timeout_s)
             self._store: Any = c10d.PrefixStore(meeting.key, store)
-            self._group = _gloo(c10d.PrefixStore("gloo", self._store), rank, meeting.size, host, self._timeout)
+            self._group = gloo_group(c10d.PrefixStore("gloo", self._store), rank, meeting.size, host, self._timeout)
             if meeting.way == "nccl":
-                self._data = _nccl(c10d.PrefixStore("nccl", self._store), rank, meeting.size, self._timeout)
+                self._data = nccl_group(c10d.PrefixStore("nccl", self._store), rank, meeting.size, self._timeout)
             size = meeting.bucket_bytes
             shared = self._shared(size) if meeting.way == "gloo" else None
         self.mapped = shared is not None
@@ -85,34 +87,48 @@ class Link:
 
         Raises StreamBroken: somebody is gone, or has refused.
         """
-        said = _Said(self)
+        said = Said(self._group)
         with told("be sent"):
             self._store.set(f"plan {self._sent}", plan.to_json())
             said.put(WELL)
-            said.wait(0)  # they take it
+            said.wait()  # they take it
             self._store.delete_key(f"plan {self._sent}")
             self._sent += 1
-            all_sums = list[int]()
-            held = _Held(tensors)
+            all_sums, on_way = list[int](), deque[list[Any]]()
+            held, running = _Held(tensors), Sums(plan.nbytes)
             for number, bucket in enumerate(plan.buckets()):
-                said.wait(SLOTS - 1)  # the slot is free again
+                said.wait()  # the slot is free again
+                if len(on_way) == SLOTS:
+                    self._end(on_way.popleft())
                 slot = self._slots[number % SLOTS]
-                ended = []
-                for piece in bucket:
-                    tensor = held.at(piece.entry)
-                    self.write(slot, plan.entries[piece.entry], piece, bytes_of(tensor))
-                    if piece.ends:
-                        ended.append(checksum(tensor))
-                self._broadcast(slot, bucket)
-                _send_sums(self._group, ended)
-                all_sums += ended
+                sums = self._fill(slot, plan, bucket, held, running)
+                on_way.append([*self._begin_data(slot, bucket), self._begin_sums(_padded(sums, len(bucket)))])
+                all_sums += sums
+                if number:
+                    said.put(WELL)  # of the bucket before
+            said.wait()
+            if on_way:
                 said.put(WELL)
-            said.wait(0)
+                said.wait()
+            for works in on_way:
+                self._end(works)
         return Receipt(plan.version, len(plan.entries), plan.nbytes, digest(all_sums), self.mapped)
 
-    def write(self, slot: Tensor, entry: Entry, piece: Piece, data: Tensor) -> None:
-        """Copy ``piece`` of the tensor ``entry``, whose bytes are ``data``, into the bucket ``slot``."""
-        slot[piece.at : piece.at + piece.size].copy_(data[piece.first : piece.first + piece.size])
+    def _fill(self, slot: Tensor, plan: Plan, bucket: list[Piece], held: _Held, running: Sums) -> list[int]:
+        """Write ``bucket`` into ``slot``; the checksums of the tensors that end in it."""
+        ended = []
+        for piece in bucket:
+            entry, data = plan.entries[piece.entry], held.bytes_of(piece.entry)
+            own = running.of(piece.entry, data.numel(), data.device)
+            self.write(slot, entry, piece, data, own)
+            if piece.ends:
+                ended.append(running.end(piece.entry))
+        return ended
+
+    def write(self, slot: Tensor, entry: Entry, piece: Piece, data: Tensor, own: Running) -> None:
+        """Copy ``piece`` of the tensor ``entry``, whose bytes are ``data``, into the bucket ``slot``, and add it to its
+        checksum."""
+        own.sent(data[piece.first : piece.first + piece.size], slot[piece.at : piece.at + piece.size])
 
     def receive(self, taker: Taker, version: int) -> Receipt:
         """What the sender sends next, into ``taker``.
@@ -123,7 +139,7 @@ class Link:
                 the old nor the new ones.
             StreamBroken: the sender or somebody else is gone. As above.
         """
-        said = _Said(self)
+        said = Said(self._group)
         with told("be received"):
             plan = Plan.from_json(self._store.get(f"plan {self._sent}"))
             self._sent += 1
@@ -137,20 +153,29 @@ class Link:
         all_sums: list[int] = []
         with told("be received", unless=lambda: error):
             said.put(WELL if error is None else WRONG)
-            said.wait(0)
-            parts: dict[int, Tensor] = {}
-            for number, bucket in enumerate(plan.buckets()):
-                said.wait(SLOTS - 1)
-                slot = self._slots[number % SLOTS]
-                self._broadcast(slot, bucket)
-                wanted = _receive_sums(self._group, sum(piece.ends for piece in bucket))
+            said.wait()
+            parts, running = dict[int, Tensor](), Sums(plan.nbytes)
+            coming = deque[tuple[Tensor, list[Piece], Tensor, list[Any]]]()
+            buckets = enumerate(plan.buckets())
+
+            def ask() -> None:
+                for number, bucket in islice(buckets, 1):
+                    slot, sums = self._slots[number % SLOTS], torch.zeros(len(bucket), dtype=torch.int64)
+                    coming.append((slot, bucket, sums, [*self._begin_data(slot, bucket), self._begin_sums(sums)]))
+
+            ask()
+            while coming:
+                said.wait()
+                ask()  # the slot that was taken last
+                slot, bucket, sums, works = coming.popleft()
+                self._end(works)
                 if error is None:
                     try:
-                        all_sums += self._take(taker, plan, bucket, slot, wanted, parts)
+                        all_sums += self._take(taker, plan, bucket, slot, sums.tolist(), parts, running)
                     except Exception as wrong:
                         error = wrong
                 said.put(WELL if error is None else WRONG)
-            said.wait(0)
+            said.wait()
         return Receipt(plan.version, len(plan.entries), plan.nbytes, digest(all_sums), self.mapped)
 
     def close(self) -> None:
@@ -158,7 +183,14 @@ class Link:
         self._group = self._data = self._store = None
 
     def _take(
-        self, taker: Taker, plan: Plan, bucket: list[Piece], slot: Tensor, wanted: list[int], parts: dict[int, Tensor]
+        self,
+        taker: Taker,
+        plan: Plan,
+        bucket: list[Piece],
+        slot: Tensor,
+        wanted: list[int],
+        parts: dict[int, Tensor],
+        running: Sums,
     ) -> list[int]:
         """The tensors that are whole with this bucket, to the taker; their checksums. ``parts``: those that are not."""
         found: list[int] = []
@@ -166,23 +198,27 @@ class Link:
         wrong: list[str] = []
         for piece in bucket:
             entry = plan.entries[piece.entry]
-            here = slot[piece.at : piece.at + piece.size]
             target = taker.target(entry)
             if target is not None:
-                bytes_in_place(target)[piece.first : piece.first + piece.size].copy_(here)
                 value = target
             elif piece.ends and not piece.first:
-                value = here.view(getattr(torch, entry.dtype)).view(entry.shape)
+                value = slot[piece.at : piece.at + piece.size].view(getattr(torch, entry.dtype)).view(entry.shape)
             else:
                 if piece.entry not in parts:
                     parts[piece.entry] = entry.empty(self._device)
                 value = parts[piece.entry]
-                bytes_in_place(value)[piece.first : piece.first + piece.size].copy_(here)
+            place = bytes_in_place(value)
+            own = running.of(piece.entry, place.numel(), place.device)
+            here, there = slot[piece.at : piece.at + piece.size], place[piece.first : piece.first + piece.size]
+            if target is not None or piece.entry in parts:
+                own.received(here, there)
+            else:
+                own.add(here)
             if not piece.ends:
                 continue
             parts.pop(piece.entry, None)
-            found.append(checksum(value))
-            if found[-1] != wanted[len(found) - 1]:
+            found.append(running.end(piece.entry))
+            if found[-1] != wanted[len(found) - 1] % 2**64:
                 wrong.append(entry.name)
             elif target is None:
                 taken.append((entry, value))
@@ -192,11 +228,20 @@ class Link:
             taker.take(taken)
         return found
 
-    def _broadcast(self, slot: Tensor, bucket: list[Piece]) -> None:
+    def _begin_data(self, slot: Tensor, bucket: list[Piece]) -> list[Any]:
+        """What is to be waited for until ``bucket`` is in ``slot`` everywhere; nothing where all ranks map it."""
         if self.mapped:
-            return
+            return []
         used = slot[: bucket[-1].at + bucket[-1].size]
-        (self._data or self._group).broadcast(used, 0).wait()
+        return [(self._data or self._group).broadcast(used, 0)]
+
+    def _begin_sums(self, sums: Tensor) -> Any:
+        """The same for checksums, int64: of the tensors that end in a bucket, as many as it has pieces."""
+        return self._group.broadcast(sums, 0)
+
+    def _end(self, works: list[Any]) -> None:
+        for work in works:
+            work.wait()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
@@ -249,54 +294,10 @@ class Links:
             raise
 
 
-class _Said:
-    """What all ranks say of each bucket, the worst of it; asked for later, so that nobody waits for the slowest."""
-
-    def __init__(self, link: Link) -> None:
-        self._link, self._waiting = link, deque[tuple[Tensor, Any]]()
-
-    def put(self, code: int) -> None:
-        options: Any = dist.AllreduceOptions()
-        options.reduceOp = dist.ReduceOp.MAX
-        worst = torch.tensor([code], dtype=torch.int64)
-        self._waiting.append((worst, self._link._group.allreduce([worst], options)))
-
-    def wait(self, left: int) -> None:
-        """Until all but the last ``left`` are known. Raises StreamBroken where one is bad, once all are known: every
-        rank stops at the same place."""
-        while len(self._waiting) > left:
-            worst, work = self._waiting.popleft()
-            work.wait()
-            if int(worst) != WELL:
-                while self._waiting:
-                    self._waiting.popleft()[1].wait()
-                raise StreamBroken("a rank has refused what came, and says why itself")
-
-
-def _send_sums(group: Any, sums: list[int]) -> None:
-    """Checksums of the tensors that end in a bucket."""
-    signed = [value - 2**64 if value >= 2**63 else value for value in sums] or [0]
-    group.broadcast(torch.tensor(signed, dtype=torch.int64), 0).wait()
-
-
-def _receive_sums(group: Any, count: int) -> list[int]:
-    sums = torch.zeros(max(count, 1), dtype=torch.int64)
-    group.broadcast(sums, 0).wait()
-    return [value % 2**64 for value in sums.tolist()[:count]]
-
-
-class _Held:
-    """The one of ``tensors`` that is being sent."""
-
-    def __init__(self, tensors: Iterator[Tensor]) -> None:
-        self._next = tensors
-        self._at, self._tensor = -1, torch.empty(0)
-
-    def at(self, entry: int) -> Tensor:
-        while self._at < entry:
-            self._tensor = next(self._next).contiguous()
-            self._at += 1
-        return self._tensor
+def _padded(sums: list[int], size: int) -> Tensor:
+    """int64 [size]: ``sums``, then zeros."""
+    found = [value - 2**64 if value >= 2**63 else value for value in sums]
+    return torch.tensor(found + [0] * (size - len(found)), dtype=torch.int64)
 
 
 def machine() -> str:
@@ -304,40 +305,22 @@ def machine() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
 
 
+class _Held:
+    """The one of ``tensors`` that is being sent."""
+
+    def __init__(self, tensors: Iterator[Tensor]) -> None:
+        self._next = tensors
+        self._at, self._bytes = -1, torch.empty(0, dtype=torch.uint8)
+
+    def bytes_of(self, entry: int) -> Tensor:
+        """uint8: those of tensor ``entry``, which is the same as in the last call or the next one."""
+        while self._at < entry:
+            self._bytes = bytes_of(next(self._next))
+            self._at += 1
+        return self._bytes
+
+
 def bytes_in_place(tensor: Tensor) -> Tensor:
     """uint8 [bytes]: the memory of ``tensor`` itself, which must lie in one piece."""
     assert tensor.is_contiguous()
     return tensor.detach().view(-1).view(torch.uint8)
-
-
-@contextmanager
-def told(what: str, unless: Callable[[], Exception | None] = lambda: None) -> Iterator[None]:
-    """Errors of the transport, and of others' ends, as StreamBroken; ``unless`` this rank has one of its own."""
-    began = time.monotonic()
-    try:
-        yield
-    except (StreamWrong, ValueError):
-        raise
-    except RuntimeError as error:  # gloo, NCCL and the store raise no other kind
-        if (own := unless()) is not None:
-            raise own from None
-        if isinstance(error, StreamBroken):
-            raise
-        said = str(error).strip().splitlines()[0][:200]
-        raise StreamBroken(f"weights could not {what} ({time.monotonic() - began:.1f} s): {said}") from None
-
-
-def _gloo(store: Any, rank: int, size: int, host: str, timeout: timedelta) -> Any:
-    gloo: Any = dist.ProcessGroupGloo
-    options = gloo._Options()
-    options._devices = [gloo.create_device(hostname=host)]
-    options._timeout = timeout
-    options._threads = 2
-    return gloo(store, rank, size, options)
-
-
-def _nccl(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
-    nccl: Any = dist.ProcessGroupNCCL
-    options = nccl.Options()
-    options._timeout = timeout
-    return nccl(store, rank, size, options)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rl.policy.compiled import compiled
 from rl.policy.index_precision import encode
-from rl.rollout.paged_codes import compiled, query_words
+from rl.rollout.paged_codes import query_words
 from rl.rollout.paged_keys import TILE
 from rl.rollout.paged_scores import EIGHT, has_vnni, score
 

@@ -3,31 +3,12 @@ numba (a part of vLLM), a step's rows in a few microseconds where torch's operat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite.binding import ffi
 
+from rl.policy.compiled import compiled
 from rl.policy.index_precision import EXPONENT, MOST, ONE, ZERO
-
-# vLLM, when an engine starts, reads the __dict__ of every object of every loaded module; this one would look it up as a
-# function of the LLVM library, and a second engine of the process would not start.
-ffi.lib._fntab["__dict__"] = {}
-
-
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiled at the first call, and kept on disk where there is a place for it."""
-
-    def made(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            kept: Callable[..., Any] = numba.njit(function, cache=True, nogil=True, error_model="numpy", **options)
-        except RuntimeError:  # no folder that may be written
-            kept = numba.njit(function, nogil=True, error_model="numpy", **options)
-        return kept
-
-    return made
 
 
 @compiled()

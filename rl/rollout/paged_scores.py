@@ -19,8 +19,8 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from rl.policy.compiled import compiled
 from rl.policy.index_precision import ZERO
-from rl.rollout.paged_codes import compiled
 from rl.rollout.paged_keys import TILE
 
 EIGHT = 8  # heads that meet a tile at once

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
-from rl.policy.weight_plan import Entry, Plan, WeightSource
+from rl.policy.weight_plan import Entry, Plan
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Links, Taker
 
 PEER = "peer"  # ``Rendezvous.source`` of an engine's own weights

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rl.policy import weight_stream
-from rl.policy.checksum import checksum, digest
+from rl.policy.checksum import ROW, Running, Sums, checksum, digest
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken, StreamWrong
-from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
+from rl.policy.weight_plan import Entry, Piece, Plan
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Link, Links
 
 HOST = "127.0.0.1"
@@ -121,6 +123,41 @@ def test_two_ranks_receive_what_is_sent_again_and_again(meeting: Rendezvous, ove
             assert all(torch.equal(taker.named[name], value) for name, value in named.items() if name != "head")
 
 
+def test_both_ends_work_at_once(meeting: Rendezvous, over: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second bucket is being written while the first one is taken, and the third one is not yet."""
+    right, written, before = Link.write, list[int](), list[set[int]]()
+    second = threading.Event()
+
+    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor, own: Running) -> None:
+        right(link, slot, entry, piece, data, own)
+        written.append(piece.entry)
+        if piece.entry == 1:
+            second.set()
+
+    class Slow(Keep):
+        def take(self, given: list[tuple[Entry, Tensor]]) -> None:
+            assert second.wait(5.0), "the sender waits for what has not ended"
+            before.append(set(written))
+            super().take(given)
+
+    monkeypatch.setattr(Link, "write", write)
+    named = {name: torch.randn(BUCKET // 4) for name in "abc"}  # a bucket each
+    taker, ends = Slow(), (Links(), Links())
+    taker.named = {name: torch.zeros_like(value) for name, value in named.items()}
+    here = beside(lambda: receive(ends[1], meeting, taker))
+    assert send(ends[0], meeting, named) == here()
+    assert before[0] == {0, 1}
+    assert all(torch.equal(taker.named[name], value) for name, value in named.items())
+
+
+def test_nothing_to_send(meeting: Rendezvous, over: str) -> None:
+    taker, ends = Keep(), (Links(), Links())
+    taker.named = {}
+    here = beside(lambda: receive(ends[1], meeting, taker))
+    assert send(ends[0], meeting, {}) == here()
+    assert not taker.begun
+
+
 FAULTS: dict[str, Callable[[Tensor, Piece, Tensor, Entry], None]] = {
     "skipped": lambda place, piece, data, entry: None,  # what was there before stays: zeros, or another bucket
     "stale": lambda place, piece, data, entry: place.copy_(_old(entry)[piece.first : piece.first + piece.size]),
@@ -144,10 +181,11 @@ def test_a_tensor_that_is_not_what_was_sent_is_named(
 ) -> None:
     right = Link.write
 
-    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor) -> None:
+    def write(link: Link, slot: Tensor, entry: Entry, piece: Piece, data: Tensor, own: Running) -> None:
         if entry.name != "square":
-            right(link, slot, entry, piece, data)
+            right(link, slot, entry, piece, data, own)
             return
+        own.add(data[piece.first : piece.first + piece.size])
         FAULTS[fault](slot[piece.at : piece.at + piece.size], piece, data, entry)
 
     monkeypatch.setattr(Link, "write", write)
@@ -248,14 +286,94 @@ def test_buckets_hold_every_byte_once(sizes: list[int], bucket: int) -> None:
     assert ended == list(range(len(sizes)))
 
 
+def splitmix(place: int) -> int:
+    """SplitMix64 from 0, as its authors wrote it down."""
+    z = (place + 1) * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
 def test_checksums_by_hand() -> None:
     first, step = 0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15
-    one = torch.tensor([5], dtype=torch.int64)  # column 0 of the only row, whose weight is the 1,024th
-    assert checksum(one) == (5 * first + 5 * (first + 2 * 1024 * step) + 8 * first) % 2**64
+    assert splitmix(0) == 0xE220A8397B1DCDAF  # the generator's published first number
+    column, row = splitmix(0) | 1, splitmix(1024) & ~1
+    one = torch.tensor([5], dtype=torch.int64)
+    assert checksum(one) == (5 * column + 5 * row + 8 * first) % 2**64
     assert checksum(torch.tensor([5, 0, 0, 0, 0, 0, 0, 0], dtype=torch.uint8)) == checksum(one)
+    two = torch.zeros(1024 + 2, dtype=torch.int64)
+    two[1025] = -3  # column 1 of row 1
+    assert checksum(two) == (-3 * (splitmix(1) | 1) - 3 * (splitmix(1025) & ~1) + 8 * 1026 * first) % 2**64
     assert checksum(torch.empty(0)) == 0
     assert digest([3, 4]) == f"{(3 * (first + 2 * step) + 4 * (first + 4 * step)) % 2**64:016x}"
     assert digest([4, 3]) != digest([3, 4])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2 * 1024 + 99), st.integers(0, 63), st.integers(0, 2 * 1024 + 99))
+def test_checksums_see_every_bit_and_every_exchange(word: int, bit: int, other: int) -> None:
+    value = torch.randint(-(2**62), 2**62, (2 * 1024 + 100,), generator=torch.Generator().manual_seed(7))
+    same, flipped, exchanged = checksum(value), value.clone(), value.clone()
+    flipped[word] ^= -(2**63) if bit == 63 else 2**bit
+    exchanged[[word, other]] = value[[other, word]]
+    assert checksum(flipped) != same
+    assert (checksum(exchanged) == same) == (word == other)
+    if word % 1024:  # one row down and one column to the left
+        exchanged = value.clone()
+        below = (word + 1023) % len(value)
+        exchanged[[word, below]] = value[[below, word]]
+        assert checksum(exchanged) != same
+
+
+LOOPS = ["torch", "compiled"]
+
+
+def loop_of(name: str) -> Any:
+    """What adds up: torch's operators, or the loop that numba compiles where it is installed."""
+    if name == "torch":
+        return None
+    pytest.importorskip("numba")
+    from rl.policy.checksum_loop import copy_rows
+
+    return copy_rows
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 70 * ROW), st.lists(st.integers(0, 70 * ROW), max_size=6), st.sampled_from([0, 1, 3, 8]))
+def test_checksums_of_what_is_copied_in_parts(loop: str, size: int, cuts: list[int], shift: int) -> None:
+    """By either way, wherever the bytes lie, they are the checksum of the whole; and the bytes are copied."""
+    data = torch.randint(0, 256, (size + shift,), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
+    data, places = data[shift:], sorted(min(cut, size) for cut in cuts)
+    sent, received, added = (Running(size, data.device, loop_of(loop)) for _ in range(3))
+    slot, place = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    for first, last in pairwise([0, *places, size]):
+        sent.sent(data[first:last], slot[first:last])
+        received.received(slot[first:last], place[first:last])
+        added.add(data[first:last])
+    assert sent.value() == received.value() == added.value() == checksum(data)
+    assert torch.equal(place, data)
+    assert torch.equal(slot, data)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_counts_is_what_was_given_and_what_is_there(loop: str) -> None:
+    """A target that does not keep what it is given: the sender's checksum is that of its tensor, the receiver's not."""
+    data = torch.randint(0, 256, (4 * ROW,), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    one_row = torch.zeros(ROW, dtype=torch.uint8).expand(4, ROW)  # all rows are the same memory
+    sent, received = (Running(4 * ROW, data.device, loop_of(loop)) for _ in range(2))
+    for n in range(4):
+        sent.sent(data[n * ROW : (n + 1) * ROW], one_row[n])
+    for n in range(4):
+        received.received(one_row[n], torch.empty(ROW, dtype=torch.uint8))
+    assert sent.value() == checksum(data)
+    assert received.value() == checksum(data[3 * ROW :].repeat(4)) != sent.value()
+
+
+def test_a_large_stream_takes_the_compiled_loop() -> None:
+    pytest.importorskip("numba")
+    assert Sums(10)._loop is None
+    assert Sums(2**30)._loop is loop_of("compiled")
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,11 +19,13 @@ from moe_families import VOCAB, write
 from streaming import HOST, Streamer
 
 from rl.policy.api import Policy
+from rl.policy.checksum import Running
 from rl.policy.loading import load_policy
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Rendezvous, StreamWrong
 from rl.policy.replay import Record, Replay
-from rl.policy.weight_plan import Entry, Piece, Plan, WeightSource
+from rl.policy.weight_plan import Entry, Piece, Plan
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Link, Links
 from rl.rollout.config import RolloutConfig
 from rl.rollout.engine_api import GenerateRequest, Generation, rank_meeting
@@ -160,9 +162,11 @@ def test_a_stream_reaches_every_rank_in_the_middle_of_a_generation(
     assert mismatch(serves, ids, g)[:before].max() < 1e-4
     name = next(n for n in new.weights() if n.endswith("q_proj.weight"))
 
-    def spoil(link: Link, slot: torch.Tensor, entry: Entry, piece: Piece, data: torch.Tensor) -> None:
-        if entry.name != name:
-            right(link, slot, entry, piece, data)
+    def spoil(link: Link, slot: torch.Tensor, entry: Entry, piece: Piece, data: torch.Tensor, own: Running) -> None:
+        if entry.name == name:
+            own.add(data[piece.first : piece.first + piece.size])
+        else:
+            right(link, slot, entry, piece, data, own)
 
     monkeypatch.setattr(Link, "write", spoil)
     with pytest.raises(StreamWrong, match=rf"rank [01]: {name} \(1\)"):

@@ -36,6 +36,7 @@ class Case:
     save: Path | None = None  # where to write one
     beside: Path | None = None  # where to write the same once more, while the first batch is trained again
     accumulate: bool = False  # group by group instead of whole
+    export: Path | None = None  # where to write the policy as users get it
 
 
 @dataclass
@@ -104,6 +105,8 @@ def learn(case: Case, folder: Path, ranks: Any = None) -> dict[str, Any]:
             writing = writer.submit(write_snapshot, case.beside, taken)
             learner.step([replace(group, version=learner.version) for group in case.batches[0]])
             writing.result(TIMEOUT_S)
+    if case.export is not None:
+        learner.compute.save(case.export)
     weights = {k: torch.as_tensor(v) for k, v in (learner.base_weights() | learner.weights()).items()}
     return {
         "gradients": gradients,

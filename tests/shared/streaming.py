@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rl.policy.meeting import open_meeting
 from rl.policy.rendezvous import Receipt, Rendezvous, StreamBroken
-from rl.policy.weight_plan import WeightSource
+from rl.policy.weight_source import WeightSource
 from rl.policy.weight_stream import Links
 
 HOST = "127.0.0.1"
