@@ -43,7 +43,7 @@ def main_job(cfg: TrainConfig, rundir: RunDir, tasksets: dict[str, Taskset], abo
     from rl.run.assemble import cluster, members_of, open_judge, open_pool
     from rl.run.job import Job, figures_of
     from rl.run.ledger import open_ledger
-    from rl.run.preflight import cpus_beside_learner
+    from rl.run.room import cpus_beside_learner
     from rl.tracking.progress import Progress
     from rl.tracking.summary import summary_table
     from rl.tracking.usage import UsageBook

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from rl.policy.handover import GroupRefs, PartsLost, opened, whole
+from rl.policy.handover import GroupRefs, PartsLost, with_records
 from rl.run.batches import flatten, unflatten
-from rl.run.beside import FETCH_S, Beside
+from rl.run.beside import FETCH_S, Beside, WriterLost
 from rl.tracking.rundir import explained
 from rl.types import Group
 
@@ -102,7 +102,7 @@ class FinishedGroups:
             del self._writing[number]
             try:
                 self._written(number, self._beside.get(ref))
-            except PartsLost as error:
+            except (PartsLost, WriterLost) as error:
                 self._say(f"group {number} is not kept for a resume: {error}")
 
     def _written(self, number: int, size: int) -> None:
@@ -175,8 +175,8 @@ def stored(folder: Path) -> dict[int, Path]:
 
 def write(path: Path, group: Group | GroupRefs, origin: str, limit: int) -> int:
     """Write ``group`` to ``path``; the size of its file, which is not written above ``limit``. Raises RunDirError."""
-    (found,) = opened([group], FETCH_S)
-    content = encoded(whole(found), origin)
+    (found,) = with_records([group], FETCH_S)
+    content = encoded(found, origin)
     if len(content) > limit:
         return len(content)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -233,7 +233,7 @@ def engine_memory(cfg: TrainConfig, sizes: ModelSizes, engine: EngineConfig, ten
 
 def row_bytes(sizes: ModelSizes, engine: EngineConfig, tensor_parallel: int = 1) -> float:
     """Bytes of one token in an engine's cache, on each of its GPUs."""
-    return WIDTH[engine.dtype] * sizes.cache_row / sizes.cache_split(tensor_parallel)
+    return sizes.cache_row(WIDTH[engine.dtype]) / sizes.cache_split(tensor_parallel)
 
 
 def sequences(sizes: ModelSizes, engine: EngineConfig, context: int, tensor_parallel: int = 1) -> int:

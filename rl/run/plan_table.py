@@ -41,7 +41,7 @@ def model_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
     if sizes.moe_layers:
         what += f", {_count(sizes.cost.parameters)} of them at work on a token"
     width = {"float32": 4, "bfloat16": 2, "float16": 2}[cfg.rollout.dtype]
-    cached = f"{width * sizes.cache_row:,} bytes of cache a token"
+    cached = f"{sizes.cache_row(width):,} bytes of cache a token"
     row = sizes.replay_row(indexer=cfg.replay.indexer != "off", wide=False)
     lines = [f"{what}; {cached}" + (f", {row:,} bytes of recorded choices" if row else "")]
     if players := cfg.rollout.env_workers:

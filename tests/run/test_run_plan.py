@@ -300,6 +300,22 @@ def test_notes_on_what_is_allowed() -> None:
     assert any(note.startswith("learner.ranks=8: gathering weights and summing gradients takes ") for note in notes)
 
 
+def test_an_indexer_in_eight_bits_is_planned_as_the_run_would_have_it() -> None:
+    """V3.2: 61 layers of 576 numbers in bfloat16 and a key of 128 + 4 bytes; the refusals are those of the run."""
+    words = ("plan=true", "policy=deepseek_v32", "base.index_precision=int8", "hardware=h100", "replay.routing=off")
+    cfg = train_config(*words, "ray.worker_gpus=1")
+    asked = cfg.policy, cfg.base.source, 1024
+    model, refused = sizes_of(*asked, "int8")
+    assert model.cache_row(2) == 61 * (2 * 576 + 132)
+    assert model.read_row(10_000, 2) == 61 * (2 * 2048 * 576 + 10_000 * 132)
+    assert sizes_of(*asked)[0].cache_row(2) == 61 * 2 * (576 + 128)
+    said = plan_of(cfg, model, refused).refusals
+    assert any("does not round as index_precision=int8" in refusal for refusal in said), said
+    other = replace(cfg.policy, preset="hf", path=str(directory("qwen3_8b")))
+    said = sizes_of(other, "", 0, "int8")[1]
+    assert said == ["base.index_precision=int8: model_type=qwen3 has no DSA indexer; use null"]
+
+
 def test_where_the_model_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = train_config("plan=true", "base=scratch", "policy.overrides.num_hidden_layers=2", "base.vocab_size=512")
     model, refused = sizes_of(scratch.policy, scratch.base.source, 512)
