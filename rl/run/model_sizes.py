@@ -196,10 +196,10 @@ class ModelSizes:
         dtype = torch.float32 if width == 4 else torch.bfloat16
         return width * key_width(self.config.index_head_dim, rounds(self.config), dtype)
 
-    def replay_row(self, indexer: bool, wide: bool) -> int:
-        """Bytes of the recorded choices of one token; ``wide``: as the learner holds them, int64."""
-        expert = 8 if wide else 1 if self.experts <= 256 else 2
-        position = 8 if wide else 2 if self.config.max_position_embeddings <= 32767 else 4
+    def replay_row(self, indexer: bool) -> int:
+        """Bytes of the recorded choices of one token, in engine and learner."""
+        expert = 1 if self.experts <= 256 else 2
+        position = 2 if self.config.max_position_embeddings <= 32767 else 4
         rows = self.moe_layers * self.chosen * expert
         if indexer and self.is_dsa:
             rows += self.module.num_indexers * self.config.index_topk * position
