@@ -167,6 +167,7 @@ def open_pool(
     from rl.rollout.placing import Reserved
     from rl.rollout.pool import RolloutPool
 
+    model_dir = model_dir.absolute()  # workers have another working directory: that of `ray start`
     gpus, ray = cfg.ray.worker_gpus * cfg.rollout.tensor_parallel, cfg.ray
     return RolloutPool(
         cfg.rollout,

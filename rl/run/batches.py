@@ -85,7 +85,7 @@ def save_batch(
             given = [group.refs or group for group in groups]
             if any(group.refs is not None for group in groups):  # the driver does not hold their records
                 beside = beside or Beside()
-                described = beside.get(beside.call(write_arrays, partial / "tokens.npz", given))
+                described = beside.get(beside.call(write_arrays, (partial / "tokens.npz").absolute(), given))
             else:
                 described = write_arrays(partial / "tokens.npz", given)
             head = {

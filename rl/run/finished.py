@@ -61,7 +61,7 @@ class FinishedGroups:
         say: Callable[[str], None] = print,
         beside: Beside | None = None,
     ) -> None:
-        self.folder, self.origin = folder, origin
+        self.folder, self.origin = folder.absolute(), origin  # the process beside has another working directory
         self._limit, self._say = limit_bytes, say
         self._firsts: deque[int] = deque(maxlen=keep_checkpoints)  # by checkpoint: the first group not trained in it
         with explained(folder):
