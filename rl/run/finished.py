@@ -81,6 +81,10 @@ class FinishedGroups:
     def put(self, group: Group) -> None:
         """Keep ``group``. Raises RunDirError when it, or one before it, cannot be written."""
         self._settle()
+        if (size := sum(group.handed.values())) > self._limit:  # its file is no smaller: nothing need be fetched for it
+            self._of_before.discard(group.id)
+            self._written(group.id, size)
+            return
         if group.refs is None:
             self._written(group.id, write(self._path(group.id), group, self.origin, self._limit))
             return
