@@ -43,8 +43,10 @@ class Beside:
             node = ray.get_runtime_context().get_node_id()
             here = NodeAffinitySchedulingStrategy(node, soft=False)
             retried = {"max_restarts": -1, "max_task_retries": 1}  # a file is written anew from its beginning
-            actor: Any = ray.remote(num_cpus=0, max_concurrency=CALLS, scheduling_strategy=here, **retried)
-            self._caller = actor(_Caller).remote()
+            actor: Any = ray.remote(_Caller)
+            self._caller = actor.options(
+                num_cpus=0, max_concurrency=CALLS, scheduling_strategy=here, **retried
+            ).remote()
         return self._caller.call.remote(function, *args)
 
     def ready(self, ref: Any) -> bool:
