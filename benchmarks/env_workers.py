@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> list[tuple[str, str, str, str]]:
     from rl.rollout.orders import GroupSpec
     from rl.run.assemble import TRAIN, cluster, open_pool, open_tasksets
     from rl.run.paths import resolve
-    from rl.run.preflight import cpus_beside_learner
+    from rl.run.room import cpus_beside_learner
     from rl.run.turn_limit import settle_turns
 
     overrides = [f"rollout.env_workers={args.envs}", "deterministic=true", "rollout.threads=1", *args.overrides]

@@ -51,7 +51,7 @@ def peaks(overrides: list[str]) -> dict[str, float]:
 def main() -> int:
     overrides = sys.argv[1:]
     cfg = composed("train", overrides)
-    sizes, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size)
+    sizes, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size, cfg.base.index_precision)
     plan = plan_of(cfg, sizes, refused)
     measured = peaks(overrides)
     print("| process | planned, GB | measured, GB | of these without the process itself |")

@@ -28,10 +28,11 @@ from rl.learner.forward import packed_scores
 from rl.learner.learner import Learner
 from rl.learner.pack_item import PackItem
 from rl.learner.packing import pack
-from rl.learner.replay_audit import replay_of
+from rl.learner.replay_audit import replay_of, require_records
 from rl.objective.advantage import group_advantages, token_weights
 from rl.objective.config import ObjectiveConfig
 from rl.objective.loss import LossInputs, grpo_loss
+from rl.policy.handover import with_records
 from rl.policy.loading import load_policy
 from rl.rollout.config import RolloutConfig
 from rl.rollout.orders import GroupSpec
@@ -95,6 +96,7 @@ def update(learner: Learner, groups: Sequence[Group]) -> float:
         for trajectory, advantage, weight in zip(group.trajectories, advantages, weights, strict=True):
             for s in trajectory.segments if advantage else ():
                 items.append(PackItem(s.tokens, s.loss_mask, weight, advantage, s.logprobs, replay=s.replay))
+    require_records(items, learner.replay, learner.policy)
     total = mismatch = 0.0
     for batch in pack(items, learner.config.max_tokens_per_microbatch):
         replay = replay_of(batch, learner.replay)  # Keep Routing: the sampler's experts again
@@ -136,7 +138,7 @@ def main() -> None:
         for step in range(1, args.steps + 1):
             tasks = [(index, taskset.task(index)) for index in (taskset.next_index() for _ in range(PROMPTS))]
             groups = pool.run([GroupSpec(i, t, i, GROUP_SIZE, learner.version) for i, t in tasks], deadline_s=300)
-            mismatch = update(learner, groups)
+            mismatch = update(learner, with_records(groups, 60.0))  # experts stay with Ray until they are asked for
             # New weights into the engine; raises WeightSyncError unless it then computes what the learner computes.
             pool.sync(learner.weights(), learner.version, probe, learner.probe)
             rewards.append(fmean(t.reward for g in groups for t in g.trajectories))

@@ -29,11 +29,11 @@ def run(cfg: ColdStartRunConfig) -> None:
     from rl.run.preflight import (
         check_environments,
         check_shared_rows,
-        check_trainer_room,
         configuration,
         start_directory,
         start_renderer,
     )
+    from rl.run.room import check_trainer_room
     from rl.run.turn_limit import settle_turns
 
     with configuration():

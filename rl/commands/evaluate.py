@@ -75,19 +75,21 @@ def check(cfg: EvaluateConfig, directory: Path) -> dict[str, Any]:
     from rl.run.deadlines import check_deadlines
     from rl.run.engine_refusals import check_engine
     from rl.run.preflight import check_environments, check_judge, start_renderer
+    from rl.run.room import about_places, check_room
     from rl.run.turn_limit import settle_turns
 
     check_before_start(cfg)
     renderer = start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
     check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, None)
+    check_room(cfg, None)
     open_composer(cfg.reward)
     tasksets = open_tasksets(cfg.env, cfg.seed, cfg.eval)
     heldout = tasksets[HELDOUT]
     check_environments(heldout, renderer, thinking=cfg.rollout.thinking, context=cfg.rollout.context.policy)
     check_deadlines(cfg.rollout, heldout)
     certificates, said = standings(tasksets["train"], cfg.certificate, cfg.certificates)
-    for sentence in said + settle_turns(cfg.rollout, heldout):
+    for sentence in said + settle_turns(cfg.rollout, heldout) + about_places(cfg.rollout, cfg.ray):
         print(sentence)
     return certificates
 
@@ -109,7 +111,7 @@ def evaluate_policy(
 
     from rl.recipes.evaluate import HELDOUT, evaluate
     from rl.run.assemble import cluster, open_composer, open_judge, open_pool, open_tasksets
-    from rl.run.preflight import cpus_beside_learner
+    from rl.run.room import cpus_beside_learner
     from rl.tracking.episodes import event_counts
     from rl.tracking.evaluation import eval_summary, evaluation_metrics
     from rl.tracking.report import write_report

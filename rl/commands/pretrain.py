@@ -25,7 +25,8 @@ def run(cfg: PretrainConfig) -> None:
     from rl.recipes.pretrain import pretrain
     from rl.run.assemble import cluster, open_taskset
     from rl.run.paths import output_directory
-    from rl.run.preflight import check_environments, check_preset, check_trainer_room, configuration
+    from rl.run.preflight import check_environments, check_preset, configuration
+    from rl.run.room import check_trainer_room
 
     with configuration():
         out = output_directory("out", cfg.out)

@@ -55,6 +55,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
         configuration,
     )
     from rl.run.ray_watch import telling
+    from rl.run.room import about_places
     from rl.run.turn_limit import settle_turns
     from rl.tracking.rundir import RunDir
 
@@ -73,6 +74,7 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             said = [] if cfg.ray.address is not None else find_places(cfg.ray.object_store_mb)
             certificates, more = standings(tasksets["train"], cfg.certificate, cfg.certificates)
             said += more + settle_turns(cfg.rollout, tasksets["train"]) + about_dtypes(cfg) + about_renderer(renderer)
+            said += about_places(cfg.rollout, cfg.ray)
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
@@ -121,7 +123,7 @@ def show_plan(cfg: TrainConfig) -> NoReturn:
             raise ValueError(
                 f"plan=true with resume={cfg.resume}: a run that is there keeps its settings; leave one out"
             )
-        sizes, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size)
+        sizes, refused = sizes_of(cfg.policy, cfg.base.source, cfg.base.vocab_size, cfg.base.index_precision)
         judge = judge_sizes(cfg.judge)
     plan = plan_of(cfg, sizes, refused, judge)
     print_plan(plan, cfg, Console() if sys.stdout.isatty() else Console(width=120))

@@ -59,9 +59,13 @@ class LearnerSender:
 
 
 class LearnerHandle:
-    """Owns the learner of a run. Policy and tokenizer start from ``policy_dir``."""
+    """Owns the learner of a run. Policy and tokenizer start from ``policy_dir``.
+
+    Paths reach its processes whole: these have the working directory in which Ray was started.
+    """
 
     def __init__(self, cfg: TrainConfig, policy_dir: Path, run_dir: Path) -> None:
+        policy_dir, run_dir = policy_dir.absolute(), run_dir.absolute()
         self._deadline_s = cfg.step_deadline_s
         self._policy_dir = policy_dir
         self._engine_dtype = cfg.rollout.dtype
@@ -158,7 +162,7 @@ class LearnerHandle:
     def save(self, root: Path, step: int, extra: dict[str, Any], keep: int) -> None:
         """Begin a full-state checkpoint, ``extra`` included: it is there when ``saved``, at once with
         ``checkpoint_async=false``. Raises what went wrong with the one before, if nobody has asked for that yet."""
-        begun = self._group.call("save_checkpoint", str(root), step, extra, keep, self._saves_beside)
+        begun = self._group.call("save_checkpoint", str(root.absolute()), step, extra, keep, self._saves_beside)
         self._get("the checkpoint", begun)
 
     def saved(self, wait: bool = False) -> bool:
@@ -169,11 +173,11 @@ class LearnerHandle:
     def load(self, path: Path) -> dict[str, Any]:
         """Restore a checkpoint; returns its ``extra``."""
         self._sender.moved = True
-        return self._get("the checkpoint to load", self._group.call("load_checkpoint", str(path)))
+        return self._get("the checkpoint to load", self._group.call("load_checkpoint", str(path.absolute())))
 
     def save_policy(self, directory: Path) -> None:
         """The policy with its tokenizer, as transformers and vLLM load it."""
-        self._get("the policy to be saved", self._group.call("save_policy", str(directory)))
+        self._get("the policy to be saved", self._group.call("save_policy", str(directory.absolute())))
         copy_tokenizer(self._policy_dir, directory)
 
     def close(self) -> None:

@@ -85,7 +85,10 @@ def open_trainer(
             torch.set_num_threads(threads)
         yield SFTTrainer(build_policy(policy), config, means.config)
         return
-    start = partial(_start, dict(policy), config, means, threads)
+    described = dict(policy)
+    if "path" in described:  # actors have another working directory: that of `ray start`
+        described["path"] = str(Path(described["path"]).absolute())
+    start = partial(_start, described, config, means, threads)
     group = _Group(LearnerGroup(start, means.config.ranks, means.gpus), means.timeout_s)
     try:
         yield group
@@ -154,7 +157,7 @@ class _Group:
         self._call("the change of attention", "set_mode", mode)
 
     def save(self, directory: str | Path) -> None:
-        self._call("the policy to be saved", "save", str(directory))
+        self._call("the policy to be saved", "save", str(Path(directory).absolute()))
 
     def figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = self._call("the figures of the training", "figures")

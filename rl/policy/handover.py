@@ -87,10 +87,11 @@ def divided(group: Group) -> tuple[Any, ...]:
 
 def opened(groups: Sequence[Group | GroupRefs], timeout_s: float) -> list[Group]:
     """Groups whose records are fetched when they are used. Raises TimeoutError when a part does not come."""
-    refs = [group for group in groups if isinstance(group, GroupRefs)]
+    given = [group if isinstance(group, GroupRefs) or group.refs is None else group.refs for group in groups]
+    refs = [group for group in given if isinstance(group, GroupRefs)]
     parts = iter(_got([ref for one in refs for ref in (one.books, one.outlines)], timeout_s))
     found = []
-    for group in groups:
+    for group in given:
         if not isinstance(group, GroupRefs):
             found.append(group)
             continue
@@ -108,6 +109,11 @@ def opened(groups: Sequence[Group | GroupRefs], timeout_s: float) -> list[Group]
         ]
         found.append(replace(books, trajectories=trajectories))
     return found
+
+
+def with_records(groups: Sequence[Group | GroupRefs], timeout_s: float) -> list[Group]:
+    """``groups`` with all their records in this process. Raises TimeoutError when a part does not come."""
+    return [whole(group) for group in opened(groups, timeout_s)]
 
 
 def whole(group: Group) -> Group:
@@ -138,5 +144,5 @@ def _got(refs: list[Any], timeout_s: float) -> list[Any]:
     try:
         got: list[Any] = ray.get(refs, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
-        raise TimeoutError(f"rollouts did not come from Ray's store within {timeout_s:g} s (step_deadline_s)") from None
+        raise TimeoutError(f"rollouts did not come from Ray's store within {timeout_s:g} s") from None
     return got

@@ -65,6 +65,7 @@ def evaluate(
             taskset=HELDOUT,
             parallel=pool.config.context.runs,
             settings=settings or {},
+            records=False,
         )
         for number, (index, task) in enumerate(tasks)
     ]

@@ -224,7 +224,7 @@ class _Iteration:
         """``label_problems`` groups of new tasks, in order."""
         count = self.job.cfg.self_verification.label_problems
         taskset = self.taskset(families, offset=500)
-        specs = [GroupSpec(n, taskset.task(n), n, samples, self.pool.version) for n in range(count)]
+        specs = [GroupSpec(n, taskset.task(n), n, samples, self.pool.version, records=False) for n in range(count)]
         deadline_s = self.job.cfg.step_deadline_s
         groups = self.pool.run(specs, deadline_s, lambda back, group: stage.update(done + back))
         return [t for group in groups for t in group.trajectories]

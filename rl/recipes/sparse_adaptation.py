@@ -50,7 +50,8 @@ def adapt(cfg: AdaptConfig) -> dict[str, Any]:
     from rl.recipes.sparse_checks import check
     from rl.recipes.sparse_recall import table
     from rl.run.assemble import cluster
-    from rl.run.preflight import check_trainer_room, configuration
+    from rl.run.preflight import configuration
+    from rl.run.room import check_trainer_room
     from rl.tracking.progress import Progress
 
     if cfg.threads:  # of the measurement, here; trainers are given theirs

@@ -92,7 +92,10 @@ def make_data(job: Job, pool: RolloutPool, family: str, member: Taskset, files: 
     with job.progress.stage(title, total=cfg.data_tasks) as stage:
         meter = RolloutMeter(job.ledger.cost, pool)
         indices = [member.next_index() for _ in range(cfg.data_tasks)]
-        specs = [GroupSpec(n, member.task(i), i, cfg.data_samples, pool.version) for n, i in enumerate(indices)]
+        specs = [
+            GroupSpec(n, member.task(i), i, cfg.data_samples, pool.version, records=False)
+            for n, i in enumerate(indices)
+        ]
         groups = pool.run(specs, job.cfg.step_deadline_s, lambda done, group: stage.update(done))
         trajectories = [t for group in groups for t in group.trajectories]
         kept, counts = verified(trajectories, cfg.keep_per_task)

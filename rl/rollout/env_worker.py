@@ -39,7 +39,7 @@ class EnvWorker(Player):
 
     async def hand_over(self, spec: GroupSpec, engine: Any) -> tuple[Any, ...]:
         """``run_group`` in parts."""
-        return in_parts(await self.run_group(spec, engine))
+        return in_parts(spec, await self.run_group(spec, engine))
 
     async def stats(self) -> dict[str, float]:
         """What it is busy with."""

@@ -27,6 +27,7 @@ class GroupSpec:
     configured one (evaluation). ``settings``: fields of ``RolloutConfig`` that differ for these rollouts: those
     that an episode reads (limits and deadlines), not those of the engine. ``parallel``: independent runs for
     each of the ``size`` rollouts; the finished one with the fewest steps comes back (``rl.rollout.selection``).
+    ``records``: a learner is to repeat the choices that engines record; else they stay with the worker.
     """
 
     id: int
@@ -38,6 +39,7 @@ class GroupSpec:
     temperature: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     parallel: int = 1
+    records: bool = True
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,13 @@ class Placing:
         return all(group.wait(seconds) for group in groups)
 
     def wanted(self) -> str:
-        """What there is to be room for, and what is free."""
+        """What there is to be room for, and how much of it is free."""
         import ray
 
-        counted = (f"{name}={count} of {one.bundle}" for name, (count, one) in self._said.items() if count)
-        free = {name: n for name, n in ray.available_resources().items() if ":" not in name and "_group_" not in name}
+        said = {name: (count, one.bundle) for name, (count, one) in self._said.items() if count}
+        counted = (f"{name}={count} of {bundle}" for name, (count, bundle) in said.items())
+        there = ray.available_resources()
+        free = {kind: there.get(kind, 0.0) for kind in sorted({kind for _, bundle in said.values() for kind in bundle})}
         machines = sum(node["Alive"] for node in ray.nodes())
         return f"{' and '.join(counted)}; free are {free} on {machines} machine(s)"
 

@@ -67,8 +67,11 @@ class Asked:
 Sample = Callable[["GenerateRequest"], Awaitable["Generation"]]  # gives the request its id; raises EngineDied
 
 
-def in_parts(group: Group) -> tuple[Any, ...]:
-    """``group`` for the learner to fetch what it needs of it (``rl.policy.handover``)."""
+def in_parts(spec: GroupSpec, group: Group) -> tuple[Any, ...]:
+    """The ``group`` of ``spec`` for the learner to fetch what it needs of it (``rl.policy.handover``)."""
+    if not spec.records:
+        for segment in (segment for t in group.trajectories for segment in t.segments):
+            segment.replay = None
     group.handed = handed_bytes(group.trajectories)
     return divided(group)
 

@@ -104,7 +104,7 @@ class RolloutWorker(Player):
 
     async def hand_over(self, spec: GroupSpec) -> tuple[Any, ...]:
         """``run_group`` in parts."""
-        return in_parts(await self.run_group(spec))
+        return in_parts(spec, await self.run_group(spec))
 
     async def generate(self, asks: str, request: GenerateRequest) -> Generation:
         """Sample ``request`` for an episode that the environment worker ``asks`` plays. Raises EngineDied. Where the

@@ -25,7 +25,7 @@ def begun(cfg: TrainConfig) -> Iterator[Placing]:
     ended."""
     from rl.rollout.worker import RolloutWorker
     from rl.run.assemble import cluster, places_of
-    from rl.run.preflight import cpus_beside_learner
+    from rl.run.room import cpus_beside_learner
 
     loading = threading.Thread(target=_load, name="loading", daemon=True)
     loading.start()

@@ -179,6 +179,7 @@ def open_pool(
     ``placing``: their places (``places_of``), where there are some already."""
     from rl.rollout.pool import RolloutPool
 
+    model_dir = model_dir.absolute()  # workers have another working directory: that of `ray start`
     return RolloutPool(
         cfg.rollout,
         model_dir,

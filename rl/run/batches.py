@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.types import StopReason
-from rl.policy.handover import GroupRefs, opened, whole
+from rl.policy.handover import GroupRefs, with_records
 from rl.run.beside import FETCH_S, Beside
 from rl.tracking.rundir import RunDir, RunDirError, explained, step_name, write_atomic
 from rl.types import Group, ReplayRecord, Segment, Trajectory, Usage
@@ -73,7 +73,7 @@ def save_batch(
 
     ``rollout``: the settings it was sampled with; ``save_policy(directory)`` writes the weights of ``version``
     (``LearnerHandle.save_policy``). ``beside``: where records that the driver does not hold are written.
-    Raises RunDirError (disk full, no permission) with the older batches untouched.
+    Raises RunDirError (disk full, no permission), PartsLost and WriterLost with the older batches untouched.
     """
     target = run.batches / step_name(step)
     partial = run.batches / f".partial_{target.name}"
@@ -85,7 +85,7 @@ def save_batch(
             given = [group.refs or group for group in groups]
             if any(group.refs is not None for group in groups):  # the driver does not hold their records
                 beside = beside or Beside()
-                described = beside.get(beside.call(write_arrays, partial / "tokens.npz", given))
+                described = beside.get(beside.call(write_arrays, (partial / "tokens.npz").absolute(), given))
             else:
                 described = write_arrays(partial / "tokens.npz", given)
             head = {
@@ -138,7 +138,7 @@ def load_batch(run: RunDir, step: int | None = None) -> StoredBatch:
 
 def write_arrays(path: Path, groups: Sequence[Group | GroupRefs]) -> list[dict[str, Any]]:
     """Write the arrays of ``groups`` to ``path``; gives the rest of them, as JSON values."""
-    arrays, described = flatten([whole(group) for group in opened(groups, FETCH_S)])
+    arrays, described = flatten(with_records(groups, FETCH_S))
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
         file.flush()

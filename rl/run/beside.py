@@ -13,6 +13,10 @@ FETCH_S = 600.0  # for the parts of a group to come from another machine
 CALLS = 4  # at once: a group whose parts do not come must not hold up the others
 
 
+class WriterLost(RuntimeError):
+    """The process beside the driver died over a call, and again when it was made once more."""
+
+
 class _Caller:
     """The process: calls what it is given."""
 
@@ -50,13 +54,15 @@ class Beside:
         return bool(ray.wait([ref], timeout=0)[0])
 
     def get(self, ref: Any) -> Any:
-        """Its result. Raises what it has raised; PartsLost; StallError after twice ``FETCH_S``."""
+        """Its result. Raises what it has raised; PartsLost; WriterLost; StallError after twice ``FETCH_S``."""
         import ray
 
         try:
             return ray.get(ref, timeout=2 * FETCH_S)
         except ray.exceptions.GetTimeoutError:
             raise StallError("files of rollouts to be written", 2 * FETCH_S) from None
+        except ray.exceptions.RayActorError as error:
+            raise WriterLost("the process that writes it died twice (is there memory for it?)") from error
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ray.exceptions.ObjectLostError):
                 raise PartsLost("its rollouts went with the machine they were on") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.policy.supported import DSA_ARCHITECTURES, INDEX_PRECISION
+from rl.policy.supported import DSA_ARCHITECTURES, INDEX_PRECISION, unsupported
 
 if TYPE_CHECKING:
     from configs.schema import PolicyConfig, RayConfig
@@ -31,15 +31,24 @@ def check_engine(
         model: dict[str, Any] = PRESETS[policy.preset](1024, **policy.overrides).to_dict()
     else:
         model = read_config(directory)
-    if index_precision is not None:
-        if model["model_type"] not in DSA_ARCHITECTURES:
-            raise ValueError(
-                f"base.index_precision={index_precision}: model_type={model['model_type']} has no DSA indexer; use null"
-            )
-        model = {**model, INDEX_PRECISION: index_precision}
+    model = with_precision(model, index_precision)
     refused = engine_refusals(rollout, model, gpus=_on_gpus(ray), worker_gpus=ray.worker_gpus, replay=replay)
     if refused:
         raise ValueError(refused[0])
+
+
+def with_precision(model: Mapping[str, Any], precision: str | None) -> dict[str, Any]:
+    """config.json ``model`` with ``base.index_precision`` in it; None: as it is. Raises ValueError for a policy whose
+    indexer, if it has one, cannot compare so."""
+    if precision is None:
+        return dict(model)
+    asked = f"base.index_precision={precision}"
+    if model["model_type"] not in DSA_ARCHITECTURES:
+        raise ValueError(f"{asked}: model_type={model['model_type']} has no DSA indexer; use null")
+    changed = {**model, INDEX_PRECISION: precision}
+    if why := unsupported(changed):
+        raise ValueError(f"{asked}: {why}")
+    return changed
 
 
 def engine_refusals(

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from rl.policy.handover import GroupRefs, PartsLost, opened, whole
+from rl.policy.handover import GroupRefs, PartsLost, with_records
 from rl.run.batches import flatten, unflatten
-from rl.run.beside import FETCH_S, Beside
+from rl.run.beside import FETCH_S, Beside, WriterLost
 from rl.tracking.rundir import explained
 from rl.types import Group
 
@@ -61,7 +61,7 @@ class FinishedGroups:
         say: Callable[[str], None] = print,
         beside: Beside | None = None,
     ) -> None:
-        self.folder, self.origin = folder, origin
+        self.folder, self.origin = folder.absolute(), origin  # the process beside has another working directory
         self._limit, self._say = limit_bytes, say
         self._firsts: deque[int] = deque(maxlen=keep_checkpoints)  # by checkpoint: the first group not trained in it
         with explained(folder):
@@ -81,6 +81,10 @@ class FinishedGroups:
     def put(self, group: Group) -> None:
         """Keep ``group``. Raises RunDirError when it, or one before it, cannot be written."""
         self._settle()
+        if (size := sum(group.handed.values())) > self._limit:  # its file is no smaller: nothing need be fetched for it
+            self._of_before.discard(group.id)
+            self._written(group.id, size)
+            return
         if group.refs is None:
             self._written(group.id, write(self._path(group.id), group, self.origin, self._limit))
             return
@@ -102,7 +106,7 @@ class FinishedGroups:
             del self._writing[number]
             try:
                 self._written(number, self._beside.get(ref))
-            except PartsLost as error:
+            except (PartsLost, WriterLost) as error:
                 self._say(f"group {number} is not kept for a resume: {error}")
 
     def _written(self, number: int, size: int) -> None:
@@ -175,8 +179,8 @@ def stored(folder: Path) -> dict[int, Path]:
 
 def write(path: Path, group: Group | GroupRefs, origin: str, limit: int) -> int:
     """Write ``group`` to ``path``; the size of its file, which is not written above ``limit``. Raises RunDirError."""
-    (found,) = opened([group], FETCH_S)
-    content = encoded(whole(found), origin)
+    (found,) = with_records([group], FETCH_S)
+    content = encoded(found, origin)
     if len(content) > limit:
         return len(content)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -2,7 +2,8 @@
 
     cache row (numbers a token keeps over all layers) = layers x { 2 KV d_head       grouped-query attention
                                                                  { C + R             MLA as vLLM runs it
-                                                                 { C + R + d_I       MLA with indexer (DSA), our model
+                                                                 { C + R + d_I       MLA with indexer (DSA), our model;
+                                                                                     in int8 d_I + 4 bytes for its key
     saved     (numbers a token leaves for the backward pass, one layer)
             = 2 n h + attention + MLP,   n: what a norm keeps, in widths of the hidden state
       grouped-query     3 H d + 2 KV d   (+ 2 (H + KV) d with norms of q and k): q, output and its copy for o_proj; k, v
@@ -161,36 +162,44 @@ class ModelSizes:
             return int(c.num_attention_heads * (c.qk_nope_head_dim + c.qk_rope_head_dim + c.v_head_dim))
         return 2 * self._kv_heads * self._head_dim
 
-    @property
-    def cache_row(self) -> int:
-        """Numbers in the engine's cache for one token, all layers."""
+    def cache_row(self, width: int) -> int:
+        """Bytes in the engine's cache for one token, all layers; ``width``: of a number there."""
         c = self.config
-        if self.is_dsa:
-            return int(c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim + c.index_head_dim))
         if getattr(c, "kv_lora_rank", None):
-            return int(c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim))
-        return int(c.num_hidden_layers * 2 * self._kv_heads * self._head_dim)
+            latent = width * (c.kv_lora_rank + c.qk_rope_head_dim)
+            return int(c.num_hidden_layers * (latent + (self._index_key(width) if self.is_dsa else 0)))
+        return int(c.num_hidden_layers * 2 * self._kv_heads * self._head_dim * width)
 
     def cache_split(self, tensor_parallel: int) -> int:
         """Over how many of ``tensor_parallel`` GPUs a row of the cache is cut: by key-value heads; MLA's latent has
         one, so every GPU keeps all of it."""
         return 1 if getattr(self.config, "kv_lora_rank", None) else min(tensor_parallel, self._kv_heads)
 
-    def read_row(self, context: float) -> float:
-        """Numbers that one new token reads in the cache when ``context`` rows are there, all layers.
+    def read_row(self, context: float, width: int) -> float:
+        """Bytes that one new token reads in the cache when ``context`` rows are there, all layers.
 
         DSA: the indexer's key of every row, the latent of the chosen ones.
         """
         if not self.is_dsa:
-            return self.cache_row * context
+            return self.cache_row(width) * context
         c = self.config
-        chosen = min(context, c.index_topk) * (c.kv_lora_rank + c.qk_rope_head_dim)
-        return float(c.num_hidden_layers * (chosen + context * c.index_head_dim))
+        chosen = min(context, c.index_topk) * (c.kv_lora_rank + c.qk_rope_head_dim) * width
+        return float(c.num_hidden_layers * (chosen + context * self._index_key(width)))
 
-    def replay_row(self, indexer: bool, wide: bool) -> int:
-        """Bytes of the recorded choices of one token; ``wide``: as the learner holds them, int64."""
-        expert = 8 if wide else 1 if self.experts <= 256 else 2
-        position = 8 if wide else 2 if self.config.max_position_embeddings <= 32767 else 4
+    def _index_key(self, width: int) -> int:
+        """Bytes of an indexer's key in the cache of our engine (``rl.rollout.paged_keys``)."""
+        import torch
+
+        from rl.policy.index_precision import rounds
+        from rl.rollout.paged_keys import key_width
+
+        dtype = torch.float32 if width == 4 else torch.bfloat16
+        return width * key_width(self.config.index_head_dim, rounds(self.config), dtype)
+
+    def replay_row(self, indexer: bool) -> int:
+        """Bytes of the recorded choices of one token, in engine and learner."""
+        expert = 1 if self.experts <= 256 else 2
+        position = 2 if self.config.max_position_embeddings <= 32767 else 4
         rows = self.moe_layers * self.chosen * expert
         if indexer and self.is_dsa:
             rows += self.module.num_indexers * self.config.index_topk * position

@@ -203,16 +203,19 @@ def _step(cfg: TrainConfig, sizes: ModelSizes) -> dict[str, float]:
     logit = 16 + (width < 4) * 2 + (objective.temperature != 1.0) * 4
     logit += cfg.rollout.truncates * 5 + (objective.uses_reference and learner.head_rows is None) * 4
     logit += bool(objective.distill.teachers and objective.distill.form != "sampled") * 20
+    # A micro-batch and the one after it. A common beginning is computed once, and there for each of its sequences.
+    alike = cfg.group_size if learner.share_prefixes else 1
     batch = cfg.prompts_per_step * cfg.group_size * length / learner.ranks
+    packed = min(batch, 2 * tokens * alike)
     row = ROW * learner.context_parallel  # each of those that share a micro-batch has all but its choices
-    recorded = 0 if cfg.replay.routing == "off" else sizes.replay_row(indexer=False, wide=True)
+    recorded = 0 if cfg.replay.routing == "off" else sizes.replay_row(indexer=False)
     if cfg.replay.indexer != "off":
-        recorded += sizes.replay_row(indexer=True, wide=True) - sizes.replay_row(indexer=False, wide=True)
+        recorded += sizes.replay_row(indexer=True) - sizes.replay_row(indexer=False)
     return {
         "saved activations": tokens * saved,
         "working activations": tokens * working,
         "logits": rows * sizes.config.vocab_size * logit,
-        "replay and batch": batch * (recorded + row),
+        "replay and batch": packed * (recorded + row),
     }
 
 
@@ -227,13 +230,13 @@ def engine_memory(cfg: TrainConfig, sizes: ModelSizes, engine: EngineConfig, ten
         "working activations": engine.max_num_batched_tokens * widest / tensor_parallel,
         "logits": 12 * engine.max_concurrency * sizes.config.vocab_size,
     }
-    table = slots * sizes.replay_row(indexer=cfg.replay.indexer != "off", wide=False)
+    table = slots * sizes.replay_row(indexer=cfg.replay.indexer != "off")
     return Memory(_gb(device) | {"process": cfg.hardware.process_gb}, _gb({"recorded experts": table}))
 
 
 def row_bytes(sizes: ModelSizes, engine: EngineConfig, tensor_parallel: int = 1) -> float:
     """Bytes of one token in an engine's cache, on each of its GPUs."""
-    return WIDTH[engine.dtype] * sizes.cache_row / sizes.cache_split(tensor_parallel)
+    return sizes.cache_row(WIDTH[engine.dtype]) / sizes.cache_split(tensor_parallel)
 
 
 def sequences(sizes: ModelSizes, engine: EngineConfig, context: int, tensor_parallel: int = 1) -> int:

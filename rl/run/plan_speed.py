@@ -151,8 +151,8 @@ def decode_speed(cfg: TrainConfig, sizes: ModelSizes, tensor_parallel: int) -> t
         weights = sizes.parameters - experts + experts * touched
     else:
         weights = sizes.parameters
-    rows = at_once * sizes.read_row(context) / sizes.cache_split(tensor_parallel)
-    read = width * (weights / tensor_parallel + rows)
+    rows = at_once * sizes.read_row(context, width) / sizes.cache_split(tensor_parallel)
+    read = width * weights / tensor_parallel + rows
     seconds = read / (hardware.memory_gb_s * 1e9 * hardware.memory_share)
     flops = at_once * sizes.cost.forward(sizes.cost.at([round(context)]))
     seconds = max(seconds, flops / tensor_parallel / _peak(cfg, cfg.rollout.dtype))

@@ -41,8 +41,8 @@ def model_lines(plan: Plan, cfg: TrainConfig) -> list[str]:
     if sizes.moe_layers:
         what += f", {_count(sizes.cost.parameters)} of them at work on a token"
     width = {"float32": 4, "bfloat16": 2, "float16": 2}[cfg.rollout.dtype]
-    cached = f"{width * sizes.cache_row:,} bytes of cache a token"
-    row = sizes.replay_row(indexer=cfg.replay.indexer != "off", wide=False)
+    cached = f"{sizes.cache_row(width):,} bytes of cache a token"
+    row = sizes.replay_row(indexer=cfg.replay.indexer != "off")
     lines = [f"{what}; {cached}" + (f", {row:,} bytes of recorded choices" if row else "")]
     if players := cfg.rollout.env_workers:
         cpus, at_once = cfg.ray.env_cpus, cfg.rollout.episodes_at_once

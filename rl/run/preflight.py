@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,17 +18,18 @@ from rl.bounds import check
 from rl.run.errors import explain
 from rl.run.inputs import find_inputs
 from rl.run.paths import output_directory, policy_directory
+from rl.run.room import check_room
 from rl.run.taught import check_teachers, check_untaught
 from rl.tracking.rundir import RunDirError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from configs.schema import PolicyConfig, RayConfig, TrainConfig
+    from configs.schema import PolicyConfig, TrainConfig
     from envs.taskset import Taskset
     from rl.chat.renderer import Renderer
-    from rl.learner.config import LoraConfig, MeansConfig
-    from rl.rollout.config import JudgeConfig, RolloutConfig
+    from rl.learner.config import LoraConfig
+    from rl.rollout.config import JudgeConfig
 
 T = TypeVar("T")
 ROLES = ("prove", "refine", "verify", "assess")  # families that self-verification trains
@@ -256,58 +256,6 @@ def check_judge(judge: JudgeConfig) -> None:
         policy_directory("judge.path", judge.path)
 
 
-def check_room(cfg: TrainConfig) -> None:
-    """Raise ValueError when a Ray of this machine could not place every process: some would wait for ever."""
-    workers, split = cfg.rollout.workers, cfg.rollout.tensor_parallel
-    gpus = workers * split * cfg.ray.worker_gpus + cfg.judge.is_worker * cfg.judge.num_gpus
-    engines = f"rollout.workers={workers}" + (f" of rollout.tensor_parallel={split}" if split > 1 else "")
-    if cfg.rollout.env_workers:
-        engines += f" and rollout.env_workers={cfg.rollout.env_workers} (ray.env_cpus={cfg.ray.env_cpus:g})"
-    _check_room(cfg.learner, cfg.ray, engines, cpus_beside_learner(cfg.rollout, cfg.judge, cfg.ray), gpus)
-
-
-def cpus_beside_learner(rollout: RolloutConfig, judge: JudgeConfig, ray: RayConfig) -> int:
-    """CPUs that Ray reserves for rollout workers, environment workers and the judge."""
-    return rollout.workers + judge.is_worker + ceil(rollout.env_workers * ray.env_cpus)
-
-
-def check_trainer_room(learner: MeansConfig, ray: RayConfig) -> None:
-    """The same for a command that only trains."""
-    if learner.ranks > 1 or ray.learner_gpus:
-        _check_room(learner, ray, None, 0, 0.0)
-
-
-def _check_room(learner: MeansConfig, ray: RayConfig, engines: str | None, others: int, other_gpus: float) -> None:
-    """``others``: CPUs of the processes beside the learner's, and their GPUs; ``engines``: what is said of those."""
-    if ray.address is not None:
-        return
-    ranks, share = learner.ranks, ray.learner_gpus
-    counts = [f"learner.ranks={ranks}"] if ranks > 1 or engines is None else []
-    several = " and ".join(counts + ([] if engines is None else [engines]))
-    cpus = ranks + others
-    if ray.num_cpus is not None and ray.num_cpus < cpus:
-        raise ValueError(
-            f"ray.num_cpus={ray.num_cpus}: {several} need {cpus} CPUs, one each unless said; give at least {cpus} "
-            "(they need not be there), or null"
-        )
-    wanted = ranks * share + other_gpus
-    if not wanted and ranks == 1:
-        return
-    from rl.run.local_ray import visible_gpus
-
-    gpus = visible_gpus()
-    if wanted > gpus:
-        raise ValueError(
-            f"{several} with ray.learner_gpus={share:g} and ray.worker_gpus={ray.worker_gpus:g} need {wanted:g} GPUs, "
-            f"and this machine shows {gpus}; lower one of them, or join a cluster (ray=cluster)"
-        )
-    if ranks > 1 and not share and gpus:
-        raise ValueError(
-            f"ray.learner_gpus=0 with learner.ranks={ranks} on a machine with {gpus} GPUs: all ranks would take the "
-            "first one; set it to 1, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on CPUs"
-        )
-
-
 def check_start(cfg: TrainConfig, families: Collection[str]) -> tuple[Path | None, Renderer | None]:
     """Raise ValueError when `rl-train` could not begin with these settings, whatever the weights are (``check_model``).
     ``families``: those of its tasks. Returns where the policy is that it starts from, and the renderer; None for both
@@ -323,7 +271,7 @@ def check_start(cfg: TrainConfig, families: Collection[str]) -> tuple[Path | Non
     renderer = None if directory is None else start_renderer(cfg.policy, directory, cfg.rollout.retention)
     check_judge(cfg.judge)
     check_engine(cfg.rollout, cfg.ray, cfg.policy, directory, cfg.replay, cfg.base.index_precision)
-    check_room(cfg)
+    check_room(cfg, cfg.learner)
     if cfg.pipeline.enabled and cfg.objective.distill.teachers:
         raise ValueError(
             "objective.distill.teachers with pipeline.enabled: a specialist has no teacher, and the teachers of "

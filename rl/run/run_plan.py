@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rl.policy.supported import INDEX_PRECISION
 from rl.rollout.config import STORE
+from rl.run.engine_refusals import with_precision
 from rl.run.model_sizes import ModelSizes
 from rl.run.plan_memory import (
     ENGINE,
@@ -72,10 +74,13 @@ class Plan:
         return total(self.memory, self.placed[index])
 
 
-def sizes_of(policy: PolicyConfig, source: str, vocab_size: int) -> tuple[ModelSizes, list[str]]:
-    """Sizes of the policy that a run starts from, and why its files cannot be trained from as they are.
+def sizes_of(
+    policy: PolicyConfig, source: str, vocab_size: int, index_precision: str | None = None
+) -> tuple[ModelSizes, list[str]]:
+    """Sizes of the policy that a run starts from, and why it cannot be trained from as it is.
 
-    A preset without a directory is taken from ``rl.policy.presets``. Raises ValueError as ``start_directory``.
+    ``index_precision``: of ``base``; None: the policy's. A preset without a directory is taken from
+    ``rl.policy.presets``. Raises ValueError as ``start_directory``.
     """
     from rl.policy.checkpoint_checks import read_config
     from rl.policy.presets import PRESETS
@@ -84,7 +89,7 @@ def sizes_of(policy: PolicyConfig, source: str, vocab_size: int) -> tuple[ModelS
     if policy.path is None and (source == "scratch" or policy.preset == "deepseek_v32"):
         check_preset(policy)
         own = {} if policy.preset == "deepseek_v32" else {"vocab_size": vocab_size}
-        return ModelSizes.of(PRESETS[policy.preset](**own, **policy.overrides)), []
+        return _with_precision(PRESETS[policy.preset](**own, **policy.overrides), index_precision, [])
     directory: Path | None = start_directory(policy, source, config_only=True)
     assert directory is not None
     refused = []
@@ -93,7 +98,20 @@ def sizes_of(policy: PolicyConfig, source: str, vocab_size: int) -> tuple[ModelS
             f"policy.path={policy.path}: its weights are quantised, and an engine is updated with plain ones; make a "
             "plain copy: rl-export path=IN out=OUT dtype=bfloat16"
         )
-    return ModelSizes.load(directory), refused
+    from transformers import AutoConfig
+
+    return _with_precision(AutoConfig.from_pretrained(directory), index_precision, refused)
+
+
+def _with_precision(config: Any, precision: str | None, refused: list[str]) -> tuple[ModelSizes, list[str]]:
+    """Sizes of ``config`` with its indexer in ``precision``, and what was ``refused`` so far and is for that."""
+    try:
+        chosen = with_precision(config.to_dict(), precision)
+    except ValueError as error:
+        return ModelSizes.of(config), [*refused, str(error)]
+    if precision is not None:
+        setattr(config, INDEX_PRECISION, chosen[INDEX_PRECISION])
+    return ModelSizes.of(config), refused
 
 
 def judge_sizes(judge: JudgeConfig) -> ModelSizes | None:

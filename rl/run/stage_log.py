@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from rl.doctor.watch import Watch
 from rl.policy.handover import PartsLost
 from rl.rollout.losses import SKIPPED
 from rl.run.batches import save_batch
-from rl.run.beside import Beside
+from rl.run.beside import Beside, WriterLost
 from rl.tracking.episodes import event_counts
 from rl.tracking.failures import failure
 from rl.tracking.findings import records_of
@@ -128,9 +127,13 @@ class StageLog:
         """Keep the batch of ``step`` with the weights before its update, if ``tracking.save_batch_every`` says so."""
         tracking = self._cfg.tracking
         if tracking.saves_batch(step, last):
-            with suppress(PartsLost):  # the learner, which is next to want them, says so
-                keep, policy = tracking.keep_batches, learner.save_policy
+            keep, policy = tracking.keep_batches, learner.save_policy
+            try:
                 save_batch(self._files, step, step - 1, groups, self._cfg.rollout, policy, keep, self.beside)
+            except PartsLost:
+                pass  # the learner, which is next to want them, says so
+            except WriterLost as error:
+                print(f"the batch of step {step} is not kept: {error}", file=sys.stderr)
 
     def step(self, step: int, groups: list[Group], learned: Mapping[str, float], probe: Mapping[str, float]) -> None:
         """Enter step ``step``: its groups, the learner's and taskset's metrics, what the probe has found.

@@ -15,6 +15,7 @@ from rl.learner.config import LearnerConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
 from rl.policy.api import Policy
+from rl.policy.replay import ReplayError
 from rl.types import Group
 
 
@@ -27,6 +28,18 @@ def example() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_example_wants_what_the_sampler_has_recorded(
+    example: ModuleType, policy: Policy, make_groups: Callable[..., list[Group]], tmp_path: Path
+) -> None:
+    """A pool's groups come without: a step that repeats no choice would pass for one that does."""
+    groups = make_groups(2, 4, 0, 0)
+    for segment in (s for g in groups for t in g.trajectories for s in t.segments):
+        segment.replay = None
+    script = Learner(copy.deepcopy(policy), LearnerConfig(threads=1), ObjectiveConfig(), tmp_path)
+    with pytest.raises(ReplayError, match="experts were recorded for 0 of"):
+        example.update(script, groups)
 
 
 def test_the_example_updates_as_the_learner_does(

@@ -11,7 +11,7 @@ from in_process import command
 from rl.learner.config import ReplayConfig
 from rl.policy.presets import tiny_dsa
 from rl.rollout.config import RolloutConfig
-from rl.run.engine_refusals import engine_refusals, uneven_part
+from rl.run.engine_refusals import engine_refusals, uneven_part, with_precision
 
 LLAMA = {"model_type": "llama", "num_attention_heads": 12, "num_key_value_heads": 4, "intermediate_size": 48}
 DSA = tiny_dsa(256).to_dict()
@@ -54,6 +54,15 @@ def test_another_engine_does_not_round_alike() -> None:
     assert engine_refusals(RolloutConfig(), model, gpus=False, worker_gpus=0.0) == []
     found = engine_refusals(RolloutConfig(), model, gpus=True, worker_gpus=1.0, replay=off)
     assert "does not round as index_precision=int8 of the policy" in found[0]
+
+
+def test_a_precision_that_an_indexer_cannot_have_is_refused_before_a_run() -> None:
+    assert with_precision(DSA, None) == DSA
+    assert with_precision(DSA, "int8") == {**DSA, "index_precision": "int8"}
+    with pytest.raises(ValueError, match=r"^base\.index_precision=int8: model_type=llama has no DSA indexer; use null"):
+        with_precision(LLAMA, "int8")
+    with pytest.raises(ValueError, match=r"^base\.index_precision=int8: .* index_head_dim=2048: sums of products are"):
+        with_precision({**DSA, "index_head_dim": 2048}, "int8")
 
 
 def test_what_cannot_be_shared() -> None:

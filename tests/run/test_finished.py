@@ -36,6 +36,14 @@ def test_a_group_comes_back_as_it_was(tmp_path: Path) -> None:
     assert said == []
 
 
+def test_what_is_too_large_is_not_even_fetched(tmp_path: Path) -> None:
+    said: list[str] = []
+    finished = opened(tmp_path, said, limit=2**20)
+    finished.put(replace(group(3), handed={"tokens": 2**10, "indexer": 2**21}, refs="not there"))
+    assert said == ["group 3 is not kept for a resume: it has 2.0 MiB, and keep_finished_mb=1"]
+    assert stored(tmp_path) == {}
+
+
 def test_nothing_of_this_process_comes_back(tmp_path: Path) -> None:
     finished = opened(tmp_path, [])
     finished.put(group(3))

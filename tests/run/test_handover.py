@@ -14,15 +14,18 @@ from recorded_segments import group as one_group
 from recorded_segments import recorded, recording_policy
 from test_batches import same
 
+from envs.types import Task
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.learner import Learner
 from rl.objective.config import ObjectiveConfig
-from rl.policy.handover import PARTS, GroupRefs, StoredRecord, divided, opened, whole
+from rl.policy.handover import PARTS, GroupRefs, StoredRecord, divided, opened, with_records
 from rl.policy.loading import build_policy
 from rl.policy.record_outline import outline_of
+from rl.rollout.orders import GroupSpec
+from rl.rollout.player import in_parts
 from rl.run.batches import load_batch, save_batch
 from rl.run.beside import Beside
-from rl.run.finished import FinishedGroups
+from rl.run.finished import FinishedGroups, stored
 from rl.tracking.handed import handed_bytes, handed_metrics
 from rl.tracking.rundir import RunDir
 from rl.types import Group, ReplayRecord
@@ -150,8 +153,8 @@ def test_choices_are_as_wide_as_they_were_recorded(handed: list[Group], tmp_path
 def test_files_are_those_of_whole_groups(handed: list[Group], tmp_path: Path) -> None:
     """Finished groups and stored batches are written beside the driver, and read back as they were played."""
     for one, number in zip(handed, range(2), strict=True):
-        found = replace(whole(opened([one.refs], 60.0)[0]), handed={})
-        assert same(found, group(number, top_k=3))
+        (found,) = with_records([one], 60.0)
+        assert same(replace(found, handed={}), group(number, top_k=3))
     first = FinishedGroups(tmp_path / "finished", "same", 2**30, 2, print)
     for one in handed:
         first.put(one)
@@ -175,6 +178,32 @@ def test_one_process_makes_the_files(handed: list[Group]) -> None:
     assert first == second != os.getpid()
     os.kill(first, signal.SIGKILL)
     assert beside.get(beside.call(os.getpid)) not in (first, os.getpid())
+
+
+def test_a_process_that_dies_over_a_group_is_said(handed: list[Group], tmp_path: Path) -> None:
+    """Twice, as one that has no memory for it: the group is not kept, and the run goes on."""
+    said: list[str] = []
+    finished = FinishedGroups(tmp_path / "finished", "same", 2**30, 2, said.append)
+    finished.put(handed[0])
+    finished.flush()
+    beside = finished._beside
+    assert beside is not None
+    finished._writing[7] = beside.call(os._exit, 9)
+    finished.flush()
+    finished.put(handed[1])
+    finished.flush()
+    assert said == ["group 7 is not kept for a resume: the process that writes it died twice (is there memory for it?)"]
+    assert sorted(stored(tmp_path / "finished")) == [0, 1]
+
+
+def test_records_that_nobody_will_repeat_stay_with_the_worker() -> None:
+    """Of an evaluation, for instance: they would fill the store until its last group is there."""
+    spec = GroupSpec(0, Task("t", "f", ()), 10, 4, 0, records=False)
+    books, outlines, *records = in_parts(spec, group(top_k=3))
+    assert "experts" not in books.handed
+    assert books.handed["tokens"] > 0
+    nothing = [[None] * len(t.segments) for t in books.trajectories]
+    assert outlines == records == nothing
 
 
 def test_bytes_that_pass_through_the_driver(handed: list[Group]) -> None:
@@ -204,8 +233,8 @@ def test_lost_parts_are_said(handed: list[Group], tmp_path: Path) -> None:
 
     class Rank:
         def step(self, groups: list[GroupRefs]) -> None:
-            for one in opened(groups, 60.0):
-                whole(one)
+            for one in groups:
+                with_records([one], 60.0)
 
     learner = LearnerGroup(lambda rank, **options: ray.remote(num_cpus=0)(Rank).remote(), 1, 0.0)
     with pytest.raises(LearnerLost, match="rollouts went with the machine"):

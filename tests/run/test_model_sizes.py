@@ -26,9 +26,9 @@ def test_qwen3_8b_by_hand() -> None:
     found = sizes("qwen3_8b")
     assert found.parameters == 36 * layer + 4096 + 2 * 151936 * 4096 == 8_190_735_360
     assert found.layers[7] == LayerSizes(layer, 0, (3 * 32 + 2 * 8 + 2 * (32 + 8)) * 128 + 4 * 12288)
-    assert found.cache_row * 2 == 147_456  # 36 layers x 2 x 8 heads x 128 numbers of 2 bytes
+    assert found.cache_row(2) == 147_456  # 36 layers x 2 x 8 heads x 128 numbers of 2 bytes
     assert (found.moe_layers, found.experts, found.chosen) == (0, 0, 0)
-    assert found.replay_row(indexer=True, wide=True) == 0
+    assert found.replay_row(indexer=True) == 0
 
 
 def test_qwen3_30b_a3b_by_hand() -> None:
@@ -41,9 +41,8 @@ def test_qwen3_30b_a3b_by_hand() -> None:
     assert found.cost.parameters + 151936 * 2048 == 48 * (layer - experts * 120 // 128) + 2048 + 2 * 151936 * 2048
     assert found.cost.parameters + 151936 * 2048 == pytest.approx(3.3e9, rel=0.02)
     assert found.largest.experts == experts
-    assert found.cache_row * 2 == 48 * 2 * 4 * 128 * 2
-    assert found.replay_row(indexer=False, wide=False) == 48 * 8
-    assert found.replay_row(indexer=False, wide=True) == 48 * 8 * 8
+    assert found.cache_row(2) == 48 * 2 * 4 * 128 * 2
+    assert found.replay_row(indexer=False) == 48 * 8
     assert found.layers[0].saved == (3 * 32 + 2 * 4 + 2 * 36) * 128 + 8 * (2 * 2048 + 4 * 768)
 
 
@@ -64,12 +63,12 @@ def test_deepseek_v3_2_by_hand() -> None:
     assert found.frozen == 61 * indexer
     assert found.parameters - found.frozen == pytest.approx(671e9, rel=1e-3)  # "671B in total"
     assert found.cost.parameters == pytest.approx(37e9, rel=0.03)
-    assert found.cache_row == 61 * (512 + 64 + 128)
-    assert found.replay_row(indexer=False, wide=False) == 58 * 8
+    assert found.cache_row(2) == 61 * 2 * (512 + 64 + 128)
+    assert found.replay_row(indexer=False) == 58 * 8
     # 61 x 2,048 positions of int32 are the 500 KB a token that make replay.indexer expensive
-    assert found.replay_row(indexer=True, wide=False) == 58 * 8 + 61 * 2048 * 4
-    assert found.read_row(100_000) == 61 * (2048 * 576 + 100_000 * 128)
-    assert found.read_row(1000) == 61 * 1000 * (576 + 128)
+    assert found.replay_row(indexer=True) == 58 * 8 + 61 * 2048 * 4
+    assert found.read_row(100_000, 2) == 61 * 2 * (2048 * 576 + 100_000 * 128)
+    assert found.read_row(1000, 2) == 61 * 2 * 1000 * (576 + 128)
     row, heads = 512 + 64, 128
     mla = 2 * 1536 + heads * 192 + 3 * heads * row + heads * 128 + 3 * row
     assert found.layers[0].saved == mla + 4 * 18432

@@ -54,7 +54,7 @@ def test_a_small_batch_touches_few_experts() -> None:
 
 def test_dsa_reads_the_chosen_rows_and_all_index_keys() -> None:
     model = sizes("deepseek_v3_2")
-    assert model.read_row(6144) == 61 * (2048 * 576 + 6144 * 128)
+    assert model.read_row(6144, 2) == 61 * 2 * (2048 * 576 + 6144 * 128)
 
 
 def test_the_sync_goes_through_the_host() -> None:

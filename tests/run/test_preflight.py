@@ -21,7 +21,8 @@ from envs.taskset import Taskset
 from envs.types import Message, Task
 from rl.commands.evaluate_settings import results_of
 from rl.run.paths import output_directory, output_file, resolve
-from rl.run.preflight import ConfigurationError, check_environments, check_room, configuration, start_directory
+from rl.run.preflight import ConfigurationError, check_environments, configuration, start_directory
+from rl.run.room import check_room
 
 COMMANDS = {
     "train": "train", "coldstart": "cold_start", "pretrain": "pretrain", "evaluate": "evaluate", "adapt": "adapt",
@@ -260,10 +261,10 @@ def test_a_local_ray_has_room_for_every_process(
     monkeypatch.setattr("rl.run.local_ray.visible_gpus", lambda: gpus)
     cfg = train_config(*words)
     if said is None:
-        check_room(cfg)
+        check_room(cfg, cfg.learner)
     else:
         with pytest.raises(ValueError, match=said):
-            check_room(cfg)
+            check_room(cfg, cfg.learner)
 
 
 def test_too_many_ranks_are_refused_before_there_is_a_run(tmp_path: Path) -> None:

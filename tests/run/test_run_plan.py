@@ -221,7 +221,7 @@ def test_several_ranks_run() -> None:
     assert plan.placed == [[ENGINE]] * 8 + [[LEARNER]] * 16
     assert plan.runs, plan.refusals
     assert plan.nodes == 3
-    assert plan.on_gpu(8) == pytest.approx(48.5, abs=0.1)
+    assert plan.on_gpu(8) == pytest.approx(48.4, abs=0.1)
     assert plan.host_gb == pytest.approx(4 * 30.532, rel=1e-3)  # the first rank's machine has no engine
     refused = plan_of(on_hardware(cfg, host_memory_gb=100), sizes("qwen3_30b_a3b")).refusals
     assert refused == [
@@ -298,6 +298,22 @@ def test_notes_on_what_is_allowed() -> None:
     wide = on_hardware(ranks(planned(*SEVEN), 8), gpus=16, link_gb_s=45.0)
     notes = plan_of(wide, sizes("qwen3_30b_a3b")).notes
     assert any(note.startswith("learner.ranks=8: gathering weights and summing gradients takes ") for note in notes)
+
+
+def test_an_indexer_in_eight_bits_is_planned_as_the_run_would_have_it() -> None:
+    """V3.2: 61 layers of 576 numbers in bfloat16 and a key of 128 + 4 bytes; the refusals are those of the run."""
+    words = ("plan=true", "policy=deepseek_v32", "base.index_precision=int8", "hardware=h100", "replay.routing=off")
+    cfg = train_config(*words, "ray.worker_gpus=1")
+    asked = cfg.policy, cfg.base.source, 1024
+    model, refused = sizes_of(*asked, "int8")
+    assert model.cache_row(2) == 61 * (2 * 576 + 132)
+    assert model.read_row(10_000, 2) == 61 * (2 * 2048 * 576 + 10_000 * 132)
+    assert sizes_of(*asked)[0].cache_row(2) == 61 * 2 * (576 + 128)
+    said = plan_of(cfg, model, refused).refusals
+    assert any("does not round as index_precision=int8" in refusal for refusal in said), said
+    other = replace(cfg.policy, preset="hf", path=str(directory("qwen3_8b")))
+    said = sizes_of(other, "", 0, "int8")[1]
+    assert said == ["base.index_precision=int8: model_type=qwen3 has no DSA indexer; use null"]
 
 
 def test_where_the_model_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
