@@ -61,9 +61,10 @@ class ReleaseBase:
         for test, (_, entered) in self.tests.items():
             for function in entered:
                 found.setdefault(function, []).append(test)
-        return {f: tuple(sorted(tests, key=self._rank)) for f, tests in found.items()}
+        return {f: tuple(sorted(tests, key=self.rank)) for f, tests in found.items()}
 
-    def _rank(self, test: str) -> tuple[bool, int, str]:
+    def rank(self, test: str) -> tuple[bool, int, str]:
+        """Those that decide and enter little else first."""
         return test not in self.deciding, len(self.tests[test][1]), test
 
 

@@ -16,9 +16,10 @@ import builtins
 import copy
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 
 from envs.code.release_base import ReleaseBase
 from envs.code.release_index import Sources
@@ -145,10 +146,13 @@ def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -
 
 
 def examine(sources: Sources, tree: Tree, base: ReleaseBase, defects: Sequence[ReleaseDefect]) -> list[Examined]:
-    """Run the newer tests that each defect may break, twice: what does not end the same under another hash seed is no
-    task. One sandbox for all of them, and one for the second time."""
+    """Run the newer tests that each defect may break, and those of them that are kept once more: what does not end the
+    same under another hash seed is no task. One sandbox for all of them, and one for the second time."""
     asked = [_tests_for(base, defect) for defect in defects]
-    found = [Examined("" if tests else "untested") for tests in asked]
+    found = [
+        Examined("breaks_too_much" if _wide(base, defect) else "" if tests else "untested")
+        for defect, tests in zip(defects, asked, strict=True)
+    ]
     for hash_seed in (0, 7):
         left = [n for n, one in enumerate(found) if not one.reason]
         trials = [_trial(defects[n], asked[n]) for n in left]
@@ -156,20 +160,33 @@ def examine(sources: Sources, tree: Tree, base: ReleaseBase, defects: Sequence[R
             again = _judged(base, defects[n], asked[n], run)
             same = set(again.fails) == set(found[n].fails) and set(found[n].passes) <= set(again.passes)
             if not hash_seed:
-                found[n] = again
+                found[n], asked[n] = again, {*again.fails, *again.passes}
             elif again.reason or not same:
                 found[n] = Examined("flaky")
     return found
 
 
 def _tests_for(base: ReleaseBase, defect: ReleaseDefect) -> set[str]:
-    """The tests that enter what was changed, and some more of what their files promise: a repair may not break it."""
+    """The tests that enter what was changed, and some more of what their files promise: a repair may not break it. Of a
+    removal, which breaks nearly all that enter it, no more than can be kept."""
     if not defect.names:
         return set(base.tests)
-    tests = {t for n in defect.names for t in base.covering.get(n, ())}
+    entering = _entering(base, defect)
+    tests = set(_affordable(base, entering, MAX_F2P, MAX_SECONDS) if defect.tier == "removal" else entering)
     files = {_file(test) for test in tests}
-    others = [test for test in sorted(base.tests) if test not in tests and _file(test) in files]
+    others = sorted(test for test in base.tests.keys() - entering.keys() if _file(test) in files)
     return tests | set(random.Random(repr(defect.names)).sample(others, min(MAX_NEIGHBOURS, len(others))))
+
+
+def _entering(base: ReleaseBase, defect: ReleaseDefect) -> dict[str, None]:
+    """The tests that enter what was changed, those that tell the most of it first."""
+    found = {test for name in defect.names for test in base.covering.get(name, ())}
+    return dict.fromkeys(sorted(found, key=base.rank))
+
+
+def _wide(base: ReleaseBase, defect: ReleaseDefect) -> bool:
+    """Whether it takes out what most of the suite enters: seen without a run."""
+    return defect.tier == "removal" and len(_entering(base, defect)) > MAX_FAILS * len(base.tests)
 
 
 def _trial(defect: ReleaseDefect, tests: set[str]) -> Trial:
@@ -240,9 +257,9 @@ def passages(broken: str, right: str) -> list[tuple[str, str]]:
     return found if text == right else [(broken, right)]
 
 
-def _affordable(base: ReleaseBase, tests: Sequence[str], most: int, seconds: float) -> list[str]:
+def _affordable(base: ReleaseBase, tests: Collection[str], most: int, seconds: float) -> list[str]:
     chosen: list[str] = []
-    for test in tests[:most]:
+    for test in islice(tests, most):
         seconds -= base.tests[test][0]
         if seconds < 0 and chosen:
             break

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.code.release_base import ReleaseBase, SlowMachineError, base_of, tree_of
+from envs.code.release_blocks import SLOTS, order_of, releases_of
 from envs.code.release_copies import MOST, copies_of
 from envs.code.release_defects import (
     TIERS,
@@ -44,7 +45,7 @@ from envs.code.release_defects import (
     removal_defects,
     shuffled,
 )
-from envs.code.release_index import Release, Sources, listed, pairs
+from envs.code.release_index import Release, Sources, listed
 from envs.code.release_issue import issue, new_notes
 from envs.code.release_run import Trial, run_states
 from envs.code.release_state import state_of
@@ -60,11 +61,6 @@ SYSTEM = (
     "edit (create adds a module); check with python and run_tests. Tests cannot be edited, and those that decide are "
     "not here. When the issue is solved, say Done."
 )
-# Candidates of one block: a pair and the functions it changed, or removals or earlier functions of a package. As many
-# as a worker of envs-build is asked for at once.
-SLOTS = 32
-REMOVAL_BLOCKS, EARLIER_BLOCKS = 2, 2  # of one package
-_TOGETHER = 6  # packages whose blocks are mixed
 _TRIES = 3
 CUTOFF, UNTIL = "2026-06-01", "2026-11-01"
 
@@ -93,9 +89,10 @@ class ReleasesTaskset(Taskset):
 
     ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function (of a
     pair), earlier (functions as any release before had them; of the tier function too) and removal.
-    ``releases``: so many newest releases of each package, up to the date ``until``. ``cutoff``: the date that splits
-    train from held out. ``sources``: the folder for what is fetched (default: in the cache); whoever plays the tasks
-    needs it too. Candidates come in blocks of ``SLOTS``, the blocks in an order of the seed.
+    ``releases``: so many newest releases of each package, up to the date ``until``; ``blocks``: so many blocks of
+    removals, and of earlier functions, of each. ``cutoff``: the date that splits train from held out. ``sources``: the
+    folder for what is fetched (default: in the cache); whoever plays the tasks needs it too. Candidates come in blocks
+    of ``SLOTS``, in the order of ``release_blocks``.
     """
 
     family = "releases"
@@ -113,6 +110,7 @@ class ReleasesTaskset(Taskset):
         packages: Sequence[str] | None = None,
         tiers: Sequence[str] = TIERS,
         releases: int = 8,
+        blocks: int = 4,
         cutoff: str = CUTOFF,
         until: str = UNTIL,
         sources: str | None = None,
@@ -129,12 +127,17 @@ class ReleasesTaskset(Taskset):
             raise ValueError(f"releases={releases}: must be from 2 to 50")
         if not cutoff < until:
             raise ValueError(f"cutoff={cutoff}: must be before until={until}")
-        kinds = [("pair", number) for number in range(releases - 1)] if {"pair", "function"} & set(tiers) else []
-        kinds += [("earlier", number) for number in range(EARLIER_BLOCKS)] if "earlier" in tiers else []
-        kinds += [("removal", number) for number in range(REMOVAL_BLOCKS)] if "removal" in tiers else []
-        blocks = _order(chosen, kinds, random.Random(f"releases {seed}"))
-        super().__init__(split, seed, min(size or len(blocks) * SLOTS, len(blocks) * SLOTS), **config)
-        self.blocks, self.tiers, self.count = blocks, tuple(tiers), releases
+        if not 1 <= blocks <= 64:
+            raise ValueError(f"blocks={blocks}: must be from 1 to 64")
+        numbers = {"pair": releases - 1, "earlier": blocks, "removal": blocks}
+        kinds = {"pair" if tier == "function" else tier for tier in tiers}
+        every = order_of(
+            chosen,
+            {kind: count for kind, count in numbers.items() if kind in kinds},
+            random.Random(f"releases {seed}") if packages is None else None,
+        )
+        super().__init__(split, seed, min(size or len(every) * SLOTS, len(every) * SLOTS), **config)
+        self.blocks, self.tiers, self.count = every, tuple(tiers), releases
         self._made: dict[int, list[Task | str]] = {}  # the block that is under way
         self._shares: dict[str, float] = {}  # of packages, what the sandbox has once more
         self._begun: Counter[int] = Counter()
@@ -228,22 +231,11 @@ class ReleasesTaskset(Taskset):
         return [*found, *["empty_slot"] * (SLOTS - len(found))]
 
     def _releases(self, name: str, kind: str, number: int) -> tuple[Release | None, Release]:
-        """(older, newer) of a block of this split. Of a removal, older is the last release before the cutoff when the
-        split is held out; of earlier functions too, and else the one before."""
-        known = self.sources.releases(name, self.until)
-        if kind == "pair":
-            found = pairs(known, self.count)
-            if number >= len(found):
-                raise RejectedError("no_release")
-            older, newer = found[number]
-            if (newer.date[:10] >= self.cutoff) != (self.split == "heldout"):
-                raise RejectedError("other_date")
-            return older, newer
-        early = [release for release in known if release.date[:10] < self.cutoff]
-        late = [release for release in known if release.date[:10] >= self.cutoff]
-        if not early or (self.split == "heldout" and not late):
+        """See ``releases_of``."""
+        found = releases_of(self.sources.releases(name, self.until), kind, number, self.split, self.cutoff, self.count)
+        if found is None:
             raise RejectedError("no_release")
-        return (early[-1], late[-1]) if self.split == "heldout" else (None, early[-1])
+        return found
 
     def _defects(
         self, kind: str, number: int, tree: Tree, newer: Release, older: Release | None, base: ReleaseBase
@@ -329,19 +321,6 @@ class ReleasesTaskset(Taskset):
             },
             seed=self.seed,
         )
-
-
-def _order(
-    packages: Sequence[str], kinds: Sequence[tuple[str, int]], draw: random.Random
-) -> list[tuple[str, str, int]]:
-    """All blocks of a few packages drawn at random, in random order, and then of the next: what is known of a release
-    is used while it is in memory, and two processes rarely wait for the same one."""
-    drawn = draw.sample(packages, len(packages))
-    found: list[tuple[str, str, int]] = []
-    for first in range(0, len(drawn), _TOGETHER):
-        blocks = [(name, *kind) for name in drawn[first : first + _TOGETHER] for kind in kinds]
-        found += draw.sample(blocks, len(blocks))
-    return found
 
 
 def _documented(tree: Tree, name: str) -> bool:

@@ -173,7 +173,7 @@ def test_splits_go_by_date(folder):
             with pytest.raises(RejectedError) as caught:
                 source.task(index)
             reasons.add(caught.value.reason)
-    assert reasons == {"other_date"}
+    assert reasons == {"no_release"}
     # a function that the release before the cutoff had already is no held-out removal
     source = taskset(folder, "heldout", cutoff="2025-01-15", tiers=["removal"])
     with pytest.raises(RejectedError, match="empty_slot"):
