@@ -1,6 +1,7 @@
 """Tasks of a built ``releases`` set in figures: what a block of candidates yields, and what is paid for what.
 
-    python -m benchmarks.release_tasks data/releases                       counts, and an estimate for all packages
+    python -m benchmarks.release_tasks data/releases                       counts, and what a block yielded
+    python -m benchmarks.release_tasks data/releases --candidates          how many removals the packages could give
     python -m benchmarks.release_tasks data/releases --audit 500           oracle, nothing, random tools
     python -m benchmarks.release_tasks data/releases --audit 500 --cheats 1   and one of ``EDITS`` a task, each in turn
     python -m benchmarks.release_tasks data/releases --audit 500 --seconds 600   as many as can be played by then
@@ -15,6 +16,7 @@ drawn at random.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
@@ -27,11 +29,15 @@ from rich.console import Console
 from rich.progress import track
 
 from envs.built import BuiltTaskset
+from envs.code.release_base import base_of, tree_of
 from envs.code.release_blocks import SLOTS
+from envs.code.release_defects import too_wide
+from envs.code.release_removals import removals
+from envs.code.release_tree import BadTreeError
 from envs.code.releases import ReleaseEnvironment, ReleasesTaskset
 from envs.episode import Actor, play_episode
 from envs.scripted import give_up, random_calls
-from envs.taskset import MAX_ORACLE_TURNS
+from envs.taskset import MAX_ORACLE_TURNS, RejectedError
 from envs.types import Message, Task, ToolCall
 
 _REPORTS = """
@@ -103,6 +109,24 @@ def yields(tasks: Sequence[Task], blocks: Sequence[tuple[str, str, int]], visite
     }
 
 
+def candidates(player: ReleasesTaskset, blocks: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """Of the packages in ``blocks`` whose suites ran: how many functions and classes could be taken out, in as many
+    blocks as that takes. Nothing is run."""
+    found: dict[str, int] = {}
+    for package in dict.fromkeys(name for name, kind, _ in blocks if kind == "removal"):
+        with contextlib.suppress(RejectedError, BadTreeError):
+            _, newer = player._releases(package, "removal", 0)
+            tree, base = tree_of(player.sources, newer), base_of(player.sources, newer)
+            found[package] = sum(not too_wide(base, names) for names in removals(tree, base))
+    able = {name: count for name, count in found.items() if count}
+    return {
+        "packages_visited": len(found),
+        "packages_with_candidates": len(able),
+        "removals": sum(able.values()),
+        "removals_by_package": dict(Counter(able).most_common()),
+    }
+
+
 def audit(taskset: BuiltTaskset, tasks: Sequence[Task], cheats: int, seconds: float) -> dict[str, Any]:
     """Mean outcome by who plays, until ``seconds`` are over (0: never); of the cheats, of which a task sees so many,
     how often each was played and paid."""
@@ -166,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--audit", type=int, metavar="N", default=0)
     parser.add_argument("--cheats", type=int, metavar="K", default=0, help=f"K of {len(EDITS)} edits for each task")
     parser.add_argument("--seconds", type=float, metavar="S", default=0.0, help="of the audit; 0: as long as it takes")
+    parser.add_argument("--candidates", action="store_true", help="count what could be taken out of the same packages")
     parser.add_argument("--issues", type=int, metavar="N", default=0, help="print N issue texts")
     options = parser.parse_args(argv)
     if not 0 <= options.cheats <= len(EDITS):
@@ -184,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parts = [part for part in taskset.about["plan"]["parts"] if part["split"] == options.split]
         number = taskset.about["plan"]["parts"].index(parts[0])
         visited = taskset.about["records"][number]["next"] // SLOTS
-        print(json.dumps(yields(tasks, player.blocks, visited), indent=1))
+        figures = candidates(player, player.blocks[:visited]) if options.candidates else None
+        print(json.dumps(figures or yields(tasks, player.blocks, visited), indent=1))
 
 
 if __name__ == "__main__":

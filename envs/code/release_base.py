@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -61,10 +61,14 @@ class ReleaseBase:
         for test, (_, entered) in self.tests.items():
             for function in entered:
                 found.setdefault(function, []).append(test)
-        return {f: tuple(sorted(tests, key=self.rank)) for f, tests in found.items()}
+        return {f: tuple(sorted(tests, key=self._rank)) for f, tests in found.items()}
 
-    def rank(self, test: str) -> tuple[bool, int, str]:
-        """Those that decide and enter little else first."""
+    def entering(self, functions: Collection[str]) -> dict[str, None]:
+        """The tests that enter one of these functions, those that decide and enter little else first."""
+        found = {test for name in functions for test in self.covering.get(name, ())}
+        return dict.fromkeys(sorted(found, key=self._rank))
+
+    def _rank(self, test: str) -> tuple[bool, int, str]:
         return test not in self.deciding, len(self.tests[test][1]), test
 
 

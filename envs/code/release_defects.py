@@ -2,7 +2,7 @@
 
     pair       all code files as the older release had them
     function   one function or method as the older release had it, in the newer code
-    removal    the body of a function, or of a class's methods, taken out: to be written again
+    removal    the body of a function, or of a class's methods, taken out: to be written again (``release_removals``)
 
     found = examine(sources, tree, base, defects)        of each Examined(fails, passes), or a reason for no task
 
@@ -19,7 +19,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, takewhile
+from typing import TypeVar
 
 from envs.code.release_base import ReleaseBase
 from envs.code.release_index import Sources
@@ -30,13 +31,13 @@ from envs.code.repo_mutations import Function, functions
 from envs.code.repo_run import Run, Verdict
 from envs.syntax import parse
 
+T = TypeVar("T")
+
 TIERS = ("pair", "function", "earlier", "removal")  # what candidates are made of
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
 MAX_F2P, MAX_P2P = 150, 60  # tests that decide over a task
 MAX_NEIGHBOURS = 16  # tests of the same files that do not enter the function
 MAX_SECONDS = 8.0  # CPU seconds of these in the base run
-_SMALLEST = 4  # lines of a body that is worth being written again
-_LONGEST = 150  # lines of one removal
 _DANGLING = re.compile(
     r"NameError|ImportError|ModuleNotFoundError|unexpected keyword argument|positional argument|"
     r"object has no attribute '_|missing \d+ required"
@@ -115,34 +116,13 @@ def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
             if _free(theirs[name]) - _names(now):
                 found.append("dangling")
                 continue
-            text = _replaced(now, mine[name], before)
-            found.append(ReleaseDefect("function", {path: text}, (f"{path}::{name}",)) if _compiles(text) else "syntax")
+            found.append(ReleaseDefect("function", {path: _replaced(now, mine[name], before)}, (f"{path}::{name}",)))
     return found
 
 
-@lru_cache(maxsize=8)
-def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -> list[ReleaseDefect]:
-    """Bodies that can be taken out: of tested functions that are long enough, and of the methods of documented classes;
-    with ``before`` only of what that did not have."""
-    found = []
-    for path, text in tree.code.items():
-        old = _functions(before.code[path]) if before is not None and path in before.code else {}
-        for name, node in functions(text).items():
-            tested = f"{path}::{name}" in base.covering
-            if tested and name not in old and not name.rpartition(".")[2].startswith("__"):
-                body = _without_docstring(node)
-                if body and _SMALLEST <= _size(body) <= _LONGEST:
-                    found.append(ReleaseDefect("removal", {path: _emptied(text, [node])}, (f"{path}::{name}",)))
-        for cls in parse(text).body:
-            if isinstance(cls, ast.ClassDef) and ast.get_docstring(cls):
-                methods = {f"{cls.name}.{n.name}": n for n in cls.body if isinstance(n, ast.FunctionDef)}
-                mine = [n for q, n in methods.items() if functions(text).get(q) is not None and _told(n)]
-                names = tuple(f"{path}::{cls.name}.{n.name}" for n in mine)
-                fresh = not any(name.partition("::")[2] in old for name in names)
-                short = sum(_size(_without_docstring(node)) for node in mine) <= _LONGEST
-                if len(mine) >= 2 and fresh and short and any(name in base.covering for name in names):
-                    found.append(ReleaseDefect("removal", {path: _emptied(text, mine)}, names))
-    return [defect for defect in found if all(_compiles(t) for t in defect.over.values() if t is not None)]
+def compiles(defect: ReleaseDefect) -> bool:
+    """Whether what it puts over the files is Python."""
+    return all(text is None or _compiles(text) for text in defect.over.values())
 
 
 def examine(sources: Sources, tree: Tree, base: ReleaseBase, defects: Sequence[ReleaseDefect]) -> list[Examined]:
@@ -171,22 +151,20 @@ def _tests_for(base: ReleaseBase, defect: ReleaseDefect) -> set[str]:
     removal, which breaks nearly all that enter it, no more than can be kept."""
     if not defect.names:
         return set(base.tests)
-    entering = _entering(base, defect)
+    entering = base.entering(defect.names)
     tests = set(_affordable(base, entering, MAX_F2P, MAX_SECONDS) if defect.tier == "removal" else entering)
     files = {_file(test) for test in tests}
     others = sorted(test for test in base.tests.keys() - entering.keys() if _file(test) in files)
     return tests | set(random.Random(repr(defect.names)).sample(others, min(MAX_NEIGHBOURS, len(others))))
 
 
-def _entering(base: ReleaseBase, defect: ReleaseDefect) -> dict[str, None]:
-    """The tests that enter what was changed, those that tell the most of it first."""
-    found = {test for name in defect.names for test in base.covering.get(name, ())}
-    return dict.fromkeys(sorted(found, key=base.rank))
+def too_wide(base: ReleaseBase, names: Collection[str]) -> bool:
+    """Whether most of the suite enters these functions: without them it breaks, which no run need show."""
+    return len(base.entering(names)) > MAX_FAILS * len(base.tests)
 
 
 def _wide(base: ReleaseBase, defect: ReleaseDefect) -> bool:
-    """Whether it takes out what most of the suite enters: seen without a run."""
-    return defect.tier == "removal" and len(_entering(base, defect)) > MAX_FAILS * len(base.tests)
+    return defect.tier == "removal" and too_wide(base, defect.names)
 
 
 def _trial(defect: ReleaseDefect, tests: set[str]) -> Trial:
@@ -235,8 +213,12 @@ def passages(broken: str, right: str) -> list[tuple[str, str]]:
     import difflib
 
     one, two = broken.splitlines(keepends=True), right.splitlines(keepends=True)
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False))))
+    end = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one[:same:-1], two[:same:-1], strict=False))))
+    middle = difflib.SequenceMatcher(None, one[same : len(one) - end], two[same : len(two) - end], autojunk=False)
     found, text, shift = [], broken, 0
-    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+    for tag, *places in middle.get_opcodes():
+        i1, i2, j1, j2 = (place + same for place in places)
         if tag == "equal":
             continue
         lines = text.splitlines(keepends=True)
@@ -325,30 +307,6 @@ def _bound(node: ast.AST) -> Iterator[str]:
             yield inner.name
 
 
-def _without_docstring(node: Function) -> list[ast.stmt]:
-    return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-
-
-def _told(node: Function) -> bool:
-    """Whether it has a body, and somebody could write it again: it is documented, or its name says what it does."""
-    dunder = node.name.startswith("__") and node.name.endswith("__")
-    return bool(_without_docstring(node)) and (dunder or bool(ast.get_docstring(node)))
-
-
-def _size(body: Sequence[ast.stmt]) -> int:
-    return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
-
-
-def _emptied(text: str, nodes: Sequence[Function]) -> str:
-    """The text with ``raise NotImplementedError`` for bodies; signatures and docstrings stay."""
-    lines = text.splitlines(keepends=True)
-    for node in sorted(nodes, key=lambda n: n.lineno, reverse=True):
-        body = _without_docstring(node)
-        if body and body[0].lineno > node.lineno:
-            lines[body[0].lineno - 1 : node.end_lineno] = [" " * body[0].col_offset + "raise NotImplementedError\n"]
-    return "".join(lines)
-
-
 def _compiles(text: str) -> bool:
     import warnings
 
@@ -361,6 +319,6 @@ def _compiles(text: str) -> bool:
     return True
 
 
-def shuffled(defects: Sequence[ReleaseDefect | str], name: str) -> list[ReleaseDefect | str]:
+def shuffled(found: Sequence[T], name: str) -> list[T]:
     """In an order of their own, the same everywhere."""
-    return random.Random(name).sample(list(defects), len(defects))
+    return random.Random(name).sample(found, len(found))

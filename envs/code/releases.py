@@ -36,17 +36,18 @@ from envs.code.release_defects import (
     TIERS,
     Examined,
     ReleaseDefect,
+    compiles,
     content,
     earlier_defects,
     examine,
     function_defects,
     pair_defect,
     passages,
-    removal_defects,
     shuffled,
 )
 from envs.code.release_index import Release, Sources, listed
 from envs.code.release_issue import issue, new_notes
+from envs.code.release_removals import removal_of, removals
 from envs.code.release_run import Trial, run_states
 from envs.code.release_state import state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
@@ -218,7 +219,11 @@ class ReleasesTaskset(Taskset):
         at = [n for n, (_, defect) in enumerate(slots) if isinstance(defect, ReleaseDefect)]
         found: list[Task | str] = [defect if isinstance(defect, str) else "" for _, defect in slots]
         for n in at:
-            if (defect := slots[n][1]).names and copies.holds(tree, defect.names):  # type: ignore[union-attr]
+            defect = slots[n][1]
+            assert isinstance(defect, ReleaseDefect)
+            if not compiles(defect):
+                found[n] = "syntax"
+            elif defect.names and copies.holds(tree, defect.names):
                 found[n] = "copied"
         at = [n for n in at if not found[n]]
         for n, one in zip(at, examine(self.sources, tree, base, [slots[n][1] for n in at]), strict=True):  # type: ignore[misc]
@@ -243,8 +248,8 @@ class ReleasesTaskset(Taskset):
         """(older release, defect or why there is none) of each slot that is not empty."""
         before = tree_of(self.sources, older, fetch=True) if older is not None else None
         if kind == "removal":
-            found: list[ReleaseDefect | str] = shuffled(removal_defects(tree, base, before), tree.name)
-            return [(older, defect) for defect in found[number * SLOTS : (number + 1) * SLOTS]]
+            chosen = shuffled(removals(tree, base, before), tree.name)[number * SLOTS : (number + 1) * SLOTS]
+            return [(older, removal_of(tree, names)) for names in chosen]
         if kind == "earlier":
             return self._earlier(tree, newer, before)[number * SLOTS : (number + 1) * SLOTS]
         assert before is not None
