@@ -101,6 +101,7 @@ class ReleasesTaskset(Taskset):
     env_class = ReleaseEnvironment
     licence = "each task names the licence of its package: " + ", ".join(sorted(set(listed().values())))
     of_no_account = Taskset.of_no_account | {"sources"}
+    judged_together = 16  # a sandbox's start, and what it imports, is most of what a verdict costs
     max_turns = 40
 
     def __init__(
