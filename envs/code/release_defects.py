@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 TIERS = ("pair", "function", "earlier", "removal")  # what candidates are made of
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
+MAX_REMOVED = 0.9  # and beyond which a removal leaves nothing that a repair could break
 MAX_F2P, MAX_P2P = 150, 60  # tests that decide over a task
 MAX_NEIGHBOURS = 16  # tests of the same files that do not enter the function
 MAX_SECONDS = 8.0  # CPU seconds of these in the base run
@@ -159,8 +160,8 @@ def _tests_for(base: ReleaseBase, defect: ReleaseDefect) -> set[str]:
 
 
 def too_wide(base: ReleaseBase, names: Collection[str]) -> bool:
-    """Whether most of the suite enters these functions: without them it breaks, which no run need show."""
-    return len(base.entering(names)) > MAX_FAILS * len(base.tests)
+    """Whether nearly all of the suite enters these functions: without them it breaks, which no run need show."""
+    return len(base.entering(names)) > MAX_REMOVED * len(base.tests)
 
 
 def _wide(base: ReleaseBase, defect: ReleaseDefect) -> bool:
@@ -180,7 +181,7 @@ def _judged(base: ReleaseBase, defect: ReleaseDefect, tests: set[str], run: Run)
     fails = {test: run.verdicts.get(test, Verdict(False)) for test in tests if not run.passed(test)}
     if not fails:
         return Examined("no_failing_test")
-    if len(fails) > MAX_FAILS * len(base.tests):
+    if len(fails) > (MAX_REMOVED if defect.tier == "removal" else MAX_FAILS) * len(base.tests):
         return Examined("breaks_too_much")
     told = {test: verdict for test, verdict in fails.items() if verdict.got and not verdict.late}
     if not told:
