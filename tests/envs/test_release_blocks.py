@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from envs.code.release_base import ReleaseBase
 from envs.code.release_blocks import order_of, releases_of
 from envs.code.release_copies import digest_of, named
-from envs.code.release_defects import ReleaseDefect, examine, too_wide
+from envs.code.release_defects import ReleaseDefect, examine, passages, too_wide
 from envs.code.release_index import Release, Sources
 from envs.code.release_tests import turned
 from envs.code.release_tree import Tree
@@ -121,3 +121,16 @@ def test_a_removal_of_what_nearly_all_tests_enter_is_refused_without_a_run(monke
     assert [one.reason for one in found] == ["breaks_too_much", "untested"]
     assert asked == []
     assert [too_wide(base, [f"a.py::{name}"]) for name in "fgh"] == [False, True, False]
+
+
+LINES = st.lists(st.sampled_from(["a\n", "b\n", "\n", "    return a\n", "def f():\n", "# c\n"]), max_size=12)
+
+
+@given(LINES, LINES, LINES, LINES)
+def test_passages_mend_any_text(head: list[str], tail: list[str], one: list[str], two: list[str]):
+    broken, right = ("".join([*head, *middle, *tail]) for middle in (one, two))
+    text = broken
+    for old, new in passages(broken, right):
+        assert old in ("", broken) or text.count(old) == 1
+        text = text.replace(old, new, 1)
+    assert text == right
