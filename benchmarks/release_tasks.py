@@ -116,7 +116,8 @@ def candidates(player: ReleasesTaskset, blocks: Sequence[tuple[str, str, int]]) 
     for package in dict.fromkeys(name for name, kind, _ in blocks if kind == "removal"):
         with contextlib.suppress(RejectedError, BadTreeError):
             _, newer = player._releases(package, "removal", 0)
-            tree, base = tree_of(player.sources, newer), base_of(player.sources, newer)
+            tree = tree_of(player.sources, newer)
+            base = base_of(player.sources, newer, player.suite_s)
             found[package] = sum(not too_wide(base, names) for names in removals(tree, base))
     able = {name: count for name, count in found.items() if count}
     return {

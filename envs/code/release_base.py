@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -80,26 +80,28 @@ def tree_of(sources: Sources, release: Release, fetch: bool = False) -> Tree:
 
 
 @lru_cache(maxsize=16)
-def base_of(sources: Sources, release: Release) -> ReleaseBase:
-    """The base of a release, from disk or by running its suite (one process at a time).
+def base_of(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> ReleaseBase:
+    """The base of a release, from disk or by running its suite (one process at a time), which may take ``suite_s`` CPU
+    seconds.
 
     Raises SlowMachineError where the machine was too slow for it: nothing is kept of that, so that it is tried again.
     """
-    path = sources.folder / "base" / f"{release.name}-{release.version}-{_digest(release)}.json"
+    path = sources.folder / "base" / f"{release.name}-{release.version}-{_digest(release, suite_s)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         if not path.is_file():
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.is_file():
-            _keep(path, record(sources, release))
+            _keep(path, record(sources, release, suite_s))
     raw = json.loads(path.read_text(encoding="utf-8"))
     names = raw["functions"]
     tests = {test: (seconds, tuple(names[n] for n in entered)) for test, (seconds, entered) in raw["tests"].items()}
     return ReleaseBase(raw["reason"], tests, frozenset(raw["deciding"]), raw["dropped"], frozenset(raw["seen"]))
 
 
-def record(sources: Sources, release: Release) -> ReleaseBase:
+def record(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> ReleaseBase:
     """Run everything."""
+    limits = replace(SUITE, cpu_s=suite_s)
     try:
         tree = tree_of(sources, release, fetch=True)
     except BadTreeError as error:
@@ -108,12 +110,12 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
         return _none("no_tests")
     tests = {path: _tests_of(tree.texts[path]) for path in tree.tests}
     soft = {path: turned(tree.texts[path], turnable(tree.texts[path]) & tests[path]) for path in tree.tests}
-    first, third = run_states(sources, tree, [Trial(tree.tests, cover=True), Trial(tree.tests, soft)], SUITE)
-    if reason := _unusable(first):
+    (first,) = run_states(sources, tree, [Trial(tree.tests, cover=True)], limits)
+    if reason := _unusable(first, suite_s):
         return _none(reason)
     plain = {path: written(tree.texts[path]) for path in tree.tests}
-    (second,) = run_states(sources, tree, [Trial(tree.tests, plain)], SUITE, hash_seed=7)
-    if reason := _unusable(second):
+    second, third = run_states(sources, tree, [Trial(tree.tests, plain), Trial(tree.tests, soft)], limits, hash_seed=7)
+    if reason := _unusable(second, suite_s):
         return _none(reason)
     kept, dropped = _kept(tree, first, second)
     if not kept:
@@ -124,7 +126,7 @@ def record(sources: Sources, release: Release) -> ReleaseBase:
         names = {path: {name for at, _, name in (f.partition("::") for f in left) if at == path} for path in tree.tests}
         over = {path: turned(tree.texts[path], found, found) for path, found in names.items() if found}
         only = {function_of(test) for test in kept if test not in deciding}
-        (fourth,) = run_states(sources, tree, [Trial(tuple(over), over, only)], SUITE)
+        (fourth,) = run_states(sources, tree, [Trial(tuple(over), over, only)], limits)
         seen = {test for test in kept if test not in deciding and _fails(fourth, test)}
         blind = {str(definition_of(tree.texts, test)) for test in deciding}
         seen = {test for test in seen if str(definition_of(tree.texts, test)) not in blind}
@@ -170,11 +172,11 @@ def _fails(run: Run, test: str) -> bool:
     return verdict is not None and not verdict.passed and not verdict.late
 
 
-def _unusable(run: Run) -> str:
+def _unusable(run: Run, suite_s: int) -> str:
     """Why a suite makes no task. Raises SlowMachineError when its time ran out on a machine that is busy."""
     if run.timed_out:
         used = sum(verdict.seconds for verdict in run.verdicts.values())
-        if used < _BUSY * SUITE.cpu_s and (slowness := slow()) > _SLOW:
+        if used < _BUSY * suite_s and (slowness := slow()) > _SLOW:
             raise SlowMachineError(f"a second of CPU time took {slowness:.1f} s")
         return "suite_too_long"
     if run.broken:
@@ -206,8 +208,8 @@ def _json(base: ReleaseBase) -> dict[str, object]:
     return raw
 
 
-def _digest(release: Release) -> str:
-    total = hashlib.sha256(f"{release.sha256} {sys.version_info[:2]}".encode() + NEEDS.read_bytes())
+def _digest(release: Release, suite_s: int) -> str:
+    total = hashlib.sha256(f"{release.sha256} {sys.version_info[:2]} {suite_s}".encode() + NEEDS.read_bytes())
     for name in _DECIDES:
         total.update(Path(__file__).with_name(name).read_bytes())
     return total.hexdigest()[:16]

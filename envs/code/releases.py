@@ -48,7 +48,7 @@ from envs.code.release_defects import (
 from envs.code.release_index import Release, Sources, listed
 from envs.code.release_issue import issue, new_notes
 from envs.code.release_removals import removal_of, removals
-from envs.code.release_run import Trial, run_states
+from envs.code.release_run import SUITE, Trial, run_states
 from envs.code.release_state import state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
 from envs.code.release_verdict import Question
@@ -88,12 +88,12 @@ class ReleaseEnvironment(RepairEnvironment):
 class ReleasesTaskset(Taskset):
     """Candidates for ``envs-build``: ``task`` raises RejectedError for one that makes no task.
 
-    ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function (of a
-    pair), earlier (functions as any release before had them; of the tier function too) and removal.
-    ``releases``: so many newest releases of each package, up to the date ``until``; ``blocks``: so many blocks of
-    removals, and of earlier functions, of each. ``cutoff``: the date that splits train from held out. ``sources``: the
-    folder for what is fetched (default: in the cache); whoever plays the tasks needs it too. Candidates come in blocks
-    of ``SLOTS``, in the order of ``release_blocks``.
+    ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function (of a pair),
+    earlier (functions as any release before had them; of the tier function too) and removal. ``releases``: so many
+    newest releases of each package, up to the date ``until``; ``blocks``: so many blocks of removals, and of earlier
+    functions, of each; ``suite_s``: CPU seconds that a run of a suite may take. ``cutoff``: the date that splits train
+    from held out. ``sources``: the folder for what is fetched (default: in the cache); whoever plays the tasks needs
+    it too. Candidates come in blocks of ``SLOTS``, in the order of ``release_blocks``.
     """
 
     family = "releases"
@@ -113,6 +113,7 @@ class ReleasesTaskset(Taskset):
         tiers: Sequence[str] = TIERS,
         releases: int = 8,
         blocks: int = 4,
+        suite_s: int = SUITE.cpu_s,
         cutoff: str = CUTOFF,
         until: str = UNTIL,
         sources: str | None = None,
@@ -131,6 +132,8 @@ class ReleasesTaskset(Taskset):
             raise ValueError(f"cutoff={cutoff}: must be before until={until}")
         if not 1 <= blocks <= 64:
             raise ValueError(f"blocks={blocks}: must be from 1 to 64")
+        if not 1 <= suite_s <= 120:
+            raise ValueError(f"suite_s={suite_s}: must be from 1 to 120 CPU seconds")
         numbers = {"pair": releases - 1, "earlier": blocks, "removal": blocks}
         kinds = {"pair" if tier == "function" else tier for tier in tiers}
         every = order_of(
@@ -139,7 +142,7 @@ class ReleasesTaskset(Taskset):
             random.Random(f"releases {seed}") if packages is None else None,
         )
         super().__init__(split, seed, min(size or len(every) * SLOTS, len(every) * SLOTS), **config)
-        self.blocks, self.tiers, self.count = every, tuple(tiers), releases
+        self.blocks, self.tiers, self.count, self.suite_s = every, tuple(tiers), releases, int(suite_s)
         self._made: dict[int, list[Task | str]] = {}  # the block that is under way
         self._shares: dict[str, float] = {}  # of packages, what the sandbox has once more
         self._begun: Counter[int] = Counter()
@@ -208,7 +211,7 @@ class ReleasesTaskset(Taskset):
                 raise RejectedError("library_copy")
             if newer in self._slow:
                 raise RejectedError("slow_machine")
-            base = base_of(self.sources, newer)
+            base = base_of(self.sources, newer, self.suite_s)
             if base.reason:
                 raise RejectedError(base.reason)
             slots = self._defects(kind, number, tree, newer, older, base)
