@@ -36,6 +36,7 @@ _DECIDES = (
     "suite_run.py",
 )  # fmt: skip
 _BUSY = 0.7  # share of its CPU seconds that a suite used when its wall time ran out: then it is long, not waiting
+_LEAST_WALL_S = 60.0  # of a suite that may take little CPU time; the default has ten times its CPU time
 _SLOW, _PROBE_S = 1.3, 0.5  # wall seconds for one of CPU time, from which on a machine is busy; length of the probe
 
 
@@ -101,7 +102,7 @@ def base_of(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> R
 
 def record(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> ReleaseBase:
     """Run everything."""
-    limits = replace(SUITE, cpu_s=suite_s)
+    limits = replace(SUITE, cpu_s=suite_s, wall_s=max(_LEAST_WALL_S, SUITE.wall_s * suite_s / SUITE.cpu_s))
     try:
         tree = tree_of(sources, release, fetch=True)
     except BadTreeError as error:
