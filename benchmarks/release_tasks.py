@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 from envs.built import BuiltTaskset
-from envs.code.release_base import base_of, tree_of
+from envs.code.release_base import base_of, place_of, tree_of
 from envs.code.release_blocks import SLOTS
 from envs.code.release_defects import too_wide
 from envs.code.release_removals import removals
@@ -116,6 +116,8 @@ def candidates(player: ReleasesTaskset, blocks: Sequence[tuple[str, str, int]]) 
     for package in dict.fromkeys(name for name, kind, _ in blocks if kind == "removal"):
         with contextlib.suppress(RejectedError, BadTreeError):
             _, newer = player._releases(package, "removal", 0)
+            if not place_of(player.sources, newer, player.suite_s).is_file():
+                continue
             tree = tree_of(player.sources, newer)
             base = base_of(player.sources, newer, player.suite_s)
             found[package] = sum(not too_wide(base, names) for names in removals(tree, base))

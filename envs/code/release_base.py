@@ -26,7 +26,7 @@ from pathlib import Path
 
 from envs.code.release_index import MAX_BYTES, NEEDS, Release, Sources
 from envs.code.release_run import SUITE, Trial, run_states
-from envs.code.release_tests import definition_of, function_of, turnable, turned, written
+from envs.code.release_tests import calling_tests, definition_of, function_of, turnable, turned, written
 from envs.code.release_tree import BadTreeError, Tree, read_tree
 from envs.code.repo_mutations import functions
 from envs.code.repo_run import Run
@@ -87,7 +87,7 @@ def base_of(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> R
 
     Raises SlowMachineError where the machine was too slow for it: nothing is kept of that, so that it is tried again.
     """
-    path = sources.folder / "base" / f"{release.name}-{release.version}-{_digest(release, suite_s)}.json"
+    path = place_of(sources, release, suite_s)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         if not path.is_file():
@@ -98,6 +98,11 @@ def base_of(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> R
     names = raw["functions"]
     tests = {test: (seconds, tuple(names[n] for n in entered)) for test, (seconds, entered) in raw["tests"].items()}
     return ReleaseBase(raw["reason"], tests, frozenset(raw["deciding"]), raw["dropped"], frozenset(raw["seen"]))
+
+
+def place_of(sources: Sources, release: Release, suite_s: int) -> Path:
+    """Where the base of a release is kept once its suite has run."""
+    return sources.folder / "base" / f"{release.name}-{release.version}-{_digest(release, suite_s)}.json"
 
 
 def record(sources: Sources, release: Release, suite_s: int = SUITE.cpu_s) -> ReleaseBase:
@@ -149,6 +154,7 @@ def _kept(tree: Tree, first: Run, second: Run) -> tuple[dict[str, tuple[float, t
     known = {f"{path}::{name}" for path, text in tree.code.items() for name in functions(text)}
     kept: dict[str, tuple[float, tuple[str, ...]]] = {}
     dropped: Counter[str] = Counter()
+    calling = calling_tests({path: tree.texts[path] for path in tree.tests})
     for test, verdict in sorted(first.verdicts.items()):
         entered = tuple(function for function in verdict.covered if function in known)
         again = second.verdicts.get(test)
@@ -158,8 +164,10 @@ def _kept(tree: Tree, first: Run, second: Run) -> tuple[dict[str, tuple[float, t
             dropped["failed"] += 1
         elif again is None or not again.passed:
             dropped["flaky"] += 1
-        elif definition_of(tree.texts, test) is None:
+        elif (definition := definition_of(tree.texts, test)) is None:
             dropped["defined_elsewhere"] += 1  # in another file, or made when it runs: it cannot be turned
+        elif definition in calling:
+            dropped["calls_a_test"] += 1  # which may be turned where this one is not
         elif not entered:
             dropped["enters_nothing"] += 1
         else:

@@ -17,7 +17,7 @@ makes the right code fail (a run says so), the test is turned ``hard``, which ca
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from functools import lru_cache
 
 from envs.code.release_turns import turn
@@ -91,6 +91,24 @@ def without(text: str, names: Set[str]) -> str:
             continue
         return result
     raise ValueError(f"{sorted(names)} cannot be taken out of the file")
+
+
+def calling_tests(texts: Mapping[str, str]) -> set[str]:
+    """path::qualified name of the tests that name another test, or what they override: with that turned, they fail."""
+    known = {path: functions(text) for path, text in texts.items()}
+    tests = {last for found in known.values() for name in found if (last := name.rpartition(".")[2]).startswith("test")}
+    return {
+        f"{path}::{name}"
+        for path, found in known.items()
+        for name, node in found.items()
+        if any(getattr(inner, "attr", getattr(inner, "id", None)) in tests for inner in _inside(node))
+    }
+
+
+def _inside(node: Function) -> Iterator[ast.AST]:
+    """What is in a function's body."""
+    for statement in node.body:
+        yield from ast.walk(statement)
 
 
 def function_of(test: str) -> str:

@@ -14,7 +14,7 @@ from envs.code.release_blocks import order_of, releases_of
 from envs.code.release_copies import digest_of, named
 from envs.code.release_defects import ReleaseDefect, examine, passages, too_wide
 from envs.code.release_index import Release, Sources
-from envs.code.release_tests import turned
+from envs.code.release_tests import calling_tests, turned
 from envs.code.release_tree import Tree
 from envs.code.release_turns import turn
 from envs.code.repo_mutations import functions_of
@@ -134,3 +134,12 @@ def test_passages_mend_any_text(head: list[str], tail: list[str], one: list[str]
         assert old in ("", broken) or text.count(old) == 1
         text = text.replace(old, new, 1)
     assert text == right
+
+
+def test_a_test_that_calls_another_does_not_decide():
+    one = "class A:\n    def test_a(self): assert f()\n    def test_b(self): self.test_a()\n    def check(self): pass\n"
+    one += "class B(A):\n    def test_c(self):\n        self.check()\n        super().test_b()\n"
+    other = "from one import A\n\ndef test_d(test_a): assert test_a\n\ndef test_e():\n    for t in (test_d,): t()\n"
+    found = calling_tests({"one.py": one, "other.py": other})
+    assert found == {"one.py::A.test_b", "one.py::B.test_c", "other.py::test_d", "other.py::test_e"}
+    assert calling_tests({"one.py": "def test_a(): testing(test)\n"}) == set()
