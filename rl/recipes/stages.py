@@ -175,7 +175,8 @@ def _to_the_end(
 
     log = StageLog(cfg, stage, files, pool, totals, meter, on_step, restarts)
     origin = hashlib.sha256(job.rundir.config.read_bytes() + learner.started_from.encode()).hexdigest()
-    finished = FinishedGroups(files.path / FOLDER, origin, cfg.keep_finished_mb * 2**20, cfg.keep_checkpoints)
+    limit, keep = cfg.keep_finished_mb * 2**20, cfg.keep_checkpoints
+    finished = FinishedGroups(files.path / FOLDER, origin, limit, keep, beside=log.beside)
     grpo(cfg, pool, learner, taskset, at, log, files.checkpoints, finished)
     if at.step < cfg.steps:
         progress.update(at.step, note=totals.stop)

@@ -67,11 +67,12 @@ def save_batch(
     rollout: RolloutConfig,
     save_policy: Callable[[Path], None],
     keep: int,
+    beside: Beside | None = None,
 ) -> Path:
     """Write ``batches/step_<step>`` and remove all but the newest ``keep``; returns its path.
 
     ``rollout``: the settings it was sampled with; ``save_policy(directory)`` writes the weights of ``version``
-    (``LearnerHandle.save_policy``).
+    (``LearnerHandle.save_policy``). ``beside``: where records that the driver does not hold are written.
     Raises RunDirError (disk full, no permission) with the older batches untouched.
     """
     target = run.batches / step_name(step)
@@ -83,7 +84,7 @@ def save_batch(
             save_policy(partial / "policy")
             given = [group.refs or group for group in groups]
             if any(group.refs is not None for group in groups):  # the driver does not hold their records
-                beside = Beside()
+                beside = beside or Beside()
                 described = beside.get(beside.call(write_arrays, partial / "tokens.npz", given))
             else:
                 described = write_arrays(partial / "tokens.npz", given)

@@ -19,6 +19,7 @@ from rl.doctor.watch import Watch
 from rl.policy.handover import PartsLost
 from rl.rollout.losses import SKIPPED
 from rl.run.batches import save_batch
+from rl.run.beside import Beside
 from rl.tracking.episodes import event_counts
 from rl.tracking.failures import failure
 from rl.tracking.findings import records_of
@@ -111,7 +112,7 @@ class StageLog:
             for record in records_of(files, stage, self._settings, last):
                 self._watch.step(record)
         self._busy_s = self._busy(pool.stats())  # until the step before
-        self.writer = Writer()
+        self.writer, self.beside = Writer(), Beside()  # threads of this process, and a process of its own
 
     def begin(self) -> None:
         """A step begins: its laps are timed from here; what has passed since the last one is its lap ``between``."""
@@ -128,9 +129,8 @@ class StageLog:
         tracking = self._cfg.tracking
         if tracking.saves_batch(step, last):
             with suppress(PartsLost):  # the learner, which is next to want them, says so
-                save_batch(
-                    self._files, step, step - 1, groups, self._cfg.rollout, learner.save_policy, tracking.keep_batches
-                )
+                keep, policy = tracking.keep_batches, learner.save_policy
+                save_batch(self._files, step, step - 1, groups, self._cfg.rollout, policy, keep, self.beside)
 
     def step(self, step: int, groups: list[Group], learned: Mapping[str, float], probe: Mapping[str, float]) -> None:
         """Enter step ``step``: its groups, the learner's and taskset's metrics, what the probe has found.

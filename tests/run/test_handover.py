@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from rl.policy.handover import PARTS, GroupRefs, StoredRecord, divided, opened, 
 from rl.policy.loading import build_policy
 from rl.policy.record_outline import outline_of
 from rl.run.batches import load_batch, save_batch
+from rl.run.beside import Beside
 from rl.run.finished import FinishedGroups
 from rl.tracking.handed import handed_bytes, handed_metrics
 from rl.tracking.rundir import RunDir
@@ -163,6 +166,15 @@ def test_files_are_those_of_whole_groups(handed: list[Group], tmp_path: Path) ->
     save_batch(run, 1, 0, handed, RolloutConfig(), lambda folder: folder.mkdir(), keep=1)
     for one, number in zip(load_batch(run).groups, range(2), strict=True):
         assert same(one, group(number, top_k=3))
+
+
+def test_one_process_makes_the_files(handed: list[Group]) -> None:
+    """A process for each file costs more than all that is written; one that dies is followed by another."""
+    beside = Beside()
+    first, second = (beside.get(beside.call(os.getpid)) for _ in range(2))
+    assert first == second != os.getpid()
+    os.kill(first, signal.SIGKILL)
+    assert beside.get(beside.call(os.getpid)) not in (first, os.getpid())
 
 
 def test_bytes_that_pass_through_the_driver(handed: list[Group]) -> None:
