@@ -78,6 +78,7 @@ class Taskset(ABC):
     of_no_account: ClassVar[frozenset[str]] = frozenset({"split", "seed", "size", "max_turns"})
     given: Mapping[str, Any]  # the keywords it was made with
     refused: Mapping[str, str] = {}  # what of its source it cannot play: the cause by name (envs.foreign)
+    judged_together: ClassVar[int] = 4  # tasks that envs-build gives ``verify_all`` at once
     packages: ClassVar[tuple[str, ...]] = ()  # distributions the tasks are made from; the card has their versions
     # Assistant messages that an episode needs, mistakes included: what `rollout.max_turns=null` takes. None: twice as
     # many as the oracle needs. `env.max_turns=12` sets it too.

@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from envs.code.release_index import Sources
@@ -29,6 +30,7 @@ _SMALLEST = 3  # statements below the signature, nested ones counted: less is th
 _EVERYWHERE = 8  # files that define a function of this name
 _SAMPLE = 150  # functions of a package that are looked up, drawn by their digest
 _DEFINED = re.compile(rb"\bdef[ \t]+([A-Za-z_]\w*)")
+_TRIES = 60  # lines that may be the first after a function
 _NOT_MOUNTED = ("site-packages", "ensurepip", "test", "tests", "idlelib", "lib2to3", "__pycache__")
 
 
@@ -55,7 +57,7 @@ class Copies:
         if len(places) > _EVERYWHERE:  # __init__, get: hundreds of files, and rarely a copy
             return False
         own = {unit.removesuffix(".py").lower() for unit in tree.units} | {re.sub(r"[-_.]+", "_", tree.name).lower()}
-        return any(digest in _of_file(path) for top, path in places if top.lower() not in own)
+        return any(digest in _in_file(path, _last(name)) for top, path in places if top.lower() not in own)
 
 
 @lru_cache(maxsize=4)
@@ -85,16 +87,39 @@ def _digests(tree: Tree) -> dict[str, str]:
     return {f"{path}::{name}": digest for path, text in tree.code.items() for name, digest in _of_text(text)}
 
 
-@lru_cache(maxsize=1024)
-def _of_file(path: Path) -> frozenset[str]:
-    return frozenset(digest for _, digest in _of_text(path.read_bytes()))
+@lru_cache(maxsize=4096)
+def _in_file(path: Path, name: str) -> frozenset[str]:
+    """The digests of a file's functions of this name."""
+    found = {digest_of(node) for node in named(_text(path), name)}
+    return frozenset(digest for digest in found if digest is not None)
+
+
+@lru_cache(maxsize=256)
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace")
+
+
+def named(text: str, name: str) -> Iterator[Function]:
+    """The functions of this name, wherever they stand; the rest of the file, which is most of it, is not parsed."""
+    for start in re.finditer(rf"(?m)^([ \t]*)(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", text):
+        # it ends before a line that is not further in; such a line may stand in a string or in brackets
+        ends = re.compile(rf"(?m)^(?!{start[1]}[ \t])[ \t]*[^ \t\n\r#]").finditer(text, start.end())
+        for end in (*(e.start() for e in islice(ends, _TRIES)), len(text)):
+            try:
+                block = parse(("if 1:\n" if start[1] else "") + text[start.start() : end]).body[0]
+            except (SyntaxError, ValueError, RecursionError):
+                continue
+            node = block.body[0] if isinstance(block, ast.If) else block
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield node
+            break
 
 
 def _last(name: str) -> str:
     return name.rpartition("::")[2].rpartition(".")[2]
 
 
-def _of_text(text: str | bytes) -> Iterator[tuple[str, str]]:
+def _of_text(text: str) -> Iterator[tuple[str, str]]:
     try:
         known = functions_of(parse(text))
     except (SyntaxError, ValueError, RecursionError):

@@ -2,7 +2,7 @@
 
     pair       all code files as the older release had them
     function   one function or method as the older release had it, in the newer code
-    removal    the body of a function, or of a class's methods, taken out: to be written again
+    removal    the body of a function, or of a class's methods, taken out: to be written again (``release_removals``)
 
     found = examine(sources, tree, base, defects)        of each Examined(fails, passes), or a reason for no task
 
@@ -16,9 +16,11 @@ import builtins
 import copy
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice, takewhile
+from typing import TypeVar
 
 from envs.code.release_base import ReleaseBase
 from envs.code.release_index import Sources
@@ -29,13 +31,14 @@ from envs.code.repo_mutations import Function, functions
 from envs.code.repo_run import Run, Verdict
 from envs.syntax import parse
 
+T = TypeVar("T")
+
 TIERS = ("pair", "function", "earlier", "removal")  # what candidates are made of
 MAX_FAILS = 0.5  # share of the suite beyond which a defect is a broken import by another name
+MAX_REMOVED = 0.9  # and beyond which a removal leaves nothing that a repair could break
 MAX_F2P, MAX_P2P = 150, 60  # tests that decide over a task
 MAX_NEIGHBOURS = 16  # tests of the same files that do not enter the function
 MAX_SECONDS = 8.0  # CPU seconds of these in the base run
-_SMALLEST = 4  # lines of a body that is worth being written again
-_LONGEST = 150  # lines of one removal
 _DANGLING = re.compile(
     r"NameError|ImportError|ModuleNotFoundError|unexpected keyword argument|positional argument|"
     r"object has no attribute '_|missing \d+ required"
@@ -114,41 +117,23 @@ def function_defects(newer: Tree, older: Tree) -> list[ReleaseDefect | str]:
             if _free(theirs[name]) - _names(now):
                 found.append("dangling")
                 continue
-            text = _replaced(now, mine[name], before)
-            found.append(ReleaseDefect("function", {path: text}, (f"{path}::{name}",)) if _compiles(text) else "syntax")
+            found.append(ReleaseDefect("function", {path: _replaced(now, mine[name], before)}, (f"{path}::{name}",)))
     return found
 
 
-@lru_cache(maxsize=8)
-def removal_defects(tree: Tree, base: ReleaseBase, before: Tree | None = None) -> list[ReleaseDefect]:
-    """Bodies that can be taken out: of tested functions that are long enough, and of the methods of documented classes;
-    with ``before`` only of what that did not have."""
-    found = []
-    for path, text in tree.code.items():
-        old = _functions(before.code[path]) if before is not None and path in before.code else {}
-        for name, node in functions(text).items():
-            tested = f"{path}::{name}" in base.covering
-            if tested and name not in old and not name.rpartition(".")[2].startswith("__"):
-                body = _without_docstring(node)
-                if body and _SMALLEST <= _size(body) <= _LONGEST:
-                    found.append(ReleaseDefect("removal", {path: _emptied(text, [node])}, (f"{path}::{name}",)))
-        for cls in parse(text).body:
-            if isinstance(cls, ast.ClassDef) and ast.get_docstring(cls):
-                methods = {f"{cls.name}.{n.name}": n for n in cls.body if isinstance(n, ast.FunctionDef)}
-                mine = [n for q, n in methods.items() if functions(text).get(q) is not None and _told(n)]
-                names = tuple(f"{path}::{cls.name}.{n.name}" for n in mine)
-                fresh = not any(name.partition("::")[2] in old for name in names)
-                short = sum(_size(_without_docstring(node)) for node in mine) <= _LONGEST
-                if len(mine) >= 2 and fresh and short and any(name in base.covering for name in names):
-                    found.append(ReleaseDefect("removal", {path: _emptied(text, mine)}, names))
-    return [defect for defect in found if all(_compiles(t) for t in defect.over.values() if t is not None)]
+def compiles(defect: ReleaseDefect) -> bool:
+    """Whether what it puts over the files is Python."""
+    return all(text is None or _compiles(text) for text in defect.over.values())
 
 
 def examine(sources: Sources, tree: Tree, base: ReleaseBase, defects: Sequence[ReleaseDefect]) -> list[Examined]:
-    """Run the newer tests that each defect may break, twice: what does not end the same under another hash seed is no
-    task. One sandbox for all of them, and one for the second time."""
+    """Run the newer tests that each defect may break, and those of them that are kept once more: what does not end the
+    same under another hash seed is no task. One sandbox for all of them, and one for the second time."""
     asked = [_tests_for(base, defect) for defect in defects]
-    found = [Examined("" if tests else "untested") for tests in asked]
+    found = [
+        Examined("breaks_too_much" if _wide(base, defect) else "" if tests else "untested")
+        for defect, tests in zip(defects, asked, strict=True)
+    ]
     for hash_seed in (0, 7):
         left = [n for n, one in enumerate(found) if not one.reason]
         trials = [_trial(defects[n], asked[n]) for n in left]
@@ -156,20 +141,31 @@ def examine(sources: Sources, tree: Tree, base: ReleaseBase, defects: Sequence[R
             again = _judged(base, defects[n], asked[n], run)
             same = set(again.fails) == set(found[n].fails) and set(found[n].passes) <= set(again.passes)
             if not hash_seed:
-                found[n] = again
+                found[n], asked[n] = again, {*again.fails, *again.passes}
             elif again.reason or not same:
                 found[n] = Examined("flaky")
     return found
 
 
 def _tests_for(base: ReleaseBase, defect: ReleaseDefect) -> set[str]:
-    """The tests that enter what was changed, and some more of what their files promise: a repair may not break it."""
+    """The tests that enter what was changed, and some more of what their files promise: a repair may not break it. Of a
+    removal, which breaks nearly all that enter it, no more than can be kept."""
     if not defect.names:
         return set(base.tests)
-    tests = {t for n in defect.names for t in base.covering.get(n, ())}
+    entering = base.entering(defect.names)
+    tests = set(_affordable(base, entering, MAX_F2P, MAX_SECONDS) if defect.tier == "removal" else entering)
     files = {_file(test) for test in tests}
-    others = [test for test in sorted(base.tests) if test not in tests and _file(test) in files]
+    others = sorted(test for test in base.tests.keys() - entering.keys() if _file(test) in files)
     return tests | set(random.Random(repr(defect.names)).sample(others, min(MAX_NEIGHBOURS, len(others))))
+
+
+def too_wide(base: ReleaseBase, names: Collection[str]) -> bool:
+    """Whether nearly all of the suite enters these functions: without them it breaks, which no run need show."""
+    return len(base.entering(names)) > MAX_REMOVED * len(base.tests)
+
+
+def _wide(base: ReleaseBase, defect: ReleaseDefect) -> bool:
+    return defect.tier == "removal" and too_wide(base, defect.names)
 
 
 def _trial(defect: ReleaseDefect, tests: set[str]) -> Trial:
@@ -185,7 +181,7 @@ def _judged(base: ReleaseBase, defect: ReleaseDefect, tests: set[str], run: Run)
     fails = {test: run.verdicts.get(test, Verdict(False)) for test in tests if not run.passed(test)}
     if not fails:
         return Examined("no_failing_test")
-    if len(fails) > MAX_FAILS * len(base.tests):
+    if len(fails) > (MAX_REMOVED if defect.tier == "removal" else MAX_FAILS) * len(base.tests):
         return Examined("breaks_too_much")
     told = {test: verdict for test, verdict in fails.items() if verdict.got and not verdict.late}
     if not told:
@@ -218,8 +214,12 @@ def passages(broken: str, right: str) -> list[tuple[str, str]]:
     import difflib
 
     one, two = broken.splitlines(keepends=True), right.splitlines(keepends=True)
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False))))
+    end = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one[:same:-1], two[:same:-1], strict=False))))
+    middle = difflib.SequenceMatcher(None, one[same : len(one) - end], two[same : len(two) - end], autojunk=False)
     found, text, shift = [], broken, 0
-    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+    for tag, *places in middle.get_opcodes():
+        i1, i2, j1, j2 = (place + same for place in places)
         if tag == "equal":
             continue
         lines = text.splitlines(keepends=True)
@@ -240,9 +240,9 @@ def passages(broken: str, right: str) -> list[tuple[str, str]]:
     return found if text == right else [(broken, right)]
 
 
-def _affordable(base: ReleaseBase, tests: Sequence[str], most: int, seconds: float) -> list[str]:
+def _affordable(base: ReleaseBase, tests: Collection[str], most: int, seconds: float) -> list[str]:
     chosen: list[str] = []
-    for test in tests[:most]:
+    for test in islice(tests, most):
         seconds -= base.tests[test][0]
         if seconds < 0 and chosen:
             break
@@ -308,30 +308,6 @@ def _bound(node: ast.AST) -> Iterator[str]:
             yield inner.name
 
 
-def _without_docstring(node: Function) -> list[ast.stmt]:
-    return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-
-
-def _told(node: Function) -> bool:
-    """Whether it has a body, and somebody could write it again: it is documented, or its name says what it does."""
-    dunder = node.name.startswith("__") and node.name.endswith("__")
-    return bool(_without_docstring(node)) and (dunder or bool(ast.get_docstring(node)))
-
-
-def _size(body: Sequence[ast.stmt]) -> int:
-    return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
-
-
-def _emptied(text: str, nodes: Sequence[Function]) -> str:
-    """The text with ``raise NotImplementedError`` for bodies; signatures and docstrings stay."""
-    lines = text.splitlines(keepends=True)
-    for node in sorted(nodes, key=lambda n: n.lineno, reverse=True):
-        body = _without_docstring(node)
-        if body and body[0].lineno > node.lineno:
-            lines[body[0].lineno - 1 : node.end_lineno] = [" " * body[0].col_offset + "raise NotImplementedError\n"]
-    return "".join(lines)
-
-
 def _compiles(text: str) -> bool:
     import warnings
 
@@ -344,6 +320,6 @@ def _compiles(text: str) -> bool:
     return True
 
 
-def shuffled(defects: Sequence[ReleaseDefect | str], name: str) -> list[ReleaseDefect | str]:
+def shuffled(found: Sequence[T], name: str) -> list[T]:
     """In an order of their own, the same everywhere."""
-    return random.Random(name).sample(list(defects), len(defects))
+    return random.Random(name).sample(found, len(found))

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -131,11 +130,6 @@ class Sources:
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def pairs(releases: list[Release], last: int) -> list[tuple[Release, Release]]:
-    """(older, newer) of consecutive releases, of the ``last`` newest ones."""
-    return list(pairwise(releases[-last:]))
 
 
 @contextmanager

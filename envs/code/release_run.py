@@ -92,7 +92,7 @@ def run_states(
                     rows.append([])
                 case ["left", int(), str(how)]:
                     late.append(how == "late")
-                case _ if rows:
+                case _ if len(rows) > len(late):  # of a state that runs; what comes after the last is of none
                     rows[-1].append(row)
         late += [result.timed_out] * (len(rows) - len(late))
         if not rows:  # it did not come to the first

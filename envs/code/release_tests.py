@@ -17,11 +17,11 @@ makes the right code fail (a run says so), the test is turned ``hard``, which ca
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from functools import lru_cache
 
 from envs.code.release_turns import turn
-from envs.code.repo_mutations import functions, functions_of
+from envs.code.repo_mutations import Function, functions, functions_of
 from envs.syntax import parse
 
 
@@ -38,11 +38,33 @@ def turned(text: str, names: Set[str], hard: Set[str] = frozenset()) -> str:
 
 @lru_cache(maxsize=256)
 def _turned(text: str, names: frozenset[str], hard: frozenset[str]) -> str:
-    module = parse(text)
-    for name, function in functions_of(module).items():
+    plain, places = _unparsed(text)
+    lines = plain.splitlines(keepends=True)
+    for name, (first, end, depth) in sorted(places.items(), key=lambda place: place[1], reverse=True):
         if name in names:
-            turn(function, name in hard)
-    return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+            lines[first - 1 : end] = [_turned_function("".join(lines[first - 1 : end]), name in hard, depth)]
+    return "".join(lines)
+
+
+@lru_cache(maxsize=64)
+def _unparsed(text: str) -> tuple[str, dict[str, tuple[int, int, int]]]:
+    """The file with its layout gone, and where each function then stands: first and last line, classes and other
+    blocks around it. Writing a file anew costs as much as running many tests, and most of it is the same each time."""
+    plain = ast.unparse(parse(text)) + "\n"
+    return plain, {
+        name: (min([node.lineno, *(d.lineno for d in node.decorator_list)]), node.end_lineno or 0, node.col_offset // 4)
+        for name, node in functions(plain).items()
+    }
+
+
+@lru_cache(maxsize=4096)
+def _turned_function(source: str, hard: bool, depth: int) -> str:
+    """``source``: lines of the file without layout, ``depth`` blocks in."""
+    blocks = "".join(f"{'    ' * n}if 1:\n" for n in range(depth))
+    module = parse(blocks + source)
+    turn(next(node for node in ast.walk(module) if isinstance(node, Function)), hard)
+    lines = ast.unparse(ast.fix_missing_locations(module)).split("\n")[depth:]
+    return "\n".join(lines).lstrip("\n") + "\n"  # in a block, a function has an empty line above
 
 
 @lru_cache(maxsize=256)
@@ -69,6 +91,24 @@ def without(text: str, names: Set[str]) -> str:
             continue
         return result
     raise ValueError(f"{sorted(names)} cannot be taken out of the file")
+
+
+def calling_tests(texts: Mapping[str, str]) -> set[str]:
+    """path::qualified name of the tests that name another test, or what they override: with that turned, they fail."""
+    known = {path: functions(text) for path, text in texts.items()}
+    tests = {last for found in known.values() for name in found if (last := name.rpartition(".")[2]).startswith("test")}
+    return {
+        f"{path}::{name}"
+        for path, found in known.items()
+        for name, node in found.items()
+        if any(getattr(inner, "attr", getattr(inner, "id", None)) in tests for inner in _inside(node))
+    }
+
+
+def _inside(node: Function) -> Iterator[ast.AST]:
+    """What is in a function's body."""
+    for statement in node.body:
+        yield from ast.walk(statement)
 
 
 def function_of(test: str) -> str:

@@ -30,23 +30,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.code.release_base import ReleaseBase, SlowMachineError, base_of, tree_of
+from envs.code.release_blocks import SLOTS, order_of, releases_of
 from envs.code.release_copies import MOST, copies_of
 from envs.code.release_defects import (
     TIERS,
     Examined,
     ReleaseDefect,
+    compiles,
     content,
     earlier_defects,
     examine,
     function_defects,
     pair_defect,
     passages,
-    removal_defects,
     shuffled,
 )
-from envs.code.release_index import Release, Sources, listed, pairs
+from envs.code.release_index import Release, Sources, listed
 from envs.code.release_issue import issue, new_notes
-from envs.code.release_run import Trial, run_states
+from envs.code.release_removals import removal_of, removals
+from envs.code.release_run import SUITE, Trial, run_states
 from envs.code.release_state import state_of
 from envs.code.release_tree import BadTreeError, Tree, permissive
 from envs.code.release_verdict import Question
@@ -60,11 +62,6 @@ SYSTEM = (
     "edit (create adds a module); check with python and run_tests. Tests cannot be edited, and those that decide are "
     "not here. When the issue is solved, say Done."
 )
-# Candidates of one block: a pair and the functions it changed, or removals or earlier functions of a package. As many
-# as a worker of envs-build is asked for at once.
-SLOTS = 32
-REMOVAL_BLOCKS, EARLIER_BLOCKS = 2, 2  # of one package
-_TOGETHER = 6  # packages whose blocks are mixed
 _TRIES = 3
 CUTOFF, UNTIL = "2026-06-01", "2026-11-01"
 
@@ -91,11 +88,12 @@ class ReleaseEnvironment(RepairEnvironment):
 class ReleasesTaskset(Taskset):
     """Candidates for ``envs-build``: ``task`` raises RejectedError for one that makes no task.
 
-    ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function (of a
-    pair), earlier (functions as any release before had them; of the tier function too) and removal.
-    ``releases``: so many newest releases of each package, up to the date ``until``. ``cutoff``: the date that splits
-    train from held out. ``sources``: the folder for what is fetched (default: in the cache); whoever plays the tasks
-    needs it too. Candidates come in blocks of ``SLOTS``, the blocks in an order of the seed.
+    ``packages``: which of ``release_packages.txt`` (default: all). ``tiers``: some of pair, function (of a pair),
+    earlier (functions as any release before had them; of the tier function too) and removal. ``releases``: so many
+    newest releases of each package, up to the date ``until``; ``blocks``: so many blocks of removals, and of earlier
+    functions, of each; ``suite_s``: CPU seconds that a run of a suite may take. ``cutoff``: the date that splits train
+    from held out. ``sources``: the folder for what is fetched (default: in the cache); whoever plays the tasks needs
+    it too. Candidates come in blocks of ``SLOTS``, in the order of ``release_blocks``.
     """
 
     family = "releases"
@@ -103,6 +101,7 @@ class ReleasesTaskset(Taskset):
     env_class = ReleaseEnvironment
     licence = "each task names the licence of its package: " + ", ".join(sorted(set(listed().values())))
     of_no_account = Taskset.of_no_account | {"sources"}
+    judged_together = 16  # a sandbox's start, and what it imports, is most of what a verdict costs
     max_turns = 40
 
     def __init__(
@@ -113,6 +112,8 @@ class ReleasesTaskset(Taskset):
         packages: Sequence[str] | None = None,
         tiers: Sequence[str] = TIERS,
         releases: int = 8,
+        blocks: int = 4,
+        suite_s: int = SUITE.cpu_s,
         cutoff: str = CUTOFF,
         until: str = UNTIL,
         sources: str | None = None,
@@ -129,12 +130,19 @@ class ReleasesTaskset(Taskset):
             raise ValueError(f"releases={releases}: must be from 2 to 50")
         if not cutoff < until:
             raise ValueError(f"cutoff={cutoff}: must be before until={until}")
-        kinds = [("pair", number) for number in range(releases - 1)] if {"pair", "function"} & set(tiers) else []
-        kinds += [("earlier", number) for number in range(EARLIER_BLOCKS)] if "earlier" in tiers else []
-        kinds += [("removal", number) for number in range(REMOVAL_BLOCKS)] if "removal" in tiers else []
-        blocks = _order(chosen, kinds, random.Random(f"releases {seed}"))
-        super().__init__(split, seed, min(size or len(blocks) * SLOTS, len(blocks) * SLOTS), **config)
-        self.blocks, self.tiers, self.count = blocks, tuple(tiers), releases
+        if not 1 <= blocks <= 64:
+            raise ValueError(f"blocks={blocks}: must be from 1 to 64")
+        if not 1 <= suite_s <= 120:
+            raise ValueError(f"suite_s={suite_s}: must be from 1 to 120 CPU seconds")
+        numbers = {"pair": releases - 1, "earlier": blocks, "removal": blocks}
+        kinds = {"pair" if tier == "function" else tier for tier in tiers}
+        every = order_of(
+            chosen,
+            {kind: count for kind, count in numbers.items() if kind in kinds},
+            random.Random(f"releases {seed}") if packages is None else None,
+        )
+        super().__init__(split, seed, min(size or len(every) * SLOTS, len(every) * SLOTS), **config)
+        self.blocks, self.tiers, self.count, self.suite_s = every, tuple(tiers), releases, int(suite_s)
         self._made: dict[int, list[Task | str]] = {}  # the block that is under way
         self._shares: dict[str, float] = {}  # of packages, what the sandbox has once more
         self._begun: Counter[int] = Counter()
@@ -203,7 +211,7 @@ class ReleasesTaskset(Taskset):
                 raise RejectedError("library_copy")
             if newer in self._slow:
                 raise RejectedError("slow_machine")
-            base = base_of(self.sources, newer)
+            base = base_of(self.sources, newer, self.suite_s)
             if base.reason:
                 raise RejectedError(base.reason)
             slots = self._defects(kind, number, tree, newer, older, base)
@@ -215,7 +223,11 @@ class ReleasesTaskset(Taskset):
         at = [n for n, (_, defect) in enumerate(slots) if isinstance(defect, ReleaseDefect)]
         found: list[Task | str] = [defect if isinstance(defect, str) else "" for _, defect in slots]
         for n in at:
-            if (defect := slots[n][1]).names and copies.holds(tree, defect.names):  # type: ignore[union-attr]
+            defect = slots[n][1]
+            assert isinstance(defect, ReleaseDefect)
+            if not compiles(defect):
+                found[n] = "syntax"
+            elif defect.names and copies.holds(tree, defect.names):
                 found[n] = "copied"
         at = [n for n in at if not found[n]]
         for n, one in zip(at, examine(self.sources, tree, base, [slots[n][1] for n in at]), strict=True):  # type: ignore[misc]
@@ -228,22 +240,11 @@ class ReleasesTaskset(Taskset):
         return [*found, *["empty_slot"] * (SLOTS - len(found))]
 
     def _releases(self, name: str, kind: str, number: int) -> tuple[Release | None, Release]:
-        """(older, newer) of a block of this split. Of a removal, older is the last release before the cutoff when the
-        split is held out; of earlier functions too, and else the one before."""
-        known = self.sources.releases(name, self.until)
-        if kind == "pair":
-            found = pairs(known, self.count)
-            if number >= len(found):
-                raise RejectedError("no_release")
-            older, newer = found[number]
-            if (newer.date[:10] >= self.cutoff) != (self.split == "heldout"):
-                raise RejectedError("other_date")
-            return older, newer
-        early = [release for release in known if release.date[:10] < self.cutoff]
-        late = [release for release in known if release.date[:10] >= self.cutoff]
-        if not early or (self.split == "heldout" and not late):
+        """See ``releases_of``."""
+        found = releases_of(self.sources.releases(name, self.until), kind, number, self.split, self.cutoff, self.count)
+        if found is None:
             raise RejectedError("no_release")
-        return (early[-1], late[-1]) if self.split == "heldout" else (None, early[-1])
+        return found
 
     def _defects(
         self, kind: str, number: int, tree: Tree, newer: Release, older: Release | None, base: ReleaseBase
@@ -251,8 +252,8 @@ class ReleasesTaskset(Taskset):
         """(older release, defect or why there is none) of each slot that is not empty."""
         before = tree_of(self.sources, older, fetch=True) if older is not None else None
         if kind == "removal":
-            found: list[ReleaseDefect | str] = shuffled(removal_defects(tree, base, before), tree.name)
-            return [(older, defect) for defect in found[number * SLOTS : (number + 1) * SLOTS]]
+            chosen = shuffled(removals(tree, base, before), tree.name)[number * SLOTS : (number + 1) * SLOTS]
+            return [(older, removal_of(tree, names)) for names in chosen]
         if kind == "earlier":
             return self._earlier(tree, newer, before)[number * SLOTS : (number + 1) * SLOTS]
         assert before is not None
@@ -329,19 +330,6 @@ class ReleasesTaskset(Taskset):
             },
             seed=self.seed,
         )
-
-
-def _order(
-    packages: Sequence[str], kinds: Sequence[tuple[str, int]], draw: random.Random
-) -> list[tuple[str, str, int]]:
-    """All blocks of a few packages drawn at random, in random order, and then of the next: what is known of a release
-    is used while it is in memory, and two processes rarely wait for the same one."""
-    drawn = draw.sample(packages, len(packages))
-    found: list[tuple[str, str, int]] = []
-    for first in range(0, len(drawn), _TOGETHER):
-        blocks = [(name, *kind) for name in drawn[first : first + _TOGETHER] for kind in kinds]
-        found += draw.sample(blocks, len(blocks))
-    return found
 
 
 def _documented(tree: Tree, name: str) -> bool:

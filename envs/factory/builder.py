@@ -26,10 +26,11 @@ from envs.factory.build_worker import ERROR, Candidate, Maker, Refusal
 from envs.factory.plan import Plan
 from envs.factory.rows import Row
 from envs.factory.store import BuildError, Record, Store
+from envs.families import taskset_class
 
 FLUSH_S = 10.0  # seconds of work that a killed build loses at most
 FLUSH_ROWS = 2000
-PROPOSE, JUDGE = 32, 4  # candidates of one order to a worker
+PROPOSE = 32  # candidates of one order to a worker
 AHEAD = 32  # candidates per worker that are judged before it is known whether they are needed
 BLOCK, BROKEN_SHARE = 50, 0.9  # so many candidates in a row with so many exceptions: nothing works here
 
@@ -104,6 +105,7 @@ class _Part:
     ) -> None:  # fmt: skip
         self.pool, self.store, self.number, self.workers = pool, store, number, workers
         self.part, self.patience = store.plan.parts[number], store.plan.patience
+        self.together = taskset_class(store.plan.sources[self.part.source].target).judged_together
         self.record = store.records[number]
         self.kept, self.others, self.report = kept, others, report
         self.rows: list[Row] = []  # kept, not yet on disk
@@ -147,7 +149,7 @@ class _Part:
         """Keep the workers busy, and see that a candidate waits for its decision."""
         missing = self.part.wanted - self.record.kept
         while len(self.proposals) <= self.workers:
-            count = min(PROPOSE, max(JUDGE, missing))
+            count = min(PROPOSE, max(self.together, missing))
             self.proposals.append(self.pool.submit(worker.propose, self.number, self.proposed, count))
             self.proposed += count
         ahead = min(AHEAD * self.workers, 2 * missing)
@@ -160,8 +162,8 @@ class _Part:
             self.waiting.append(_Waiting(candidate))
             if candidate.row is not None and self._known(candidate.row) is None:
                 new.append(self.waiting[-1])
-        for first in range(0, len(new), JUDGE):
-            batch = new[first : first + JUDGE]
+        for first in range(0, len(new), self.together):
+            batch = new[first : first + self.together]
             rows = [w.candidate.row for w in batch if w.candidate.row is not None]
             verdicts = self.pool.submit(worker.judge, self.number, rows)
             for position, one in enumerate(batch):

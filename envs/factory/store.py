@@ -85,8 +85,9 @@ class Store:
         mine = json.loads(json.dumps(self.plan.to_json()))
         for name, theirs in raw["plan"].items():
             if mine[name] != theirs and name != "build_s":
+                place, was, now = _difference(name, theirs, mine[name])
                 raise BuildError(
-                    f"out={self.out}: holds a build with other {name}: {theirs}, now {mine[name]}; "
+                    f"out={self.out}: holds a build with other {place}: {was}, now {now}; "
                     "choose another folder, or remove this one"
                 )
 
@@ -174,3 +175,15 @@ def _table(rows: Sequence[Row]) -> Any:
     columns = {name: pyarrow.array([r[name] for r in rows], pyarrow.string()) for name in TEXT_COLUMNS}
     columns |= {name: pyarrow.array([r[name] for r in rows], pyarrow.int64()) for name in NUMBER_COLUMNS}
     return pyarrow.table(columns)
+
+
+def _difference(place: str, was: Any, now: Any) -> tuple[str, str, str]:
+    """Where two plans differ first, and how, in a few words: ``sources.0.settings.tiers``."""
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        was, now = ({str(n): value for n, value in enumerate(values)} for values in (was, now))
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key):
+                return _difference(f"{place}.{key}", was.get(key), now.get(key))
+    one, other = (shortened if len(shortened := repr(value)) <= 80 else f"{shortened[:80]} …" for value in (was, now))
+    return place, one, other

@@ -24,7 +24,7 @@ from envs.factory.build_worker import Maker
 from envs.factory.builder import build as build_plan
 from envs.factory.plan import MIXES, Plan, plan_of
 from envs.factory.rows import row_of, task_of
-from envs.factory.store import Store
+from envs.factory.store import Store, _difference
 from envs.taskset import split_of, task_key
 from envs.types import Message, Task, ToolCall
 
@@ -336,3 +336,14 @@ def test_what_cannot_be_written_is_refused_when_it_is_made() -> None:
         row_of(Task("id", "fam", (Message("user", "\ud800"),)))
     with pytest.raises(TypeError):
         row_of(Task("id", "fam", (Message("user", "?"),), metadata={"when": {1, 2}}))
+
+
+def test_two_plans_differ_in_one_place() -> None:
+    one = {"name": "sums", "settings": {"levels": [1], "tiers": ["a"] * 60}}
+    other = {"name": "sums", "settings": {"levels": [1], "tiers": ["b"] * 61}}
+    place, was, now = _difference("sources", [one], [other])
+    assert place == "sources.0.settings.tiers"
+    assert was.startswith("['a', 'a'")
+    assert was.endswith(" …")
+    assert len(now) < 90
+    assert _difference("sources", [one], [{**one, "settings": {}}]) == ("sources.0.settings.levels", "[1]", "None")

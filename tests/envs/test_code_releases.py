@@ -19,9 +19,10 @@ from release_sources import NEW, OLD, add
 from envs.built import BuiltTaskset
 from envs.code import release_index
 from envs.code.release_base import base_of, tree_of
-from envs.code.release_defects import function_defects, pair_defect, passages, removal_defects
+from envs.code.release_defects import function_defects, pair_defect, passages
 from envs.code.release_index import FetchError, Sources, listed
 from envs.code.release_issue import relevant_notes
+from envs.code.release_removals import removal_of, removals
 from envs.code.release_tests import definition, turnable, turned, without, written
 from envs.code.release_tree import BadTreeError, older_code, permissive
 from envs.code.releases import SLOTS, ReleasesTaskset
@@ -173,7 +174,7 @@ def test_splits_go_by_date(folder):
             with pytest.raises(RejectedError) as caught:
                 source.task(index)
             reasons.add(caught.value.reason)
-    assert reasons == {"other_date"}
+    assert reasons == {"no_release"}
     # a function that the release before the cutoff had already is no held-out removal
     source = taskset(folder, "heldout", cutoff="2025-01-15", tiers=["removal"])
     with pytest.raises(RejectedError, match="empty_slot"):
@@ -386,15 +387,16 @@ def test_removals_keep_signature_and_documentation(folder):
     sources = Sources.at(folder)
     release = sources.releases("vine", "2026-01-01")[-1]
     tree = tree_of(sources, release)
-    found = {defect.names[-1]: defect for defect in removal_defects(tree, base_of(sources, release))}
-    text = found["src/vine/words.py::plural"].over["src/vine/words.py"]
+    found = removals(tree, base_of(sources, release))
+    assert ("src/vine/shapes.py::Square.__init__", "src/vine/shapes.py::Square.perimeter") in found
+    text = removal_of(tree, ("src/vine/words.py::plural",)).over["src/vine/words.py"]
     assert text is not None
     assert text.endswith('"""A word with its number: 1 apple, 2 apples."""\n    raise NotImplementedError\n')
 
 
 def test_a_build_counts_rejects_by_cause_and_what_it_made_is_played(tmp_path, folder):
     words = {"family": "releases", "n": 9, "split": "train", "packages": ["vine"], "sources": str(folder)}
-    plan = plan_of({**words, "releases": 2, "tiers": ["function", "earlier"]})
+    plan = plan_of({**words, "releases": 2, "blocks": 2, "tiers": ["function", "earlier"]})
     store = build(plan, tmp_path / "set", workers=0, command="envs-build family=releases")
     (record,) = store.records
     assert record.kept == 3

@@ -85,11 +85,11 @@ def test_a_suite_that_had_no_time_is_told_from_one_that_is_long(monkeypatch, fol
     late = Run({"a": Verdict(True, seconds=0.1 * SUITE.cpu_s)}, timed_out=True)
     monkeypatch.setattr(release_base, "slow", lambda: 3.0)
     with pytest.raises(SlowMachineError, match=r"took 3\.0 s"):
-        release_base._unusable(late)
+        release_base._unusable(late, SUITE.cpu_s)
     busy = Run({"a": Verdict(True, seconds=0.8 * SUITE.cpu_s)}, timed_out=True)
-    assert release_base._unusable(busy) == "suite_too_long"
+    assert release_base._unusable(busy, SUITE.cpu_s) == "suite_too_long"
     monkeypatch.setattr(release_base, "slow", lambda: 1.0)
-    assert release_base._unusable(late) == "suite_too_long"  # it sleeps
+    assert release_base._unusable(late, SUITE.cpu_s) == "suite_too_long"  # it sleeps
 
 
 def test_nothing_is_kept_of_a_base_run_that_had_no_time(monkeypatch, folder):
