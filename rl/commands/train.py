@@ -78,6 +78,8 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             rundir = RunDir.existing(Path(cfg.runs_dir) / str(cfg.name)) if resumed else None
             if rundir is not None:
                 held.enter_context(driving(rundir.path))
+                damaged = check_resume(rundir, tasksets, cfg.learner.lora)
+                said += [f"warning: {found}; the run goes on from the one before" for found in damaged]
         allow(cfg.stop_s)
         ray = held.enter_context(ExitStack())
         try:
@@ -88,9 +90,6 @@ def run(cfg: TrainConfig, folder: RunDir | None = None) -> dict[str, Any]:
             raise why from error
         with configuration():  # still before it; what has begun loads its libraries meanwhile
             check_model(cfg, directory)
-            if rundir is not None:
-                damaged = check_resume(rundir, tasksets, cfg.learner.lora)
-                said += [f"warning: {found}; the run goes on from the one before" for found in damaged]
         for sentence in said:
             print(sentence)
         if rundir is None:
