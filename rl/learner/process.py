@@ -19,8 +19,8 @@ import numpy as np
 from rl.learner.config import LearnerConfig, ReplayConfig
 from rl.learner.rank_process import Meeting, RankProcess
 from rl.objective.config import ObjectiveConfig
-from rl.policy.collector import without_collector
 from rl.policy.handover import GroupRefs, opened
+from rl.policy.importing import without_collector
 from rl.policy.packed_weights import Packed, pack, packed_bytes
 from rl.types import Group, ProbeScores, ReplayRecord
 

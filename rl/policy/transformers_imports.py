@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import importlib.metadata as metadata
 import re
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
+
+from rl.policy.importing import without_module
 
 _NAME = re.compile(r"^Name:\s*(.+?)\s*$", re.M)
 _MODELS = "transformers.models.auto.modeling_auto"
@@ -24,24 +24,10 @@ _MODELS = "transformers.models.auto.modeling_auto"
 @cache
 def config_class(kind: str) -> Any:
     """transformers' configuration class for the ``model_type`` ``kind``; None: it knows none."""
-    with _without_models():
+    with without_module(_MODELS):  # its table of models: docstrings do without
         from transformers import CONFIG_MAPPING
 
         return CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 (its get finds nothing)
-
-
-@contextmanager
-def _without_models() -> Iterator[None]:
-    """transformers' table of models cannot be imported in the block, unless it is loaded already: its docstrings then
-    do without. Of a process that has no other threads which import something, as at its start."""
-    if _MODELS in sys.modules:
-        yield
-        return
-    sys.modules[_MODELS] = None  # type: ignore[assignment]  # what import takes for "there is none"
-    try:
-        yield
-    finally:
-        del sys.modules[_MODELS]
 
 
 def packages_distributions() -> Mapping[str, list[str]]:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FunctionType
 from typing import Any
 
-from rl.policy.collector import without_collector
+from rl.policy.importing import without_collector, without_module
 from rl.rollout.config import EngineConfig
 from rl.rollout.engine_arguments import set_environment
 
+# ``import vllm`` loads torch's compiler to teach it something about vLLM's operators, and goes on without where that
+# cannot be imported. Our engines compile no model (``enforce_eager``).
 COMPILER = "torch._inductor"
 
 
@@ -26,7 +27,7 @@ def load_vllm(config: EngineConfig) -> None:
     set_environment(config)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core is stepped in this process
     with without_collector(), compiling_at_first_call():
-        with without_compiler():
+        with without_module(COMPILER):
             import vllm  # noqa: F401
         from vllm import plugins
         from vllm.platforms import current_platform
@@ -36,20 +37,6 @@ def load_vllm(config: EngineConfig) -> None:
         load_plugins()  # as vLLM does before it looks for a model's class
         if current_platform.is_cpu():  # what it finds by its name
             from vllm.v1.worker import cpu_worker  # noqa: F401
-
-
-@contextmanager
-def without_compiler() -> Iterator[None]:
-    """``import vllm`` loads torch's compiler to teach it something about vLLM's operators, and goes on without where
-    that cannot be imported. Our engines compile no model (``enforce_eager``)."""
-    if COMPILER in sys.modules:
-        yield
-        return
-    sys.modules[COMPILER] = None  # type: ignore[assignment]  # what import takes for "there is none"
-    try:
-        yield
-    finally:
-        del sys.modules[COMPILER]
 
 
 @contextmanager

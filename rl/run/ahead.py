@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rl.policy.collector import without_collector
+from rl.policy.importing import without_collector
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig

@@ -11,24 +11,22 @@ from typing import Any
 import pytest
 import torch
 
-from rl.rollout import vllm_loading
-from rl.rollout.vllm_loading import compiling_at_first_call, without_compiler
+from rl.policy.importing import without_module
+from rl.rollout.vllm_loading import compiling_at_first_call
 
 ABSENT = "torch._inductor.not_loaded_by_anything"
 
 
-def test_it_cannot_be_imported_in_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_loading, "COMPILER", ABSENT)
-    with without_compiler(), pytest.raises(ImportError, match=ABSENT):
+def test_it_cannot_be_imported_in_the_block_alone() -> None:
+    with without_module(ABSENT), pytest.raises(ImportError, match=ABSENT):
         importlib.import_module(ABSENT)
     assert ABSENT not in sys.modules
 
 
 def test_what_is_loaded_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_loading, "COMPILER", ABSENT)
     there = ModuleType(ABSENT)
     monkeypatch.setitem(sys.modules, ABSENT, there)
-    with without_compiler():
+    with without_module(ABSENT):
         assert importlib.import_module(ABSENT) is there
     assert sys.modules[ABSENT] is there
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rl.policy.collector import without_collector
+from rl.policy.importing import without_collector
 
 
 @pytest.fixture(autouse=True)

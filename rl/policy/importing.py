@@ -1,8 +1,9 @@
-"""Python's garbage collector while libraries are loaded."""
+"""What is done without while libraries are loaded: the garbage collector, and modules that they ask for in vain."""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,17 @@ def without_collector() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def without_module(name: str) -> Iterator[None]:
+    """Module ``name`` cannot be imported in the block, unless it is loaded already: for a library that goes on without
+    it. No other thread may ask for it meanwhile."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # what import takes for "there is none"
+    try:
+        yield
+    finally:
+        del sys.modules[name]
